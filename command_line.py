@@ -1,0 +1,84 @@
+"""What every script shares: mistakes a user can mend, exit codes, common flags. Standard library only."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+WRITE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message is one line: what was found, what was expected, what to do."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and everything worth keeping is on disk."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main and end the process: 0 done, 2 wrong input, 130/143 stopped by a signal."""
+    try:
+        main()
+    except UserError as error:
+        end(f"error: {error}", 2)
+    except Stopped as stop:
+        end(str(stop), stop.exit_code)
+    except KeyboardInterrupt:
+        end("stopped by Ctrl-C; unfinished files were removed, finished ones kept", 130)
+    except OSError as error:
+        if error.errno not in WRITE_ERRORS:
+            raise
+        where = error.filename or "the output folder"
+        end(f"error: cannot write {where}: {error.strerror}; free some space or choose a writable folder", 2)
+
+
+def end(message: str, exit_code: int) -> None:
+    """Print one line to stderr and leave."""
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(exit_code)
+
+
+def warn(message: str) -> None:
+    """One line to stderr about something accepted but probably not meant."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def parser(description: str, example: str) -> argparse.ArgumentParser:
+    """An argument parser with the house's look: what it does, the flags with their defaults, an example."""
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
+    """The flags of the two scripts that read a finished run."""
+    flags.add_argument(
+        "--trained_model_folder", type=Path, required=True, help="a run's folder: holds config.json and checkpoint"
+    )
+    flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")
+    flags.add_argument(
+        "--data_folder", type=Path, help="folder that holds the clip's folder (default: the one used for training)"
+    )
+    flags.add_argument(
+        "--output_folder",
+        type=Path,
+        required=True,
+        help="where to write; made if absent. A folder that holds files already is left alone: "
+        "a numbered one beside it is used instead",
+    )
+    flags.add_argument("--fps", type=float, help="frames per second of the videos (default: the clip's own)")
+    flags.add_argument(
+        "--alpha_range",
+        choices=("full", "published"),
+        help="full: opacity reaches 0 and 1; published: [0.001, 0.991], to compare with the published code "
+        "(default: the run's config)",
+    )

@@ -1,0 +1,178 @@
+"""A run's settings: one frozen dataclass, read from JSON and checked once. Standard library only."""
+
+import json
+import math
+from dataclasses import MISSING, asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import UnionType
+from typing import get_args
+
+from command_line import UserError
+
+
+class ConfigError(UserError):
+    """A config file that cannot be used; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on. JSON keys keep their published names, so published configs load unchanged."""
+
+    # data
+    data_folder: str  # the frames' folder; NAME_flow and NAME_maskrcnn lie beside it
+    maximum_number_of_frames: int = 70
+    resx: int | None = 768  # working width, pixels; null keeps the aspect (or, with resy null too, the native size)
+    resy: int | None = 432  # working height, pixels
+    fps: float | None = None  # of the videos written; null: the clip's own (NAME.json), else 10
+
+    # the run
+    results_folder_name: str = "results"
+    add_to_experiment_folder_name: str = "_"
+    iters_num: int = 400_000
+    evaluate_every: int = 10_000  # iterations between evaluations
+    checkpoint_every: int = 250  # iterations between checkpoints
+    log_every: int = 50  # iterations between lines of the log
+    load_checkpoint: bool = False  # start from the weights in checkpoint_path
+    checkpoint_path: str = ""
+    seed: int = 0
+    precision: str = "float32"  # or "bfloat16": hidden layers of atlas and alpha only, never coordinates
+
+    # samples
+    samples_batch: int = 10_000  # pixels per iteration
+    sampling: str = "tiles"  # or "published": independent pixels, each with neighbours of its own
+    tile_size: int = 4  # side of a tile, pixels
+
+    # networks
+    number_of_channels_mapping1: int = 256
+    number_of_layers_mapping1: int = 6
+    use_positional_encoding_mapping1: bool = False
+    number_of_positional_encoding_mapping1: int = 4
+    number_of_channels_mapping2: int = 256
+    number_of_layers_mapping2: int = 4
+    use_positional_encoding_mapping2: bool = False
+    number_of_positional_encoding_mapping2: int = 2
+    number_of_channels_atlas: int = 256
+    number_of_layers_atlas: int = 8
+    positional_encoding_num_atlas: int = 10
+    number_of_channels_alpha: int = 256
+    number_of_layers_alpha: int = 8
+    positional_encoding_num_alpha: int = 5
+    alpha_range: str = "full"  # of rendered opacity; "published" is [0.001, 0.991], as in training
+
+    # pre-training of the mappings
+    pretrain_mapping1: bool = True
+    pretrain_mapping2: bool = True
+    pretrain_iter_number: int = 100  # rounds of one batch per frame
+    uv_mapping_scale: float = 0.8  # (u, v) start as this times (x, y)
+
+    # losses
+    rgb_coeff: float = 5000.0
+    use_gradient_loss: bool = True
+    gradient_loss_coeff: float = 1000.0  # Eq. 7
+    rigidity_coeff: float = 1.0  # Eq. 9; multiplies the global rigidity too
+    derivative_amount: int = 1  # step of Eq. 9, pixels
+    include_global_rigidity_loss: bool = True
+    global_rigidity_derivative_amount_fg: int = 100  # pixels
+    global_rigidity_derivative_amount_bg: int = 100
+    global_rigidity_coeff_fg: float = 5.0
+    global_rigidity_coeff_bg: float = 50.0
+    stop_global_rigidity: int = 5_000  # last iteration of the global rigidity
+    optical_flow_coeff: float = 5.0  # Eq. 11
+    alpha_flow_factor: float = 49.0  # Eq. 12
+    sparsity_coeff: float = 1000.0
+    alpha_bootstrapping_factor: float = 2000.0
+    stop_bootstrapping_iteration: int = 10_000  # last iteration in which alpha follows the rough masks
+
+
+CHOICES = {
+    "sampling": ("tiles", "published"),
+    "precision": ("float32", "bfloat16"),
+    "alpha_range": ("full", "published"),
+}
+AT_LEAST = {
+    "maximum_number_of_frames": 2,
+    "resx": 2,
+    "resy": 2,
+    "tile_size": 2,
+    "number_of_layers_mapping1": 2,
+    "number_of_layers_mapping2": 2,
+    "number_of_layers_atlas": 2,
+    "number_of_layers_alpha": 2,
+    "iters_num": 1,
+    "evaluate_every": 1,
+    "checkpoint_every": 1,
+    "log_every": 1,
+    "samples_batch": 1,
+    "derivative_amount": 1,
+    "global_rigidity_derivative_amount_fg": 1,
+    "global_rigidity_derivative_amount_bg": 1,
+}
+ABOVE_ZERO = ("fps", "uv_mapping_scale")
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a config file. Raises ConfigError naming the file, the key, and the nearest real key."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a config JSON such as config/config.json") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give the path of a config JSON such as config/config.json") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file; expected a config in JSON") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON at line {error.lineno}: {error.msg}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
+    known = {field.name: field.type for field in fields(Config)}
+    for key, value in values.items():
+        if key not in known:
+            close = get_close_matches(key, known, n=1, cutoff=0.5)
+            raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        if problem := value_problem(key, value, known[key]):
+            raise ConfigError(f"{path}: {key} {problem}, got {value!r}")
+    if missing := [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]:
+        raise ConfigError(f"{path}: missing key {', '.join(missing)}")
+    config = Config(**values)
+    if config.sampling == "tiles" and config.derivative_amount >= config.tile_size:
+        raise ConfigError(
+            f"{path}: derivative_amount {config.derivative_amount} does not fit into tiles of tile_size "
+            f"{config.tile_size}; raise tile_size or set sampling to 'published'"
+        )
+    return config
+
+
+def value_problem(key: str, value: object, expected: type | UnionType) -> str | None:
+    """What is wrong with one value, or None."""
+    accepted = tuple(get_args(expected)) or (expected,)
+    if float in accepted:
+        accepted += (int,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        return "must be " + type_name(expected)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "must be a finite number"
+    if key in CHOICES and value not in CHOICES[key]:
+        return "must be one of " + ", ".join(map(repr, CHOICES[key]))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if key in ABOVE_ZERO and value <= 0:
+        return "must be above 0"
+    if value < AT_LEAST.get(key, 0):
+        return f"must be at least {AT_LEAST.get(key, 0)}"
+    if key.startswith("number_of_channels") and value == 0:
+        return "must be at least 1"
+    return None
+
+
+def type_name(expected: type | UnionType) -> str:
+    """A type as users know it from JSON."""
+    names = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false", type(None): "null"}
+    return " or ".join(names[part] for part in (get_args(expected) or (expected,)))
+
+
+def config_text(config: Config) -> str:
+    """The config as JSON, every key present: what a run's folder keeps."""
+    return json.dumps(asdict(config), indent=4) + "\n"
+
+
