@@ -1,0 +1,194 @@
+"""From a trained model to arrays: rendered frames, views of an atlas, pictures seen through a mapping.
+
+`render_frames` yields one frame at a time and consumers take it from there; no array spans the video.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from implicit_neural_networks import AtlasModel, visibility
+from unwrap_utils import Clip, frame_points, normalize
+
+VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
+CHUNK = 50_000  # points evaluated at once while rendering: about 250 MB at the published sizes
+MAX_SPREAD = 4  # places are interpolated at most this many times finer than the frame to mark an atlas without holes
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Frame:
+    """One rendered frame; L layers, the background last."""
+
+    t: int
+    uv: Floats  # (L, H, W, 2) in [-1, 1]
+    alpha: Floats  # (L - 1, H, W)
+    rgb: Floats  # (H, W, 3), the layers composed
+
+    @property
+    def visibility(self) -> Floats:
+        """(L, H, W): share of each layer in each pixel."""
+        return visibility(torch.from_numpy(self.alpha)).numpy()
+
+    @property
+    def coverage(self) -> Floats:
+        """(H, W): opacity of all foreground objects together."""
+        return 1 - self.visibility[-1]
+
+
+@torch.no_grad()  # on the generator: torch restores the caller's grad mode at each yield
+def render_frames(
+    model: AtlasModel, clip: Clip, full_range: bool, with_colors: bool = True, chunk: int = CHUNK
+) -> Iterator[Frame]:
+    """Yield the clip's frames as the model sees them, one at a time; rgb stays empty without with_colors."""
+    device = next(model.parameters()).device
+    size = (len(clip), clip.height, clip.width)
+    for t in range(len(clip)):
+        uvs, alphas, colors = [], [], []
+        for points in frame_points(t, clip.height, clip.width, device).split(chunk):
+            xyt = normalize(points, size)
+            if with_colors:
+                sample = model(xyt, full_range)
+                uv, alpha = sample.uv, sample.alpha
+                colors.append(sample.rgb)
+            else:
+                uv, alpha = model.uvs(xyt), model.alpha(xyt, full_range)
+            uvs.append(uv)
+            alphas.append(alpha)
+        shape = (clip.height, clip.width)
+        yield Frame(
+            t,
+            torch.cat(uvs, dim=1).unflatten(1, shape).cpu().numpy(),
+            torch.cat(alphas, dim=1).unflatten(1, shape).squeeze(-1).cpu().numpy(),
+            torch.cat(colors).unflatten(0, shape).cpu().numpy() if colors else np.empty((0, 0, 3), np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class AtlasView:
+    """The square of the shared atlas that an image shows. Its first and last pixels lie on the square's border."""
+
+    left: float
+    top: float
+    edge: float
+
+    def pixels(self, places: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """Places (..., 2) in the shared atlas to image pixels (x, y) of an image of `size` (width, height)."""
+        width, height = (size, size) if isinstance(size, int) else size
+        corner = places.new_tensor([self.left, self.top])
+        return (places - corner) / self.edge * places.new_tensor([width - 1, height - 1])
+
+    def places(self, size: int, device: torch.device | str = "cpu") -> Tensor:
+        """(size * size, 2): the place of every pixel of a square image, row by row."""
+        u = self.left + self.edge * torch.linspace(0, 1, size, device=device)
+        v = self.top + self.edge * torch.linspace(0, 1, size, device=device)
+        return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1).view(-1, 2)
+
+
+def atlas_places(model: AtlasModel, frame: Frame) -> Tensor:
+    """(L, H, W, 2) on the CPU: the frame's places in the shared atlas."""
+    return 0.5 * torch.from_numpy(frame.uv) + model.atlas_centers[:, None].cpu()
+
+
+def layer_views(model: AtlasModel, frames: Iterable[Frame]) -> list[AtlasView]:
+    """What each layer's atlas image shows: a foreground's own square; of the background the square in use.
+
+    The latter's corner is the smallest (u, v), its side the larger extent, over the pixels where the foreground is
+    less than half opaque. A background that is never seen keeps its whole square.
+    """
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
+    for frame in frames:
+        places = atlas_places(model, frame)[-1].numpy()[frame.coverage < VISIBLE]
+        if len(places):
+            low, high = np.minimum(low, places.min(0)), np.maximum(high, places.max(0))
+    squares = [AtlasView(center[0] - 0.5, center[1] - 0.5, 1.0) for center in model.atlas_centers[:, 0].tolist()]
+    extent = float((high - low).max())
+    if np.isfinite(extent) and extent > 0:
+        squares[-1] = AtlasView(float(low[0]), float(low[1]), extent)
+    return squares
+
+
+@torch.no_grad()
+def atlas_image(model: AtlasModel, view: AtlasView, size: int, wanted: NDArray[np.bool_] | None = None) -> Floats:
+    """(size, size, 3) in [0, 1]: the learned atlas; only where `wanted` (size, size), black elsewhere."""
+    device = next(model.parameters()).device
+    places = view.places(size, device)
+    chosen = torch.arange(size * size) if wanted is None else torch.from_numpy(np.flatnonzero(wanted))
+    image = torch.zeros(size * size, 3)
+    for part in chosen.split(CHUNK):
+        image[part] = model.atlas_color(places[part.to(device)]).cpu()
+    return image.view(size, size, 3).numpy()
+
+
+def mark_seen(seen: Tensor, view: AtlasView, places: Tensor, share: Tensor) -> None:
+    """Raise `seen` (S, S) to the share (H, W) with which the frame's places (H, W, 2) are visible.
+
+    Places are interpolated between pixels as finely as the atlas is finer than the frame, up to MAX_SPREAD.
+    """
+    size = len(seen)
+    rows, columns = torch.where(share > VISIBLE)
+    if len(rows) == 0:
+        return
+    top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+    places, share = view.pixels(places[top:bottom, left:right], size), share[top:bottom, left:right]
+    if min(places.shape[:2]) > 1:
+        gaps = torch.cat((places.diff(dim=0).norm(dim=-1).flatten(), places.diff(dim=1).norm(dim=-1).flatten()))
+        finer = min(MAX_SPREAD, max(1, int(np.ceil(2 * float(gaps.median())))))
+        if finer > 1:
+            shape = ((places.shape[0] - 1) * finer + 1, (places.shape[1] - 1) * finer + 1)
+            stack = torch.cat((places, share[..., None]), dim=-1).permute(2, 0, 1)[None]
+            stack = functional.interpolate(stack, shape, mode="bilinear", align_corners=True)[0]
+            places, share = stack[:2].permute(1, 2, 0), stack[2]
+    pixels = places.round().long()
+    inside = ((pixels >= 0) & (pixels < size)).all(-1)
+    index = pixels[inside] @ pixels.new_tensor([1, size])
+    seen.view(-1).scatter_reduce_(0, index, share[inside], "amax")
+
+
+class FrameStore:
+    """Rendered frames on disk, in a folder that vanishes: one file each, read back one at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.count = folder, 0
+
+    def add(self, frame: Frame, error: Floats) -> None:
+        """Keep a frame without its colours, and how far those were off (H, W)."""
+        np.savez(self.folder / f"{frame.t}.npz", uv=frame.uv, alpha=frame.alpha, error=error)
+        self.count += 1
+
+    def __iter__(self) -> Iterator[tuple[Frame, Floats]]:
+        for t in range(self.count):
+            with np.load(self.folder / f"{t}.npz") as kept:
+                yield Frame(t, kept["uv"], kept["alpha"], np.empty((0, 0, 3), np.float32)), kept["error"]
+
+    def frames(self) -> Iterator[Frame]:
+        """The frames alone."""
+        return (frame for frame, _ in self)
+
+
+def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear values (H, W, C) of an image (h, w, C) at pixel positions (H, W, 2); zero outside."""
+    height, width = image.shape[:2]
+    grid = pixels / pixels.new_tensor([max(width - 1, 1), max(height - 1, 1)]) * 2 - 1
+    values = functional.grid_sample(
+        image.permute(2, 0, 1)[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=True
+    )
+    return values[0].permute(1, 2, 0)
+
+
+def composite(source: Floats, edits: list[tuple[Floats, Floats]]) -> Floats:
+    """Eq. 15 and 16: edits of all layers over a frame (H, W, 3).
+
+    Each edit is RGBA (H, W, 4) with colour premultiplied by opacity, and the share (H, W) of its layer. The shares
+    of all layers sum to 1, so the sum over layers of share * (e + frame * (1 - a)) needs only the edited ones.
+    """
+    result = source.copy()
+    for rgba, share in edits:
+        result += share[..., None] * (rgba[..., :3] - rgba[..., 3:] * source)
+    return result

@@ -1,0 +1,69 @@
+"""The page of an evaluation: atlases, videos and plots side by side, for any browser, without a server."""
+
+from html import escape
+from pathlib import Path
+
+from media import natural_key, write_text
+
+UNITS = {"psnr": " dB", "seconds": " s", "peak_memory_mb": " MB"}
+EXPLANATIONS = {
+    "reconstruction": "what the two layers show together",
+    "alpha": "opacity of the foreground",
+    "alpha_vs_mask_rcnn": "opacity (left) and the rough mask it started from",
+    "residuals": "difference from the frames",
+    "uv_1": "foreground mapping as colours",
+    "uv_1_masked": "the same, where the foreground is visible",
+    "uv_2": "background mapping as colours",
+    "checkerboard_1": "squares that lie still on the foreground",
+    "checkerboard_2": "squares that lie still on the background",
+    "edited1": "letters printed on the foreground atlas",
+    "edited2": "letters printed on the background atlas",
+    "edited1_tex": "the whole foreground layer with letters, opacity aside",
+    "edited2_tex": "the whole background layer with letters",
+    "edit": "letters on both",
+    "global_info": "where colour, rigidity and flow are violated",
+}
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: #fafafa; color: #222 }
+section { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1.2rem }
+figure { margin: 0; background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: .6rem }
+img, video { width: 100%; background: #000 } figcaption { padding-top: .4rem } b { font-weight: 600 }
+table { border-collapse: collapse } td, th { padding: .1rem 1.2rem .1rem 0; text-align: left }
+"""
+
+
+def write_page(folder: Path, clip_name: str, metrics: dict) -> None:
+    """Write index.html over all pictures and videos that lie in the folder."""
+    figures = [(name, value) for name, value in metrics.items() if isinstance(value, int | float)]
+    rows = "".join(f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td></tr>" for name, value in figures)
+    pictures = "".join(shown(path, clip_name) for path in sorted(folder.glob("*.png"), key=natural_key))
+    videos = sorted(folder.glob("*.mp4"), key=lambda path: rank(kind_of(path, clip_name)))
+    parts = [
+        f"<h1>{escape(clip_name)}</h1><table>{rows}</table>",
+        f"<h2>Videos</h2><section>{''.join(shown(path, clip_name) for path in videos)}</section>",
+        f"<h2>Atlases and plots</h2><section>{pictures}</section>",
+    ]
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(clip_name)}</title>'
+    write_text(folder / "index.html", f"{head}<style>{STYLE}</style>{''.join(parts)}</html>\n")
+
+
+def kind_of(path: Path, clip_name: str) -> str:
+    """reconstruction_swan.mp4 -> reconstruction."""
+    return path.stem.removesuffix(f"_{clip_name}")
+
+
+def rank(kind: str) -> tuple[int, str]:
+    """Place of a video on the page: the order of EXPLANATIONS, unknown ones last."""
+    kinds = list(EXPLANATIONS)
+    return (kinds.index(kind) if kind in kinds else len(kinds), kind)
+
+
+def shown(path: Path, clip_name: str) -> str:
+    """One picture or video with its name and what it shows."""
+    name = escape(path.name)
+    if path.suffix == ".mp4":
+        element = f'<video src="{name}" controls loop muted autoplay playsinline></video>'
+    else:
+        element = f'<a href="{name}"><img src="{name}" alt="{name}"></a>'
+    explanation = escape(EXPLANATIONS.get(kind_of(path, clip_name), ""))
+    return f"<figure>{element}<figcaption><b>{name}</b> {explanation}</figcaption></figure>"

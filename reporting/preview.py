@@ -1,0 +1,42 @@
+"""A run at a glance: one picture with what went in and what came out."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import media
+from media import Pixels
+
+PANEL_HEIGHT_PX, CAPTION_PX, GAP_PX = 320, 28, 8
+INK, PAPER = (30, 30, 30), 255
+
+
+def contact_sheet(pictures: dict[str, Pixels], height: int = PANEL_HEIGHT_PX) -> Pixels:
+    """Pictures, grey or RGB, side by side at one height, each under its caption: (H, W, 3) uint8."""
+    return np.hstack([panel(caption, picture, height) for caption, picture in pictures.items()])
+
+
+def panel(caption: str, picture: Pixels, height: int) -> Pixels:
+    """One captioned picture with a white border."""
+    if picture.ndim == 2:
+        picture = np.repeat(picture[..., None], 3, axis=-1)
+    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
+    shrinks = height < picture.shape[0]
+    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    sheet = np.full((height + CAPTION_PX + GAP_PX, width + 2 * GAP_PX, 3), PAPER, np.uint8)
+    sheet[CAPTION_PX : CAPTION_PX + height, GAP_PX : GAP_PX + width] = picture
+    image = Image.fromarray(sheet)
+    ImageDraw.Draw(image).text((GAP_PX, 4), caption, fill=INK, font=ImageFont.load_default(size=16))
+    return np.asarray(image)
+
+
+def write_preview(path: Path, pictures: dict[str, Pixels], atlases: list[Pixels]) -> None:
+    """Input, reconstruction and opacity of one frame above the atlases, the foreground's first."""
+    upper = contact_sheet({name: pictures[name] for name in ("input", "reconstruction", "alpha")})
+    names = [f"foreground atlas {n}" if len(atlases) > 2 else "foreground atlas" for n in range(1, len(atlases))]
+    lower = contact_sheet(dict(zip([*names, "background atlas"], atlases, strict=True)), 2 * PANEL_HEIGHT_PX)
+    width = max(upper.shape[1], lower.shape[1])
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER) for row in (upper, lower)]
+    media.write_png(path, np.vstack(rows))
