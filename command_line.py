@@ -82,3 +82,14 @@ def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
         help="full: opacity reaches 0 and 1; published: [0.001, 0.991], to compare with the published code "
         "(default: the run's config)",
     )
+
+
+def trained_run_options(options: argparse.Namespace) -> tuple[Path, str | None, Path | None, float | None, str | None]:
+    """What `rendering.open_run` takes, from the flags above."""
+    return (
+        options.trained_model_folder,
+        options.video_name,
+        options.data_folder,
+        options.fps,
+        options.alpha_range,
+    )

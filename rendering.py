@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from implicit_neural_networks import AtlasModel, visibility
-from unwrap_utils import Clip, frame_points, normalize
+from command_line import UserError
+from config import load_config
+from implicit_neural_networks import AtlasModel, load_model, visibility
+from unwrap_utils import Clip, frame_points, normalize, open_clip, pick_device
 
 VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
 CHUNK = 50_000  # points evaluated at once while rendering: about 250 MB at the published sizes
 MAX_SPREAD = 4  # places are interpolated at most this many times finer than the frame to mark an atlas without holes
 Floats = NDArray[np.float32]
+NO_PICTURE = np.empty((0, 0, 3), np.float32)
 
 
 @dataclass
@@ -66,7 +69,7 @@ def render_frames(
             t,
             torch.cat(uvs, dim=1).unflatten(1, shape).cpu().numpy(),
             torch.cat(alphas, dim=1).unflatten(1, shape).squeeze(-1).cpu().numpy(),
-            torch.cat(colors).unflatten(0, shape).cpu().numpy() if colors else np.empty((0, 0, 3), np.float32),
+            torch.cat(colors).unflatten(0, shape).cpu().numpy() if colors else NO_PICTURE,
         )
 
 
@@ -157,19 +160,26 @@ class FrameStore:
     def __init__(self, folder: Path):
         self.folder, self.count = folder, 0
 
-    def add(self, frame: Frame, error: Floats) -> None:
-        """Keep a frame without its colours, and how far those were off (H, W)."""
+    def add(self, frame: Frame, error: Floats | None = None) -> None:
+        """Keep a frame without its colours, and how far those were off (H, W) where that is known."""
+        error = NO_PICTURE if error is None else error
         np.savez(self.folder / f"{frame.t}.npz", uv=frame.uv, alpha=frame.alpha, error=error)
         self.count += 1
 
     def __iter__(self) -> Iterator[tuple[Frame, Floats]]:
         for t in range(self.count):
             with np.load(self.folder / f"{t}.npz") as kept:
-                yield Frame(t, kept["uv"], kept["alpha"], np.empty((0, 0, 3), np.float32)), kept["error"]
+                error = kept["error"]
+            yield self.frame(t), error
+
+    def frame(self, t: int) -> Frame:
+        """One frame, its colours empty."""
+        with np.load(self.folder / f"{t}.npz") as kept:
+            return Frame(t, kept["uv"], kept["alpha"], NO_PICTURE)
 
     def frames(self) -> Iterator[Frame]:
         """The frames alone."""
-        return (frame for frame, _ in self)
+        return map(self.frame, range(self.count))
 
 
 def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
@@ -192,3 +202,32 @@ def composite(source: Floats, edits: list[tuple[Floats, Floats]]) -> Floats:
     for rgba, share in edits:
         result += share[..., None] * (rgba[..., :3] - rgba[..., 3:] * source)
     return result
+
+
+@dataclass
+class TrainedRun:
+    """A finished run, opened to evaluate or edit."""
+
+    model: AtlasModel
+    clip: Clip
+    full_range: bool  # of rendered opacity
+    px_per_uv: float
+
+
+def open_run(
+    folder: Path, video_name: str | None, data_folder: Path | None, fps: float | None, alpha_range: str | None
+) -> TrainedRun:
+    """Open a run's folder (config.json and checkpoint) and its clip; what is None comes from the config."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder that train.py wrote, with config.json and checkpoint")
+    if fps is not None and fps <= 0:
+        raise UserError(f"--fps is {fps}, expected frames per second above 0")
+    config = load_config(folder / "config.json")
+    trained_on = Path(config.data_folder)
+    frames = (data_folder or trained_on.parent) / (video_name or trained_on.name)
+    if not frames.is_dir():
+        raise UserError(f"{frames}: no such folder of frames; say where they are with --data_folder and --video_name")
+    model = load_model(folder / "checkpoint", config, pick_device())
+    clip = open_clip(frames, config, fps)
+    full_range = (alpha_range or config.alpha_range) == "full"
+    return TrainedRun(model, clip, full_range, max(clip.width, clip.height) / (2 * config.uv_mapping_scale))

@@ -18,7 +18,8 @@ from command_line import Stopped, UserError, warn
 from config import Config, config_text, load_config
 from evaluate import Evaluation, evaluate
 from implicit_neural_networks import AtlasModel, Sample, read_checkpoint, visibility, write_checkpoint
-from media import write_text
+from media import fresh_folder, write_text
+from reporting.plots import plot_training
 from reporting.preview import write_preview
 from sampling import Batch, draw_batch, rgb_steps
 from unwrap_utils import Clip, Video, load_video, open_clip, pick_device, pretrain_mapping
@@ -35,7 +36,7 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     uv, alpha = model.uvs(points), model.alpha(points[: batch.opaque])
     sample = Sample(uv[:, : batch.colored], alpha[:, : batch.colored], model.colors(uv[:, : batch.colored]))
     names, foregrounds = [layer.name for layer in model.layers], len(alpha)
-    px_per_uv = uv_scale_px(video, config)
+    px_per_uv = uv_scale_px(video.size, config)
     rgb = sample.rgb
 
     values = {"color": loss_utils.color_loss(rgb[batch.samples], batch.samples_rgb)}
@@ -82,9 +83,9 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     }
 
 
-def uv_scale_px(video: Video, config: Config) -> float:
-    """Pixels per unit of uv, for derivatives and distances."""
-    _, height, width = video.size
+def uv_scale_px(size: tuple[int, int, int], config: Config) -> float:
+    """Pixels per unit of uv of a clip of (T, H, W), for derivatives and distances."""
+    _, height, width = size
     return max(height, width) / (2 * config.uv_mapping_scale)
 
 
@@ -99,5 +100,266 @@ def global_rigidity(
     far = torch.cat((torch.stack((x - step, y, t), dim=1), torch.stack((x, y - step, t), dim=1)))
     left, above = model.uv(video.normalize(far), layer).chunk(2)
     return loss_utils.rigidity_loss(
-        loss_utils.jacobian(uv[batch.spread], left, above, uv_scale_px(video, config), step)
+        loss_utils.jacobian(uv[batch.spread], left, above, uv_scale_px(video.size, config), step)
     )
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM as a flag that the loop reads between iterations; elsewhere they interrupt at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.deferred = False
+
+    def handle(self, number: int, _frame: object) -> None:
+        """Signal handler: note the signal; interrupt unless the loop will look."""
+        self.received = number
+        if not self.deferred:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Take over both signals inside the block."""
+        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Inside the block a signal only sets the flag; one that is set already interrupts on leaving."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + (self.received or signal.SIGINT)
+
+
+@dataclass
+class Log:
+    """The run's curve in log.jsonl, a line a report: {"iteration": 50, "total": ..., "color": ..., ...}."""
+
+    path: Path
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def restore(self, iteration: int) -> None:
+        """Read the lines up to an iteration and drop later ones: they belong to steps that will be done again."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            self.rows = [row for row in map(parsed, lines) if row and row["iteration"] <= iteration]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def add(self, row: dict[str, float]) -> None:
+        """Append one line."""
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def parsed(line: str) -> dict[str, float] | None:
+    """One line of the log; None for one that a killed run left unfinished."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+class Trainer:
+    """One run: its folder, model, optimizer, random numbers, log and checkpoints.
+
+    `iteration` counts finished steps. Everything that decides the next step is in the checkpoint, so a resumed run
+    gives the curve of an unbroken one.
+    """
+
+    def __init__(self, config: Config, folder: Path):
+        self.config, self.folder = config, folder
+        self.clip = open_clip(Path(config.data_folder), config)
+        self.device = pick_device()
+        torch.manual_seed(config.seed)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.model = AtlasModel(config).to(self.device)
+        self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=LEARNING_RATE, fused=True)
+        self.iteration = 0
+        self.psnr: float | None = None
+        self.video = load_video(self.clip, self.device)
+        self.log = Log(folder / "log.jsonl")
+        self.stop = StopSignal()
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.folder / "checkpoint"
+
+    def save(self) -> None:
+        """Write the checkpoint: published keys, and what resuming needs besides."""
+        state: dict[str, Any] = self.model.checkpoint() | {
+            "optimizer_all_state_dict": self.optimizer.state_dict(),
+            "iteration": self.iteration,
+            "random_state": self.generator.get_state(),
+        }
+        write_checkpoint(self.checkpoint_path, state)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint, ours or a published one (which has no random state: a fresh one is used)."""
+        checkpoint = read_checkpoint(path, self.device)
+        self.model.load_checkpoint(checkpoint, path)
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer_all_state_dict"])
+            self.iteration = int(checkpoint["iteration"])
+        except (KeyError, ValueError, TypeError):
+            raise UserError(f"{path}: has no usable optimizer state or iteration; train again") from None
+        for group in self.optimizer.param_groups:
+            group["fused"] = True  # published checkpoints say otherwise; the result is the same, the step is faster
+        if "random_state" in checkpoint:
+            self.generator.set_state(checkpoint["random_state"].cpu())
+
+    def pretrain(self) -> None:
+        """Give the mappings their upright start."""
+        wanted = [self.config.pretrain_mapping1] * (len(self.model.layers) - 1) + [self.config.pretrain_mapping2]
+        for layer, is_wanted in enumerate(wanted):
+            if is_wanted and self.config.pretrain_iter_number:
+                pretrain_mapping(self.model, layer, self.video, self.config, self.generator)
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration; returns the weighted terms without waiting for the device."""
+        batch = draw_batch(self.video, self.config, self.generator)
+        terms = loss_terms(self.model, self.video, batch, self.config, self.iteration)
+        self.optimizer.zero_grad()
+        sum(terms.values()).backward()
+        self.optimizer.step()
+        self.iteration += 1
+        return {name: value.detach() for name, value in terms.items()}
+
+    def run(self) -> None:
+        """Train to the end of the config, evaluating, logging and saving on the way. Raises Stopped on a signal."""
+        with self.stop.handled(), board(self.folder, self.iteration) as events:
+            try:
+                self.loop(events)
+            except KeyboardInterrupt:
+                raise self.stopped() from None
+
+    def stopped(self) -> Stopped:
+        """What to tell whoever stopped the run."""
+        if not self.checkpoint_path.exists():
+            return Stopped(f"stopped before the first step; nothing to keep in {self.folder}", self.stop.exit_code)
+        return Stopped(
+            f"stopped; {self.checkpoint_path} holds iteration {self.iteration}. "
+            f"Continue with: python train.py --resume {self.folder}",
+            self.stop.exit_code,
+        )
+
+    def loop(self, events: Any) -> None:
+        """The iterations; a signal ends them between two steps, with the checkpoint written."""
+        config, total = self.config, self.config.iters_num
+        progress = tqdm(total=total, initial=self.iteration, desc=f"training {self.clip.name}", unit="it")
+        started = time.perf_counter()
+        with progress:
+            while self.iteration < total:
+                with self.stop.looked_at():
+                    terms = self.step()
+                    progress.update()
+                    is_last = self.iteration == total
+                    if self.iteration % config.log_every == 0 or is_last:
+                        self.report(terms, events, progress, time.perf_counter() - started)
+                    is_evaluation = self.iteration % config.evaluate_every == 0 or is_last
+                    if self.iteration % config.checkpoint_every == 0 or is_evaluation or self.stop.received:
+                        self.save()
+                if self.stop.received:
+                    raise KeyboardInterrupt
+                if is_evaluation:
+                    self.evaluate(events)
+
+    def report(self, terms: dict[str, Tensor], events: Any, progress: tqdm, seconds: float) -> None:
+        """One line of the log: the only place in the loop that waits for the device."""
+        values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
+        total = sum(values.values())
+        if total != total:
+            raise UserError(
+                f"{self.folder}: the loss became NaN at iteration {self.iteration}; the last checkpoint is kept. "
+                "Lower the loss coefficients in the config"
+            )
+        self.log.add({"iteration": self.iteration, "total": total, **values, "seconds": round(seconds, 3)})
+        for name, value in {"total": total, **values}.items():
+            events.add_scalar(f"Loss/{name}", value, self.iteration)
+        quality = "not yet" if self.psnr is None else f"{self.psnr:.2f} dB"
+        progress.set_postfix(loss=f"{total:.1f}", psnr=quality)
+
+    def evaluate(self, events: Any) -> Evaluation:
+        """Write the published outputs to a folder named by the iteration, and the preview beside it."""
+        folder = self.folder / f"{self.iteration:06d}"
+        full_range = self.config.alpha_range == "full"
+        found = evaluate(self.model, self.clip, folder, full_range, px_per_uv=uv_scale_px(self.video.size, self.config))
+        self.psnr = found.metrics["psnr"]
+        self.log.add({"iteration": self.iteration, "psnr": self.psnr})
+        write_preview(self.folder / "preview.png", found.pictures, found.atlases)
+        plot_training(self.folder / "curve.png", self.log.rows)
+        events.add_scalar("Train/psnr", self.psnr, self.iteration)
+        images = {f"Train/atlas{number}": atlas for number, atlas in enumerate(found.atlases, 1)}
+        images["Train/recon_frame_0"] = found.pictures["first"]
+        images["Train/recon_frame_end"] = found.pictures["last"]
+        images["Input/rgb_0"] = found.pictures["first input"]
+        for name, image in images.items():
+            events.add_image(name, image, self.iteration, dataformats="HWC")
+        tqdm.write(f"iteration {self.iteration}: PSNR {self.psnr:.2f} dB, wrote {folder} and {self.folder / 'preview.png'}")
+        return found
+
+
+@contextmanager
+def board(folder: Path, iteration: int) -> Iterator[Any]:
+    """TensorBoard events of the run; on resuming, what lies after the checkpoint is disregarded."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def start_run(config: Config) -> Trainer:
+    """A new run in a folder of its own, ready to go: pre-trained, or with the weights of `checkpoint_path`."""
+    name = Path(config.data_folder).name
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path(config.results_folder_name) / f"{name}_{stamp}{config.add_to_experiment_folder_name}"
+    trainer = Trainer(config, folder)  # checks the input before anything is written
+    if config.load_checkpoint:
+        trainer.restore(Path(config.checkpoint_path))
+    trainer.folder = fresh_folder(folder)
+    trainer.log = Log(trainer.folder / "log.jsonl")
+    write_text(trainer.folder / "config.json", config_text(config))
+    announce(trainer)
+    if not config.load_checkpoint:
+        with trainer.stop.handled():
+            try:
+                trainer.pretrain()
+            except KeyboardInterrupt:
+                raise trainer.stopped() from None
+        trainer.save()
+    return trainer
+
+
+def resume_run(folder: Path) -> Trainer:
+    """The run in a folder, as it was at its last checkpoint."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
+    config = load_config(folder / "config.json")
+    trainer = Trainer(config, folder)
+    trainer.restore(trainer.checkpoint_path)
+    trainer.log.restore(trainer.iteration)
+    trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
+    announce(trainer)
+    if trainer.iteration >= config.iters_num:
+        warn(f"{folder} has finished all {config.iters_num} iterations; raise iters_num in its config.json to go on")
+    return trainer
+
+
+def announce(trainer: Trainer) -> None:
+    """Say what was loaded and where it will be written."""
+    clip = trainer.clip
+    print(f"{clip.folder}: {len(clip)} frames of {clip.width} x {clip.height}, on {trainer.device}")
+    print(f"iteration {trainer.iteration} of {trainer.config.iters_num}; writing to {trainer.folder}", flush=True)

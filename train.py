@@ -1,0 +1,31 @@
+"""Train layered neural atlases on one clip."""
+
+from pathlib import Path
+
+from command_line import UserError, parser, run_script
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train a new run from a config, or continue one."""
+    flags = parser(
+        "Learn the atlases of one clip: two flat images, a map from every pixel into them, and an opacity.\n"
+        "The config names the clip's folder and everything else; results go to a new folder, with a preview.png, and\n"
+        "a checkpoint that only_evaluate.py and only_edit.py read. Ctrl-C saves and stops; --resume goes on.",
+        "python train.py config/config.json",
+    )
+    flags.add_argument("config", nargs="?", type=Path, help="settings as JSON, see config/config.json")
+    flags.add_argument("--resume", type=Path, metavar="RUN_FOLDER", help="continue this run where it was stopped")
+    options = flags.parse_args(arguments)
+    if (options.config is None) == (options.resume is None):
+        raise UserError("give either a config file or --resume RUN_FOLDER; see python train.py --help")
+
+    from config import load_config
+    from training import resume_run, start_run
+
+    trainer = start_run(load_config(options.config)) if options.config else resume_run(options.resume)
+    trainer.run()
+    print(f"finished; open {trainer.folder / 'preview.png'} and {trainer.folder / f'{trainer.iteration:06d}'}/index.html")
+
+
+if __name__ == "__main__":
+    run_script(main)
