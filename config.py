@@ -35,6 +35,7 @@ class Config:
     log_every: int = 50  # iterations between lines of the log
     load_checkpoint: bool = False  # start from the weights in checkpoint_path
     checkpoint_path: str = ""
+    learning_rate: float = 1e-4
     seed: int = 0
     precision: str = "float32"  # or "bfloat16": hidden layers of atlas and alpha only, never coordinates
 
@@ -108,7 +109,7 @@ AT_LEAST = {
     "global_rigidity_derivative_amount_fg": 1,
     "global_rigidity_derivative_amount_bg": 1,
 }
-ABOVE_ZERO = ("fps", "uv_mapping_scale")
+ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate")
 
 
 def load_config(path: Path) -> Config:
@@ -174,5 +175,3 @@ def type_name(expected: type | UnionType) -> str:
 def config_text(config: Config) -> str:
     """The config as JSON, every key present: what a run's folder keeps."""
     return json.dumps(asdict(config), indent=4) + "\n"
-
-

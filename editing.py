@@ -94,7 +94,9 @@ def spread_frame_edit(rgba: Floats, layer: int, places: Tensor, share: Tensor) -
     finer = [(side - 1) * FINER + 1 for side in paint.shape[:2]]
     stack = functional.interpolate(stack, finer, mode="bilinear", align_corners=True)[0].flatten(1)
     pixels, share, paint = view.pixels(stack[:2].T, size), stack[2], stack[3:].T
-    sums = splat(torch.cat((paint * share[:, None], share[:, None], torch.ones_like(share)[:, None]), dim=1), pixels, size)
+    sums = splat(
+        torch.cat((paint * share[:, None], share[:, None], torch.ones_like(share)[:, None]), dim=1), pixels, size
+    )
     sums = closed_holes(sums)
     total, count = sums[..., 4:5], sums[..., 5:]
     known = total / count.clamp(min=1e-6)
@@ -139,13 +141,17 @@ def frame_edits(model: AtlasModel, frame: Frame, rgba: Floats, layers: list[int]
     return [edit for edit in edits if edit is not None]
 
 
+def edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
+    """The edits as a frame shows them, each with the share of its layer: what `composite` takes."""
+    places, shares = atlas_places(run.model, frame), frame.visibility
+    return [(edit.seen_by(places[edit.layer]), shares[edit.layer]) for edit in edits]
+
+
 def edited_frames(run: TrainedRun, frames: Iterator[Frame], edits: list[LayerEdit]) -> Iterator[Pixels]:
     """Yield the clip's frames (H, W, 3) uint8 with the edits on them."""
     for frame in frames:
         source = run.clip.frame(frame.t).astype(np.float32) / 255
-        places, shares = atlas_places(run.model, frame), frame.visibility
-        layers = [(edit.seen_by(places[edit.layer]), shares[edit.layer]) for edit in edits]
-        yield to_8_bit(composite(source, layers))
+        yield to_8_bit(composite(source, edit_layers(run, frame, edits)))
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,9 @@ def write_printed_videos(
 ) -> None:
     """Letters printed on each atlas and carried through the video: over each layer, over all, and the layer bare."""
     letters = letter_pattern(ATLAS_SIZE_PX)
-    printed = [composite(atlas.astype(np.float32) / 255, [(letters, np.ones_like(letters[..., 3]))]) for atlas in atlases]
+    printed = [
+        composite(atlas.astype(np.float32) / 255, [(letters, np.ones_like(letters[..., 3]))]) for atlas in atlases
+    ]
     for number, texture in enumerate(printed, 1):
         write_png(folder / f"texture_edit{number}.png", to_8_bit(texture))
     pattern, textures = torch.from_numpy(letters), [torch.from_numpy(texture) for texture in printed]

@@ -143,7 +143,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -207,7 +207,7 @@ class VideoWriter:
         if self.sink is not None:
             self.sink.close()
         if keep and self.temporary.exists():
-            os.replace(self.temporary, self.path)
+            self.temporary.replace(self.path)
         self.temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 from command_line import UserError, parser, run_script
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     frames = frame_paths(options.vid_path)
     size = fitting(media.image_size(frames[0]), options.max_long_edge)
     folder = options.vid_path.with_name(options.vid_path.name + "_flow")
-    pairs = [pair for a, b in zip(frames, frames[1:], strict=False) for pair in ((a, b), (b, a))]
+    pairs = [pair for a, b in pairwise(frames) for pair in ((a, b), (b, a))]
     missing = [pair for pair in pairs if not is_whole(folder / pair_name(*pair), *size)]
     if not missing:
         print(f"all {len(pairs)} flow files are there already: {folder}")
@@ -51,7 +52,7 @@ def flow_flags() -> argparse.ArgumentParser:
         choices=("auto", "raft", "dis", "raft-thirdparty"),
         default="auto",
         help="raft: torchvision's RAFT (large), the most accurate; dis: OpenCV's DIS, no weights, seconds per clip; "
-        "raft-thirdparty: the published code, a git submodule; auto (default): raft if its weights can be had, else dis",
+        "raft-thirdparty: the published code, a git submodule; auto (default): raft if its weights can be had",
     )
     flags.add_argument("--weights", type=Path, help="RAFT weights as a local file (default: downloaded once)")
     return flags

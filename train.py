@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     trainer = start_run(load_config(options.config)) if options.config else resume_run(options.resume)
     trainer.run()
-    print(f"finished; open {trainer.folder / 'preview.png'} and {trainer.folder / f'{trainer.iteration:06d}'}/index.html")
+    print(
+        f"finished; open {trainer.folder / 'preview.png'} and {trainer.folder / f'{trainer.iteration:06d}'}/index.html"
+    )
 
 
 if __name__ == "__main__":

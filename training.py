@@ -22,9 +22,7 @@ from media import fresh_folder, write_text
 from reporting.plots import plot_training
 from reporting.preview import write_preview
 from sampling import Batch, draw_batch, rgb_steps
-from unwrap_utils import Clip, Video, load_video, open_clip, pick_device, pretrain_mapping
-
-LEARNING_RATE = 1e-4
+from unwrap_utils import Video, load_video, open_clip, pick_device, pretrain_mapping
 
 
 def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, iteration: int) -> dict[str, Tensor]:
@@ -89,9 +87,7 @@ def uv_scale_px(size: tuple[int, int, int], config: Config) -> float:
     return max(height, width) / (2 * config.uv_mapping_scale)
 
 
-def global_rigidity(
-    model: AtlasModel, video: Video, batch: Batch, layer: int, uv: Tensor, config: Config
-) -> Tensor:
+def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: int, uv: Tensor, config: Config) -> Tensor:
     """Rigidity over a long step (R',): Eq. 9 keeps neighbours together, this keeps the whole atlas from folding."""
     is_background = layer == len(model.layers) - 1
     amounts = (config.global_rigidity_derivative_amount_fg, config.global_rigidity_derivative_amount_bg)
@@ -184,7 +180,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.model = AtlasModel(config).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=LEARNING_RATE, fused=True)
+        self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
         self.iteration = 0
         self.psnr: float | None = None
         self.video = load_video(self.clip, self.device)
@@ -305,7 +301,9 @@ class Trainer:
         images["Input/rgb_0"] = found.pictures["first input"]
         for name, image in images.items():
             events.add_image(name, image, self.iteration, dataformats="HWC")
-        tqdm.write(f"iteration {self.iteration}: PSNR {self.psnr:.2f} dB, wrote {folder} and {self.folder / 'preview.png'}")
+        tqdm.write(
+            f"iteration {self.iteration}: PSNR {self.psnr:.2f} dB, wrote {folder} and {self.folder / 'preview.png'}"
+        )
         return found
 
 

@@ -99,7 +99,8 @@ class Clip:
             raise UserError(f"{path}: has shape {flow.shape}, expected (height, width, 2); delete it and {remedy}")
         if not same_aspect(flow.shape[1::-1], media.image_size(self.frame_paths[t])):
             raise UserError(
-                f"{path}: is {flow.shape[1]} x {flow.shape[0]}, of another aspect than the frames; delete it and {remedy}"
+                f"{path}: is {flow.shape[1]} x {flow.shape[0]}, of another aspect than the frames; "
+                f"delete it and {remedy}"
             )
         if not np.isfinite(flow).all():
             raise UserError(f"{path}: holds NaN or infinite values; delete it and {remedy}")

@@ -52,9 +52,7 @@ def thirdparty_raft(weights: Path | None, device: torch.device) -> RaftFlow:
     """The published code with its raft-things.pth. Raises UserError that tells how to get both."""
     weights = weights or THIRDPARTY / "models" / "raft-things.pth"
     if not (THIRDPARTY / "core" / "raft.py").is_file():
-        raise UserError(
-            f"{THIRDPARTY} is empty; run git submodule update --init thirdparty/RAFT, or use --method raft"
-        )
+        raise UserError(f"{THIRDPARTY} is empty; run git submodule update --init thirdparty/RAFT, or use --method raft")
     if not weights.is_file():
         raise UserError(
             f"{weights}: no such file; run download_models.sh in thirdparty/RAFT, which puts it there, "

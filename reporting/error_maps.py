@@ -21,7 +21,12 @@ from rendering import Floats, Frame, FrameStore
 from unwrap_utils import FORWARD, Clip
 
 LEAST_RIGIDITY = 2 * 2**0.5
-LIMITS = {"colour error": (0, 0.2), "rigidity": (LEAST_RIGIDITY, 8), "flow error, px": (0, 4), "opacity change": (0, 0.5)}
+LIMITS = {
+    "colour error": (0, 0.2),
+    "rigidity": (LEAST_RIGIDITY, 8),
+    "flow error, px": (0, 4),
+    "opacity change": (0, 0.5),
+}
 COLUMNS, PANEL_WIDTH_IN, DPI = 3, 4.0, 80
 
 

@@ -35,7 +35,9 @@ table { border-collapse: collapse } td, th { padding: .1rem 1.2rem .1rem 0; text
 def write_page(folder: Path, clip_name: str, metrics: dict) -> None:
     """Write index.html over all pictures and videos that lie in the folder."""
     figures = [(name, value) for name, value in metrics.items() if isinstance(value, int | float)]
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td></tr>" for name, value in figures)
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td></tr>" for name, value in figures
+    )
     pictures = "".join(shown(path, clip_name) for path in sorted(folder.glob("*.png"), key=natural_key))
     videos = sorted(folder.glob("*.mp4"), key=lambda path: rank(kind_of(path, clip_name)))
     parts = [

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -32,13 +33,14 @@ def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
     """The weighted loss terms (logarithmic) and the PSNR of the evaluations against the iteration."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, quality = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    losses.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
     for name in dict.fromkeys(key for row in rows for key in row if key not in ("iteration", "psnr", "seconds")):
         points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
         if points:
             losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1)
     losses.set_yscale("log")
     losses.set_ylabel("weighted loss")
-    losses.legend(fontsize=7, ncols=2)
+    losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     scores = [(row["iteration"], row["psnr"]) for row in rows if "psnr" in row]
     if scores:
         quality.plot(*zip(*scores, strict=True), marker=".")

@@ -33,10 +33,18 @@ def panel(caption: str, picture: Pixels, height: int) -> Pixels:
 
 
 def write_preview(path: Path, pictures: dict[str, Pixels], atlases: list[Pixels]) -> None:
-    """Input, reconstruction and opacity of one frame above the atlases, the foreground's first."""
+    """Input, reconstruction and opacity of one frame above what is seen of the atlases, the foreground's first."""
     upper = contact_sheet({name: pictures[name] for name in ("input", "reconstruction", "alpha")})
     names = [f"foreground atlas {n}" if len(atlases) > 2 else "foreground atlas" for n in range(1, len(atlases))]
-    lower = contact_sheet(dict(zip([*names, "background atlas"], atlases, strict=True)), 2 * PANEL_HEIGHT_PX)
+    lower = contact_sheet(dict(zip([*names, "background atlas"], map(seen_part, atlases), strict=True)), 2 * PANEL_HEIGHT_PX)
     width = max(upper.shape[1], lower.shape[1])
     rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER) for row in (upper, lower)]
     media.write_png(path, np.vstack(rows))
+
+
+def seen_part(atlas: Pixels) -> Pixels:
+    """An atlas image (S, S, 3) without its unseen, black margins."""
+    rows, columns = np.nonzero(atlas.any(-1))
+    if len(rows) == 0:
+        return atlas
+    return atlas[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

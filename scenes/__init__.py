@@ -1,0 +1,1 @@
+"""Clips with exact truth, made by the project from photographs that scikit-image ships."""

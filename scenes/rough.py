@@ -1,0 +1,26 @@
+"""Rough masks as a detector would give them: from exact ones, seeded."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BITES = 3  # holes or lumps per mask
+WORST_SHIFT = 0.02  # of the longer side
+
+
+def rough_mask(alpha: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
+    """An object's opacity (H, W) as a rough mask of 0 and 255: shifted, too thin or too fat, bitten, lumpy."""
+    chance = np.random.default_rng(seed)
+    mask = (alpha >= 0.5).astype(np.uint8) * 255
+    longer = max(mask.shape)
+    shift = np.float32([[1, 0, 0], [0, 1, 0]])
+    shift[:, 2] = chance.normal(0, WORST_SHIFT * longer / 2, 2)
+    mask = cv2.warpAffine(mask, shift, mask.shape[::-1], flags=cv2.INTER_NEAREST)
+    side = max(1, longer // 100)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * side + 1, 2 * side + 1))
+    mask = (cv2.erode if chance.random() < 0.6 else cv2.dilate)(mask, kernel)
+    outline = np.argwhere(cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0)
+    for y, x in chance.permutation(outline)[:BITES] if len(outline) else ():
+        radius = int(chance.uniform(0.3, 1) * longer / 30)
+        cv2.circle(mask, (int(x), int(y)), radius, 0 if chance.random() < 0.6 else 255, -1)
+    return mask

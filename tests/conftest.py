@@ -1,0 +1,119 @@
+"""Shared fixtures: a tiny clip with exact truth, a config for it, and the published reference where it is at hand."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import Config, config_text, load_config
+from scenes.catalogue import demo
+from scenes.files import write_scene
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+TINY = {
+    "maximum_number_of_frames": 4,
+    "resx": None,
+    "resy": None,
+    "iters_num": 4,
+    "evaluate_every": 4,
+    "checkpoint_every": 2,
+    "log_every": 1,
+    "samples_batch": 256,
+    "pretrain_iter_number": 1,
+    "stop_bootstrapping_iteration": 2,
+    "stop_global_rigidity": 1,
+    "global_rigidity_derivative_amount_fg": 5,
+    "global_rigidity_derivative_amount_bg": 5,
+    **{f"number_of_channels_{name}": 16 for name in ("mapping1", "mapping2", "atlas", "alpha")},
+    **{f"number_of_layers_{name}": 3 for name in ("mapping1", "mapping2", "alpha")},
+}
+
+
+def exact_flow(clip: Path) -> None:
+    """Put the exact flow of a drawn clip where preprocessing would write it."""
+    target = clip.with_name(clip.name + "_flow")
+    target.mkdir()
+    for path in clip.with_name(clip.name + "_gt_flow").glob("*.npy"):
+        np.save(target / path.name, np.load(path)[..., :2])
+
+
+def draw(data: Path, **size) -> Path:
+    """A tiny clip on disk, with rough masks and flow; returns the frames' folder."""
+    clip = write_scene(demo(**({"width": 48, "height": 32, "frames": 4} | size)), data, fps=12)
+    exact_flow(clip)
+    return clip
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    """A tiny clip that tests must not change."""
+    return draw(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def clip_folder(tmp_path) -> Path:
+    """A tiny clip of the test's own, to damage as it likes."""
+    return draw(tmp_path / "data")
+
+
+def tiny_config(clip: Path, results: Path, **changes) -> Config:
+    """Settings that train in well under a second."""
+    return dataclasses.replace(Config(data_folder=str(clip), results_folder_name=str(results)), **(TINY | changes))
+
+
+def write_config(path: Path, config: Config) -> Path:
+    """A config as a file."""
+    path.write_text(config_text(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(drawn, tmp_path_factory):
+    """A finished run on the tiny clip: its folder."""
+    from training import start_run
+
+    trainer = start_run(tiny_config(drawn, tmp_path_factory.mktemp("runs")))
+    trainer.run()
+    return trainer.folder
+
+
+def run_script(*arguments, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess:
+    """A script as a user runs it."""
+    command = [sys.executable, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def reference_folder() -> Path:
+    folder = SHARED / "reference"
+    if not folder.is_dir():
+        pytest.skip("the published reference numbers are not on this machine (../shared/reference)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(reference_folder):
+    with np.load(reference_folder / "expected.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def reference_config(reference_folder) -> Config:
+    config = load_config(reference_folder / "trained" / "config.json")
+    return dataclasses.replace(config, data_folder=str(reference_folder / "data" / "tiny"), sampling="published")
+
+
+def read_log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

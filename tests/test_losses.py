@@ -1,0 +1,81 @@
+"""The paper's losses on cases small enough to check by hand."""
+
+import math
+
+import pytest
+import torch
+
+import loss_utils
+
+
+def turned(angle: float, scale: float = 1.0) -> torch.Tensor:
+    matrix = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    return scale * torch.tensor(matrix, dtype=torch.float64)
+
+
+def test_a_rotation_has_the_least_rigidity_loss():
+    least = loss_utils.rigidity_loss(turned(0.7))
+    assert least.item() == pytest.approx(2 * math.sqrt(2), rel=1e-3)
+    for other in (turned(0.7, 1.1), turned(0.7, 0.9), turned(0.0) + torch.tensor([[0, 0.2], [0, 0]])):
+        assert loss_utils.rigidity_loss(other) > least
+
+
+def test_rigidity_is_the_formula_of_equation_9():
+    jacobians = torch.randn(50, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gram = jacobians.mT @ jacobians
+    inverse = torch.linalg.inv(gram + 1e-3 * torch.eye(2, dtype=torch.float64))
+    expected = torch.linalg.matrix_norm(gram) + torch.linalg.matrix_norm(inverse)
+    torch.testing.assert_close(loss_utils.rigidity_loss(jacobians), expected)
+
+
+def test_a_collapsed_mapping_has_a_finite_loss_and_gradient():
+    jacobian = torch.zeros(3, 2, 2, requires_grad=True)
+    loss = loss_utils.rigidity_loss(jacobian).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(jacobian.grad).all()
+
+
+def test_the_jacobian_is_in_pixels_and_its_columns_are_x_and_y():
+    def place(x, y):
+        return torch.tensor([[2.0 * x + 3.0 * y, 5.0 * x + 7.0 * y]])
+
+    found = loss_utils.jacobian(place(4, 4), place(2, 4), place(4, 2), px_per_uv=10.0, step_px=2.0)
+    torch.testing.assert_close(found[0], torch.tensor([[20.0, 30.0], [50.0, 70.0]]))
+
+
+def test_colour_loss_sums_over_channels():
+    assert loss_utils.color_loss(torch.tensor([[0.1, 0.2, 0.3]]), torch.zeros(1, 3)).item() == pytest.approx(0.14)
+
+
+def test_gradient_loss_sums_over_both_directions():
+    steps = torch.full((2, 1, 3), 0.1)
+    assert loss_utils.gradient_loss(steps, torch.zeros_like(steps)).item() == pytest.approx(0.06)
+
+
+def test_flow_loss_is_a_distance_in_pixels_with_a_finite_gradient_at_zero():
+    uv = torch.zeros(1, 2, requires_grad=True)
+    assert loss_utils.flow_loss(uv, torch.tensor([[0.03, 0.04]]), 100.0).item() == pytest.approx(5.0)
+    loss_utils.flow_loss(uv, torch.zeros(1, 2), 100.0).sum().backward()
+    assert torch.isfinite(uv.grad).all()
+
+
+def test_sparsity_vanishes_where_the_foreground_is_opaque():
+    color = torch.ones(2, 3)
+    found = loss_utils.sparsity_loss(torch.tensor([[1.0], [0.5]]), color)
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.75]))
+
+
+def test_bootstrapping_is_least_when_opacity_follows_the_mask():
+    opacity = torch.tensor([[0.9], [0.1]])
+    right = loss_utils.bootstrapping_loss(opacity, torch.tensor([1.0, 0.0]))
+    wrong = loss_utils.bootstrapping_loss(opacity, torch.tensor([0.0, 1.0]))
+    assert (right < wrong).all()
+    torch.testing.assert_close(right, torch.full((2,), -math.log(0.9)))
+
+
+def test_a_masked_mean_counts_what_is_chosen():
+    values = torch.tensor([1.0, 2.0, 30.0])
+    assert loss_utils.masked_mean(values, torch.tensor([1, 1, 0])).item() == 1.5
+    both = loss_utils.masked_mean(values, torch.tensor([[1, 0, 0], [0, 0, 1]]))
+    assert both.tolist() == [1.0, 30.0]
