@@ -1,6 +1,5 @@
 """Evaluate a trained run: atlases, videos, figures and a page that shows them."""
 
-
 from command_line import add_trained_run_flags, parser, run_script, trained_run_options
 
 

@@ -221,10 +221,14 @@ class Trainer:
             if is_wanted and self.config.pretrain_iter_number:
                 pretrain_mapping(self.model, layer, self.video, self.config, self.generator)
 
-    def step(self) -> dict[str, Tensor]:
-        """One iteration; returns the weighted terms without waiting for the device."""
+    def loss_of_a_batch(self) -> dict[str, Tensor]:
+        """The weighted terms at the next batch; nothing in here waits for the device."""
         batch = draw_batch(self.video, self.config, self.generator)
-        terms = loss_terms(self.model, self.video, batch, self.config, self.iteration)
+        return loss_terms(self.model, self.video, batch, self.config, self.iteration)
+
+    def step(self) -> dict[str, Tensor]:
+        """One iteration; returns the weighted terms."""
+        terms = self.loss_of_a_batch()
         self.optimizer.zero_grad()
         sum(terms.values()).backward()
         self.optimizer.step()

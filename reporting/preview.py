@@ -36,7 +36,9 @@ def write_preview(path: Path, pictures: dict[str, Pixels], atlases: list[Pixels]
     """Input, reconstruction and opacity of one frame above what is seen of the atlases, the foreground's first."""
     upper = contact_sheet({name: pictures[name] for name in ("input", "reconstruction", "alpha")})
     names = [f"foreground atlas {n}" if len(atlases) > 2 else "foreground atlas" for n in range(1, len(atlases))]
-    lower = contact_sheet(dict(zip([*names, "background atlas"], map(seen_part, atlases), strict=True)), 2 * PANEL_HEIGHT_PX)
+    lower = contact_sheet(
+        dict(zip([*names, "background atlas"], map(seen_part, atlases), strict=True)), 2 * PANEL_HEIGHT_PX
+    )
     width = max(upper.shape[1], lower.shape[1])
     rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER) for row in (upper, lower)]
     media.write_png(path, np.vstack(rows))

@@ -8,16 +8,53 @@ from conftest import ROOT
 
 from config import Config, ConfigError, config_text, load_config
 
-PUBLISHED_KEYS = """results_folder_name maximum_number_of_frames resx resy iters_num samples_batch optical_flow_coeff
-evaluate_every derivative_amount rgb_coeff data_folder rigidity_coeff uv_mapping_scale pretrain_mapping1
-pretrain_mapping2 alpha_bootstrapping_factor alpha_flow_factor positional_encoding_num_alpha number_of_channels_atlas
-number_of_layers_atlas number_of_channels_alpha number_of_layers_alpha stop_bootstrapping_iteration
-number_of_channels_mapping1 number_of_layers_mapping1 number_of_channels_mapping2 number_of_layers_mapping2
-gradient_loss_coeff use_gradient_loss sparsity_coeff positional_encoding_num_atlas use_positional_encoding_mapping1
-number_of_positional_encoding_mapping1 use_positional_encoding_mapping2 number_of_positional_encoding_mapping2
-pretrain_iter_number load_checkpoint checkpoint_path include_global_rigidity_loss global_rigidity_derivative_amount_fg
-global_rigidity_derivative_amount_bg global_rigidity_coeff_fg global_rigidity_coeff_bg stop_global_rigidity
-add_to_experiment_folder_name""".split()
+PUBLISHED_KEYS = [
+    "results_folder_name",
+    "maximum_number_of_frames",
+    "resx",
+    "resy",
+    "iters_num",
+    "samples_batch",
+    "optical_flow_coeff",
+    "evaluate_every",
+    "derivative_amount",
+    "rgb_coeff",
+    "data_folder",
+    "rigidity_coeff",
+    "uv_mapping_scale",
+    "pretrain_mapping1",
+    "pretrain_mapping2",
+    "alpha_bootstrapping_factor",
+    "alpha_flow_factor",
+    "positional_encoding_num_alpha",
+    "number_of_channels_atlas",
+    "number_of_layers_atlas",
+    "number_of_channels_alpha",
+    "number_of_layers_alpha",
+    "stop_bootstrapping_iteration",
+    "number_of_channels_mapping1",
+    "number_of_layers_mapping1",
+    "number_of_channels_mapping2",
+    "number_of_layers_mapping2",
+    "gradient_loss_coeff",
+    "use_gradient_loss",
+    "sparsity_coeff",
+    "positional_encoding_num_atlas",
+    "use_positional_encoding_mapping1",
+    "number_of_positional_encoding_mapping1",
+    "use_positional_encoding_mapping2",
+    "number_of_positional_encoding_mapping2",
+    "pretrain_iter_number",
+    "load_checkpoint",
+    "checkpoint_path",
+    "include_global_rigidity_loss",
+    "global_rigidity_derivative_amount_fg",
+    "global_rigidity_derivative_amount_bg",
+    "global_rigidity_coeff_fg",
+    "global_rigidity_coeff_bg",
+    "stop_global_rigidity",
+    "add_to_experiment_folder_name",
+]
 
 
 def written(path, **values):
@@ -66,7 +103,7 @@ def test_an_unknown_key_is_named_with_the_nearest_real_one(tmp_path):
     ],
 )
 def test_a_wrong_value_is_named(tmp_path, key, value, message):
-    with pytest.raises(ConfigError, match="c.json") as caught:
+    with pytest.raises(ConfigError, match=r"c\.json") as caught:
         load_config(written(tmp_path / "c.json", **{key: value}))
     assert message in str(caught.value)
 
