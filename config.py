@@ -36,6 +36,7 @@ class Config:
     load_checkpoint: bool = False  # start from the weights in checkpoint_path
     checkpoint_path: str = ""
     learning_rate: float = 1e-4
+    learning_rate_appearance: float | None = None  # of atlas and alpha; null: learning_rate
     seed: int = 0
     precision: str = "float32"  # or "bfloat16": hidden layers of atlas and alpha only, never coordinates
 
@@ -109,7 +110,7 @@ AT_LEAST = {
     "global_rigidity_derivative_amount_fg": 1,
     "global_rigidity_derivative_amount_bg": 1,
 }
-ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate")
+ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate", "learning_rate_appearance")
 
 
 def load_config(path: Path) -> Config:

@@ -32,6 +32,7 @@ from rendering import (
     sample_image,
 )
 from reporting.preview import contact_sheet
+from unwrap_utils import Clip
 
 FINER = 4  # a frame edit is spread this many times finer than its pixels, so that no hole opens between them
 TEXELS_PER_PIXEL = 2  # resolution of the atlas square that a frame edit is spread into
@@ -53,8 +54,8 @@ class LayerEdit:
         return sample_image(self.rgba, self.view.pixels(places, size)).numpy()
 
 
-def read_atlas_edit(path: Path, layer: int, view: AtlasView) -> LayerEdit:
-    """An RGBA picture painted over an atlas image; any square size."""
+def read_atlas_edit(path: Path) -> Tensor:
+    """An RGBA picture (s, s, 4) painted over an atlas image, premultiplied; any square size."""
     rgba = media.read_edit(path)
     height, width = rgba.shape[:2]
     if width != height:
@@ -62,7 +63,7 @@ def read_atlas_edit(path: Path, layer: int, view: AtlasView) -> LayerEdit:
             f"{path}: is {width} x {height}, an atlas edit must be square like the atlas images, at any size; "
             "paint it over texture_orig1.png or texture_orig2.png"
         )
-    return LayerEdit(layer, torch.from_numpy(rgba), view)
+    return torch.from_numpy(rgba)
 
 
 def read_frame_edit(path: Path, width: int, height: int) -> Floats:
@@ -108,8 +109,8 @@ def square_around(places: Tensor) -> tuple[AtlasView, int]:
     """The smallest square of the atlas around places (H, W, 2), and its size in texels at the places' resolution."""
     low, high = places.flatten(0, 1).amin(0), places.flatten(0, 1).amax(0)
     edge = max(float((high - low).max()), 1e-6)
-    steps = torch.cat([places.diff(dim=axis).norm(dim=-1).flatten() for axis in (0, 1)])
-    gap = float(steps.median()) if len(steps) else edge
+    steps = (places.diff(dim=axis).norm(dim=-1) for axis in (0, 1))
+    gap = min((float(step.median()) for step in steps if step.numel()), default=edge)
     texels = edge / max(gap, 1e-9) * TEXELS_PER_PIXEL
     return AtlasView(float(low[0]), float(low[1]), edge), int(min(max(texels, 2), LARGEST_SQUARE_PX)) + 1
 
@@ -171,7 +172,7 @@ def make_edits(run: TrainedRun, store: FrameStore, request: EditRequest) -> list
     if request.frame_path is None:
         views = layer_views(run.model, store.frames())
         wanted = ((request.foreground_path, 0), (request.background_path, background))
-        return [read_atlas_edit(path, layer, views[layer]) for path, layer in wanted if path is not None]
+        return [LayerEdit(layer, read_atlas_edit(path), views[layer]) for path, layer in wanted if path is not None]
     rgba = read_frame_edit(request.frame_path, run.clip.width, run.clip.height)
     layers = [*range(background)] * ("foreground" in request.frame_layers)
     layers += [background] * ("background" in request.frame_layers)
@@ -182,9 +183,11 @@ def make_edits(run: TrainedRun, store: FrameStore, request: EditRequest) -> list
 
 
 def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, save_frames: bool) -> None:
-    """Write edited_NAME.mp4 and edited.png into `folder`, and with save_frames also edited_frames/*.png."""
+    """Write edited_NAME.mp4 and edited.png into `folder`, and with save_frames also edited_frames/*.png.
+
+    The request has been checked against the clip.
+    """
     clip = run.clip
-    check_request(request, len(clip))
     with tempfile.TemporaryDirectory(prefix=".fields_", dir=folder) as kept:
         store = FrameStore(Path(kept))
         rendered = render_frames(run.model, clip, run.full_range, with_colors=False)
@@ -205,10 +208,12 @@ def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, save
     media.write_png(folder / "edited.png", contact_sheet(shown))
 
 
-def check_request(request: EditRequest, frames: int) -> None:
-    """Refuse pictures that can't be used before the slow part begins."""
-    for path in (request.foreground_path, request.background_path, request.frame_path):
+def check_request(request: EditRequest, clip: Clip) -> None:
+    """Refuse pictures that can't be used before the slow part begins and before anything is written."""
+    for path in (request.foreground_path, request.background_path):
         if path is not None:
-            media.read_edit(path)
-    if request.frame_path is not None and not 0 <= request.frame_index < frames:
-        raise UserError(f"--edit_frame_index is {request.frame_index}, the clip has frames 0 to {frames - 1}")
+            read_atlas_edit(path)
+    if request.frame_path is not None:
+        read_frame_edit(request.frame_path, clip.width, clip.height)
+        if not 0 <= request.frame_index < len(clip):
+            raise UserError(f"--edit_frame_index is {request.frame_index}, the clip has frames 0 to {len(clip) - 1}")

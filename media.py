@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -242,7 +242,13 @@ class VideoSet:
 
 def read_video(path: Path) -> Iterator[Pixels]:
     """Frames (H, W, 3) uint8 of a video file, one at a time."""
-    source = imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")
-    width, height = next(source)["size"]
-    for data in source:
-        yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+    with closing(imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")) as source:
+        width, height = next(source)["size"]
+        for data in source:
+            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def video_facts(path: Path) -> dict:
+    """What a video file says of itself: fps, size (width, height), duration in seconds, codec, and more."""
+    with closing(imageio_ffmpeg.read_frames(str(path))) as source:
+        return next(source)

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         tuple(layers or ("foreground", "background")),
     )
     run = open_run(*trained_run_options(options))
-    check_request(request, len(run.clip))
+    check_request(request, run.clip)
     folder = fresh_folder(options.output_folder)
     write_edited_video(run, request, folder, options.save_frames)
     print(f"open {folder / 'edited.png'} and {folder / f'edited_{run.clip.name}.mp4'}")

@@ -20,7 +20,7 @@ from unwrap_utils import Clip, frame_points, normalize, open_clip, pick_device
 
 VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
 CHUNK = 50_000  # points evaluated at once while rendering: about 250 MB at the published sizes
-MAX_SPREAD = 4  # places are interpolated at most this many times finer than the frame to mark an atlas without holes
+SPREAD_POINTS = 4_000_000  # at most so many interpolated places mark what an atlas shows of one frame
 Floats = NDArray[np.float32]
 NO_PICTURE = np.empty((0, 0, 3), np.float32)
 
@@ -132,7 +132,7 @@ def atlas_image(model: AtlasModel, view: AtlasView, size: int, wanted: NDArray[n
 def mark_seen(seen: Tensor, view: AtlasView, places: Tensor, share: Tensor) -> None:
     """Raise `seen` (S, S) to the share (H, W) with which the frame's places (H, W, 2) are visible.
 
-    Places are interpolated between pixels as finely as the atlas is finer than the frame, up to MAX_SPREAD.
+    Places are interpolated between pixels as finely as the atlas is finer than the frame, so that no holes are left.
     """
     size = len(seen)
     rows, columns = torch.where(share > VISIBLE)
@@ -142,7 +142,8 @@ def mark_seen(seen: Tensor, view: AtlasView, places: Tensor, share: Tensor) -> N
     places, share = view.pixels(places[top:bottom, left:right], size), share[top:bottom, left:right]
     if min(places.shape[:2]) > 1:
         gaps = torch.cat((places.diff(dim=0).norm(dim=-1).flatten(), places.diff(dim=1).norm(dim=-1).flatten()))
-        finer = min(MAX_SPREAD, max(1, int(np.ceil(2 * float(gaps.median())))))
+        affordable = int((SPREAD_POINTS / share.numel()) ** 0.5)
+        finer = max(1, min(affordable, int(np.ceil(2 * float(gaps.median())))))
         if finer > 1:
             shape = ((places.shape[0] - 1) * finer + 1, (places.shape[1] - 1) * finer + 1)
             stack = torch.cat((places, share[..., None]), dim=-1).permute(2, 0, 1)[None]

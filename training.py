@@ -181,6 +181,7 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.model = AtlasModel(config).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
+        self.set_learning_rates()
         self.iteration = 0
         self.psnr: float | None = None
         self.video = load_video(self.clip, self.device)
@@ -211,8 +212,16 @@ class Trainer:
             raise UserError(f"{path}: has no usable optimizer state or iteration; train again") from None
         for group in self.optimizer.param_groups:
             group["fused"] = True  # published checkpoints say otherwise; the result is the same, the step is faster
+        self.set_learning_rates()
         if "random_state" in checkpoint:
             self.generator.set_state(checkpoint["random_state"].cpu())
+
+    def set_learning_rates(self) -> None:
+        """The config's learning rates, also for a run whose config was changed before it is resumed."""
+        appearance = self.config.learning_rate_appearance or self.config.learning_rate
+        mappings = len(self.model.mappings)
+        for index, group in enumerate(self.optimizer.param_groups):
+            group["lr"] = self.config.learning_rate if index < mappings else appearance
 
     def pretrain(self) -> None:
         """Give the mappings their upright start."""

@@ -8,7 +8,7 @@ from skimage import data
 from scenes.scene import Layer, Pose, Scene, ellipse
 
 
-def demo(width: int = 320, height: int = 180, frames: int = 24) -> Scene:
+def demo(width: int = 208, height: int = 117, frames: int = 16) -> Scene:
     """A cat's face that turns and slightly bends while it crosses a garage, past which the camera pans."""
     garage, cat = data.stereo_motorcycle()[0], data.chelsea()
     unit = width / 320

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import media
-from editing import edit_layers, edited_frames, read_atlas_edit
+from editing import LayerEdit, edit_layers, edited_frames, read_atlas_edit
 from implicit_neural_networks import load_model, positional_encoding
 from metrics.image import psnr
 from rendering import TrainedRun, atlas_image, composite, layer_views, render_frames, sample_image
@@ -189,7 +189,7 @@ def test_the_background_crop_and_both_atlases_agree(expected, frames, model):
 def edits(reference_folder, model, frames):
     views = layer_views(model, frames)
     paths = (reference_folder / "edit_foreground.png", reference_folder / "edit_background.png")
-    return [read_atlas_edit(path, layer, views[layer]) for layer, path in enumerate(paths)]
+    return [LayerEdit(layer, read_atlas_edit(path), views[layer]) for layer, path in enumerate(paths)]
 
 
 def difference(ours, published) -> float:

@@ -1,0 +1,185 @@
+"""Edits: painted once, carried through the video."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import last_line, run_script
+from PIL import Image
+
+import media
+from editing import frame_edits, splat, spread_frame_edit
+from metrics.image import psnr
+from rendering import Frame, atlas_places, composite, open_run, render_frames
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return open_run(trained, None, None, None, None)
+
+
+def picture(path, size, color, box=None):
+    image = np.zeros((size[1], size[0], 4), np.uint8)
+    left, top, right, bottom = box or (0, 0, *size)
+    image[top:bottom, left:right] = color
+    Image.fromarray(image).save(path)
+    return path
+
+
+def edit(trained, out, *arguments):
+    done = run_script("only_edit.py", f"--trained_model_folder={trained}", f"--output_folder={out}", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert last_line(done.stdout) == f"wrote {out}"
+    frames = out / "edited_frames"
+    return [media.read_rgb(path) for path in media.list_images(frames)] if frames.is_dir() else []
+
+
+def source_frames(drawn):
+    return [media.read_rgb(path) for path in media.list_images(drawn)]
+
+
+def test_a_transparent_edit_leaves_the_video_as_it_is_bit_for_bit(trained, drawn, tmp_path):
+    path = picture(tmp_path / "clear.png", (64, 64), (255, 0, 0, 0))
+    frames = edit(trained, tmp_path / "out", f"--edit_background_path={path}", "--save_frames")
+    for edited, source in zip(frames, source_frames(drawn), strict=True):
+        np.testing.assert_array_equal(edited, source)
+
+
+def test_opaque_edits_of_both_layers_of_any_size_cover_the_video(trained, tmp_path):
+    red = picture(tmp_path / "red.png", (123, 123), (255, 0, 0, 255))
+    arguments = (f"--edit_foreground_path={red}", f"--edit_background_path={red}", "--save_frames")
+    frames = np.stack(edit(trained, tmp_path / "out", *arguments)).astype(int)
+    seen = (np.abs(frames - [255, 0, 0]).max(-1) <= 1).mean()
+    assert seen > 0.99  # background hidden by the foreground may lie outside the crop
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"edited_demo.mp4", "edited.png", "edited_frames"}
+
+
+def test_the_edited_video_keeps_the_clips_speed(trained, tmp_path):
+    path = picture(tmp_path / "red.png", (50, 50), (255, 0, 0, 255))
+    edit(trained, tmp_path / "out", f"--edit_foreground_path={path}")
+    assert media.video_facts(tmp_path / "out" / "edited_demo.mp4")["fps"] == 12
+
+
+def test_a_frame_edit_shows_on_its_frame_where_it_was_painted(trained, drawn, tmp_path):
+    box = (10, 8, 30, 24)
+    path = picture(tmp_path / "paint.png", (48, 32), (255, 255, 255, 255), box)
+    arguments = ("--use_edit_frame", "--edit_frame_index=1", f"--edit_frame_path={path}", "--save_frames")
+    frames = edit(trained, tmp_path / "out", *arguments)
+    left, top, right, bottom = box
+    inner = frames[1][top + 2 : bottom - 2, left + 2 : right - 2]
+    assert inner.min() >= 230  # the mapping of a run of four iterations is crude
+    outside = np.ones((32, 48), bool)
+    outside[top - 2 : bottom + 2, left - 2 : right + 2] = False
+    np.testing.assert_array_equal(frames[1][outside], source_frames(drawn)[1][outside])
+
+
+@torch.no_grad()
+def test_a_frame_edit_of_one_layer_leaves_the_other_alone(run):
+    frame = list(render_frames(run.model, run.clip, True, with_colors=False))[2]
+    frame.alpha[:] = 0
+    frame.alpha[:, :, :24] = 1
+    paint = np.ones((32, 48, 4), np.float32)
+    (edit,) = frame_edits(run.model, frame, paint, [0])
+    places = atlas_places(run.model, frame)
+    edited = composite(np.zeros((32, 48, 3), np.float32), [(edit.seen_by(places[0]), frame.visibility[0])])
+    assert edited[:, 2:20].min() > 0.98
+    assert edited[:, 24:].max() == 0
+
+
+def test_opacity_is_divided_out_so_that_half_opaque_paint_stays_half_opaque(run):
+    frame = next(render_frames(run.model, run.clip, True, with_colors=False))
+    paint = np.full((32, 48, 4), 0.5, np.float32)  # white, half opaque, premultiplied
+    for share in (0.3, 1.0):
+        edit = spread_frame_edit(paint, 1, atlas_places(run.model, frame)[1], torch.full((32, 48), share))
+        inner = edit.seen_by(atlas_places(run.model, frame)[1])[3:-3, 3:-3]
+        np.testing.assert_allclose(inner, 0.5, atol=0.01)
+
+
+def test_a_layer_that_hardly_shows_takes_no_paint(run):
+    frame = next(render_frames(run.model, run.clip, True, with_colors=False))
+    paint = np.ones((32, 48, 4), np.float32)
+    assert spread_frame_edit(paint, 0, atlas_places(run.model, frame)[0], torch.full((32, 48), 0.01)) is None
+
+
+def turned_frame(width=80, height=60):
+    """A frame whose two layers lie turned and scaled in their atlases, with a soft disk in front."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    x, y = x / width - 0.5, y / width - 0.4
+    uv = np.stack([np.stack((c * x - s * y, s * x + c * y), axis=-1) for c, s in ((0.9, 0.5), (0.7, -0.3))])
+    alpha = np.clip(10 * (0.25 - np.hypot(x, y)) + 0.5, 0, 1)
+    return Frame(0, uv, alpha[None], np.zeros((height, width, 3), np.float32))
+
+
+def test_a_painted_frame_comes_back_at_over_40_db_even_across_a_soft_edge(run):
+    frame, grey = turned_frame(), np.full((60, 80, 3), 0.3, np.float32)
+    y, x = np.mgrid[:60, :80]
+    paint = np.zeros((60, 80, 4), np.float32)
+    inside = (slice(8, 52), slice(8, 72))
+    wave = np.stack([0.5 + 0.4 * np.sin(x / 6), 0.5 + 0.4 * np.cos(y / 7), np.full((60, 80), 0.8)], axis=-1)
+    paint[inside] = np.dstack((wave, np.ones((60, 80))))[inside]
+    edits = frame_edits(run.model, frame, paint, [0, 1])
+    places = atlas_places(run.model, frame)
+    layers = [(edit.seen_by(places[edit.layer]), frame.visibility[edit.layer]) for edit in edits]
+    edited = composite(grey, layers)
+    inner = (slice(10, 50), slice(10, 70))
+    assert psnr(edited[inner], wave[inner]) > 40
+    outside = np.ones((60, 80), bool)
+    outside[6:54, 6:74] = False
+    np.testing.assert_array_equal(edited[outside], grey[outside])
+
+
+def test_splatting_keeps_the_sum_and_hits_a_texel_exactly():
+    values, pixels = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.25, 2.0], [3.0, 3.0]])
+    sums = splat(values, pixels, 4)[..., 0]
+    assert sums.sum().item() == pytest.approx(3)
+    assert (sums[2, 1].item(), sums[2, 2].item(), sums[3, 3].item()) == pytest.approx((0.75, 0.25, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to paint: give --edit_foreground_path"),
+        (["--edit_foreground_path={rgb}"], "without opacity, expected RGBA; save it as a PNG with transparency"),
+        (["--edit_foreground_path={wide}"], "is 60 x 40, an atlas edit must be square"),
+        (["--edit_background_path={text}"], "not an image that can be read"),
+        (["--edit_background_path=missing.png"], "missing.png: no such file"),
+        (["--use_edit_frame"], "--use_edit_frame needs --edit_frame_path and --edit_frame_index"),
+        (["--edit_frame_path={wide}"], "was given without --use_edit_frame"),
+        (["--use_edit_frame", "--edit_frame_path={wide}", "--edit_frame_index=4"], "the clip has frames 0 to 3"),
+        (["--use_edit_frame", "--edit_frame_path={tall}", "--edit_frame_index=1"], "keep its aspect"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(trained, tmp_path, arguments, message):
+    names = {name: tmp_path / f"{name}.png" for name in ("rgb", "wide", "tall", "text")}
+    Image.new("RGB", (50, 50)).save(names["rgb"])
+    picture(names["wide"], (60, 40), (1, 2, 3, 255))
+    picture(names["tall"], (40, 60), (1, 2, 3, 255))
+    names["text"].write_text("hello")
+    done = run_script(
+        "only_edit.py",
+        f"--trained_model_folder={trained}",
+        f"--output_folder={tmp_path / 'out'}",
+        *(argument.format(**names) for argument in arguments),
+    )
+    assert done.returncode == 2, done.stderr
+    assert message in last_line(done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_another_config_is_named(trained, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "checkpoint").write_bytes((trained / "checkpoint").read_bytes())
+    config = json.loads((trained / "config.json").read_text()) | {"number_of_channels_atlas": 20}
+    (folder / "config.json").write_text(json.dumps(config))
+    red = picture(tmp_path / "red.png", (50, 50), (255, 0, 0, 255))
+    done = run_script(
+        "only_edit.py",
+        f"--trained_model_folder={folder}",
+        f"--output_folder={tmp_path / 'out'}",
+        f"--edit_foreground_path={red}",
+    )
+    assert done.returncode == 2
+    assert "use the config.json that lies beside the checkpoint" in last_line(done.stderr)

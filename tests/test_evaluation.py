@@ -1,0 +1,201 @@
+"""Evaluating a run: the published files, figures, and a page."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw, last_line, run_script, tiny_config
+from PIL import Image
+
+import media
+from evaluate import evaluate
+from implicit_neural_networks import AtlasModel
+from metrics.image import psnr, ssim
+from metrics.masks import iou
+from rendering import AtlasView, Frame, atlas_image, composite, layer_views, mark_seen, render_frames
+from unwrap_utils import open_clip
+
+VIDEOS = """reconstruction alpha alpha_vs_mask_rcnn residuals uv_1 uv_1_masked uv_2 checkerboard_1 checkerboard_2
+edited1 edited2 edited1_tex edited2_tex edit global_info"""
+PICTURES = "texture_orig1 texture_orig2 texture_edit1 texture_edit2 texture_orig1_alpha texture_orig2_alpha"
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, drawn, tmp_path_factory):
+    """only_evaluate.py as a user runs it: the folder, and what it printed."""
+    folder = tmp_path_factory.mktemp("out") / "evaluation"
+    done = run_script(
+        "only_evaluate.py",
+        f"--trained_model_folder={trained}",
+        f"--video_name={drawn.name}",
+        f"--data_folder={drawn.parent}",
+        f"--output_folder={folder}",
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_every_published_file_is_written(evaluated):
+    folder, _ = evaluated
+    names = {path.name for path in folder.iterdir()}
+    assert {f"{kind}_demo.mp4" for kind in VIDEOS.split()} <= names
+    assert {f"{name}.png" for name in PICTURES.split()} <= names
+    assert {"metrics.json", "index.html", "quality.png"} <= names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_the_last_line_names_the_folder(evaluated):
+    folder, printed = evaluated
+    assert last_line(printed) == f"wrote {folder}"
+
+
+def test_metrics_are_single_numbers_with_lists_per_frame(evaluated):
+    metrics = json.loads((evaluated[0] / "metrics.json").read_text())
+    for name in ("psnr", "ssim", "iou", "seconds", "peak_memory_mb"):
+        assert isinstance(metrics[name], float), name
+    assert {name: len(values) for name, values in metrics["per_frame"].items()} == {"psnr": 4, "ssim": 4, "iou": 4}
+    assert metrics["psnr"] == pytest.approx(np.mean(metrics["per_frame"]["psnr"]), abs=1e-5)
+
+
+def test_every_video_has_the_clips_frames_and_speed(evaluated):
+    for path in evaluated[0].glob("*.mp4"):
+        assert len(list(media.read_video(path))) == 4, path
+        assert media.video_facts(path)["fps"] == 12, path
+
+
+def test_the_page_shows_every_picture_and_video(evaluated):
+    folder, _ = evaluated
+    page = (folder / "index.html").read_text()
+    for path in [*folder.glob("*.mp4"), *folder.glob("*.png")]:
+        assert f'src="{path.name}"' in page, path
+
+
+def test_atlases_are_a_thousand_pixels_wide_and_see_through_where_unseen(evaluated):
+    for number in (1, 2):
+        opaque = media.read_rgb(evaluated[0] / f"texture_orig{number}.png")
+        with Image.open(evaluated[0] / f"texture_orig{number}_alpha.png") as image:
+            rgba = np.asarray(image)
+        assert opaque.shape == (1000, 1000, 3)
+        assert rgba.shape == (1000, 1000, 4)
+        assert not opaque[rgba[..., 3] == 0].any()
+    assert rgba[..., 3].any()
+
+
+def test_a_folder_with_files_is_left_alone(evaluated, trained):
+    folder, _ = evaluated
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    done = run_script("only_evaluate.py", f"--trained_model_folder={trained}", f"--output_folder={folder}")
+    assert last_line(done.stdout) == f"wrote {folder}_2"
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_clip_without_flow_masks_or_truth_is_evaluated_all_the_same(trained, tmp_path):
+    folder = draw(tmp_path / "data", frames=2)
+    for suffix in ("_flow", "_maskrcnn", "_gt"):
+        for path in folder.with_name("demo" + suffix).iterdir():
+            path.unlink()
+        folder.with_name("demo" + suffix).rmdir()
+    config = tiny_config(folder, tmp_path)
+    found = evaluate(AtlasModel(config), open_clip(folder, config), tmp_path / "out", True)
+    assert "iou" not in found.metrics
+    assert not (tmp_path / "out" / "alpha_vs_mask_rcnn_demo.mp4").exists()
+    assert (tmp_path / "out" / "global_info_demo.mp4").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trained_model_folder=nowhere"], "nowhere: no such folder; give a folder that train.py wrote"),
+        (["--video_name=dog"], "dog: no such folder of frames"),
+        (["--fps=0"], "--fps is 0.0, expected frames per second above 0"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(trained, tmp_path, arguments, message):
+    done = run_script(
+        "only_evaluate.py", f"--trained_model_folder={trained}", f"--output_folder={tmp_path / 'out'}", *arguments
+    )
+    assert done.returncode == 2
+    assert message in last_line(done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def frame_with(alpha, uv=None) -> Frame:
+    alpha = np.float32(alpha)
+    uv = np.zeros((2, *alpha.shape, 2), np.float32) if uv is None else uv
+    return Frame(0, uv, alpha[None], np.zeros((*alpha.shape, 3), np.float32))
+
+
+def test_the_background_view_is_the_square_that_visible_background_uses(tmp_path):
+    model = AtlasModel(tiny_config(tmp_path, tmp_path))
+    uv = np.zeros((2, 1, 4, 2), np.float32)
+    uv[1, 0] = [[-0.8, -0.2], [0.0, 0.2], [0.4, 0.1], [1.0, 1.0]]
+    view = layer_views(model, [frame_with([[0.1, 0.2, 0.3, 0.9]], uv)])[1]
+    assert (view.left, view.top) == pytest.approx((-0.9, -0.6))
+    assert view.edge == pytest.approx(0.6)
+
+
+def test_a_background_that_is_never_seen_keeps_its_whole_square(tmp_path):
+    model = AtlasModel(tiny_config(tmp_path, tmp_path))
+    assert layer_views(model, [frame_with([[1.0, 1.0]])])[1] == AtlasView(-1.0, -1.0, 1.0)
+
+
+def test_marking_leaves_no_holes_where_the_atlas_is_finer_than_the_frame():
+    seen, view = torch.zeros(61, 61), AtlasView(0.0, 0.0, 1.0)
+    axis = torch.linspace(0, 1, 21)
+    places = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    mark_seen(seen, view, places, torch.ones(21, 21))
+    assert (seen == 1).all()
+
+
+def test_marking_ignores_what_is_hidden():
+    seen = torch.zeros(5, 5)
+    mark_seen(seen, AtlasView(0.0, 0.0, 1.0), torch.rand(4, 4, 2), torch.full((4, 4), 0.3))
+    assert not seen.any()
+
+
+@torch.no_grad()
+def test_an_atlas_image_holds_the_networks_colours_at_its_grid(tmp_path):
+    model = AtlasModel(tiny_config(tmp_path, tmp_path))
+    view = AtlasView(0.1, 0.2, 0.5)
+    image = atlas_image(model, view, 9)
+    corner = model.atlas_color(torch.tensor([[0.6, 0.2]]))
+    np.testing.assert_allclose(image[0, 8], corner[0], atol=1e-6)
+    wanted = np.zeros((9, 9), bool)
+    wanted[2, 3] = True
+    partly = atlas_image(model, view, 9, wanted)
+    np.testing.assert_allclose(partly[2, 3], image[2, 3], atol=1e-6)
+    assert np.count_nonzero(partly.any(-1)) == 1
+
+
+def test_rendering_in_parts_gives_the_same_frame(drawn, tmp_path):
+    config = tiny_config(drawn, tmp_path)
+    model, clip = AtlasModel(config), open_clip(drawn, config)
+    whole, parts = (next(render_frames(model, clip, True, chunk=chunk)) for chunk in (10**6, 100))
+    np.testing.assert_allclose(whole.rgb, parts.rgb, atol=1e-6)
+
+
+def test_a_transparent_edit_changes_nothing_and_an_opaque_one_everything():
+    source = np.random.default_rng(0).random((4, 5, 3), np.float32)
+    share = np.full((4, 5), 0.25, np.float32)
+    nothing, white = np.zeros((4, 5, 4), np.float32), np.ones((4, 5, 4), np.float32)
+    np.testing.assert_array_equal(composite(source, [(nothing, share)]), source)
+    np.testing.assert_allclose(composite(source, [(white, share), (white, 1 - share)]), 1, atol=1e-6)
+
+
+def test_psnr_is_the_textbook_formula_and_infinite_for_equal_pictures():
+    image = np.full((3, 3, 3), 0.5)
+    assert psnr(image, image + 0.1) == pytest.approx(20)
+    assert psnr(image, image) == float("inf")
+
+
+def test_ssim_of_equal_pictures_is_one_even_when_tiny():
+    image = np.random.default_rng(0).random((5, 9, 3))
+    assert ssim(image, image) == pytest.approx(1)
+
+
+def test_iou_counts_overlap_and_two_empty_masks_agree():
+    a, b = np.array([[1, 1, 0, 0]], bool), np.array([[0, 1, 1, 0]], bool)
+    assert iou(a, b) == pytest.approx(1 / 3)
+    assert iou(a & False, b & False) == 1

@@ -1,0 +1,216 @@
+"""Flow and masks: what is written, what is kept, what is refused."""
+
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from conftest import last_line, run_script
+from PIL import Image
+
+import preprocess_mask_rcnn
+import preprocess_optical_flow
+from command_line import UserError
+from preprocessing import flow_raft, weights
+from preprocessing.flow_dis import DisFlow
+from preprocessing.mask_rcnn import best_mask, class_names
+from scenes.catalogue import demo
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Three frames without flow or masks."""
+    scene, folder = demo(width=96, height=64, frames=3), tmp_path / "data" / "cat"
+    folder.mkdir(parents=True)
+    for t in range(3):
+        Image.fromarray(scene.frame(t).rgb).save(folder / f"{t}.png")
+    return folder
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No weights in the cache, no network."""
+
+    def refuse(url, **_):
+        raise weights.URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+
+
+def test_dis_flow_follows_the_exact_motion(tmp_path):
+    scene = demo(width=160, height=90, frames=12)
+    truth, visible = scene.flow(3, 4)
+    flow = DisFlow()(scene.frame(3).rgb, scene.frame(4).rgb)
+    error = np.linalg.norm(flow - truth, axis=-1)[visible]
+    assert np.median(error) < 0.3
+    assert np.median(np.linalg.norm(truth, axis=-1)) > 1.5
+
+
+def test_dis_accepts_frames_smaller_than_a_patch():
+    assert DisFlow()(*np.zeros((2, 9, 13, 3), np.uint8)).shape == (9, 13, 2)
+
+
+def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
+    arguments = ("preprocess_optical_flow.py", "--vid-path", frames, "--method", "dis", "--max_long_edge", 48)
+    done = run_script(*arguments)
+    assert done.returncode == 0, done.stderr
+    folder = frames.with_name("cat_flow")
+    names = ["0.png_1.png.npy", "1.png_0.png.npy", "1.png_2.png.npy", "2.png_1.png.npy"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    flow = np.load(folder / names[0])
+    assert (flow.shape, flow.dtype) == ((32, 48, 2), np.float32)
+    (folder / names[1]).write_bytes(b"cut")
+    whole = (folder / names[0]).stat().st_mtime_ns
+    again = run_script(*arguments)
+    assert "1 of 4 flow files" in again.stdout
+    assert (folder / names[0]).stat().st_mtime_ns == whole
+    assert "all 4 flow files are there already" in run_script(*arguments).stdout
+
+
+def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
+    assert isinstance(preprocess_optical_flow.choose_method("auto", None), DisFlow)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("falling back to --method dis: no weights at hand")
+
+
+def test_raft_without_weights_says_where_to_get_them(offline):
+    with pytest.raises(UserError, match=r"get https://\S+ elsewhere and give it as --weights FILE"):
+        preprocess_optical_flow.choose_method("raft", None)
+
+
+def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
+    torch.manual_seed(0)
+    torch.save(flow_raft.raft_large(weights=None).state_dict(), tmp_path / "raft.pth")
+    method = flow_raft.torchvision_raft(tmp_path / "raft.pth", CPU)
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    flow = method(image, image)
+    assert flow.shape == (50, 70, 2)
+    assert np.isfinite(flow).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such weights file"), (b"hello", "not a weights file, or cut short"), ({"a": 1}, "of another network")],
+)
+def test_wrong_weights_are_named(tmp_path, content, message):
+    path = tmp_path / "w.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=message):
+        weights.load_weights(torch.nn.Linear(2, 2), path, "the right place")
+
+
+def test_weights_saved_from_several_gpus_load_too(tmp_path):
+    source, target = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    torch.save({f"module.{name}": value for name, value in source.state_dict().items()}, tmp_path / "w.pth")
+    weights.load_weights(target, tmp_path / "w.pth", "")
+    torch.testing.assert_close(target.weight, source.weight)
+
+
+def test_the_published_raft_tells_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(flow_raft, "THIRDPARTY", tmp_path)
+    with pytest.raises(UserError, match="git submodule update --init thirdparty/RAFT"):
+        flow_raft.thirdparty_raft(None, CPU)
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "raft.py").write_text("")
+    with pytest.raises(UserError, match=r"raft-things\.pth: no such file; run download_models\.sh"):
+        flow_raft.thirdparty_raft(None, CPU)
+
+
+def test_the_published_raft_is_called_with_its_own_interface(monkeypatch, tmp_path):
+    class Raft(torch.nn.Module):
+        def __init__(self, options):
+            super().__init__()
+            assert options.small is False
+            self.shift = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, a, b, iters, test_mode):
+            assert test_mode
+            moved = self.shift.expand(1, 2, *a.shape[2:])
+            return moved[..., ::8, ::8], moved
+
+    module = ModuleType("raft")
+    module.RAFT = Raft
+    monkeypatch.setitem(sys.modules, "raft", module)
+    monkeypatch.setattr(flow_raft, "THIRDPARTY", tmp_path)
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "raft.py").write_text("")
+    torch.save({"module.shift": torch.tensor([3.0])}, tmp_path / "w.pth")
+    flow = flow_raft.thirdparty_raft(tmp_path / "w.pth", CPU)(*np.zeros((2, 20, 30, 3), np.uint8))
+    assert flow.shape == (20, 30, 2)
+    assert (flow == 3).all()
+
+
+def test_the_best_instance_of_the_class_is_the_mask():
+    found = {
+        "scores": torch.tensor([0.9, 0.8, 0.7, 0.4]),
+        "labels": torch.tensor([1, 2, 2, 3]),
+        "masks": torch.zeros(4, 1, 3, 3),
+    }
+    for index in range(4):
+        found["masks"][index, 0, 0, index % 3] = 0.6
+    assert best_mask(found, label=2)[0].tolist() == [0, 255, 0]
+    assert best_mask(found, label=None)[0].tolist() == [255, 0, 0]
+    assert best_mask(found, label=3) is None  # below the score that counts
+
+
+def test_an_unknown_class_lists_the_known_ones(frames):
+    with pytest.raises(UserError, match=r"--class_name 'dragon' is unknown.*bird.*person"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "dragon"])
+    assert not frames.with_name("cat_maskrcnn").exists()
+    assert len(class_names()) == 80
+
+
+def test_masks_without_weights_say_where_to_get_them(frames, offline):
+    with pytest.raises(UserError, match="give it as --weights FILE"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat"])
+
+
+def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeypatch, capsys):
+    import preprocessing.mask_rcnn as module
+
+    class Detector:
+        def __init__(self, *_):
+            self.calls = 0
+
+        def __call__(self, image):
+            self.calls += 1
+            return np.full(image.shape[:2], 255, np.uint8) if self.calls == 1 else None
+
+    monkeypatch.setattr(module, "MaskRcnn", Detector)
+    folder = frames.with_name("cat_maskrcnn")
+    folder.mkdir()
+    Image.new("L", (5, 5), 77).save(folder / "1.png")
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat"])
+    assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
+    with Image.open(folder / "1.png") as own:
+        assert own.size == (5, 5)
+    assert "no cat found in 1 of 2 frames, masks are empty there: 2.png" in capsys.readouterr().err
+    preprocess_mask_rcnn.main(["--vid-path", str(frames)])
+    assert "all 3 masks are there already, used as they are" in capsys.readouterr().out
+
+
+def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
+    from preprocessing.mask_rcnn import MaskRcnn, maskrcnn_resnet50_fpn_v2
+
+    torch.manual_seed(0)
+    torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict(), tmp_path / "rcnn.pth")
+    detector = MaskRcnn("cat", tmp_path / "rcnn.pth", CPU)
+    mask = detector(np.zeros((40, 60, 3), np.uint8))
+    assert mask is None or mask.shape == (40, 60)
+
+
+@pytest.mark.parametrize("script", ["preprocess_optical_flow.py", "preprocess_mask_rcnn.py"])
+def test_a_missing_or_empty_folder_is_one_line_and_exit_code_2(script, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, message in ((tmp_path / "none", "no such folder"), (tmp_path / "empty", "holds")):
+        done = run_script(script, "--vid-path", folder)
+        assert done.returncode == 2
+        assert message in last_line(done.stderr)
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,66 @@
+"""The scripts as a newcomer meets them."""
+
+import pytest
+from conftest import ROOT, draw, last_line, run_script, tiny_config, write_config
+
+SCRIPTS = ["train.py", "only_evaluate.py", "only_edit.py", "preprocess_mask_rcnn.py", "preprocess_optical_flow.py"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_itself_with_an_example_and_loads_nothing_heavy(script):
+    code = (
+        f"import sys, runpy; sys.argv = ['{script}', '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'cv2', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = run_script("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert f"python {script}" in done.stdout
+    assert len(done.stdout.splitlines()) > 8
+
+
+def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
+    """Everything as subprocesses, from another folder, with relative paths."""
+    draw(tmp_path / "data")
+    write_config(tmp_path / "c.json", tiny_config(tmp_path, "results", data_folder="data/demo"))
+    done = run_script(ROOT / "train.py", "c.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = next((tmp_path / "results").iterdir()).relative_to(tmp_path)
+    assert last_line(done.stdout) == f"finished; open {folder}/preview.png and {folder}/000004/index.html"
+    done = run_script(ROOT / "only_evaluate.py", f"--trained_model_folder={folder}", "--output_folder=e", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run_script(
+        ROOT / "only_edit.py",
+        f"--trained_model_folder={folder}",
+        "--output_folder=out",
+        "--edit_background_path=e/texture_orig2_alpha.png",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "edited_demo.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either a config file or --resume RUN_FOLDER"),
+        (["none.json"], "none.json: no such file"),
+        (["--resume", "nowhere"], "nowhere: no such run folder"),
+    ],
+)
+def test_train_refuses_wrong_input_in_one_line_with_exit_code_2(tmp_path, arguments, message):
+    done = run_script(ROOT / "train.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in last_line(done.stderr)
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_clip_leaves_no_run_folder_behind(tmp_path):
+    path = write_config(tmp_path / "c.json", tiny_config(tmp_path / "swan", tmp_path / "results"))
+    done = run_script("train.py", path)
+    assert done.returncode == 2
+    assert "swan: no such folder" in last_line(done.stderr)
+    assert not (tmp_path / "results").exists()

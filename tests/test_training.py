@@ -1,0 +1,208 @@
+"""A run: repeatable, resumable, safe against being stopped or killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, last_line, read_log, run_script, tiny_config, write_config
+
+from command_line import UserError
+from config import load_config
+from implicit_neural_networks import read_checkpoint
+from training import Log, StopSignal, Trainer, resume_run, start_run
+
+
+def curve(folder):
+    return {row["iteration"]: row["total"] for row in read_log(folder) if "total" in row}
+
+
+def test_the_same_config_gives_the_same_curve_and_another_seed_another(drawn, tmp_path):
+    config = tiny_config(drawn, tmp_path)
+    curves = []
+    for seed in (0, 0, 1):
+        trainer = start_run(replace(config, seed=seed, evaluate_every=100, results_folder_name=str(tmp_path / "r")))
+        for _ in range(3):
+            trainer.report(trainer.step(), NoEvents(), NoProgress(), 0.0)
+        curves.append(curve(trainer.folder))
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
+
+
+class NoEvents:
+    def add_scalar(self, *_):
+        pass
+
+
+class NoProgress:
+    def set_postfix(self, **_):
+        pass
+
+
+def test_a_run_folder_holds_what_is_promised(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "checkpoint", "log.jsonl", "preview.png", "curve.png", "000004"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert load_config(trained / "config.json").iters_num == 4
+
+
+def test_tensorboard_gets_the_published_names(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained)).Reload()
+    assert {"Loss/total", "Loss/color", "Loss/flow_alpha"} <= set(events.Tags()["scalars"])
+    images = {"Train/atlas1", "Train/atlas2", "Train/recon_frame_0", "Train/recon_frame_end", "Input/rgb_0"}
+    assert images <= set(events.Tags()["images"])
+
+
+def test_the_schedule_drops_bootstrapping_and_global_rigidity_after_their_last_iteration(trained):
+    rows = [row for row in read_log(trained) if "total" in row]
+    assert ["bootstrapping" in row for row in rows] == [True, True, True, False]
+    assert ["global_rigidity_background" in row for row in rows] == [True, True, False, False]
+
+
+def test_a_killed_run_continues_with_the_curve_of_an_unbroken_one(drawn, tmp_path):
+    config = tiny_config(drawn, tmp_path / "whole", iters_num=40, evaluate_every=1000, checkpoint_every=7)
+    whole = start_run(config)
+    whole.run()
+    path = write_config(
+        tmp_path / "c.json", replace(config, results_folder_name=str(tmp_path / "killed"), iters_num=4000)
+    )
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        folders = list((tmp_path / "killed").glob("*/log.jsonl"))
+        if folders and len(folders[0].read_text().splitlines()) > 12:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    folder = folders[0].parent
+    at_checkpoint = read_checkpoint(folder / "checkpoint")["iteration"]
+    assert at_checkpoint >= 7
+    assert at_checkpoint % 7 == 0
+    write_config(
+        folder / "config.json", replace(load_config(folder / "config.json"), iters_num=max(40, at_checkpoint + 3))
+    )
+    resume_run(folder).run()
+    ours, expected = curve(folder), curve(whole.folder)
+    assert set(expected) <= set(ours)
+    assert {iteration: ours[iteration] for iteration in expected} == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_checkpoint_and_says_how_to_go_on(drawn, tmp_path, number, code):
+    config = tiny_config(drawn, tmp_path / "runs", iters_num=100_000, evaluate_every=100_000, checkpoint_every=100_000)
+    path = write_config(tmp_path / "c.json", config)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not any(
+        path.stat().st_size for path in (tmp_path / "runs").glob("*/log.jsonl")
+    ):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    folder = next((tmp_path / "runs").iterdir())
+    iteration = read_checkpoint(folder / "checkpoint")["iteration"]
+    assert iteration >= 1
+    assert last_line(errors).endswith(f"holds iteration {iteration}. Continue with: python train.py --resume {folder}")
+    assert "Traceback" not in errors
+
+
+def test_a_signal_between_steps_is_noted_and_elsewhere_interrupts():
+    stop = StopSignal()
+    with stop.handled():
+        with stop.looked_at():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    assert stop.exit_code == 143
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(drawn, tmp_path, monkeypatch):
+    import implicit_neural_networks
+
+    trainer = start_run(tiny_config(drawn, tmp_path))
+    before = trainer.checkpoint_path.read_bytes()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    trainer.step()
+    monkeypatch.setattr(implicit_neural_networks.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save()
+    assert trainer.checkpoint_path.read_bytes() == before
+    assert not list(trainer.folder.glob(".*.part*"))
+
+
+def test_an_unwritable_results_folder_is_one_line_and_exit_code_2(drawn, tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    path = write_config(tmp_path / "c.json", tiny_config(drawn, tmp_path / "results"))
+    done = run_script("train.py", path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert last_line(done.stderr).startswith("error: cannot write")
+
+
+def test_resuming_needs_a_run_folder(tmp_path):
+    with pytest.raises(UserError, match="no such run folder"):
+        resume_run(tmp_path / "none")
+
+
+def test_a_checkpoint_without_optimizer_state_is_refused_for_training(drawn, tmp_path):
+    trainer = start_run(tiny_config(drawn, tmp_path))
+    torch.save(trainer.model.checkpoint(), trainer.checkpoint_path)
+    with pytest.raises(UserError, match="no usable optimizer state or iteration"):
+        trainer.restore(trainer.checkpoint_path)
+
+
+def test_load_checkpoint_starts_from_its_weights(trained, drawn, tmp_path):
+    config = tiny_config(
+        drawn, tmp_path, load_checkpoint=True, checkpoint_path=str(trained / "checkpoint"), iters_num=6
+    )
+    trainer = start_run(config)
+    assert trainer.iteration == 4
+    trainer.run()
+    assert (trainer.folder / "000006").is_dir()
+
+
+def test_a_half_written_log_line_and_later_ones_are_dropped_on_resuming(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iteration": 3}\n{"itera')
+    log = Log(path)
+    log.restore(2)
+    log.add({"iteration": 3, "total": 1.0})
+    assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(drawn, tmp_path):
+    trainer = start_run(tiny_config(drawn, tmp_path))
+    with pytest.raises(UserError, match="the loss became NaN at iteration 0"):
+        trainer.report({"color": torch.tensor(float("nan"))}, NoEvents(), NoProgress(), 0.0)
+
+
+def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_path):
+    config = tiny_config(drawn, tmp_path, pretrain_iter_number=250)
+    trainer = Trainer(config, tmp_path)
+    points = torch.rand(100, 3) * 2 - 1
+
+    def distance():
+        with torch.no_grad():
+            return (trainer.model.uv(points, 1) - 0.8 * points[:, :2]).norm(dim=1).mean().item()
+
+    before = distance()
+    trainer.pretrain()
+    assert distance() < 0.7 * before
