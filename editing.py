@@ -36,7 +36,8 @@ from unwrap_utils import Clip
 
 FINER = 4  # a frame edit is spread this many times finer than its pixels, so that no hole opens between them
 TEXELS_PER_PIXEL = 2  # resolution of the atlas square that a frame edit is spread into
-LARGEST_SQUARE_PX = 4096
+LARGEST_SQUARE_PX = 2048
+DENSEST = 0.1  # the square resolves all but this share of the steps between neighbouring pixels
 LEAST_SHARE = 0.1  # a layer that a painted pixel shows less than this takes a fading part of the paint, then none
 
 
@@ -110,7 +111,7 @@ def square_around(places: Tensor) -> tuple[AtlasView, int]:
     low, high = places.flatten(0, 1).amin(0), places.flatten(0, 1).amax(0)
     edge = max(float((high - low).max()), 1e-6)
     steps = (places.diff(dim=axis).norm(dim=-1) for axis in (0, 1))
-    gap = min((float(step.median()) for step in steps if step.numel()), default=edge)
+    gap = min((float(step.flatten().quantile(DENSEST)) for step in steps if step.numel()), default=edge)
     texels = edge / max(gap, 1e-9) * TEXELS_PER_PIXEL
     return AtlasView(float(low[0]), float(low[1]), edge), int(min(max(texels, 2), LARGEST_SQUARE_PX)) + 1
 

@@ -143,7 +143,7 @@ def mark_seen(seen: Tensor, view: AtlasView, places: Tensor, share: Tensor) -> N
     if min(places.shape[:2]) > 1:
         gaps = torch.cat((places.diff(dim=0).norm(dim=-1).flatten(), places.diff(dim=1).norm(dim=-1).flatten()))
         affordable = int((SPREAD_POINTS / share.numel()) ** 0.5)
-        finer = max(1, min(affordable, int(np.ceil(2 * float(gaps.median())))))
+        finer = max(1, min(affordable, int(np.ceil(2 * float(gaps.quantile(0.95))))))
         if finer > 1:
             shape = ((places.shape[0] - 1) * finer + 1, (places.shape[1] - 1) * finer + 1)
             stack = torch.cat((places, share[..., None]), dim=-1).permute(2, 0, 1)[None]

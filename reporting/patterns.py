@@ -28,13 +28,21 @@ def letter_pattern(size: int) -> Floats:
     """(size, size, 4) in [0, 1], colour premultiplied by opacity: rows of letters, each in a colour of its own."""
     image = Image.new("RGBA", (size, size))
     pen, cell = ImageDraw.Draw(image), size / LETTERS_PER_ROW
-    font = ImageFont.load_default(size=0.75 * cell)
+    font = ImageFont.load_default(size=0.8 * cell)
     for row in range(LETTERS_PER_ROW):
         for column in range(LETTERS_PER_ROW):
             letter = LETTERS[(row * LETTERS_PER_ROW + column) % len(LETTERS)]
             hue = round(255 * column / LETTERS_PER_ROW)
             color = (hue, round(255 * row / LETTERS_PER_ROW), 255 - hue, 255)
-            pen.text(((column + 0.5) * cell, (row + 0.5) * cell), letter, fill=color, font=font, anchor="mm")
+            pen.text(
+                ((column + 0.5) * cell, (row + 0.5) * cell),
+                letter,
+                color,
+                font,
+                anchor="mm",
+                stroke_width=size // 200,
+                stroke_fill="white",
+            )
     rgba = np.asarray(image).astype(np.float32) / 255
     rgba[..., :3] *= rgba[..., 3:]
     return rgba

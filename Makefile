@@ -1,0 +1,43 @@
+# make demo: environment, clip, training, evaluation, edits.   make test: environment, ruff, pytest.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+LATEST = $$(ls -td results/demo_*/ | head -1)
+ON_RUN = --trained_model_folder=$(LATEST) --video_name=demo --data_folder=data
+
+.PHONY: demo test clean
+
+$(VENV)/installed: requirements.txt requirements-test.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+demo: $(VENV)/installed
+	@echo "--- 1 of 5: drawing the clip and the edits"
+	$(RUN) -m scenes demo --data_folder data --paint data/demo_paint
+	@echo "--- 2 of 5: masks and flow"
+	$(RUN) preprocess_mask_rcnn.py --vid-path data/demo
+	$(RUN) preprocess_optical_flow.py --vid-path data/demo --method dis
+	@echo "--- 3 of 5: training"
+	$(RUN) train.py config/demo.json
+	@echo "--- 4 of 5: evaluating"
+	$(RUN) only_evaluate.py $(ON_RUN) --output_folder=$(LATEST)evaluation
+	@echo "--- 5 of 5: painting a star on one frame, stripes on the background atlas"
+	$(RUN) only_edit.py $(ON_RUN) --output_folder=$(LATEST)star \
+		--use_edit_frame --edit_frame_index=5 --edit_frame_path=data/demo_paint/frame_edit.png --edit_frame_foreground
+	$(RUN) only_edit.py $(ON_RUN) --output_folder=$(LATEST)stripes --edit_background_path=data/demo_paint/background_edit.png
+	@echo
+	@echo "Look at these, all in $(LATEST)"
+	@echo "  preview.png            the clip, its reconstruction, opacity and both atlases"
+	@echo "  evaluation/index.html  everything side by side, in a browser"
+	@echo "  star/edited.png        a star painted on frame 5 of the cat, carried through the clip"
+	@echo "  stripes/edited.png     stripes painted on the background atlas"
+
+test: $(VENV)/installed
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest -q
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
