@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from scenes.scene import Scene
@@ -24,7 +25,7 @@ def star(center: tuple[float, float], radius: float) -> list[tuple[float, float]
 def frame_paint(scene: Scene, index: int = FRAME_INDEX) -> Image.Image:
     """RGBA over frame `index`: a star between the eyes, transparent elsewhere."""
     face = scene.layers[0]
-    x, y = face.to_frame(face.pivot + [5, -62], index)
+    x, y = face.to_frame(np.add(face.pivot, (5, -62)), index)
     image = Image.new("RGBA", (scene.width * FINER, scene.height * FINER))
     pen = ImageDraw.Draw(image)
     pen.polygon(star((x * FINER, y * FINER), 0.1 * scene.width * FINER), GOLD, EDGE, width=2 * FINER)
