@@ -1,0 +1,88 @@
+"""Seconds per training iteration at the published sizes: 768 x 432, 10,000 pixels, 256 channels.
+
+python benchmarks/step_time.py [--steps 5] [--frames 20]
+"""
+
+import argparse
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from config import Config
+from implicit_neural_networks import AtlasModel
+from sampling import draw_batch
+from training import loss_terms
+from unwrap_utils import Video, pick_device
+
+HEIGHT, WIDTH = 432, 768
+CASES = {
+    "published sampling": {"sampling": "published"},
+    "tiles of 2": {"tile_size": 2},
+    "tiles of 4 (default)": {},
+    "tiles of 4, bfloat16": {"precision": "bfloat16"},
+}
+
+
+def random_video(frames: int, device: torch.device) -> Video:
+    """Noise of the right shapes: the time does not depend on what is seen."""
+    shape = (frames, HEIGHT, WIDTH)
+    return Video(
+        frames=torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=device),
+        masks=torch.randint(0, 256, (1, *shape), dtype=torch.uint8, device=device),
+        flow_steps=torch.randint(-9, 10, (2, *shape, 2), dtype=torch.int16, device=device),
+        flow_unit_px=torch.ones(2, frames, device=device),
+        flow_valid=torch.rand(2, *shape, device=device) > 0.2,
+    )
+
+
+def seconds_per_step(video: Video, config: Config, iteration: int, steps: int) -> float:
+    """Mean over `steps` steps after one to warm up."""
+    torch.manual_seed(0)
+    generator = torch.Generator(video.device).manual_seed(0)
+    model = AtlasModel(config).to(video.device)
+    optimizer = torch.optim.Adam(model.parameter_groups(), lr=config.learning_rate, fused=True)
+    started = 0.0
+    for step in range(steps + 1):
+        batch = draw_batch(video, config, generator)
+        loss = sum(loss_terms(model, video, batch, config, iteration).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step == 0:
+            wait(video.device)
+            started = time.perf_counter()
+    wait(video.device)
+    return (time.perf_counter() - started) / steps
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    """Print one table, as Markdown."""
+    flags = argparse.ArgumentParser(description=__doc__)
+    flags.add_argument("--steps", type=int, default=5)
+    flags.add_argument("--frames", type=int, default=20)
+    options = flags.parse_args()
+    device = pick_device()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("| sampling | seconds per iteration | in the first 5,000 (global rigidity, bootstrapping) |\n|---|---|---|")
+    video, base = random_video(options.frames, device), Config(data_folder="none")
+    for case, changes in CASES.items():
+        config = replace(base, **changes)
+        late, early = (seconds_per_step(video, config, iteration, options.steps) for iteration in (20_000, 0))
+        print(f"| {case} | {late:.3f} | {early:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
