@@ -30,6 +30,7 @@ class Config:
     results_folder_name: str = "results"
     add_to_experiment_folder_name: str = "_"
     iters_num: int = 400_000
+    time_budget_s: float | None = None  # stop after so many seconds of loading and training; null: after iters_num
     evaluate_every: int = 10_000  # iterations between evaluations
     checkpoint_every: int = 250  # iterations between checkpoints
     log_every: int = 50  # iterations between lines of the log
@@ -110,7 +111,7 @@ AT_LEAST = {
     "global_rigidity_derivative_amount_fg": 1,
     "global_rigidity_derivative_amount_bg": 1,
 }
-ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate", "learning_rate_appearance")
+ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate", "learning_rate_appearance", "time_budget_s")
 
 
 def load_config(path: Path) -> Config:

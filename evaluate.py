@@ -5,7 +5,6 @@ and its opacity, waits on disk.
 """
 
 import json
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -13,34 +12,37 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from command_line import warn
 from implicit_neural_networks import AtlasModel
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
-from metrics.image import psnr, ssim
-from metrics.masks import iou
 from rendering import (
     VISIBLE,
     AtlasView,
     Floats,
     Frame,
     FrameStore,
-    atlas_image,
     atlas_places,
     composite,
     layer_views,
-    mark_seen,
     render_frames,
     sample_image,
 )
 from reporting.error_maps import write_error_maps
+from reporting.figures import (
+    ATLAS_SIZE_PX,
+    atlas_figures,
+    frame_figures,
+    mean_figures,
+    peak_memory_mb,
+    seen_atlases,
+)
 from reporting.page import write_page
 from reporting.patterns import checkerboard, letter_pattern, uv_colors
 from reporting.plots import plot_per_frame
 from unwrap_utils import Clip
-
-ATLAS_SIZE_PX = 1000  # side of the atlas images, as published
 
 
 @dataclass
@@ -67,10 +69,12 @@ def evaluate(
         store = FrameStore(Path(kept))
         per_frame, pictures = write_reconstruction(model, clip, folder, full_range, store)
         views = layer_views(model, store.frames())
-        atlases = write_atlases(model, store, views, folder, opacity_images)
+        atlases, seen = seen_atlases(model, store, views)
+        write_atlases(atlases, seen, folder, opacity_images)
         write_printed_videos(model, clip, folder, store, views, atlases)
         write_error_maps(clip, folder, store, px_per_uv)
-    metrics = summary(per_frame) | {"seconds": round(time.perf_counter() - started, 2)}
+        metrics = mean_figures(per_frame) | atlas_figures(store, seen, px_per_uv)
+    metrics["seconds"] = round(time.perf_counter() - started, 2)
     if (peak := peak_memory_mb()) is not None:
         metrics["peak_memory_mb"] = peak
     metrics["per_frame"] = per_frame
@@ -80,39 +84,19 @@ def evaluate(
     return Evaluation(folder, metrics, atlases, pictures)
 
 
-def summary(per_frame: dict[str, list[float]]) -> dict[str, float]:
-    """Mean of each list of figures."""
-    return {name: round(float(np.mean(values)), 6) for name, values in per_frame.items()}
-
-
-def peak_memory_mb() -> float | None:
-    """The most memory this process ever held, plus its largest helper process; None where the system can't tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    own, helper = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round((own + helper) / unit, 1)
-
-
 def write_reconstruction(
     model: AtlasModel, clip: Clip, folder: Path, full_range: bool, store: FrameStore
 ) -> tuple[dict[str, list[float]], dict[str, Pixels]]:
     """Render the clip once: the videos that need colours, the figures of each frame, the store for later passes."""
-    per_frame: dict[str, list[float]] = {"psnr": [], "ssim": []}
-    if clip.truth is not None:
-        per_frame["iou"] = []
+    per_frame: dict[str, list[float]] = {}
     pictures: dict[str, Pixels] = {}
     progress = tqdm(render_frames(model, clip, full_range), total=len(clip), desc="rendering", unit="frame")
     with VideoSet(folder, clip.name, clip.fps) as videos:
         for frame in progress:
             source = clip.frame(frame.t)
             truth = source.astype(np.float32) / 255
-            per_frame["psnr"].append(psnr(frame.rgb, truth))
-            per_frame["ssim"].append(ssim(frame.rgb, truth))
-            if clip.truth is not None:
-                per_frame["iou"].append(iou(frame.coverage > VISIBLE, clip.mask(clip.truth[frame.t]) > 127))
+            for name, value in frame_figures(clip, frame).items():
+                per_frame.setdefault(name, []).append(value)
             progress.set_postfix(psnr=f"{np.mean(per_frame['psnr']):.2f} dB")
             residual = np.abs(frame.rgb - truth)
             store.add(frame, residual.mean(-1))
@@ -148,26 +132,14 @@ def opaque(color: Floats) -> Floats:
     return np.dstack((color, np.ones_like(color[..., :1])))
 
 
-def write_atlases(
-    model: AtlasModel, store: FrameStore, views: list[AtlasView], folder: Path, opacity_images: bool
-) -> list[Pixels]:
-    """Write the atlas images, black where no frame sees them, and return them (S, S, 3), the foreground first."""
-    seen = [torch.zeros(ATLAS_SIZE_PX, ATLAS_SIZE_PX) for _ in views]
-    for frame in store.frames():
-        shares = torch.from_numpy(frame.visibility)
-        for layer, places in enumerate(atlas_places(model, frame)):
-            mark_seen(seen[layer], views[layer], places, shares[layer])
-    atlases = []
-    for number, (view, share) in enumerate(zip(views, seen, strict=True), 1):
-        visible = share.numpy() > VISIBLE
-        if not visible.any() and number < len(views):
+def write_atlases(atlases: list[Pixels], seen: list[Tensor], folder: Path, opacity_images: bool) -> None:
+    """Write the atlas images (S, S, 3), and with opacity_images also see-through ones by how they are seen (S, S)."""
+    for number, (atlas, share) in enumerate(zip(atlases, seen, strict=True), 1):
+        if not (share > VISIBLE).any() and number < len(atlases):
             warn(f"foreground {number} is visible in no frame: its atlas is black; check the rough masks")
-        atlases.append(to_8_bit(atlas_image(model, view, ATLAS_SIZE_PX, visible)))
-        write_png(folder / f"texture_orig{number}.png", atlases[-1])
+        write_png(folder / f"texture_orig{number}.png", atlas)
         if opacity_images:
-            with_opacity = np.dstack((atlases[-1], to_8_bit(share.numpy())))
-            write_png(folder / f"texture_orig{number}_alpha.png", with_opacity)
-    return atlases
+            write_png(folder / f"texture_orig{number}_alpha.png", np.dstack((atlas, to_8_bit(share.numpy()))))
 
 
 def write_printed_videos(

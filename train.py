@@ -15,14 +15,23 @@ def main(arguments: list[str] | None = None) -> None:
     )
     flags.add_argument("config", nargs="?", type=Path, help="settings as JSON, see config/config.json")
     flags.add_argument("--resume", type=Path, metavar="RUN_FOLDER", help="continue this run where it was stopped")
+    flags.add_argument(
+        "--time_budget", type=float, metavar="SECONDS", help="stop after so many seconds of loading and training"
+    )
     options = flags.parse_args(arguments)
     if (options.config is None) == (options.resume is None):
         raise UserError("give either a config file or --resume RUN_FOLDER; see python train.py --help")
+    if options.time_budget is not None and options.time_budget <= 0:
+        raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 
     from config import load_config
     from training import resume_run, start_run
 
-    trainer = start_run(load_config(options.config)) if options.config else resume_run(options.resume)
+    trainer = (
+        start_run(load_config(options.config), options.time_budget)
+        if options.config
+        else resume_run(options.resume, options.time_budget)
+    )
     trainer.run()
     print(
         f"finished; open {trainer.folder / 'preview.png'} and {trainer.folder / f'{trainer.iteration:06d}'}/index.html"

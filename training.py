@@ -1,11 +1,7 @@
 """The training loop: terms of one step, the run's folder, checkpoints, stopping and resuming."""
 
-import json
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,8 @@ from implicit_neural_networks import AtlasModel, Sample, read_checkpoint, visibi
 from media import fresh_folder, write_text
 from reporting.plots import plot_training
 from reporting.preview import write_preview
+from runs.log import Log, board
+from runs.stopping import StopSignal, Stopwatch
 from sampling import Batch, draw_batch, rgb_steps
 from unwrap_utils import Video, load_video, open_clip, pick_device, pretrain_mapping
 
@@ -100,72 +98,6 @@ def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: int, u
     )
 
 
-class StopSignal:
-    """Ctrl-C and SIGTERM as a flag that the loop reads between iterations; elsewhere they interrupt at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self.deferred = False
-
-    def handle(self, number: int, _frame: object) -> None:
-        """Signal handler: note the signal; interrupt unless the loop will look."""
-        self.received = number
-        if not self.deferred:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def handled(self) -> Iterator[None]:
-        """Take over both signals inside the block."""
-        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def looked_at(self) -> Iterator[None]:
-        """Inside the block a signal only sets the flag; one that is set already interrupts on leaving."""
-        self.deferred = True
-        try:
-            yield
-        finally:
-            self.deferred = False
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + (self.received or signal.SIGINT)
-
-
-@dataclass
-class Log:
-    """The run's curve in log.jsonl, a line a report: {"iteration": 50, "total": ..., "color": ..., ...}."""
-
-    path: Path
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def restore(self, iteration: int) -> None:
-        """Read the lines up to an iteration and drop later ones: they belong to steps that will be done again."""
-        if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self.rows = [row for row in map(parsed, lines) if row and row["iteration"] <= iteration]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
-
-    def add(self, row: dict[str, float]) -> None:
-        """Append one line."""
-        self.rows.append(row)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-def parsed(line: str) -> dict[str, float] | None:
-    """One line of the log; None for one that a killed run left unfinished."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
-
-
 class Trainer:
     """One run: its folder, model, optimizer, random numbers, log and checkpoints.
 
@@ -175,6 +107,7 @@ class Trainer:
 
     def __init__(self, config: Config, folder: Path):
         self.config, self.folder = config, folder
+        self.watch = Stopwatch()
         self.clip = open_clip(Path(config.data_folder), config)
         self.device = pick_device()
         torch.manual_seed(config.seed)
@@ -198,6 +131,7 @@ class Trainer:
             "optimizer_all_state_dict": self.optimizer.state_dict(),
             "iteration": self.iteration,
             "random_state": self.generator.get_state(),
+            "seconds": self.watch.seconds,
         }
         write_checkpoint(self.checkpoint_path, state)
 
@@ -215,6 +149,7 @@ class Trainer:
         self.set_learning_rates()
         if "random_state" in checkpoint:
             self.generator.set_state(checkpoint["random_state"].cpu())
+        self.watch.restore(float(checkpoint.get("seconds", 0.0)))
 
     def set_learning_rates(self) -> None:
         """The config's learning rates, also for a run whose config was changed before it is resumed."""
@@ -252,6 +187,13 @@ class Trainer:
             except KeyboardInterrupt:
                 raise self.stopped() from None
 
+    def train_without_evaluating(self) -> None:
+        """Only the steps, until the iterations or the time are over: for benchmarks."""
+        with self.progress() as progress:
+            while not self.is_finished:
+                self.step()
+                progress.update(self.progress_made - progress.n)
+
     def stopped(self) -> Stopped:
         """What to tell whoever stopped the run."""
         if not self.checkpoint_path.exists():
@@ -262,28 +204,47 @@ class Trainer:
             self.stop.exit_code,
         )
 
+    @property
+    def is_finished(self) -> bool:
+        """True when the iterations are done or the time is up."""
+        budget = self.config.time_budget_s
+        return self.iteration >= self.config.iters_num or (budget is not None and self.watch.seconds >= budget)
+
+    @property
+    def progress_made(self) -> float:
+        """Seconds, where there is a time budget, else iterations."""
+        return self.iteration if self.config.time_budget_s is None else self.watch.seconds
+
     def loop(self, events: Any) -> None:
         """The iterations; a signal ends them between two steps, with the checkpoint written."""
-        config, total = self.config, self.config.iters_num
-        progress = tqdm(total=total, initial=self.iteration, desc=f"training {self.clip.name}", unit="it")
-        started = time.perf_counter()
-        with progress:
-            while self.iteration < total:
+        config = self.config
+        with self.progress() as progress:
+            is_last = self.is_finished
+            while not is_last:
                 with self.stop.looked_at():
                     terms = self.step()
-                    progress.update()
-                    is_last = self.iteration == total
+                    is_last = self.is_finished  # asked once: between two questions the time may run out
+                    progress.update(self.progress_made - progress.n)
                     if self.iteration % config.log_every == 0 or is_last:
-                        self.report(terms, events, progress, time.perf_counter() - started)
+                        self.report(terms, events, progress)
                     is_evaluation = self.iteration % config.evaluate_every == 0 or is_last
                     if self.iteration % config.checkpoint_every == 0 or is_evaluation or self.stop.received:
                         self.save()
                 if self.stop.received:
                     raise KeyboardInterrupt
                 if is_evaluation:
-                    self.evaluate(events)
+                    with self.watch.held():
+                        self.evaluate(events)
 
-    def report(self, terms: dict[str, Tensor], events: Any, progress: tqdm, seconds: float) -> None:
+    def progress(self) -> tqdm:
+        """A bar over iterations, or over seconds where there is a time budget."""
+        budget, name = self.config.time_budget_s, f"training {self.clip.name}"
+        if budget is None:
+            return tqdm(total=self.config.iters_num, initial=self.iteration, desc=name, unit="it")
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s{postfix}"
+        return tqdm(total=budget, initial=min(self.watch.seconds, budget), desc=name, bar_format=shape)
+
+    def report(self, terms: dict[str, Tensor], events: Any, progress: tqdm) -> None:
         """One line of the log: the only place in the loop that waits for the device."""
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         total = sum(values.values())
@@ -292,7 +253,7 @@ class Trainer:
                 f"{self.folder}: the loss became NaN at iteration {self.iteration}; the last checkpoint is kept. "
                 "Lower the loss coefficients in the config"
             )
-        self.log.add({"iteration": self.iteration, "total": total, **values, "seconds": round(seconds, 3)})
+        self.log.add({"iteration": self.iteration, "total": total, **values, "seconds": round(self.watch.seconds, 3)})
         for name, value in {"total": total, **values}.items():
             events.add_scalar(f"Loss/{name}", value, self.iteration)
         quality = "not yet" if self.psnr is None else f"{self.psnr:.2f} dB"
@@ -304,7 +265,7 @@ class Trainer:
         full_range = self.config.alpha_range == "full"
         found = evaluate(self.model, self.clip, folder, full_range, px_per_uv=uv_scale_px(self.video.size, self.config))
         self.psnr = found.metrics["psnr"]
-        self.log.add({"iteration": self.iteration, "psnr": self.psnr})
+        self.log.add({"iteration": self.iteration, "psnr": self.psnr, "seconds": round(self.watch.seconds, 3)})
         write_preview(self.folder / "preview.png", found.pictures, found.atlases)
         plot_training(self.folder / "curve.png", self.log.rows)
         events.add_scalar("Train/psnr", self.psnr, self.iteration)
@@ -320,20 +281,12 @@ class Trainer:
         return found
 
 
-@contextmanager
-def board(folder: Path, iteration: int) -> Iterator[Any]:
-    """TensorBoard events of the run; on resuming, what lies after the checkpoint is disregarded."""
-    from torch.utils.tensorboard import SummaryWriter
+def start_run(config: Config, time_budget_s: float | None = None) -> Trainer:
+    """A new run in a folder of its own, ready to go: pre-trained, or with the weights of `checkpoint_path`.
 
-    writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def start_run(config: Config) -> Trainer:
-    """A new run in a folder of its own, ready to go: pre-trained, or with the weights of `checkpoint_path`."""
+    time_budget_s, where given, replaces the config's.
+    """
+    config = with_budget(config, time_budget_s)
     name = Path(config.data_folder).name
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(config.results_folder_name) / f"{name}_{stamp}{config.add_to_experiment_folder_name}"
@@ -354,19 +307,24 @@ def start_run(config: Config) -> Trainer:
     return trainer
 
 
-def resume_run(folder: Path) -> Trainer:
-    """The run in a folder, as it was at its last checkpoint."""
+def resume_run(folder: Path, time_budget_s: float | None = None) -> Trainer:
+    """The run in a folder, as it was at its last checkpoint; time_budget_s counts from its very beginning."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
-    config = load_config(folder / "config.json")
+    config = with_budget(load_config(folder / "config.json"), time_budget_s)
     trainer = Trainer(config, folder)
     trainer.restore(trainer.checkpoint_path)
     trainer.log.restore(trainer.iteration)
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     announce(trainer)
-    if trainer.iteration >= config.iters_num:
-        warn(f"{folder} has finished all {config.iters_num} iterations; raise iters_num in its config.json to go on")
+    if trainer.is_finished:
+        warn(f"{folder} is finished; raise iters_num or time_budget_s in its config.json to go on")
     return trainer
+
+
+def with_budget(config: Config, time_budget_s: float | None) -> Config:
+    """The config with another time budget, if one is given."""
+    return config if time_budget_s is None else replace(config, time_budget_s=time_budget_s)
 
 
 def announce(trainer: Trainer) -> None:

@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 import loss_utils
 from media import Pixels, VideoSet
+from metrics.temporal import along_flow
 from rendering import Floats, Frame, FrameStore
+from reporting.figures import layer_names
 from unwrap_utils import FORWARD, Clip
 
 LEAST_RIGIDITY = 2 * 2**0.5
@@ -70,14 +72,6 @@ def rigidity_map(uv: Floats, px_per_uv: float) -> Floats:
     return np.pad(loss_utils.rigidity_loss(jacobian).numpy(), ((1, 0), (1, 0)), mode="edge")
 
 
-def along_flow(values: Floats, flow: NDArray[np.float32]) -> Floats:
-    """The next frame's values (H, W[, C]) at the flow matches of this frame's pixels; its border is repeated."""
-    height, width = flow.shape[:2]
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
 def error_maps(
     frame: Frame, following: Frame | None, error: Floats, flow: NDArray[np.float32] | None, px_per_uv: float
 ) -> dict[str, Floats]:
@@ -93,12 +87,6 @@ def error_maps(
         maps[f"flow error, px, {name}"] = (apart * share).astype(np.float32)
     maps["opacity change"] = np.abs(along_flow(following.coverage, flow) - frame.coverage)
     return maps
-
-
-def layer_names(count: int) -> list[str]:
-    """Foregrounds by number, where there are several, and the background."""
-    foregrounds = ["foreground"] if count == 2 else [f"foreground {number}" for number in range(1, count)]
-    return [*foregrounds, "background"]
 
 
 def with_following(store: FrameStore) -> Iterator[tuple[tuple[Frame, Floats], Frame | None]]:

@@ -11,10 +11,10 @@ from scenes.rough import rough_mask
 from scenes.scene import Scene
 
 
-def write_scene(scene: Scene, data: Path, fps: float, seed: int = 0) -> Path:
+def write_scene(scene: Scene, data: Path, fps: float = 12.0, seed: int = 0, missing: float = 0.0) -> Path:
     """Write frames, rough masks, and the truth: NAME_gt masks, NAME_gt_flow with 1 in its third channel where visible.
 
-    Returns the frames' folder. Objects count as one in the masks.
+    Returns the frames' folder. Objects count as one in the masks; `missing` is the share of frames without a mask.
     """
     folder = data / scene.name
     folders = {suffix: data / f"{scene.name}{suffix}" for suffix in ("", "_gt", "_gt_flow", "_maskrcnn")}
@@ -26,7 +26,7 @@ def write_scene(scene: Scene, data: Path, fps: float, seed: int = 0) -> Path:
         opacity = 1 - np.prod(1 - frame.alpha, axis=0)
         write_png(folder / name, frame.rgb)
         write_png(folders["_gt"] / name, to_8_bit(opacity >= 0.5))
-        write_png(folders["_maskrcnn"] / name, rough_mask(opacity, seed + t))
+        write_png(folders["_maskrcnn"] / name, rough_mask(opacity, seed + t, missing))
         for other in (t - 1, t + 1):
             if 0 <= other < scene.frames:
                 flow, visible = scene.flow(t, other)

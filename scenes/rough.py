@@ -8,9 +8,14 @@ BITES = 3  # holes or lumps per mask
 WORST_SHIFT = 0.02  # of the longer side
 
 
-def rough_mask(alpha: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
-    """An object's opacity (H, W) as a rough mask of 0 and 255: shifted, too thin or too fat, bitten, lumpy."""
+def rough_mask(alpha: NDArray[np.float32], seed: int, missing: float = 0.0) -> NDArray[np.uint8]:
+    """An object's opacity (H, W) as a rough mask of 0 and 255: shifted, too thin or too fat, bitten, lumpy.
+
+    With the given chance the detector misses the object altogether and the mask is empty.
+    """
     chance = np.random.default_rng(seed)
+    if chance.random() < missing:
+        return np.zeros(alpha.shape, np.uint8)
     mask = (alpha >= 0.5).astype(np.uint8) * 255
     longer = max(mask.shape)
     shift = np.float32([[1, 0, 0], [0, 1, 0]])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 SUPERSAMPLING = 3  # samples per pixel along each axis
+SHUTTER_SAMPLES = 9  # moments averaged for motion blur, which smooths along the motion: one sample per pixel then does
 EDGE_PX = 1.0  # width of the soft edge of a shape, photograph pixels
 
 
@@ -95,6 +96,7 @@ class SceneFrame:
     rgb: NDArray[np.uint8]  # (H, W, 3)
     alpha: NDArray[np.float32]  # (F, H, W) exact soft opacity of each object, as if alone
     visible: NDArray[np.uint8]  # (H, W) which layer a pixel's center shows, 0 is the front one
+    light: NDArray[np.float32]  # (H, W) what the background's colours were multiplied by
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,13 @@ class Scene:
     height: int
     frames: int
     layers: tuple[Layer, ...]
+    shutter: float = 0.0  # share of the time between frames during which light is gathered: motion blur
+    light: Callable[[Floats, float], Floats] | None = None  # frame pixels (H, W, 2), time -> factor of the background
+
+    @property
+    def objects(self) -> int:
+        """Number of foreground layers."""
+        return len(self.layers) - 1
 
     def grid(self, finer: int = 1) -> Floats:
         """(H * finer, W * finer, 2) positions: pixel centers, or samples spread evenly within the pixels."""
@@ -113,19 +122,40 @@ class Scene:
         y = (np.arange(self.height * finer) + 0.5) / finer - 0.5
         return np.stack(np.meshgrid(x, y), axis=-1)
 
+    def light_at(self, points: Floats, t: float) -> NDArray[np.float32]:
+        """(H, W) factor of the background's colours at frame pixels (H, W, 2)."""
+        return np.ones(points.shape[:2], np.float32) if self.light is None else np.float32(self.light(points, t))
+
     def frame(self, t: int) -> SceneFrame:
         """Render frame t, several samples per pixel, and its truth."""
-        points = self.grid(SUPERSAMPLING)
-        color = np.zeros((*points.shape[:2], 3), np.float32)
+        if self.shutter:
+            moments = t + self.shutter * (np.arange(SHUTTER_SAMPLES) / (SHUTTER_SAMPLES - 1) - 0.5)
+            points = self.grid()
+        else:
+            moments, points = np.array([float(t)]), self.grid(SUPERSAMPLING)
+        samples = [self.sample(points, moment) for moment in moments]
+        rgb, alpha = (sum(parts) / len(parts) for parts in zip(*samples, strict=True))
+        size = (self.width, self.height)
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        alpha = np.stack([cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in alpha])
+        return SceneFrame(
+            np.clip(np.rint(rgb), 0, 255).astype(np.uint8),
+            alpha,
+            self.visible(self.grid(), t),
+            self.light_at(self.grid(), t),
+        )
+
+    def sample(self, points: Floats, t: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Colour (H, W, 3) in 0..255 and the objects' opacities (F, H, W) at frame positions (H, W, 2)."""
+        background = self.layers[-1]
+        color = background.color_at(background.to_photograph(points, t)) * self.light_at(points, t)[..., None]
         alphas = []
-        for layer in reversed(self.layers):
+        for layer in reversed(self.layers[:-1]):
             places = layer.to_photograph(points, t)
-            opacity = layer.opacity_at(places)[..., None].astype(np.float32)
-            color = layer.color_at(places) * opacity + color * (1 - opacity)
-            alphas.append(cv2.resize(opacity[..., 0], (self.width, self.height), interpolation=cv2.INTER_AREA))
-        rgb = cv2.resize(color, (self.width, self.height), interpolation=cv2.INTER_AREA)
-        alpha = np.stack(alphas[:0:-1])
-        return SceneFrame(np.clip(np.rint(rgb), 0, 255).astype(np.uint8), alpha, self.visible(self.grid(), t))
+            opacity = np.float32(layer.opacity_at(places))
+            color = layer.color_at(places) * opacity[..., None] + color * (1 - opacity[..., None])
+            alphas.append(opacity)
+        return color, np.stack(alphas[::-1])
 
     def visible(self, points: Floats, t: int) -> NDArray[np.uint8]:
         """(H, W) the front-most layer that is at least half opaque at frame positions (H, W, 2)."""
@@ -139,12 +169,21 @@ class Scene:
         """(L, H, W, 2): where every pixel lies in each layer's photograph, visible or not."""
         return np.stack([layer.to_photograph(self.grid(), t) for layer in self.layers])
 
-    def flow(self, t: int, other: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Exact flow (H, W, 2) from frame t to another, and where its end is visible there (H, W)."""
-        points, visible = self.grid(), self.visible(self.grid(), t)
+    def carried(self, points: Floats, visible: NDArray[np.uint8], t: int, other: int) -> Floats:
+        """Frame positions (..., 2) at time t, each on its given layer (...), as positions at another time."""
         ends = np.empty_like(points)
         for index, layer in enumerate(self.layers):
             here = visible == index
             ends[here] = layer.to_frame(layer.to_photograph(points[here], t), other)
-        inside = (ends >= 0).all(-1) & (ends[..., 0] <= self.width - 1) & (ends[..., 1] <= self.height - 1)
-        return (ends - points).astype(np.float32), inside & (self.visible(ends, other) == visible)
+        return ends
+
+    def is_seen(self, points: Floats, visible: NDArray[np.uint8], t: int) -> NDArray[np.bool_]:
+        """Whether positions (H, W, 2) lie in frame t and show the given layers (H, W) there."""
+        inside = (points >= 0).all(-1) & (points[..., 0] <= self.width - 1) & (points[..., 1] <= self.height - 1)
+        return inside & (self.visible(points, t) == visible)
+
+    def flow(self, t: int, other: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Exact flow (H, W, 2) from frame t to another, and where its end is visible there (H, W)."""
+        points, visible = self.grid(), self.visible(self.grid(), t)
+        ends = self.carried(points, visible, t, other)
+        return (ends - points).astype(np.float32), self.is_seen(ends, visible, other)

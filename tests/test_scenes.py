@@ -72,4 +72,4 @@ def test_rough_masks_are_seeded_and_rough(scene):
 def test_an_unknown_scene_lists_the_known_ones(tmp_path):
     done = run_script("-m", "scenes", "dragon", "--data_folder", tmp_path)
     assert done.returncode == 2
-    assert "no scene 'dragon'; there are: demo" in done.stderr
+    assert "no scene 'dragon'; there are: bend, cross, demo" in done.stderr

@@ -15,7 +15,9 @@ from conftest import ROOT, last_line, read_log, run_script, tiny_config, write_c
 from command_line import UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint
-from training import Log, StopSignal, Trainer, resume_run, start_run
+from runs.log import Log
+from runs.stopping import StopSignal
+from training import Trainer, resume_run, start_run
 
 
 def curve(folder):
@@ -28,7 +30,7 @@ def test_the_same_config_gives_the_same_curve_and_another_seed_another(drawn, tm
     for seed in (0, 0, 1):
         trainer = start_run(replace(config, seed=seed, evaluate_every=100, results_folder_name=str(tmp_path / "r")))
         for _ in range(3):
-            trainer.report(trainer.step(), NoEvents(), NoProgress(), 0.0)
+            trainer.report(trainer.step(), NoEvents(), NoProgress())
         curves.append(curve(trainer.folder))
     assert curves[0] == curves[1]
     assert curves[0] != curves[2]
@@ -191,7 +193,7 @@ def test_a_half_written_log_line_and_later_ones_are_dropped_on_resuming(tmp_path
 def test_a_loss_that_is_not_a_number_stops_the_run(drawn, tmp_path):
     trainer = start_run(tiny_config(drawn, tmp_path))
     with pytest.raises(UserError, match="the loss became NaN at iteration 0"):
-        trainer.report({"color": torch.tensor(float("nan"))}, NoEvents(), NoProgress(), 0.0)
+        trainer.report({"color": torch.tensor(float("nan"))}, NoEvents(), NoProgress())
 
 
 def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_path):
@@ -206,3 +208,13 @@ def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_
     before = distance()
     trainer.pretrain()
     assert distance() < 0.7 * before
+
+
+def test_a_time_budget_ends_the_run_with_an_evaluation_and_is_not_spent_on_it(drawn, tmp_path):
+    trainer = start_run(tiny_config(drawn, tmp_path, iters_num=10**6, evaluate_every=10**6), time_budget_s=1.5)
+    trainer.run()
+    assert 1.5 <= trainer.watch.seconds < 3
+    assert (trainer.folder / f"{trainer.iteration:06d}" / "metrics.json").exists()
+    resumed = resume_run(trainer.folder)
+    assert resumed.is_finished
+    assert not resume_run(trainer.folder, time_budget_s=100).is_finished

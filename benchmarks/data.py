@@ -1,0 +1,41 @@
+"""Clips for the benchmark, with flow: exact scenes drawn here, real ones linked in."""
+
+import sys
+from pathlib import Path
+
+import preprocess_optical_flow
+from command_line import UserError
+from scenes.catalogue import SCENES
+from scenes.files import write_scene
+
+LARGEST_CLIP_SIDE = 768
+MISSING_MASKS = 0.04  # share of a scene's frames in which the rough mask is empty
+
+
+def prepare_scene(name: str, size: tuple[int, int], frames: int, data: Path) -> Path:
+    """Draw a scene and compute its flow, unless that is done. Raises UserError listing the scenes."""
+    if name not in SCENES:
+        raise UserError(f"no scene {name!r}; there are: {', '.join(sorted(SCENES))}")
+    folder = data / f"{size[0]}x{size[1]}x{frames}" / name
+    if not folder.with_name(f"{name}.json").is_file():  # written last
+        write_scene(SCENES[name](*size, frames), folder.parent, missing=MISSING_MASKS)
+    return with_flow(folder)
+
+
+def prepare_clip(path: Path, data: Path) -> Path:
+    """Link a clip's folders under `data`, where flow may be written, and compute it."""
+    data.mkdir(parents=True, exist_ok=True)
+    for suffix in ("", "_maskrcnn", "_gt"):
+        source, link = path.with_name(path.name + suffix).resolve(), data / f"{path.name}{suffix}"
+        if source.is_dir() and not link.exists():
+            link.symlink_to(source, target_is_directory=True)
+    return with_flow(data / path.name)
+
+
+def with_flow(folder: Path) -> Path:
+    """Compute DIS flow where it is missing."""
+    preprocess_optical_flow.main(
+        ["--vid-path", str(folder), "--method", "dis", "--max_long_edge", str(LARGEST_CLIP_SIDE)]
+    )
+    sys.stdout.flush()
+    return folder

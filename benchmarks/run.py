@@ -1,0 +1,111 @@
+"""Quality within a time budget: every config on every clip within every budget, one table.
+
+python benchmarks/run.py                 two easy scenes at 384 x 216, 60 and 180 s: about 15 minutes on 2 cores
+python benchmarks/run.py --scenes pan bend turn fast light cross --size 768 432 --budgets 60 180 600
+python benchmarks/run.py --clips FOLDER  also every clip in FOLDER that has masks (NAME, NAME_maskrcnn, NAME_gt)
+
+A budget counts everything after flow and masks: loading and training. What is done is kept: run it again to go on.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from command_line import UserError, run_script
+
+DEFAULT_SCENES, DEFAULT_SIZE, DEFAULT_FRAMES, DEFAULT_BUDGETS = ("pan", "bend"), (384, 216), 50, (60.0, 180.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One clip, one config, one budget."""
+
+    clip: str
+    config: Path
+    budget_s: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.clip}_{self.config.stem}_{self.budget_s:g}s"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run what is missing, then write the table, the plot and the sheets."""
+    options = benchmark_flags().parse_args(arguments)
+    if options.worker:
+        from benchmarks.case import run_case
+
+        run_case(json.loads(options.worker))
+        return
+    from benchmarks.data import prepare_clip, prepare_scene
+    from benchmarks.table import write_results
+
+    output = options.output
+    output.mkdir(parents=True, exist_ok=True)
+    folders = {name: prepare_scene(name, options.size, options.frames, output / "data") for name in options.scenes}
+    folders |= {path.name: prepare_clip(path, output / "data") for path in clips_in(options.clips, options.clip_names)}
+    cases = [Case(clip, config, budget) for clip in folders for config in options.configs for budget in options.budgets]
+    for number, case in enumerate(cases, 1):
+        folder = output / case.name
+        if (folder / "result.json").is_file():
+            print(f"[{number} of {len(cases)}] {case.name}: there already", flush=True)
+            continue
+        print(f"[{number} of {len(cases)}] {case.name}", flush=True)
+        task = {
+            "clip": case.clip,
+            "folder": str(folders[case.clip]),
+            "config": str(case.config),
+            "budget_s": case.budget_s,
+            "output": str(folder),
+            "scene": [*options.size, options.frames] if case.clip in options.scenes else None,
+        }
+        subprocess.run([sys.executable, str(Path(__file__)), "--worker", json.dumps(task)], check=True)
+    print(f"wrote {write_results(output, [case.name for case in cases], machine())}")
+
+
+def benchmark_flags() -> argparse.ArgumentParser:
+    """The command's flags."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--scenes", nargs="*", default=list(DEFAULT_SCENES), help="exact scenes by name")
+    flags.add_argument("--clips", type=Path, help="folder of clips, each with NAME_maskrcnn beside it")
+    flags.add_argument("--clip_names", nargs="*", help="only these of them")
+    flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "cpu.json"])
+    flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS), help="seconds")
+    flags.add_argument("--size", nargs=2, type=int, default=list(DEFAULT_SIZE), help="width and height of the scenes")
+    flags.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help="frames of the scenes")
+    flags.add_argument("--output", type=Path, default=Path("benchmarks_out"))
+    flags.add_argument("--worker", help=argparse.SUPPRESS)
+    return flags
+
+
+def clips_in(folder: Path | None, names: list[str] | None) -> list[Path]:
+    """Frame folders that have masks beside them. Raises UserError naming one that is asked for and not there."""
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of clips")
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.with_name(f"{path.name}_maskrcnn").is_dir()}
+    if unknown := [name for name in names or [] if name not in found]:
+        raise UserError(f"{folder} has no clip {unknown[0]!r} with masks; there are: {', '.join(found)}")
+    return [found[name] for name in names or found]
+
+
+def machine() -> str:
+    """What the figures were measured on, in words."""
+    import os
+
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores, no GPU"
+    return f"{device}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,77 @@
+"""Figures of a run on its clip: of each frame, of the atlases and mappings, of the process."""
+
+import math
+import sys
+
+import numpy as np
+import torch
+
+from implicit_neural_networks import AtlasModel
+from media import Pixels, to_8_bit
+from metrics.image import psnr, ssim
+from metrics.mapping import rigidity_summary
+from metrics.masks import boundary_f, iou
+from rendering import VISIBLE, AtlasView, Frame, FrameStore, atlas_image, atlas_places, mark_seen
+from unwrap_utils import Clip
+
+ATLAS_SIZE_PX = 1000  # side of the atlas images, as published
+
+
+def frame_figures(clip: Clip, frame: Frame) -> dict[str, float]:
+    """PSNR and SSIM of a rendered frame; with true masks in `NAME_gt` also DAVIS' J (`iou`) and F of its opacity."""
+    source = clip.frame(frame.t).astype(np.float32) / 255
+    figures = {"psnr": psnr(frame.rgb, source), "ssim": ssim(frame.rgb, source)}
+    if clip.truth is not None:
+        opaque, truth = frame.coverage > VISIBLE, clip.mask(clip.truth[frame.t]) > 127
+        figures |= {"iou": iou(opaque, truth), "boundary_f": boundary_f(opaque, truth)}
+    return figures
+
+
+def mean_figures(per_frame: dict[str, list[float]]) -> dict[str, float]:
+    """Mean of each list."""
+    return {name: round(float(np.mean(values)), 6) for name, values in per_frame.items()}
+
+
+def seen_atlases(
+    model: AtlasModel, store: FrameStore, views: list[AtlasView], size: int = ATLAS_SIZE_PX
+) -> tuple[list[Pixels], list[torch.Tensor]]:
+    """The atlas images (S, S, 3), black where no frame sees them, and with what share each texel is seen (S, S)."""
+    seen = [torch.zeros(size, size) for _ in views]
+    for frame in store.frames():
+        shares = torch.from_numpy(frame.visibility)
+        for layer, places in enumerate(atlas_places(model, frame)):
+            mark_seen(seen[layer], views[layer], places, shares[layer])
+    atlases = [
+        to_8_bit(atlas_image(model, view, size, share.numpy() > VISIBLE))
+        for view, share in zip(views, seen, strict=True)
+    ]
+    return atlases, seen
+
+
+def atlas_figures(store: FrameStore, seen: list[torch.Tensor], px_per_uv: float) -> dict[str, float]:
+    """Of each layer: the share of its atlas image that is ever seen, and how rigid its mapping is where it shows."""
+    figures = {}
+    for layer, (name, share) in enumerate(zip(layer_names(len(seen)), seen, strict=True)):
+        figures[f"atlas_use_{name}"] = float((share > VISIBLE).float().mean())
+        fields = ((frame.uv[layer], frame.visibility[layer] > VISIBLE) for frame in store.frames())
+        for kind, value in rigidity_summary(fields, px_per_uv).items():
+            if math.isfinite(value):  # not of a layer that no frame shows
+                figures[f"{kind}_{name}"] = value
+    return {name: round(value, 6) for name, value in figures.items()}
+
+
+def layer_names(count: int) -> list[str]:
+    """Foregrounds, by number where there are several, and the background."""
+    foregrounds = ["foreground"] if count == 2 else [f"foreground_{number}" for number in range(1, count)]
+    return [*foregrounds, "background"]
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory this process ever held, plus its largest helper process; None where the system can't tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    own, helper = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return round((own + helper) / unit, 1)

@@ -1,0 +1,126 @@
+"""Each figure on cases small enough to check by hand."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from metrics.image import load_lpips, psnr, ssim
+from metrics.mapping import carried_positions, placement_summary, rigidity_summary, stretch
+from metrics.masks import alpha_error, boundary_f, iou, outline
+from metrics.temporal import warp_error
+
+
+def square(left, size=20, side=60):
+    mask = np.zeros((side, side), bool)
+    mask[20 : 20 + size, left : left + size] = True
+    return mask
+
+
+def field(scale=0.01, angle=0.3, height=40, width=50):
+    """Places of a turned and scaled mapping."""
+    y, x = np.mgrid[:height, :width]
+    c, s = scale * np.cos(angle), scale * np.sin(angle)
+    return np.stack((c * x - s * y, s * x + c * y), axis=-1)
+
+
+def test_equal_masks_have_perfect_scores_and_empty_pairs_too():
+    for mask in (square(20), np.zeros((9, 9), bool)):
+        assert iou(mask, mask) == 1
+        assert boundary_f(mask, mask) == 1
+
+
+def test_one_empty_mask_scores_zero():
+    empty = np.zeros((60, 60), bool)
+    assert iou(square(20), empty) == 0
+    assert boundary_f(square(20), empty) == 0
+    assert boundary_f(empty, square(20)) == 0
+
+
+def test_the_boundary_score_forgives_what_lies_within_its_tolerance_only():
+    # the diagonal of 60 x 60 is 85 px: 0.8 % of it, rounded up, is 1 px
+    assert boundary_f(square(21), square(20)) == 1
+    moved = boundary_f(square(25), square(20))
+    assert 0.3 < moved < 0.8  # the upper and lower edges still overlap
+    assert boundary_f(square(0, 10), square(45, 10)) == 0
+
+
+def test_an_outline_is_where_the_right_lower_or_diagonal_neighbour_differs():
+    mask = np.zeros((4, 4), bool)
+    mask[1:3, 1:3] = True
+    expected = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
+    np.testing.assert_array_equal(outline(mask), expected)
+
+
+def test_the_opacity_error_is_a_mean_of_differences():
+    assert alpha_error(np.full((2, 2), 0.25), np.ones((2, 2))) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("figure", [iou, boundary_f, alpha_error])
+def test_masks_of_different_sizes_are_an_error(figure):
+    with pytest.raises(ValueError, match=r"sizes differ: \(2, 3\) found, \(3, 2\) in the truth"):
+        figure(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
+
+
+@pytest.mark.parametrize("figure", [psnr, ssim])
+def test_pictures_of_different_sizes_are_an_error(figure):
+    with pytest.raises(ValueError, match="sizes differ"):
+        figure(np.zeros((8, 9, 3)), np.zeros((9, 8, 3)))
+
+
+def test_lpips_is_left_out_where_it_can_not_be_had(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    assert load_lpips() is None
+
+
+def test_a_mark_is_found_to_a_hundredth_of_a_pixel_by_its_place():
+    places = field()
+    x, y = 12.3, 20.7
+    c, s = 0.01 * np.cos(0.3), 0.01 * np.sin(0.3)
+    uv = np.array([[c * x - s * y, s * x + c * y]])
+    np.testing.assert_allclose(carried_positions(uv, places), [[x, y]], atol=0.01)
+
+
+def test_a_collapsed_mapping_gives_a_pixel_and_no_error():
+    found = carried_positions(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
+    assert np.isfinite(found).all()
+
+
+def test_placement_counts_the_shares_below_each_threshold():
+    summary = placement_summary(np.array([0.5, 1.5, 3.0, 9.0]))
+    assert summary["placement_px"] == pytest.approx(3.5)
+    shares = [summary[f"placement_within_{limit}"] for limit in (1, 2, 4, 8, 16)]
+    assert shares == [0.25, 0.5, 0.75, 0.75, 1.0]
+
+
+def test_a_turned_and_scaled_mapping_is_perfectly_rigid():
+    larger, smaller = stretch(field(), 100.0)
+    np.testing.assert_allclose(larger, 1, rtol=1e-6)
+    np.testing.assert_allclose(smaller, 1, rtol=1e-6)
+    summary = rigidity_summary([(field(), np.ones((40, 50), bool))] * 2, 100.0)
+    assert summary["scale_spread"] == pytest.approx(0, abs=1e-5)
+    assert summary["shear"] == pytest.approx(0, abs=1e-5)
+
+
+def test_growing_and_stretching_show_in_the_rigidity_figures():
+    everywhere = np.ones((40, 50), bool)
+    grown = rigidity_summary([(field(0.01), everywhere), (field(0.02), everywhere)], 100.0)
+    assert grown["scale_spread"] == pytest.approx(np.log(2) / 2, rel=1e-3)
+    stretched = rigidity_summary([(field() * [3.0, 1.0], everywhere)], 100.0)
+    assert stretched["shear"] > 0.5
+
+
+def test_rigidity_of_a_layer_that_is_never_seen_is_not_a_number():
+    assert np.isnan(rigidity_summary([(field(), np.zeros((40, 50), bool))], 100.0)["shear"])
+
+
+def test_warp_error_is_zero_for_a_frame_that_moves_with_the_flow():
+    frame = np.random.default_rng(0).random((12, 16, 3)).astype(np.float32)
+    other = np.roll(frame, 3, axis=1)
+    flow = np.zeros((12, 16, 2), np.float32)
+    flow[..., 0] = 3
+    visible = np.zeros((12, 16), bool)
+    visible[:, :12] = True
+    assert warp_error(frame, other, flow, visible) == pytest.approx(0, abs=1e-10)
+    assert warp_error(frame, other, 0 * flow, visible) > 0.05
+    assert warp_error(frame, other, flow, 0 * visible > 0) is None
