@@ -6,7 +6,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-WRITE_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+DISK_ERRORS = {  # what a full disk, a missing right or a failing encoder raise
+    errno.EACCES,
+    errno.EIO,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+}
 
 
 class UserError(Exception):
@@ -32,10 +41,10 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         end("stopped by Ctrl-C; unfinished files were removed, finished ones kept", 130)
     except OSError as error:
-        if error.errno not in WRITE_ERRORS:
+        if error.errno not in DISK_ERRORS:
             raise
         where = error.filename or "the output folder"
-        end(f"error: cannot write {where}: {error.strerror}; free some space or choose a writable folder", 2)
+        end(f"error: cannot read or write {where}: {error.strerror}; check its permissions and the free space", 2)
 
 
 def end(message: str, exit_code: int) -> None:
@@ -47,6 +56,11 @@ def end(message: str, exit_code: int) -> None:
 def warn(message: str) -> None:
     """One line to stderr about something accepted but probably not meant."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def named(folder: Path) -> Path:
+    """A folder that has a name: `.` and `..` become what they stand for."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 def parser(description: str, example: str) -> argparse.ArgumentParser:

@@ -95,8 +95,8 @@ CHOICES = {
 }
 AT_LEAST = {
     "maximum_number_of_frames": 2,
-    "resx": 2,
-    "resy": 2,
+    "resx": 8,
+    "resy": 8,
     "tile_size": 2,
     "number_of_layers_mapping1": 2,
     "number_of_layers_mapping2": 2,
@@ -111,6 +111,7 @@ AT_LEAST = {
     "global_rigidity_derivative_amount_fg": 1,
     "global_rigidity_derivative_amount_bg": 1,
 }
+LARGEST = 2**53  # above it whole numbers lose digits on their way through JSON
 ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate", "learning_rate_appearance", "time_budget_s")
 
 
@@ -159,6 +160,8 @@ def value_problem(key: str, value: object, expected: type | UnionType) -> str | 
         return "must be one of " + ", ".join(map(repr, CHOICES[key]))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
+    if abs(value) > LARGEST:
+        return f"must be at most {LARGEST}"
     if key in ABOVE_ZERO and value <= 0:
         return "must be above 0"
     if value < AT_LEAST.get(key, 0):

@@ -36,6 +36,7 @@ from unwrap_utils import Clip
 
 FINER = 4  # a frame edit is spread this many times finer than its pixels, so that no hole opens between them
 TEXELS_PER_PIXEL = 2  # resolution of the atlas square that a frame edit is spread into
+STRIP_ROWS = 64  # rows of a frame that are spread at once, which bounds the memory
 LARGEST_SQUARE_PX = 2048
 DENSEST = 0.1  # the square resolves all but this share of the steps between neighbouring pixels
 LEAST_SHARE = 0.1  # a layer that a painted pixel shows less than this takes a fading part of the paint, then none
@@ -67,15 +68,15 @@ def read_atlas_edit(path: Path) -> Tensor:
     return torch.from_numpy(rgba)
 
 
-def read_frame_edit(path: Path, width: int, height: int) -> Floats:
+def read_frame_edit(path: Path, clip: Clip) -> Floats:
     """An RGBA picture painted over a frame, at working size (H, W, 4), premultiplied."""
     rgba = media.read_edit(path)
-    if abs(rgba.shape[1] * height - rgba.shape[0] * width) > 0.02 * rgba.shape[1] * height:
+    if not clip.fits(rgba.shape[1::-1]):
         raise UserError(
-            f"{path}: is {rgba.shape[1]} x {rgba.shape[0]}, the frames are {width} x {height}; "
+            f"{path}: is {rgba.shape[1]} x {rgba.shape[0]}, the frames are {clip.width} x {clip.height}; "
             "paint over a frame and keep its aspect"
         )
-    return media.resize(rgba, width, height)
+    return media.resize(rgba, clip.width, clip.height)
 
 
 def spread_frame_edit(rgba: Floats, layer: int, places: Tensor, share: Tensor) -> LayerEdit | None:
@@ -92,13 +93,12 @@ def spread_frame_edit(rgba: Floats, layer: int, places: Tensor, share: Tensor) -
     box = slice(max(rows.min() - 2, 0), rows.max() + 3), slice(max(columns.min() - 2, 0), columns.max() + 3)
     paint, places, share = torch.from_numpy(rgba)[box], places[box], share[box]
     view, size = square_around(places)
-    stack = torch.cat((places, share[..., None], paint), dim=-1).permute(2, 0, 1)[None]
-    finer = [(side - 1) * FINER + 1 for side in paint.shape[:2]]
-    stack = functional.interpolate(stack, finer, mode="bilinear", align_corners=True)[0].flatten(1)
-    pixels, share, paint = view.pixels(stack[:2].T, size), stack[2], stack[3:].T
-    sums = splat(
-        torch.cat((paint * share[:, None], share[:, None], torch.ones_like(share)[:, None]), dim=1), pixels, size
-    )
+    stack = torch.cat((places, share[..., None], paint), dim=-1)
+    sums = torch.zeros(size, size, 6)
+    for top in range(0, max(len(stack) - 1, 1), STRIP_ROWS):
+        pixels, share, paint = refined(stack[top : top + STRIP_ROWS + 1], top + STRIP_ROWS + 1 >= len(stack))
+        values = torch.cat((paint * share, share, torch.ones_like(share)), dim=1)
+        splat(sums, values, view.pixels(pixels, size))
     sums = closed_holes(sums)
     total, count = sums[..., 4:5], sums[..., 5:]
     known = total / count.clamp(min=1e-6)
@@ -116,16 +116,26 @@ def square_around(places: Tensor) -> tuple[AtlasView, int]:
     return AtlasView(float(low[0]), float(low[1]), edge), int(min(max(texels, 2), LARGEST_SQUARE_PX)) + 1
 
 
-def splat(values: Tensor, pixels: Tensor, size: int) -> Tensor:
-    """Add values (N, C) to the four texels around each pixel position (N, 2), by nearness -> (size, size, C)."""
-    sums = torch.zeros(size * size, values.shape[1])
+def refined(strip: Tensor, is_last: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (h, W, 7) of places, share and paint, FINER times finer: places (N, 2), shares (N, 1), paint (N, 4).
+
+    The last row belongs to the next strip, but for the last one.
+    """
+    finer = [(side - 1) * FINER + 1 for side in strip.shape[:2]]
+    fine = functional.interpolate(strip.permute(2, 0, 1)[None], finer, mode="bilinear", align_corners=True)[0]
+    fine = fine if is_last else fine[:, :-1]
+    return fine.flatten(1).T.split((2, 1, 4), dim=1)
+
+
+def splat(sums: Tensor, values: Tensor, pixels: Tensor) -> None:
+    """Add values (N, C) to the four texels of sums (S, S, C) around each position (N, 2), by nearness."""
+    size, sums = len(sums), sums.view(-1, sums.shape[-1])
     corner = pixels.floor().clamp(0, size - 2)
     right, lower = (pixels - corner).clamp(0, 1).unbind(1)
     x, y = corner.long().unbind(1)
     for dx, across in ((0, 1 - right), (1, right)):
         for dy, down in ((0, 1 - lower), (1, lower)):
             sums.index_add_(0, (y + dy) * size + x + dx, values * (across * down)[:, None])
-    return sums.view(size, size, -1)
 
 
 def closed_holes(sums: Tensor) -> Tensor:
@@ -174,7 +184,7 @@ def make_edits(run: TrainedRun, store: FrameStore, request: EditRequest) -> list
         views = layer_views(run.model, store.frames())
         wanted = ((request.foreground_path, 0), (request.background_path, background))
         return [LayerEdit(layer, read_atlas_edit(path), views[layer]) for path, layer in wanted if path is not None]
-    rgba = read_frame_edit(request.frame_path, run.clip.width, run.clip.height)
+    rgba = read_frame_edit(request.frame_path, run.clip)
     layers = [*range(background)] * ("foreground" in request.frame_layers)
     layers += [background] * ("background" in request.frame_layers)
     edits = frame_edits(run.model, store.frame(request.frame_index), rgba, layers)
@@ -215,6 +225,6 @@ def check_request(request: EditRequest, clip: Clip) -> None:
         if path is not None:
             read_atlas_edit(path)
     if request.frame_path is not None:
-        read_frame_edit(request.frame_path, clip.width, clip.height)
+        read_frame_edit(request.frame_path, clip)
         if not 0 <= request.frame_index < len(clip):
             raise UserError(f"--edit_frame_index is {request.frame_index}, the clip has frames 0 to {len(clip) - 1}")

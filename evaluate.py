@@ -56,7 +56,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: AtlasModel, clip: Clip, folder: Path, full_range: bool, opacity_images: bool = False, px_per_uv: float = 1.0
+    model: AtlasModel, clip: Clip, folder: Path, full_range: bool, px_per_uv: float, opacity_images: bool = False
 ) -> Evaluation:
     """Write the published outputs of a model into `folder`, with metrics.json and index.html.
 

@@ -18,6 +18,7 @@ from command_line import UserError
 from config import Config
 from media import written_whole
 
+CORRUPT = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
 ATLAS_SKIPS = (4, 7)  # layers of the atlas that see the encoded input again, counting from 0
 ALPHA_SCALE, ALPHA_FLOOR = 0.99, 0.001  # published range of opacity: its cross-entropy stays finite
 
@@ -192,7 +193,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(f"{path}: no such checkpoint; give the folder that train.py wrote (it holds config.json too)")
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, UnpicklingError):
+    except CORRUPT:
         raise UserError(f"{path}: not a checkpoint, or cut short; restore it or train again") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds {type(checkpoint).__name__}, expected the dict that train.py writes")

@@ -44,14 +44,15 @@ def rigidity_loss(jacobian: Tensor, eps: float = 1e-3) -> Tensor:
     Written out, because a 2 x 2 inverse is its adjugate, of equal norm, over its determinant: no solver, no copies.
     eps keeps a collapsed mapping finite.
     """
+    determinant = jacobian[..., 0, 0] * jacobian[..., 1, 1] - jacobian[..., 0, 1] * jacobian[..., 1, 0]
     xx = jacobian[..., 0].square().sum(-1)
     yy = jacobian[..., 1].square().sum(-1)
     xy = (jacobian[..., 0] * jacobian[..., 1]).sum(-1)
     cross = 2 * xy.square()
     norm = (xx.square() + yy.square() + cross + TINY).sqrt()
-    xx, yy = xx + eps, yy + eps
-    norm_eps = (xx.square() + yy.square() + cross).sqrt()
-    return norm + norm_eps / (xx * yy - xy.square())
+    norm_eps = ((xx + eps).square() + (yy + eps).square() + cross).sqrt()
+    # det(J'J + eps I) from det(J): xx * yy - xy^2 would cancel to zero or below where the mapping is nearly flat
+    return norm + norm_eps / (determinant.square() + eps * (xx + yy) + eps**2)
 
 
 def flow_loss(uv: Tensor, uv_match: Tensor, px_per_uv: float) -> Tensor:

@@ -1,11 +1,14 @@
 """Images and videos on disk: any kind of picture in, PNG and H.264 out, nothing half-written under its final name."""
 
+import errno
 import os
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import cv2
 import imageio_ffmpeg
@@ -13,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from command_line import UserError
+from command_line import UserError, named
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 PUBLISHED_FPS = 10.0  # of the published videos; used where the clip does not say
+LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # their black is noisy: small numbers there mean nothing
+LARGEST_LABEL = 16  # a lossless mask without anything brighter holds labels
 TURNED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
 EXIF_ORIENTATION = 0x0112
 
@@ -26,7 +31,7 @@ Pixels = NDArray[np.uint8]
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
     """Sort key that counts: frame2 before frame10."""
     parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdigit() else (1, part.lower()) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts]
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -44,6 +49,8 @@ def open_image(path: Path) -> Image.Image:
         raise UserError(f"{path}: no such file") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read; export it again as PNG or JPEG") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: too large a picture; make it smaller") from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's decoders raise all three on damaged data
         raise UserError(f"{path}: damaged or incomplete image ({error}); export it again") from None
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
@@ -59,7 +66,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in TURNED_ORIENTATIONS
             return image.size[::-1] if turned else image.size
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         open_image(path)  # raises the error that names what is wrong
         raise
 
@@ -87,21 +94,30 @@ def read_rgb(path: Path) -> Pixels:
 def read_mask(path: Path) -> Pixels:
     """(H, W) uint8, 255 inside the object, of a mask of any kind.
 
-    Palette pictures and grey ones that hold nothing but 0 and 1 are labels: any label but 0 is object (a DAVIS
-    annotation). A picture whose opacity varies is a cut-out: its opacity is the mask. Other colours count by their
-    strongest channel; soft values are kept.
+    Coloured palettes (a DAVIS annotation) and lossless grey pictures that hold only small numbers are labels: any
+    label but 0 is object. A picture whose opacity varies is a cut-out: its opacity is the mask. Other colours count
+    by their strongest channel; soft values are kept.
     """
     image = open_image(path)
-    if image.mode == "P":
+    if image.mode == "P" and not has_grey_palette(image):
         return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
     if is_deep_grey(image):
-        values = grey_to_8_bit(image) if np.asarray(image).max() > 1 else np.asarray(image).astype(np.uint8)
+        raw = np.asarray(image)
+        values = raw.astype(np.uint8) if image.mode != "F" and raw.max() <= LARGEST_LABEL else grey_to_8_bit(image)
     elif "A" in image.getbands():
         opacity = np.asarray(image.getchannel("A"))
         values = opacity if opacity.min() < 255 else np.asarray(image.convert("RGB")).max(-1)
     else:
         values = np.asarray(image.convert("RGB")).max(-1)
-    return values * np.uint8(255) if values.max() == 1 else np.array(values)
+    if values.max() <= LARGEST_LABEL and path.suffix.lower() not in LOSSY_SUFFIXES:
+        return np.where(values > 0, 255, 0).astype(np.uint8)
+    return np.array(values)
+
+
+def has_grey_palette(image: Image.Image) -> bool:
+    """True if all colours that a palette picture uses are grey: then it is a picture, not labels."""
+    colors = np.array(image.convert("RGB")).reshape(-1, 3)
+    return bool((colors == colors[:, :1]).all())
 
 
 def read_edit(path: Path) -> NDArray[np.float32]:
@@ -164,6 +180,7 @@ def fresh_folder(folder: Path) -> Path:
     """Make `folder`; if it holds files already, make the first free `folder_2`, `folder_3`, ... instead."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder to write to")
+    folder = named(folder)
     candidate, number = folder, 2
     while candidate.exists() and any(candidate.iterdir()):
         candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
@@ -175,40 +192,55 @@ class VideoWriter:
     """An H.264 file for frames (H, W, 3) uint8 that come one at a time; appears under its name when complete.
 
     Odd sizes are padded by repeating the last column or row, which the pixel format needs. One encoder thread: many
-    files are written side by side, and each thread costs memory.
+    files are written side by side, and each thread costs memory. Raises OSError if the encoder fails.
     """
 
     def __init__(self, path: Path, fps: float, crf: int = 18):
         self.path, self.fps, self.crf = path, fps, crf
         self.temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self.sink = None
+        self.encoder: subprocess.Popen | None = None
+        self.complaints: IO[bytes] | None = None
+
+    def start(self, width: int, height: int) -> None:
+        """Start the encoder, which reads raw frames."""
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps:.6g}", "-i", "-"]
+        coding = ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(self.crf), "-pix_fmt", "yuv420p"]
+        layout = ["-threads", "1", "-g", "25", "-movflags", "+faststart"]
+        target = f"file:{self.temporary.resolve()}"  # a plain name could be taken for a protocol or a flag
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *coding, *layout, target]
+        self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 closed with the encoder
+        # A session of its own: Ctrl-C reaches this process, which then ends the encoder.
+        self.encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self.complaints, start_new_session=True)
 
     def write(self, frame: Pixels) -> None:
         """Append one frame; the first decides the size."""
         height, width = frame.shape[:2]
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if self.sink is None:
-            self.sink = imageio_ffmpeg.write_frames(
-                str(self.temporary),
-                (frame.shape[1], frame.shape[0]),
-                fps=self.fps,
-                codec="libx264",
-                pix_fmt_out="yuv420p",
-                macro_block_size=1,
-                ffmpeg_log_level="error",
-                output_params=["-crf", str(self.crf), "-preset", "veryfast", "-threads", "1", "-g", "25"],
-            )
-            self.sink.send(None)
-        self.sink.send(np.ascontiguousarray(frame))
+        if self.encoder is None:
+            self.start(frame.shape[1], frame.shape[0])
+        try:
+            self.encoder.stdin.write(np.ascontiguousarray(frame).data)
+        except BrokenPipeError:
+            self.close()  # raises what the encoder said
 
     def close(self, keep: bool = True) -> None:
-        """Finish the file, or drop what there is of it."""
-        if self.sink is not None:
-            self.sink.close()
-        if keep and self.temporary.exists():
-            self.temporary.replace(self.path)
-        self.temporary.unlink(missing_ok=True)
+        """Finish the file, or drop what there is of it. Raises OSError if the encoder could not write it."""
+        encoder, self.encoder = self.encoder, None
+        if encoder is None:
+            return
+        try:
+            with suppress(BrokenPipeError):
+                encoder.stdin.close()
+            if encoder.wait() != 0 and keep:
+                self.complaints.seek(0)
+                said = self.complaints.read().decode(errors="replace").strip().splitlines()
+                raise OSError(errno.EIO, said[-1] if said else "the encoder stopped", str(self.path))
+            if keep:
+                self.temporary.replace(self.path)
+        finally:
+            self.complaints.close()
+            self.temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -238,17 +270,3 @@ class VideoSet:
     def __exit__(self, error_type: type | None, *_: object) -> None:
         for writer in self.writers.values():
             writer.close(keep=error_type is None)
-
-
-def read_video(path: Path) -> Iterator[Pixels]:
-    """Frames (H, W, 3) uint8 of a video file, one at a time."""
-    with closing(imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")) as source:
-        width, height = next(source)["size"]
-        for data in source:
-            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-
-
-def video_facts(path: Path) -> dict:
-    """What a video file says of itself: fps, size (width, height), duration in seconds, codec, and more."""
-    with closing(imageio_ffmpeg.read_frames(str(path))) as source:
-        return next(source)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, parser, run_script, warn
+from command_line import UserError, named, parser, run_script, warn
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -12,12 +12,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     from media import list_images
 
-    if not options.vid_path.is_dir():
-        raise UserError(f"{options.vid_path}: no such folder; --vid-path takes the folder of frames")
-    frames = list_images(options.vid_path)
+    video = named(options.vid_path)
+    if not video.is_dir():
+        raise UserError(f"{video}: no such folder; --vid-path takes the folder of frames")
+    frames = list_images(video)
     if not frames:
-        raise UserError(f"{options.vid_path}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
-    folder = options.vid_path.with_name(options.vid_path.name + "_maskrcnn")
+        raise UserError(f"{video}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
+    folder = video.with_name(video.name + "_maskrcnn")
     present = {path.stem for path in list_images(folder)} if folder.is_dir() else set()
     missing = [path for path in frames if path.stem not in present]
     if not missing:

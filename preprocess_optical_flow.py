@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from command_line import UserError, parser, run_script
+from command_line import UserError, named, parser, run_script, warn
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,11 +19,16 @@ def main(arguments: list[str] | None = None) -> None:
 
     import media
 
-    frames = frame_paths(options.vid_path)
+    video = named(options.vid_path)
+    frames = frame_paths(video)
     size = fitting(media.image_size(frames[0]), options.max_long_edge)
-    folder = options.vid_path.with_name(options.vid_path.name + "_flow")
+    folder = video.with_name(video.name + "_flow")
     pairs = [pair for a, b in pairwise(frames) for pair in ((a, b), (b, a))]
-    missing = [pair for pair in pairs if not is_whole(folder / pair_name(*pair), *size)]
+    sizes = {pair: flow_size(folder / pair_name(*pair)) for pair in pairs}
+    missing = [pair for pair in pairs if sizes[pair] is None]
+    if other := [pair for pair in pairs if sizes[pair] not in (None, size)]:
+        kept = "{} x {}".format(*sizes[other[0]])
+        warn(f"{folder}: {len(other)} flow files of another size ({kept}) are kept; delete them to compute them anew")
     if not missing:
         print(f"all {len(pairs)} flow files are there already: {folder}")
         return
@@ -81,14 +86,15 @@ def pair_name(a: Path, b: Path) -> str:
     return f"{a.name}_{b.name}.npy"
 
 
-def is_whole(path: Path, width: int, height: int) -> bool:
-    """True if the file holds flow of this size; a damaged or differently sized one is computed again."""
+def flow_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of a flow file; None if it is missing, damaged or no flow, and has to be computed."""
     import numpy as np
 
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).shape == (height, width, 2)
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError):
-        return False
+        return None
+    return shape[1::-1] if len(shape) == 3 and shape[2] == 2 else None
 
 
 def write_flow(path: Path, flow) -> None:

@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from command_line import UserError
 from config import load_config
-from implicit_neural_networks import AtlasModel, load_model, visibility
-from unwrap_utils import Clip, frame_points, normalize, open_clip, pick_device
+from implicit_neural_networks import ALPHA_FLOOR, ALPHA_SCALE, AtlasModel, load_model, visibility
+from unwrap_utils import Clip, frame_points, normalize, open_clip, pick_device, uv_scale_px
 
 VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
+CROP_SHARE = 0.75  # opacity where the raw output, a tanh, is 0.5
 CHUNK = 50_000  # points evaluated at once while rendering: about 250 MB at the published sizes
 SPREAD_POINTS = 4_000_000  # at most so many interpolated places mark what an atlas shows of one frame
 Floats = NDArray[np.float32]
@@ -33,11 +34,18 @@ class Frame:
     uv: Floats  # (L, H, W, 2) in [-1, 1]
     alpha: Floats  # (L - 1, H, W)
     rgb: Floats  # (H, W, 3), the layers composed
+    full_range: bool = True  # of alpha; else it is squeezed into the published range
 
     @property
     def visibility(self) -> Floats:
         """(L, H, W): share of each layer in each pixel."""
         return visibility(torch.from_numpy(self.alpha)).numpy()
+
+    @property
+    def uses_background(self) -> NDArray[np.bool_]:
+        """(H, W): pixels that count for the background's crop, those of raw (tanh) opacity below 0.5, as published."""
+        limit = CROP_SHARE if self.full_range else ALPHA_SCALE * CROP_SHARE + ALPHA_FLOOR
+        return (self.alpha < limit).all(0)
 
     @property
     def coverage(self) -> Floats:
@@ -70,6 +78,7 @@ def render_frames(
             torch.cat(uvs, dim=1).unflatten(1, shape).cpu().numpy(),
             torch.cat(alphas, dim=1).unflatten(1, shape).squeeze(-1).cpu().numpy(),
             torch.cat(colors).unflatten(0, shape).cpu().numpy() if colors else NO_PICTURE,
+            full_range,
         )
 
 
@@ -102,12 +111,12 @@ def atlas_places(model: AtlasModel, frame: Frame) -> Tensor:
 def layer_views(model: AtlasModel, frames: Iterable[Frame]) -> list[AtlasView]:
     """What each layer's atlas image shows: a foreground's own square; of the background the square in use.
 
-    The latter's corner is the smallest (u, v), its side the larger extent, over the pixels where the foreground is
-    less than half opaque. A background that is never seen keeps its whole square.
+    The latter's corner is the smallest (u, v), its side the larger extent, over the pixels that use the background.
+    A background that is never seen keeps its whole square.
     """
     low, high = np.full(2, np.inf), np.full(2, -np.inf)
     for frame in frames:
-        places = atlas_places(model, frame)[-1].numpy()[frame.coverage < VISIBLE]
+        places = atlas_places(model, frame)[-1].numpy()[frame.uses_background]
         if len(places):
             low, high = np.minimum(low, places.min(0)), np.maximum(high, places.max(0))
     squares = [AtlasView(center[0] - 0.5, center[1] - 0.5, 1.0) for center in model.atlas_centers[:, 0].tolist()]
@@ -164,19 +173,19 @@ class FrameStore:
     def add(self, frame: Frame, error: Floats | None = None) -> None:
         """Keep a frame without its colours, and how far those were off (H, W) where that is known."""
         error = NO_PICTURE if error is None else error
-        np.savez(self.folder / f"{frame.t}.npz", uv=frame.uv, alpha=frame.alpha, error=error)
+        kept = {"uv": frame.uv, "alpha": frame.alpha, "full_range": frame.full_range, "error": error}
+        np.savez(self.folder / f"{frame.t}.npz", **kept)
         self.count += 1
 
     def __iter__(self) -> Iterator[tuple[Frame, Floats]]:
         for t in range(self.count):
             with np.load(self.folder / f"{t}.npz") as kept:
-                error = kept["error"]
-            yield self.frame(t), error
+                yield Frame(t, kept["uv"], kept["alpha"], NO_PICTURE, bool(kept["full_range"])), kept["error"]
 
     def frame(self, t: int) -> Frame:
         """One frame, its colours empty."""
         with np.load(self.folder / f"{t}.npz") as kept:
-            return Frame(t, kept["uv"], kept["alpha"], NO_PICTURE)
+            return Frame(t, kept["uv"], kept["alpha"], NO_PICTURE, bool(kept["full_range"]))
 
     def frames(self) -> Iterator[Frame]:
         """The frames alone."""
@@ -221,7 +230,7 @@ def open_run(
     """Open a run's folder (config.json and checkpoint) and its clip; what is None comes from the config."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder that train.py wrote, with config.json and checkpoint")
-    if fps is not None and fps <= 0:
+    if fps is not None and not 0 < fps < 1000:
         raise UserError(f"--fps is {fps}, expected frames per second above 0")
     config = load_config(folder / "config.json")
     trained_on = Path(config.data_folder)
@@ -231,4 +240,4 @@ def open_run(
     model = load_model(folder / "checkpoint", config, pick_device())
     clip = open_clip(frames, config, fps)
     full_range = (alpha_range or config.alpha_range) == "full"
-    return TrainedRun(model, clip, full_range, max(clip.width, clip.height) / (2 * config.uv_mapping_scale))
+    return TrainedRun(model, clip, full_range, uv_scale_px((clip.height, clip.width), config))

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = flags.parse_args(arguments)
     if (options.config is None) == (options.resume is None):
         raise UserError("give either a config file or --resume RUN_FOLDER; see python train.py --help")
-    if options.time_budget is not None and options.time_budget <= 0:
+    if options.time_budget is not None and not options.time_budget > 0:
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 
     from config import load_config

@@ -1,5 +1,7 @@
 """The training loop: terms of one step, the run's folder, checkpoints, stopping and resuming."""
 
+import math
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from tqdm import tqdm
 import loss_utils
 from command_line import Stopped, UserError, warn
 from config import Config, config_text, load_config
-from evaluate import Evaluation, evaluate
+from evaluate import evaluate
 from implicit_neural_networks import AtlasModel, Sample, read_checkpoint, visibility, write_checkpoint
 from media import fresh_folder, write_text
 from reporting.plots import plot_training
@@ -20,7 +22,7 @@ from reporting.preview import write_preview
 from runs.log import Log, board
 from runs.stopping import StopSignal, Stopwatch
 from sampling import Batch, draw_batch, rgb_steps
-from unwrap_utils import Video, load_video, open_clip, pick_device, pretrain_mapping
+from unwrap_utils import Video, load_video, open_clip, pick_device, pretrain_mapping, uv_scale_px
 
 
 def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, iteration: int) -> dict[str, Tensor]:
@@ -32,7 +34,7 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     uv, alpha = model.uvs(points), model.alpha(points[: batch.opaque])
     sample = Sample(uv[:, : batch.colored], alpha[:, : batch.colored], model.colors(uv[:, : batch.colored]))
     names, foregrounds = [layer.name for layer in model.layers], len(alpha)
-    px_per_uv = uv_scale_px(video.size, config)
+    px_per_uv = uv_scale_px(video.size[1:], config)
     rgb = sample.rgb
 
     values = {"color": loss_utils.color_loss(rgb[batch.samples], batch.samples_rgb)}
@@ -79,12 +81,6 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     }
 
 
-def uv_scale_px(size: tuple[int, int, int], config: Config) -> float:
-    """Pixels per unit of uv of a clip of (T, H, W), for derivatives and distances."""
-    _, height, width = size
-    return max(height, width) / (2 * config.uv_mapping_scale)
-
-
 def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: int, uv: Tensor, config: Config) -> Tensor:
     """Rigidity over a long step (R',): Eq. 9 keeps neighbours together, this keeps the whole atlas from folding."""
     is_background = layer == len(model.layers) - 1
@@ -94,7 +90,7 @@ def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: int, u
     far = torch.cat((torch.stack((x - step, y, t), dim=1), torch.stack((x, y - step, t), dim=1)))
     left, above = model.uv(video.normalize(far), layer).chunk(2)
     return loss_utils.rigidity_loss(
-        loss_utils.jacobian(uv[batch.spread], left, above, uv_scale_px(video.size, config), step)
+        loss_utils.jacobian(uv[batch.spread], left, above, uv_scale_px(video.size[1:], config), step)
     )
 
 
@@ -110,12 +106,15 @@ class Trainer:
         self.watch = Stopwatch()
         self.clip = open_clip(Path(config.data_folder), config)
         self.device = pick_device()
+        # Same seed, same curve: several threads must add up gradients in one order. On a GPU that would cost speed.
+        torch.use_deterministic_algorithms(self.device.type == "cpu")
         torch.manual_seed(config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.model = AtlasModel(config).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
         self.set_learning_rates()
         self.iteration = 0
+        self.saved_iteration: int | None = None
         self.psnr: float | None = None
         self.video = load_video(self.clip, self.device)
         self.log = Log(folder / "log.jsonl")
@@ -125,8 +124,18 @@ class Trainer:
     def checkpoint_path(self) -> Path:
         return self.folder / "checkpoint"
 
+    @property
+    def evaluation_folder(self) -> Path:
+        """Where the evaluation at this iteration goes."""
+        return self.folder / f"{self.iteration:06d}"
+
     def save(self) -> None:
-        """Write the checkpoint: published keys, and what resuming needs besides."""
+        """Write the checkpoint: published keys, and what resuming needs besides.
+
+        Raises UserError, and keeps the last good checkpoint, if the networks hold NaN.
+        """
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise self.diverged()
         state: dict[str, Any] = self.model.checkpoint() | {
             "optimizer_all_state_dict": self.optimizer.state_dict(),
             "iteration": self.iteration,
@@ -134,22 +143,37 @@ class Trainer:
             "seconds": self.watch.seconds,
         }
         write_checkpoint(self.checkpoint_path, state)
+        self.saved_iteration = self.iteration
 
-    def restore(self, path: Path) -> None:
-        """Continue from a checkpoint, ours or a published one (which has no random state: a fresh one is used)."""
+    def diverged(self) -> UserError:
+        """What to tell about a run whose numbers are no numbers any more."""
+        return UserError(
+            f"{self.folder}: the loss or the networks became NaN at iteration {self.iteration}; the last good "
+            "checkpoint is kept. Lower learning_rate in the config"
+        )
+
+    def restore(self, path: Path) -> dict[str, Any]:
+        """Take weights, optimizer, iteration and random state from a checkpoint, ours or a published one; returns it.
+
+        A published one has no random state: the config's seed is used.
+        """
         checkpoint = read_checkpoint(path, self.device)
         self.model.load_checkpoint(checkpoint, path)
         try:
-            self.optimizer.load_state_dict(checkpoint["optimizer_all_state_dict"])
-            self.iteration = int(checkpoint["iteration"])
+            state = checkpoint["optimizer_all_state_dict"]
+            for group in state["param_groups"]:
+                group["fused"] = True  # published ones say otherwise; the result is the same, the step is faster
+            self.optimizer.load_state_dict(state)
+            self.iteration = self.saved_iteration = int(checkpoint["iteration"])
         except (KeyError, ValueError, TypeError):
             raise UserError(f"{path}: has no usable optimizer state or iteration; train again") from None
-        for group in self.optimizer.param_groups:
-            group["fused"] = True  # published checkpoints say otherwise; the result is the same, the step is faster
         self.set_learning_rates()
         if "random_state" in checkpoint:
-            self.generator.set_state(checkpoint["random_state"].cpu())
-        self.watch.restore(float(checkpoint.get("seconds", 0.0)))
+            try:
+                self.generator.set_state(checkpoint["random_state"].cpu())
+            except RuntimeError:
+                warn(f"{path} was written on another kind of device; the seed's random numbers are used")
+        return checkpoint
 
     def set_learning_rates(self) -> None:
         """The config's learning rates, also for a run whose config was changed before it is resumed."""
@@ -163,7 +187,8 @@ class Trainer:
         wanted = [self.config.pretrain_mapping1] * (len(self.model.layers) - 1) + [self.config.pretrain_mapping2]
         for layer, is_wanted in enumerate(wanted):
             if is_wanted and self.config.pretrain_iter_number:
-                pretrain_mapping(self.model, layer, self.video, self.config, self.generator)
+                mapping, name = self.model.mappings[layer], self.model.layers[layer].name
+                pretrain_mapping(mapping, name, self.video, self.config, self.generator)
 
     def loss_of_a_batch(self) -> dict[str, Tensor]:
         """The weighted terms at the next batch; nothing in here waits for the device."""
@@ -181,10 +206,13 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the end of the config, evaluating, logging and saving on the way. Raises Stopped on a signal."""
-        with self.stop.handled(), board(self.folder, self.iteration) as events:
+        with self.stop.handled():
             try:
-                self.loop(events)
+                with board(self.folder, self.iteration) as events:
+                    self.loop(events)
             except KeyboardInterrupt:
+                if self.saved_iteration != self.iteration:
+                    self.save()
                 raise self.stopped() from None
 
     def train_without_evaluating(self) -> None:
@@ -200,7 +228,7 @@ class Trainer:
             return Stopped(f"stopped before the first step; nothing to keep in {self.folder}", self.stop.exit_code)
         return Stopped(
             f"stopped; {self.checkpoint_path} holds iteration {self.iteration}. "
-            f"Continue with: python train.py --resume {self.folder}",
+            f"Continue with: python train.py --resume {shlex.quote(str(self.folder))}",
             self.stop.exit_code,
         )
 
@@ -213,11 +241,15 @@ class Trainer:
     @property
     def progress_made(self) -> float:
         """Seconds, where there is a time budget, else iterations."""
-        return self.iteration if self.config.time_budget_s is None else self.watch.seconds
+        budget = self.config.time_budget_s
+        return self.iteration if budget is None else min(self.watch.seconds, budget)
 
     def loop(self, events: Any) -> None:
         """The iterations; a signal ends them between two steps, with the checkpoint written."""
         config = self.config
+        is_due = self.iteration % config.evaluate_every == 0 or self.is_finished
+        if self.iteration and is_due and not (self.evaluation_folder / "metrics.json").exists():
+            self.evaluate(events)  # it was cut short when the run was stopped
         with self.progress() as progress:
             is_last = self.is_finished
             while not is_last:
@@ -233,8 +265,7 @@ class Trainer:
                 if self.stop.received:
                     raise KeyboardInterrupt
                 if is_evaluation:
-                    with self.watch.held():
-                        self.evaluate(events)
+                    self.evaluate(events)
 
     def progress(self) -> tqdm:
         """A bar over iterations, or over seconds where there is a time budget."""
@@ -248,22 +279,21 @@ class Trainer:
         """One line of the log: the only place in the loop that waits for the device."""
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         total = sum(values.values())
-        if total != total:
-            raise UserError(
-                f"{self.folder}: the loss became NaN at iteration {self.iteration}; the last checkpoint is kept. "
-                "Lower the loss coefficients in the config"
-            )
+        if not math.isfinite(total):
+            raise self.diverged()
         self.log.add({"iteration": self.iteration, "total": total, **values, "seconds": round(self.watch.seconds, 3)})
         for name, value in {"total": total, **values}.items():
             events.add_scalar(f"Loss/{name}", value, self.iteration)
         quality = "not yet" if self.psnr is None else f"{self.psnr:.2f} dB"
         progress.set_postfix(loss=f"{total:.1f}", psnr=quality)
 
-    def evaluate(self, events: Any) -> Evaluation:
+    def evaluate(self, events: Any) -> None:
         """Write the published outputs to a folder named by the iteration, and the preview beside it."""
-        folder = self.folder / f"{self.iteration:06d}"
-        full_range = self.config.alpha_range == "full"
-        found = evaluate(self.model, self.clip, folder, full_range, px_per_uv=uv_scale_px(self.video.size, self.config))
+        folder, full_range = self.evaluation_folder, self.config.alpha_range == "full"
+        with self.watch.held():
+            found = evaluate(
+                self.model, self.clip, folder, full_range, px_per_uv=uv_scale_px(self.video.size[1:], self.config)
+            )
         self.psnr = found.metrics["psnr"]
         self.log.add({"iteration": self.iteration, "psnr": self.psnr, "seconds": round(self.watch.seconds, 3)})
         write_preview(self.folder / "preview.png", found.pictures, found.atlases)
@@ -278,7 +308,6 @@ class Trainer:
         tqdm.write(
             f"iteration {self.iteration}: PSNR {self.psnr:.2f} dB, wrote {folder} and {self.folder / 'preview.png'}"
         )
-        return found
 
 
 def start_run(config: Config, time_budget_s: float | None = None) -> Trainer:
@@ -293,6 +322,11 @@ def start_run(config: Config, time_budget_s: float | None = None) -> Trainer:
     trainer = Trainer(config, folder)  # checks the input before anything is written
     if config.load_checkpoint:
         trainer.restore(Path(config.checkpoint_path))
+        if trainer.is_finished:
+            raise UserError(
+                f"{config.checkpoint_path} holds iteration {trainer.iteration}, iters_num is {config.iters_num}; "
+                "raise iters_num to train on"
+            )
     trainer.folder = fresh_folder(folder)
     trainer.log = Log(trainer.folder / "log.jsonl")
     write_text(trainer.folder / "config.json", config_text(config))
@@ -313,7 +347,8 @@ def resume_run(folder: Path, time_budget_s: float | None = None) -> Trainer:
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
     config = with_budget(load_config(folder / "config.json"), time_budget_s)
     trainer = Trainer(config, folder)
-    trainer.restore(trainer.checkpoint_path)
+    checkpoint = trainer.restore(trainer.checkpoint_path)
+    trainer.watch.restore(float(checkpoint.get("seconds", 0.0)))
     trainer.log.restore(trainer.iteration)
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     announce(trainer)

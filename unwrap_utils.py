@@ -12,19 +12,19 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import media
-from command_line import UserError, warn
+from command_line import UserError, named, warn
 from config import Config
-from implicit_neural_networks import AtlasModel
 from media import Pixels
 
 FORWARD, BACKWARD = 0, 1  # flow to the next frame, to the previous one
 STEPS = (1, -1)  # frames that each of them moves
 CONSISTENT_PX = 1.0  # flow is valid where forward-then-backward returns within this distance
 ASPECT_TOLERANCE = 0.02
+SMALLEST_PX = 8
 INT16_MAX = 32767
 PRETRAIN_LEARNING_RATE = 1e-4
 
@@ -73,12 +73,17 @@ class Clip:
         """(H, W) uint8 of one of `masks` or `truth`, 255 inside the object. Raises UserError on another aspect."""
         values = media.read_mask(path)
         frame_size = media.image_size(self.frame_paths[0])
-        if values.shape[::-1] != frame_size and not same_aspect(values.shape[::-1], (self.width, self.height)):
+        if not self.fits(values.shape[::-1]):
             raise UserError(
                 f"{path} is {values.shape[1]} x {values.shape[0]}, the frames are {frame_size[0]} x {frame_size[1]}; "
                 "make the mask from the same frames"
             )
         return media.resize_labels(values, self.width, self.height)
+
+    def fits(self, size: tuple[int, int]) -> bool:
+        """Whether a picture (width, height) has the aspect of the frames, as they are or as they are worked on."""
+        native = media.image_size(self.frame_paths[0])
+        return same_aspect(size, native) or same_aspect(size, (self.width, self.height))
 
     def flow_path(self, t: int, direction: int) -> Path:
         """Where the flow that leaves frame t lies."""
@@ -95,9 +100,9 @@ class Clip:
             raise UserError(f"{path.parent} has no {path.name}; {remedy}") from None
         except (ValueError, EOFError):
             raise UserError(f"{path}: not a whole .npy array; delete it and {remedy}") from None
-        if flow.ndim != 3 or flow.shape[2] != 2:
+        if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
             raise UserError(f"{path}: has shape {flow.shape}, expected (height, width, 2); delete it and {remedy}")
-        if not same_aspect(flow.shape[1::-1], media.image_size(self.frame_paths[t])):
+        if not self.fits(flow.shape[1::-1]):
             raise UserError(
                 f"{path}: is {flow.shape[1]} x {flow.shape[0]}, of another aspect than the frames; "
                 f"delete it and {remedy}"
@@ -113,7 +118,7 @@ class Clip:
 
 def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     """Find and check the frames of a clip. Raises UserError; nothing but headers is read."""
-    folder = Path(folder)
+    folder = named(Path(folder))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the frames there as 00000.jpg, 00001.jpg, ...")
     paths = media.list_images(folder)[: config.maximum_number_of_frames]
@@ -128,6 +133,8 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
             "all frames must have one size"
         )
     width, height = working_size(sizes[0], config.resx, config.resy)
+    if min(width, height) < SMALLEST_PX:
+        raise UserError(f"{folder}: {width} x {height} pixels to work on, at least {SMALLEST_PX} each way are needed")
     return Clip(folder, tuple(paths), width, height, fps or config.fps or recorded_fps(folder))
 
 
@@ -203,7 +210,7 @@ def consistent_flow(flow: NDArray[np.float32], back: NDArray[np.float32]) -> NDA
 
 @dataclass
 class Video:
-    """What training reads, on the device: T frames of H x W pixels, about 13 bytes a pixel with one object."""
+    """What training reads, on the device: T frames of H x W pixels, about 14 bytes a pixel with one object."""
 
     frames: Tensor  # (T, H, W, 3) uint8
     masks: Tensor  # (F, T, H, W) uint8, rough masks of the foreground objects
@@ -227,6 +234,11 @@ class Video:
     def flow_px(self, direction: Tensor, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """(N, 2) float32 pixels (dx, dy) of the flow that leaves the given pixels."""
         return self.flow_steps[direction, t, y, x] * self.flow_unit_px[direction, t][:, None]
+
+
+def uv_scale_px(size: tuple[int, int], config: Config) -> float:
+    """Pixels per unit of uv of a clip of (H, W), for derivatives and distances."""
+    return max(size) / (2 * config.uv_mapping_scale)
 
 
 def normalize(xyt_px: Tensor, size: tuple[int, int, int]) -> Tensor:
@@ -281,26 +293,23 @@ def store_flow(video: Video, direction: int, t: int, flow: NDArray[np.float32], 
     video.flow_valid[direction, t] = torch.from_numpy(valid)
 
 
-def pretrain_mapping(model: AtlasModel, layer: int, video: Video, config: Config, generator: torch.Generator) -> float:
+def pretrain_mapping(mapping: nn.Module, name: str, video: Video, config: Config, generator: torch.Generator) -> None:
     """Fit one mapping to (scale * x, scale * y), so that training starts from an upright, undistorted atlas.
 
-    `pretrain_iter_number` rounds of one batch per frame; the loss is the mean Euclidean distance, which is returned
-    as it was at the end.
+    `pretrain_iter_number` rounds of one batch per frame; the loss is the mean Euclidean distance.
     """
     frames, height, width = video.size
-    optimizer = torch.optim.Adam(model.mappings[layer].parameters(), lr=PRETRAIN_LEARNING_RATE)
+    optimizer = torch.optim.Adam(mapping.parameters(), lr=PRETRAIN_LEARNING_RATE)
     extent = torch.tensor([width, height], device=video.device)
-    loss = torch.zeros(())
-    progress = tqdm(total=config.pretrain_iter_number * frames, desc=f"fitting the {model.layers[layer].name} mapping")
+    progress = tqdm(total=config.pretrain_iter_number * frames, desc=f"fitting the {name} mapping")
     with progress:
         for _ in range(config.pretrain_iter_number):
             for t in range(frames):
                 share = torch.rand(config.samples_batch, 2, generator=generator, device=video.device)
                 xy = (share * extent).floor()
                 xyt = video.normalize(torch.cat((xy, torch.full_like(xy[:, :1], t)), dim=1))
-                loss = (model.uv(xyt, layer) - config.uv_mapping_scale * xyt[:, :2]).norm(dim=1).mean()
+                loss = (mapping(xyt) - config.uv_mapping_scale * xyt[:, :2]).norm(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             progress.update(frames)
-    return float(loss.detach())

@@ -16,7 +16,8 @@ from reporting.figures import atlas_figures, frame_figures, mean_figures, peak_m
 from reporting.patterns import checkerboard
 from reporting.preview import contact_sheet, seen_part
 from scenes.catalogue import SCENES
-from training import start_run, uv_scale_px
+from training import start_run
+from unwrap_utils import uv_scale_px
 
 SHOWN_FRAMES = 3
 FOREVER = 10**9
@@ -30,7 +31,9 @@ def run_case(task: dict) -> None:
     config = case_config(task, output)
     trainer = start_run(config)
     trainer.train_without_evaluating()
-    run = TrainedRun(trainer.model.eval(), trainer.clip, True, uv_scale_px(trainer.video.size, config))
+    run = TrainedRun(
+        trainer.model.eval(), trainer.clip, True, uv_scale_px((trainer.clip.height, trainer.clip.width), config)
+    )
     result = {
         "clip": task["clip"],
         "config": Path(task["config"]).stem,

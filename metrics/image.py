@@ -19,10 +19,12 @@ def psnr(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
 
 
 def ssim(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Structural similarity (Wang et al. 2004) as scikit-image computes it, mean over the channels; 1 is equal."""
+    """Structural similarity (Wang et al. 2004) as scikit-image computes it, mean over the channels; 1 is equal.
+
+    Pictures must be at least 7 pixels each way.
+    """
     check_sizes(image, truth)
-    window = min(SSIM_WINDOW, *(side - 1 + side % 2 for side in image.shape[:2]))
-    return float(structural_similarity(image, truth, channel_axis=-1, data_range=1.0, win_size=window))
+    return float(structural_similarity(image, truth, channel_axis=-1, data_range=1.0, win_size=SSIM_WINDOW))
 
 
 def load_lpips() -> Callable[[NDArray[np.floating], NDArray[np.floating]], float] | None:

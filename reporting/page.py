@@ -2,6 +2,7 @@
 
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from media import natural_key, write_text
 
@@ -62,10 +63,10 @@ def rank(kind: str) -> tuple[int, str]:
 
 def shown(path: Path, clip_name: str) -> str:
     """One picture or video with its name and what it shows."""
-    name = escape(path.name)
+    name, link = escape(path.name), quote(path.name)
     if path.suffix == ".mp4":
-        element = f'<video src="{name}" controls loop muted autoplay playsinline></video>'
+        element = f'<video src="{link}" controls loop muted autoplay playsinline></video>'
     else:
-        element = f'<a href="{name}"><img src="{name}" alt="{name}"></a>'
+        element = f'<a href="{link}"><img src="{link}" alt="{name}"></a>'
     explanation = escape(EXPLANATIONS.get(kind_of(path, clip_name), ""))
     return f"<figure>{element}<figcaption><b>{name}</b> {explanation}</figcaption></figure>"

@@ -38,9 +38,10 @@ def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
         points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
         if points:
             losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1)
-    losses.set_yscale("log")
     losses.set_ylabel("weighted loss")
-    losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    if losses.lines:
+        losses.set_yscale("log")
+        losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     scores = [(row["iteration"], row["psnr"]) for row in rows if "psnr" in row]
     if scores:
         quality.plot(*zip(*scores, strict=True), marker=".")

@@ -31,7 +31,7 @@ class StopSignal:
 
     @contextmanager
     def looked_at(self) -> Iterator[None]:
-        """Inside the block a signal only sets the flag; one that is set already interrupts on leaving."""
+        """Inside the block a signal only sets the flag, for the loop to read after it."""
         self.deferred = True
         try:
             yield

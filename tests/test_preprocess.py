@@ -68,6 +68,9 @@ def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
     assert "1 of 4 flow files" in again.stdout
     assert (folder / names[0]).stat().st_mtime_ns == whole
     assert "all 4 flow files are there already" in run_script(*arguments).stdout
+    larger = run_script(*arguments[:-1], 96)
+    assert "4 flow files of another size (48 x 32) are kept; delete them to compute them anew" in larger.stderr
+    assert (folder / names[0]).stat().st_mtime_ns == whole
 
 
 def test_auto_falls_back_to_dis_in_one_line(offline, capsys):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw, read_log, tiny_config
+from conftest import ROOT, draw, read_log, tiny_config, video_facts
 from PIL import Image
 
 import loss_utils
@@ -63,6 +63,9 @@ def test_masks__palette_label_rgb_rgba_and_deep_masks_are_read_alike(tmp_path):
         "red": Image.fromarray(np.dstack([grey, 0 * grey, 0 * grey])),
         "opaque rgba": Image.fromarray(np.dstack([grey] * 3 + [np.full_like(grey, 255)])),
         "cut-out rgba": Image.fromarray(np.dstack([np.full_like(grey, 90)] * 3 + [grey])),
+        "grey palette": Image.fromarray(grey).quantize(2),
+        "several labels": Image.fromarray(inside.astype(np.uint8) * 2),
+        "16-bit labels": Image.fromarray(inside.astype(np.uint16)),
         "16 bits": Image.fromarray(grey.astype(np.uint16) * 257),
     }
     for name, picture in pictures.items():
@@ -280,10 +283,25 @@ def test_video__keeps_fps_and_aspect_rounds_values_and_offers_png_frames(tmp_pat
     with media.VideoWriter(path, fps=23.976) as video:
         for _ in range(5):
             video.write(np.full((35, 51, 3), 100, np.uint8))
-    information = media.video_facts(path)
+    information = video_facts(path)
     assert information["fps"] == pytest.approx(23.98, abs=0.01)
     assert information["size"] == (52, 36)
     assert media.to_8_bit(np.float32([0.5, 1.2, -1, 99.6 / 255])).tolist() == [128, 255, 0, 100]
+
+
+def test_video__an_encoder_that_fails_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(media.imageio_ffmpeg, "get_ffmpeg_exe", lambda: "false")
+    with pytest.raises(OSError, match="the encoder stopped"), media.VideoWriter(tmp_path / "v.mp4", 10) as video:
+        for _ in range(100):
+            video.write(np.zeros((64, 64, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
+
+
+def test_video__a_name_that_looks_like_a_protocol_is_just_a_name(tmp_path):
+    (tmp_path / "take:2").mkdir()
+    with media.VideoWriter(tmp_path / "take:2" / "a:b %d.mp4", 10) as video:
+        video.write(np.zeros((16, 16, 3), np.uint8))
+    assert (tmp_path / "take:2" / "a:b %d.mp4").stat().st_size > 0
 
 
 def test_names__frame2_comes_before_frame10(tmp_path):

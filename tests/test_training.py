@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, last_line, read_log, run_script, tiny_config, write_config
 
-from command_line import UserError
+from command_line import Stopped, UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint
 from runs.log import Log
@@ -156,7 +156,7 @@ def test_an_unwritable_results_folder_is_one_line_and_exit_code_2(drawn, tmp_pat
     done = run_script("train.py", path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert last_line(done.stderr).startswith("error: cannot write")
+    assert last_line(done.stderr).startswith("error: cannot read or write")
 
 
 def test_resuming_needs_a_run_folder(tmp_path):
@@ -192,8 +192,55 @@ def test_a_half_written_log_line_and_later_ones_are_dropped_on_resuming(tmp_path
 
 def test_a_loss_that_is_not_a_number_stops_the_run(drawn, tmp_path):
     trainer = start_run(tiny_config(drawn, tmp_path))
-    with pytest.raises(UserError, match="the loss became NaN at iteration 0"):
-        trainer.report({"color": torch.tensor(float("nan"))}, NoEvents(), NoProgress())
+    for value in ("nan", "inf"):
+        with pytest.raises(UserError, match="the loss or the networks became NaN at iteration 0"):
+            trainer.report({"color": torch.tensor(float(value))}, NoEvents(), NoProgress())
+
+
+def test_networks_that_are_not_numbers_never_replace_a_good_checkpoint(drawn, tmp_path):
+    trainer = start_run(tiny_config(drawn, tmp_path))
+    before = trainer.checkpoint_path.read_bytes()
+    with torch.no_grad():
+        trainer.model.atlas.hidden[1].bias[0] = float("nan")
+    with pytest.raises(UserError, match="the last good checkpoint is kept"):
+        trainer.save()
+    assert trainer.checkpoint_path.read_bytes() == before
+
+
+def test_an_evaluation_that_was_cut_short_is_done_on_resuming(drawn, tmp_path, monkeypatch):
+    import training
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    trainer = start_run(tiny_config(drawn, tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", interrupted)
+        with pytest.raises(Stopped, match=r"holds iteration 4\. Continue with"):
+            trainer.run()
+    resume_run(trainer.folder).run()
+    assert (trainer.folder / "000004" / "metrics.json").exists()
+    assert (trainer.folder / "preview.png").exists()
+
+
+def test_an_interruption_between_two_steps_saves_what_was_done(drawn, tmp_path):
+    trainer = start_run(tiny_config(drawn, tmp_path, iters_num=100))
+
+    def interrupt(*_):
+        if trainer.iteration == 3:
+            raise KeyboardInterrupt
+
+    trainer.report = interrupt
+    with pytest.raises(Stopped, match="holds iteration 3"):
+        trainer.run()
+    assert read_checkpoint(trainer.checkpoint_path)["iteration"] == 3
+
+
+def test_load_checkpoint_of_a_finished_run_says_so(trained, drawn, tmp_path):
+    config = tiny_config(drawn, tmp_path / "new", load_checkpoint=True, checkpoint_path=str(trained / "checkpoint"))
+    with pytest.raises(UserError, match="holds iteration 4, iters_num is 4; raise iters_num"):
+        start_run(config)
+    assert not (tmp_path / "new").exists()
 
 
 def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_path):
