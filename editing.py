@@ -187,10 +187,7 @@ def make_edits(run: TrainedRun, store: FrameStore, request: EditRequest) -> list
     rgba = read_frame_edit(request.frame_path, run.clip)
     layers = [*range(background)] * ("foreground" in request.frame_layers)
     layers += [background] * ("background" in request.frame_layers)
-    edits = frame_edits(run.model, store.frame(request.frame_index), rgba, layers)
-    if not edits:
-        warn(f"{request.frame_path} paints nothing that the chosen layers show; the video stays as it is")
-    return edits
+    return frame_edits(run.model, store.frame(request.frame_index), rgba, layers)
 
 
 def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, save_frames: bool) -> None:
@@ -208,15 +205,19 @@ def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, save
         if save_frames:
             (folder / "edited_frames").mkdir()
         shown: dict[str, Pixels] = {}
+        changed = False
         progress = tqdm(edited_frames(run, store.frames(), edits), total=len(clip), desc="editing", unit="frame")
         with VideoWriter(folder / f"edited_{clip.name}.mp4", clip.fps) as video:
             for t, frame in enumerate(progress):
                 video.write(frame)
+                changed = changed or not np.array_equal(frame, clip.frame(t))
                 if save_frames:
                     media.write_png(folder / "edited_frames" / f"{clip.frame_paths[t].stem}.png", frame)
                 if t in (0, len(clip) // 2, len(clip) - 1):
                     shown[f"frame {t}"] = frame
     media.write_png(folder / "edited.png", contact_sheet(shown))
+    if not changed:
+        warn("the edit shows in no frame: it is transparent, or lies where no frame sees the atlas")
 
 
 def check_request(request: EditRequest, clip: Clip) -> None:

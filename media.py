@@ -47,6 +47,8 @@ def open_image(path: Path) -> Image.Image:
         image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; expected a picture") from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not an image that can be read; export it again as PNG or JPEG") from None
     except Image.DecompressionBombError:
@@ -176,16 +178,21 @@ def write_png(path: Path, image: Pixels) -> None:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, compress_level=3)
 
 
+def make_folder(folder: Path) -> Path:
+    """Make a folder where there is none. Raises UserError if a file is in its place."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, a folder of that name is to be written; move it away")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def fresh_folder(folder: Path) -> Path:
     """Make `folder`; if it holds files already, make the first free `folder_2`, `folder_3`, ... instead."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder to write to")
-    folder = named(folder)
-    candidate, number = folder, 2
-    while candidate.exists() and any(candidate.iterdir()):
+    folder = candidate = named(folder)
+    number = 2
+    while candidate.is_dir() and any(candidate.iterdir()):
         candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
-    candidate.mkdir(parents=True, exist_ok=True)
-    return candidate
+    return make_folder(candidate)
 
 
 class VideoWriter:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from command_line import UserError, add_trained_run_flags, parser, run_script, trained_run_options
 
+FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_foreground", "edit_frame_background")
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the edited video into a folder."""
@@ -59,8 +61,8 @@ def check_flags(options: argparse.Namespace) -> None:
             raise UserError("--use_edit_frame needs --edit_frame_path and --edit_frame_index")
         if atlas_edit:
             raise UserError("give atlas edits or a frame edit, not both: run the second on the result of the first")
-    elif options.edit_frame_path is not None:
-        raise UserError("--edit_frame_path was given without --use_edit_frame; add it to edit by a frame")
+    elif given := [name for name in FRAME_FLAGS if getattr(options, name) not in (None, False)]:
+        raise UserError(f"--{given[0]} was given without --use_edit_frame; add it to edit by a frame")
     elif not atlas_edit:
         raise UserError("nothing to paint: give --edit_foreground_path, --edit_background_path or --use_edit_frame")
 

@@ -24,7 +24,6 @@ def main(arguments: list[str] | None = None) -> None:
     if not missing:
         print(f"all {len(frames)} masks are there already, used as they are: {folder}")
         return
-    print(f"{len(missing)} of {len(frames)} masks, writing to {folder}", flush=True)
     empty = write_masks(missing, folder, options)
     if empty:
         names = ", ".join(path.name for path in empty[:5]) + (", ..." if len(empty) > 5 else "")
@@ -60,7 +59,7 @@ def write_masks(frames: list[Path], folder: Path, options: argparse.Namespace) -
     from unwrap_utils import pick_device
 
     detector = MaskRcnn(options.class_name, options.weights, pick_device())
-    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{len(frames)} masks to find, writing to {media.make_folder(folder)}", flush=True)
     empty = []
     for path in tqdm(frames, desc="masks", unit="frame"):
         image = media.read_rgb(path)

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"all {len(pairs)} flow files are there already: {folder}")
         return
     method = choose_method(options.method, options.weights)
-    folder.mkdir(parents=True, exist_ok=True)
+    media.make_folder(folder)
     print(f"{len(missing)} of {len(pairs)} flow files at {size[0]} x {size[1]}, writing to {folder}", flush=True)
     for a, b in tqdm(missing, desc="flow", unit="pair"):
         pictures = [media.resize(media.read_rgb(path), *size) for path in (a, b)]

@@ -20,7 +20,7 @@ from unwrap_utils import Clip, frame_points, normalize, open_clip, pick_device, 
 
 VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
 CROP_SHARE = 0.75  # opacity where the raw output, a tanh, is 0.5
-CHUNK = 50_000  # points evaluated at once while rendering: about 250 MB at the published sizes
+CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once: on a CPU few enough for its cache, half the time
 SPREAD_POINTS = 4_000_000  # at most so many interpolated places mark what an atlas shows of one frame
 Floats = NDArray[np.float32]
 NO_PICTURE = np.empty((0, 0, 3), np.float32)
@@ -55,10 +55,11 @@ class Frame:
 
 @torch.no_grad()  # on the generator: torch restores the caller's grad mode at each yield
 def render_frames(
-    model: AtlasModel, clip: Clip, full_range: bool, with_colors: bool = True, chunk: int = CHUNK
+    model: AtlasModel, clip: Clip, full_range: bool, with_colors: bool = True, chunk: int | None = None
 ) -> Iterator[Frame]:
     """Yield the clip's frames as the model sees them, one at a time; rgb stays empty without with_colors."""
     device = next(model.parameters()).device
+    chunk = chunk or CHUNK.get(device.type, CHUNK["cpu"])
     size = (len(clip), clip.height, clip.width)
     for t in range(len(clip)):
         uvs, alphas, colors = [], [], []
@@ -133,7 +134,7 @@ def atlas_image(model: AtlasModel, view: AtlasView, size: int, wanted: NDArray[n
     places = view.places(size, device)
     chosen = torch.arange(size * size) if wanted is None else torch.from_numpy(np.flatnonzero(wanted))
     image = torch.zeros(size * size, 3)
-    for part in chosen.split(CHUNK):
+    for part in chosen.split(CHUNK.get(device.type, CHUNK["cpu"])):
         image[part] = model.atlas_color(places[part.to(device)]).cpu()
     return image.view(size, size, 3).numpy()
 

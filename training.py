@@ -316,6 +316,8 @@ def start_run(config: Config, time_budget_s: float | None = None) -> Trainer:
     time_budget_s, where given, replaces the config's.
     """
     config = with_budget(config, time_budget_s)
+    if config.load_checkpoint:
+        read_checkpoint(Path(config.checkpoint_path))  # before the clip is read, which takes longer
     name = Path(config.data_folder).name
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(config.results_folder_name) / f"{name}_{stamp}{config.add_to_experiment_folder_name}"
@@ -345,6 +347,8 @@ def resume_run(folder: Path, time_budget_s: float | None = None) -> Trainer:
     """The run in a folder, as it was at its last checkpoint; time_budget_s counts from its very beginning."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
+    if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
+        raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
     config = with_budget(load_config(folder / "config.json"), time_budget_s)
     trainer = Trainer(config, folder)
     checkpoint = trainer.restore(trainer.checkpoint_path)

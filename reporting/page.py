@@ -23,6 +23,13 @@ EXPLANATIONS = {
     "edited2_tex": "the whole background layer with letters",
     "edit": "letters on both",
     "global_info": "where colour, rigidity and flow are violated",
+    "texture_orig1": "foreground atlas",
+    "texture_orig2": "background atlas",
+    "texture_orig1_alpha": "foreground atlas, see-through where no frame sees it",
+    "texture_orig2_alpha": "background atlas, see-through where no frame sees it",
+    "texture_edit1": "foreground atlas with letters",
+    "texture_edit2": "background atlas with letters",
+    "quality": "figures of each frame",
 }
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: #fafafa; color: #222 }

@@ -46,6 +46,18 @@ def test_a_transparent_edit_leaves_the_video_as_it_is_bit_for_bit(trained, drawn
         np.testing.assert_array_equal(edited, source)
 
 
+def test_an_edit_that_shows_nowhere_is_warned_about(trained, tmp_path):
+    path = picture(tmp_path / "clear.png", (64, 64), (255, 0, 0, 0))
+    done = run_script(
+        "only_edit.py",
+        f"--trained_model_folder={trained}",
+        f"--output_folder={tmp_path / 'out'}",
+        f"--edit_foreground_path={path}",
+    )
+    assert done.returncode == 0
+    assert "the edit shows in no frame" in done.stderr
+
+
 def test_opaque_edits_of_both_layers_of_any_size_cover_the_video(trained, tmp_path):
     red = picture(tmp_path / "red.png", (123, 123), (255, 0, 0, 255))
     arguments = (f"--edit_foreground_path={red}", f"--edit_background_path={red}", "--save_frames")
@@ -148,7 +160,9 @@ def test_splatting_keeps_the_sum_and_hits_a_texel_exactly():
         (["--edit_background_path={text}"], "not an image that can be read"),
         (["--edit_background_path=missing.png"], "missing.png: no such file"),
         (["--use_edit_frame"], "--use_edit_frame needs --edit_frame_path and --edit_frame_index"),
-        (["--edit_frame_path={wide}"], "was given without --use_edit_frame"),
+        (["--edit_frame_path={wide}"], "--edit_frame_path was given without --use_edit_frame"),
+        (["--edit_foreground_path={wide}", "--edit_frame_foreground"], "was given without --use_edit_frame"),
+        (["--edit_background_path={folder}"], "is a folder; expected a picture"),
         (["--use_edit_frame", "--edit_frame_path={wide}", "--edit_frame_index=4"], "the clip has frames 0 to 3"),
         (["--use_edit_frame", "--edit_frame_path={tall}", "--edit_frame_index=1"], "keep its aspect"),
     ],
@@ -159,6 +173,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(trained, tmp_path, arguments, m
     picture(names["wide"], (60, 40), (1, 2, 3, 255))
     picture(names["tall"], (40, 60), (1, 2, 3, 255))
     names["text"].write_text("hello")
+    names["folder"] = tmp_path
     done = run_script(
         "only_edit.py",
         f"--trained_model_folder={trained}",

@@ -217,3 +217,9 @@ def test_a_missing_or_empty_folder_is_one_line_and_exit_code_2(script, tmp_path)
         assert done.returncode == 2
         assert message in last_line(done.stderr)
         assert "Traceback" not in done.stderr
+
+
+def test_a_file_in_the_place_of_the_flow_folder_is_named(frames):
+    frames.with_name("cat_flow").write_text("a file")
+    with pytest.raises(UserError, match="cat_flow is a file, a folder of that name is to be written; move it away"):
+        preprocess_optical_flow.main(["--vid-path", str(frames), "--method", "dis"])

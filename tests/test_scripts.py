@@ -48,6 +48,8 @@ def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
         ([], "give either a config file or --resume RUN_FOLDER"),
         (["none.json"], "none.json: no such file"),
         (["--resume", "nowhere"], "nowhere: no such run folder"),
+        (["--resume", "."], ". has no config.json; --resume takes the folder of a run"),
+        (["none.json", "--time_budget", "nan"], "--time_budget is nan, expected seconds above 0"),
     ],
 )
 def test_train_refuses_wrong_input_in_one_line_with_exit_code_2(tmp_path, arguments, message):
