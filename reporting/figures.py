@@ -67,11 +67,10 @@ def layer_names(count: int) -> list[str]:
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory this process ever held, plus its largest helper process; None where the system can't tell."""
+    """The most memory this process ever held; None where the system can't tell. Video encoders come on top."""
     try:
         import resource
     except ImportError:  # Windows
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    own, helper = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round((own + helper) / unit, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

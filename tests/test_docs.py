@@ -1,0 +1,27 @@
+"""What the documents claim about the tree is true."""
+
+import re
+from dataclasses import fields
+
+from conftest import ROOT
+
+from config import Config
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRITTEN_BY_RUNS = {"config.json", "metrics.json", "my_config.json"}
+
+
+def test_every_file_that_a_document_names_exists():
+    for document in DOCUMENTS:
+        for name in re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|md|json|txt))`", document.read_text()):
+            ours = not name.startswith(("data/", "results/")) and name not in WRITTEN_BY_RUNS
+            assert not ours or any(ROOT.rglob(name)), f"{document.name} names {name}"
+
+
+def test_the_readmes_settings_are_real_keys():
+    keys = {field.name for field in fields(Config)}
+    table = (ROOT / "README.md").read_text().split("## Settings")[1].split("##")[0]
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, flags=re.MULTILINE)
+    named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert len(named) > 8
+    assert named <= keys
