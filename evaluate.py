@@ -7,6 +7,7 @@ and its opacity, waits on disk.
 import json
 import tempfile
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from command_line import warn
 from implicit_neural_networks import AtlasModel
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
+from metrics.temporal import warp_error
 from rendering import (
     VISIBLE,
     AtlasView,
@@ -42,7 +44,7 @@ from reporting.figures import (
 from reporting.page import write_page
 from reporting.patterns import checkerboard, letter_pattern, uv_colors
 from reporting.plots import plot_per_frame
-from unwrap_utils import Clip
+from unwrap_utils import Clip, consistent_flow
 
 
 @dataclass
@@ -71,9 +73,9 @@ def evaluate(
         views = layer_views(model, store.frames())
         atlases, seen = seen_atlases(model, store, views)
         write_atlases(atlases, seen, folder, opacity_images)
-        write_printed_videos(model, clip, folder, store, views, atlases)
+        steadiness = write_printed_videos(model, clip, folder, store, views, atlases)
         write_error_maps(clip, folder, store, px_per_uv)
-        metrics = mean_figures(per_frame) | atlas_figures(store, seen, px_per_uv)
+        metrics = mean_figures(per_frame) | steadiness | atlas_figures(store, seen, px_per_uv)
     metrics["seconds"] = round(time.perf_counter() - started, 2)
     if (peak := peak_memory_mb()) is not None:
         metrics["peak_memory_mb"] = peak
@@ -136,7 +138,7 @@ def write_atlases(atlases: list[Pixels], seen: list[Tensor], folder: Path, opaci
     """Write the atlas images (S, S, 3), and with opacity_images also see-through ones by how they are seen (S, S)."""
     for number, (atlas, share) in enumerate(zip(atlases, seen, strict=True), 1):
         if not (share > VISIBLE).any() and number < len(atlases):
-            warn(f"foreground {number} is visible in no frame: its atlas is black; check the rough masks")
+            warn(f"foreground {number} shows in no frame, its atlas is black: train longer, or mend the rough masks")
         write_png(folder / f"texture_orig{number}.png", atlas)
         if opacity_images:
             write_png(folder / f"texture_orig{number}_alpha.png", np.dstack((atlas, to_8_bit(share.numpy()))))
@@ -144,14 +146,20 @@ def write_atlases(atlases: list[Pixels], seen: list[Tensor], folder: Path, opaci
 
 def write_printed_videos(
     model: AtlasModel, clip: Clip, folder: Path, store: FrameStore, views: list[AtlasView], atlases: list[Pixels]
-) -> None:
-    """Letters printed on each atlas and carried through the video: over each layer, over all, and the layer bare."""
+) -> dict[str, float]:
+    """Letters printed on each atlas and carried through the video: over each layer, over all, and the layer bare.
+
+    Returns how steady the letters are along the flow, `edit_warp_error`, where the clip has flow.
+    """
     letters = letter_pattern(ATLAS_SIZE_PX)
     printed = [
         composite(atlas.astype(np.float32) / 255, [(letters, np.ones_like(letters[..., 3]))]) for atlas in atlases
     ]
     for number, texture in enumerate(printed, 1):
         write_png(folder / f"texture_edit{number}.png", to_8_bit(texture))
+    has_flow = clip.beside("_flow").is_dir()
+    edited: deque[Floats] = deque(maxlen=2)  # the last two frames
+    errors: list[float | None] = []
     pattern, textures = torch.from_numpy(letters), [torch.from_numpy(texture) for texture in printed]
     with VideoSet(folder, clip.name, clip.fps) as videos:
         for frame in tqdm(store.frames(), total=len(clip), desc="printing letters", unit="frame"):
@@ -161,4 +169,10 @@ def write_printed_videos(
                 edits.append((sample_image(pattern, pixels).numpy(), frame.visibility[number - 1]))
                 videos.write(f"edited{number}", to_8_bit(composite(source, edits[-1:])))
                 videos.write(f"edited{number}_tex", to_8_bit(sample_image(textures[number - 1], pixels).numpy()))
-            videos.write("edit", to_8_bit(composite(source, edits)))
+            edited.append(composite(source, edits))
+            videos.write("edit", to_8_bit(edited[-1]))
+            if has_flow and len(edited) > 1:
+                there, back = clip.flow_pair(frame.t - 1)
+                errors.append(warp_error(*edited, there, consistent_flow(there, back)))
+    known = [error for error in errors if error is not None]
+    return {"edit_warp_error": round(float(np.mean(known)), 6)} if known else {}

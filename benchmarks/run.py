@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
             "scene": [*options.size, options.frames] if case.clip in options.scenes else None,
         }
         subprocess.run([sys.executable, str(Path(__file__)), "--worker", json.dumps(task)], check=True)
-    print(f"wrote {write_results(output, [case.name for case in cases], machine())}")
+    print(f"wrote {write_results(output, machine())}")
 
 
 def benchmark_flags() -> argparse.ArgumentParser:

@@ -35,10 +35,12 @@ COLUMNS = {
 }
 
 
-def write_results(output: Path, names: list[str], machine: str) -> Path:
-    """Write results.md, results.csv, results.json and results.png; returns the table's path."""
-    rows = [json.loads((output / name / "result.json").read_text(encoding="utf-8")) for name in names]
-    sheets = "".join(f"\n![{name}]({name}/sheet.png)\n" for name in names)
+def write_results(output: Path, machine: str) -> Path:
+    """Write results.md, results.csv, results.json and results.png over all cases done; returns the table."""
+    done = [(json.loads(path.read_text(encoding="utf-8")), path.parent.name) for path in output.glob("*/result.json")]
+    done.sort(key=lambda case: (case[0]["clip"], case[0]["config"], case[0]["budget_s"]))
+    rows = [row for row, _ in done]
+    sheets = "".join(f"\n![{name}]({name}/sheet.png)\n" for _, name in done)
     note = f"Measured on: {machine}. A dash: the clip has no truth for that figure.\n"
     write_text(output / "results.md", f"{markdown(rows)}\n{note}\n![PSNR and J against time](results.png)\n{sheets}")
     write_text(output / "results.csv", csv_text(rows))

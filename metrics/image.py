@@ -1,6 +1,7 @@
 """Likeness of two pictures (H, W, 3) in [0, 1]."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ def ssim(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
     return float(structural_similarity(image, truth, channel_axis=-1, data_range=1.0, win_size=SSIM_WINDOW))
 
 
+@cache
 def load_lpips() -> Callable[[NDArray[np.floating], NDArray[np.floating]], float] | None:
     """The learned distance LPIPS (Zhang et al. 2018, AlexNet) of two pictures, lower is better.
 

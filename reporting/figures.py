@@ -8,7 +8,7 @@ import torch
 
 from implicit_neural_networks import AtlasModel
 from media import Pixels, to_8_bit
-from metrics.image import psnr, ssim
+from metrics.image import load_lpips, psnr, ssim
 from metrics.mapping import rigidity_summary
 from metrics.masks import boundary_f, iou
 from rendering import VISIBLE, AtlasView, Frame, FrameStore, atlas_image, atlas_places, mark_seen
@@ -18,9 +18,14 @@ ATLAS_SIZE_PX = 1000  # side of the atlas images, as published
 
 
 def frame_figures(clip: Clip, frame: Frame) -> dict[str, float]:
-    """PSNR and SSIM of a rendered frame; with true masks in `NAME_gt` also DAVIS' J (`iou`) and F of its opacity."""
+    """PSNR and SSIM of a rendered frame; LPIPS where its weights are at hand.
+
+    With true masks in `NAME_gt` also DAVIS' J (`iou`) and F (`boundary_f`) of its opacity.
+    """
     source = clip.frame(frame.t).astype(np.float32) / 255
     figures = {"psnr": psnr(frame.rgb, source), "ssim": ssim(frame.rgb, source)}
+    if (lpips := load_lpips()) is not None:
+        figures["lpips"] = lpips(frame.rgb, source)
     if clip.truth is not None:
         opaque, truth = frame.coverage > VISIBLE, clip.mask(clip.truth[frame.t]) > 127
         figures |= {"iou": iou(opaque, truth), "boundary_f": boundary_f(opaque, truth)}

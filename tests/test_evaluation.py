@@ -53,7 +53,16 @@ def test_the_last_line_names_the_folder(evaluated):
 
 def test_metrics_are_single_numbers_with_lists_per_frame(evaluated):
     metrics = json.loads((evaluated[0] / "metrics.json").read_text())
-    for name in ("psnr", "ssim", "iou", "boundary_f", "atlas_use_background", "seconds", "peak_memory_mb"):
+    for name in (
+        "psnr",
+        "ssim",
+        "iou",
+        "boundary_f",
+        "atlas_use_background",
+        "edit_warp_error",
+        "seconds",
+        "peak_memory_mb",
+    ):
         assert isinstance(metrics[name], float), name
     assert {name: len(values) for name, values in metrics["per_frame"].items()} == dict.fromkeys(
         ("psnr", "ssim", "iou", "boundary_f"), 4

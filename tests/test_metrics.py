@@ -1,9 +1,11 @@
 """Each figure on cases small enough to check by hand."""
 
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from metrics.image import load_lpips, psnr, ssim
 from metrics.mapping import carried_positions, placement_summary, rigidity_summary, stretch
@@ -70,7 +72,24 @@ def test_pictures_of_different_sizes_are_an_error(figure):
 
 def test_lpips_is_left_out_where_it_can_not_be_had(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
-    assert load_lpips() is None
+    assert load_lpips.__wrapped__() is None
+
+
+def test_lpips_is_used_as_its_package_defines_it(monkeypatch):
+    class Network(torch.nn.Module):
+        def __init__(self, net, verbose):
+            super().__init__()
+
+        def forward(self, a, b):
+            assert a.shape == (1, 3, 8, 9)
+            assert a.min() >= -1
+            return (a - b).abs().mean()
+
+    module = ModuleType("lpips")
+    module.LPIPS = Network
+    monkeypatch.setitem(sys.modules, "lpips", module)
+    distance = load_lpips.__wrapped__()
+    assert distance(np.zeros((8, 9, 3)), np.full((8, 9, 3), 0.25)) == pytest.approx(0.5)
 
 
 def test_a_mark_is_found_to_a_hundredth_of_a_pixel_by_its_place():

@@ -42,6 +42,15 @@ def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
     assert (tmp_path / "out" / "edited_demo.mp4").stat().st_size > 0
 
 
+def test_a_portrait_clip_of_two_frames_with_odd_sides_runs_through(tmp_path):
+    draw(tmp_path / "my data", width=27, height=41, frames=2)
+    write_config(tmp_path / "c.json", tiny_config(tmp_path, "out of it", data_folder="my data/demo"))
+    done = run_script(ROOT / "train.py", "c.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (metrics,) = (tmp_path / "out of it").rglob("metrics.json")
+    assert metrics.with_name("edit_demo.mp4").stat().st_size > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
