@@ -38,6 +38,7 @@ class Config:
     checkpoint_path: str = ""
     learning_rate: float = 1e-4
     learning_rate_appearance: float | None = None  # of atlas and alpha; null: learning_rate
+    learning_rate_end: float = 1.0  # share of both that is left at the end of the run; 1: constant, as published
     seed: int = 0
     precision: str = "float32"  # or "bfloat16": hidden layers of atlas and alpha only, never coordinates
 
@@ -112,7 +113,14 @@ AT_LEAST = {
     "global_rigidity_derivative_amount_bg": 1,
 }
 LARGEST = 2**53  # above it whole numbers lose digits on their way through JSON
-ABOVE_ZERO = ("fps", "uv_mapping_scale", "learning_rate", "learning_rate_appearance", "time_budget_s")
+ABOVE_ZERO = (
+    "fps",
+    "uv_mapping_scale",
+    "learning_rate",
+    "learning_rate_appearance",
+    "learning_rate_end",
+    "time_budget_s",
+)
 
 
 def load_config(path: Path) -> Config:

@@ -24,6 +24,8 @@ from runs.stopping import StopSignal, Stopwatch
 from sampling import Batch, draw_batch, rgb_steps
 from unwrap_utils import Video, load_video, open_clip, pick_device, pretrain_mapping, uv_scale_px
 
+DECAY_START = 0.4  # share of the run after which the learning rates fall
+
 
 def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, iteration: int) -> dict[str, Tensor]:
     """All terms of the paper's loss at one batch, each already multiplied by its coefficient; their sum is the loss.
@@ -112,7 +114,6 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.model = AtlasModel(config).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
-        self.set_learning_rates()
         self.iteration = 0
         self.saved_iteration: int | None = None
         self.psnr: float | None = None
@@ -167,7 +168,6 @@ class Trainer:
             self.iteration = self.saved_iteration = int(checkpoint["iteration"])
         except (KeyError, ValueError, TypeError):
             raise UserError(f"{path}: has no usable optimizer state or iteration; train again") from None
-        self.set_learning_rates()
         if "random_state" in checkpoint:
             try:
                 self.generator.set_state(checkpoint["random_state"].cpu())
@@ -176,11 +176,15 @@ class Trainer:
         return checkpoint
 
     def set_learning_rates(self) -> None:
-        """The config's learning rates, also for a run whose config was changed before it is resumed."""
-        appearance = self.config.learning_rate_appearance or self.config.learning_rate
-        mappings = len(self.model.mappings)
+        """The learning rates of the next step: constant for a while, then falling to `learning_rate_end` of that.
+
+        With a time budget they follow the clock, so that the schedule fits however fast the machine is.
+        """
+        config, fallen = self.config, max(0.0, (self.share_done - DECAY_START) / (1 - DECAY_START))
+        appearance = config.learning_rate_appearance or config.learning_rate
         for index, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = self.config.learning_rate if index < mappings else appearance
+            base = config.learning_rate if index < len(self.model.mappings) else appearance
+            group["lr"] = base * config.learning_rate_end**fallen
 
     def pretrain(self) -> None:
         """Give the mappings their upright start."""
@@ -198,6 +202,7 @@ class Trainer:
     def step(self) -> dict[str, Tensor]:
         """One iteration; returns the weighted terms."""
         terms = self.loss_of_a_batch()
+        self.set_learning_rates()
         self.optimizer.zero_grad()
         sum(terms.values()).backward()
         self.optimizer.step()
@@ -237,6 +242,11 @@ class Trainer:
         """True when the iterations are done or the time is up."""
         budget = self.config.time_budget_s
         return self.iteration >= self.config.iters_num or (budget is not None and self.watch.seconds >= budget)
+
+    @property
+    def share_done(self) -> float:
+        """How much of the run has passed, 0 to 1: of the time budget, where there is one, else of the iterations."""
+        return min(1.0, self.progress_made / (self.config.time_budget_s or self.config.iters_num))
 
     @property
     def progress_made(self) -> float:

@@ -265,3 +265,18 @@ def test_a_time_budget_ends_the_run_with_an_evaluation_and_is_not_spent_on_it(dr
     resumed = resume_run(trainer.folder)
     assert resumed.is_finished
     assert not resume_run(trainer.folder, time_budget_s=100).is_finished
+
+
+def test_learning_rates_are_constant_as_published_and_fall_where_asked(drawn, tmp_path):
+    trainer = Trainer(tiny_config(drawn, tmp_path, iters_num=10, learning_rate_appearance=1e-3), tmp_path)
+
+    def rates(iteration):
+        trainer.iteration = iteration
+        trainer.set_learning_rates()
+        return [group["lr"] for group in trainer.optimizer.param_groups]
+
+    assert rates(0) == rates(9) == [1e-4, 1e-4, 1e-3, 1e-3]
+    trainer.config = replace(trainer.config, learning_rate_end=0.01)
+    assert rates(4) == [1e-4, 1e-4, 1e-3, 1e-3]
+    assert rates(7) == pytest.approx([1e-5, 1e-5, 1e-4, 1e-4])
+    assert rates(10) == pytest.approx([1e-6, 1e-6, 1e-5, 1e-5])
