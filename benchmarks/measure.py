@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from editing import edit_layers, frame_edits
 from metrics.image import psnr
@@ -19,7 +18,6 @@ MARKED_FRAMES = 3  # frames on which marks are put: at a quarter, half and three
 TARGETS = 8  # frames that each mark is looked for in
 GREY = 0.5
 LONG_RANGE = 10  # frames
-Bools = NDArray[np.bool_]
 
 
 def opacity_figures(store: FrameStore, scene: Scene) -> dict[str, float]:
@@ -40,7 +38,9 @@ def some_frames(count: int, wanted: int) -> list[int]:
 
 def marked_frames(count: int) -> list[int]:
     """The frames on which marks and patterns are painted."""
-    return sorted({round(count * share) for share in np.arange(1, MARKED_FRAMES + 1) / (MARKED_FRAMES + 1)})
+    return sorted(
+        {min(round(count * share), count - 1) for share in np.arange(1, MARKED_FRAMES + 1) / (MARKED_FRAMES + 1)}
+    )
 
 
 def placement_errors(run: TrainedRun, store: FrameStore, scene: Scene, seed: int = 0) -> Floats:
