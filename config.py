@@ -47,6 +47,18 @@ class Config:
     sampling: str = "tiles"  # or "published": independent pixels, each with neighbours of its own
     tile_size: int = 4  # side of a tile, pixels
 
+    # the grid representation
+    representation: str = "mlp"  # the published networks, or "grid": explicit grids from a closed-form start
+    residual: bool = False  # grid: a smooth factor of light over (x, y, t), close to 1
+    residual_coeff: float = 20.0  # of the squared logarithm of that factor
+    prior_coeff: float = 300.0  # of opacity's cross-entropy with the mended masks, at the end
+    grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
+    grid_half_until: float = 0.7  # and at half of it
+    grid_rate_mapping: float = 0.03  # learning rates: texels
+    grid_rate_alpha: float = 0.05  # logarithm of the odds
+    grid_rate_atlas: float = 0.004  # colour
+    grid_rate_light: float = 0.01  # logarithm of the factor
+
     # networks
     number_of_channels_mapping1: int = 256
     number_of_layers_mapping1: int = 6
@@ -91,6 +103,7 @@ class Config:
 
 CHOICES = {
     "sampling": ("tiles", "published"),
+    "representation": ("mlp", "grid"),
     "precision": ("float32", "bfloat16"),
     "alpha_range": ("full", "published"),
 }

@@ -94,11 +94,17 @@ class Sample:
     uv: Tensor  # (L, N, 2) in [-1, 1], each layer's own square
     alpha: Tensor  # (L - 1, N, 1)
     colors: Tensor  # (L, N, 3) in [0, 1]
+    light: Tensor | None = None  # (N, 3) factor of the colours, close to 1; None: a model without it
+
+    @property
+    def unlit(self) -> Tensor:
+        """(N, 3): the layers seen through one another."""
+        return (visibility(self.alpha) * self.colors).sum(0)
 
     @property
     def rgb(self) -> Tensor:
-        """(N, 3): the layers seen through one another."""
-        return (visibility(self.alpha) * self.colors).sum(0)
+        """(N, 3): the layers seen through one another, as they are lit."""
+        return self.unlit if self.light is None else self.unlit * self.light
 
 
 class AtlasModel(nn.Module):

@@ -1,0 +1,156 @@
+"""The closed-form start: one transform per frame and layer that lays the frame onto the layer's reference frame.
+
+Neighbours are aligned robustly and chained; then all frames are refined together over pairs at several distances
+(bundle adjustment by Gauss-Newton), so that errors do not add up over the clip.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.tracks import Pairs
+
+Floats = NDArray[np.float64]
+
+FEWEST_POINTS = 12  # below it a pair of frames says nothing about a transform
+OUTLIER_PX = 2.0  # residuals beyond it hardly count
+ITERATIONS = 12
+PRIOR_WEIGHT = 1e-2  # of "as in the neighbouring frame", where nothing else is known, against one point
+
+
+def generators(kind: str) -> Floats:
+    """(G, 3, 3): the directions in which a transform may change; 4 for a similarity, 6 affine, 8 homography."""
+    moves = np.zeros((8, 3, 3))
+    moves[0, 0, 2] = moves[1, 1, 2] = 1  # shifts
+    moves[2, 0, 0] = moves[2, 1, 1] = 1  # scale
+    moves[3, 0, 1], moves[3, 1, 0] = -1, 1  # turn
+    moves[4, 0, 0], moves[4, 1, 1] = 1, -1  # stretches
+    moves[5, 0, 1] = moves[5, 1, 0] = 1
+    moves[6, 2, 0] = moves[7, 2, 1] = 1  # perspective
+    return moves[: {"similarity": 4, "affine": 6, "homography": 8}[kind]]
+
+
+def homogeneous(points: Floats) -> Floats:
+    """(..., 2) -> (..., 3)."""
+    return np.concatenate((points, np.ones_like(points[..., :1])), axis=-1)
+
+
+def transformed(matrix: Floats, points: Floats) -> Floats:
+    """Points (..., 2) through a transform (3, 3)."""
+    moved = homogeneous(points) @ matrix.T
+    return moved[..., :2] / moved[..., 2:]
+
+
+def neighbour_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
+    """Robust transform (3, 3) that takes points (n, 2) to their ends; None if too few points agree."""
+    if len(start) < FEWEST_POINTS:
+        return None
+    cv2.setRNGSeed(0)
+    if kind == "homography":
+        matrix, _ = cv2.findHomography(start, end, cv2.RANSAC, OUTLIER_PX)
+    else:
+        matrix, _ = cv2.estimateAffinePartial2D(start, end, ransacReprojThreshold=OUTLIER_PX)
+        matrix = None if matrix is None else np.vstack((matrix, [0, 0, 1]))
+    if matrix is None or not np.isfinite(matrix).all() or not 0.25 < np.linalg.det(matrix[:2, :2]) < 4:
+        return None
+    return matrix
+
+
+def chained(pairs: Pairs, frames: int, reference: int, kind: str) -> Floats:
+    """(T, 3, 3) frame -> reference frame, from neighbours; where a pair says nothing, the last motion goes on."""
+    steps, last = [], np.eye(3)
+    for t in range(frames - 1):
+        found = neighbour_transform(*pairs.of(t, t + 1), kind)
+        last = last if found is None else found
+        steps.append(last)
+    result = np.empty((frames, 3, 3))
+    result[reference] = np.eye(3)
+    for t in reversed(range(reference)):
+        result[t] = result[t + 1] @ steps[t]
+    for t in range(reference + 1, frames):
+        result[t] = result[t - 1] @ np.linalg.inv(steps[t - 1])
+    return result
+
+
+def refined(transforms: Floats, pairs: Pairs, reference: int, kind: str, size: tuple[int, int]) -> Floats:
+    """All transforms (T, 3, 3) refined together: where a point of one frame lands in the other, as the flow says.
+
+    Residuals are measured in the frames' own pixels, which keeps the scale from shrinking, with Cauchy weights.
+    size: (height, width).
+    """
+    half = max(size) / 2
+    to_unit = np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
+    moves, frames = generators(kind), len(transforms)
+    current = transforms @ np.linalg.inv(to_unit)  # unit frame coordinates -> reference pixels
+    start, end = (transformed(to_unit, points) for points in (pairs.start_px, pairs.end_px))
+    cost = np.inf
+    for _ in range(ITERATIONS):
+        steps, now = solved(current, start, end, pairs, moves, reference, OUTLIER_PX / half)
+        if not now < cost * (1 - 1e-4):
+            break
+        cost = now
+        updates = np.eye(3) + np.einsum("tg,gij->tij", steps.reshape(frames, -1), moves)
+        current = current @ updates
+        current /= current[:, 2:, 2:]
+    return current @ to_unit
+
+
+def solved(
+    current: Floats, start: Floats, end: Floats, pairs: Pairs, moves: Floats, reference: int, outlier: float
+) -> tuple[Floats, float]:
+    """One Gauss-Newton step for all frames (T * G,), and the robust cost before it."""
+    frames, count = len(current), len(moves)
+    between = np.linalg.inv(current[pairs.target]) @ current[pairs.source]  # (P, 3, 3)
+    here = homogeneous(start)
+    there = here @ between.transpose(0, 2, 1)  # (P, N, 3)
+    landed = there[..., :2] / there[..., 2:]
+    residual = landed - end
+    squared = np.square(residual).sum(-1)
+    weight = pairs.weight / (1 + squared / outlier**2)
+    cost = float((pairs.weight * np.log1p(squared / outlier**2)).sum())
+
+    def projected(direction: Floats) -> Floats:
+        """Change of the landing place (P, N, 2, G) for a change (P, N, G, 3) of its homogeneous coordinates."""
+        change = direction[..., :2] - landed[:, :, None] * direction[..., 2:]
+        return (change / there[:, :, None, 2:]).swapaxes(2, 3)
+
+    moved_here = np.einsum("gij,pnj->pngi", moves, here)
+    slopes = np.concatenate(
+        (
+            projected(np.einsum("pij,pngj->pngi", between, moved_here)),
+            -projected(np.einsum("gij,pnj->pngi", moves, there)),
+        ),
+        axis=-1,
+    )  # (P, N, 2, 2 G): the source's parameters, then the target's
+    weighted = slopes * weight[..., None, None]
+    blocks = np.einsum("pnia,pnib->pab", weighted, slopes, optimize=True)
+    right = np.einsum("pnia,pni->pa", weighted, residual, optimize=True)
+    normal, target = np.zeros((frames, count, frames, count)), np.zeros((frames, count))
+    for pair, (a, b) in enumerate(zip(pairs.source, pairs.target, strict=True)):
+        block = blocks[pair].reshape(2, count, 2, count)
+        for i, frame in enumerate((a, b)):
+            target[frame] -= right[pair].reshape(2, count)[i]
+            for j, other in enumerate((a, b)):
+                normal[frame, :, other] += block[i, :, j]
+    # Where no pair ties a frame down its step follows its neighbours'.
+    for t in range(frames - 1):
+        for g in range(count):
+            normal[t, g, t, g] += PRIOR_WEIGHT
+            normal[t + 1, g, t + 1, g] += PRIOR_WEIGHT
+            normal[t, g, t + 1, g] -= PRIOR_WEIGHT
+            normal[t + 1, g, t, g] -= PRIOR_WEIGHT
+    free = np.arange(frames) != reference
+    size = count * (frames - 1)
+    system = normal[free][:, :, free].reshape(size, size)
+    step = np.zeros((frames, count))
+    step[free] = np.linalg.solve(system, target[free].reshape(-1)).reshape(-1, count)
+    return step, cost
+
+
+def aligned(pairs: Pairs, frames: int, reference: int, kind: str, size: tuple[int, int]) -> Floats:
+    """(T, 3, 3) frame pixels -> pixels of the reference frame. kind: similarity, affine or homography.
+
+    An object's chain is one of similarities, which noise can't collapse; refinement gives it its full freedom.
+    """
+    chain = chained(pairs, frames, reference, "homography" if kind == "homography" else "similarity")
+    return refined(chain, pairs, reference, kind, size) if len(pairs.source) else chain

@@ -1,0 +1,1 @@
+"""The fast representation: explicit grids that start from a closed-form alignment."""

@@ -1,0 +1,227 @@
+"""Training a grid model: whole frames in pairs of neighbours, coarse to fine, the paper's terms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import loss_utils
+from config import Config
+from grids.fields import Lattice
+from grids.losses import Photometric, prior_loss, relative_jacobians
+from grids.model import FramesOfGrids, GridModel, grid_groups, start_jacobians
+from grids.optimizer import RowAdam
+from grids.start import average_atlases, reduced_frames
+from implicit_neural_networks import visibility
+from unwrap_utils import BACKWARD, FORWARD, Video
+
+STRIDES = (4, 2, 1)
+PAIRS = {4: 16, 2: 4, 1: 1}  # of neighbouring frames in a batch: about the same number of points at every stage
+FLOW_STRIDE_PX = 4  # mappings are smooth: their terms are evaluated on a sparser lattice, shifted at random
+DECAY_START, DECAY_END = 0.4, 0.05
+
+
+@dataclass
+class Stage:
+    """Frames at one resolution."""
+
+    stride: int
+    lattice: Lattice
+    frames: Tensor  # (T, 3, h, w) uint8
+
+
+class GridLearner:
+    """One step after the other on a model that start_model made."""
+
+    def __init__(self, model: GridModel, probability: Tensor, video: Video, config: Config, generator: torch.Generator):
+        self.model, self.probability, self.video = model, probability, video
+        self.config, self.generator = config, generator
+        self.optimizer = RowAdam()
+        self.stage: Stage | None = None
+        self.waiting: list[int] = []  # first frames of the pairs still to come in this round
+        slopes = torch.stack([start_jacobians(each, model.shape.size) for each in model.transforms])
+        self.start_inverse = torch.linalg.inv(slopes)
+        self.scale = slopes.det().abs().sqrt()  # (L, T) texels per pixel
+
+    # coarse to fine
+
+    def stride_at(self, share: float) -> int:
+        if share < self.config.grid_quarter_until:
+            return 4
+        return 2 if share < self.config.grid_half_until else 1
+
+    def enter(self, stride: int, resumed: bool = False) -> Stage:
+        """The stage of a stride; unless training resumes in it, its atlases are averaged anew from sharper frames."""
+        if self.stage is None or self.stage.stride != stride:
+            frames = reduced_frames(self.video, stride)
+            lattice = Lattice.of_stride(stride, self.model.shape.size[1:], frames.device)
+            if self.stage is not None and not resumed:
+                average_atlases(self.model, frames, self.opacity(), stride)
+            self.stage = Stage(stride, lattice, frames)
+        return self.stage
+
+    @torch.no_grad()
+    def opacity(self) -> Tensor:
+        """(F, T, h, w) the objects' opacity at half resolution."""
+        lattice = Lattice.of_stride(2, self.model.shape.size[1:], self.video.device)
+        frames = []
+        for t in range(self.model.shape.size[0]):
+            view = self.model.frames(torch.tensor([t], device=self.video.device))
+            frames.append(torch.cat([view.whole_alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
+        return torch.stack(frames, dim=1)
+
+    def next_pairs(self, count: int) -> Tensor:
+        """(2 * count,) frames: pairs of neighbours, all frames equally often, no frame twice."""
+        total = self.model.shape.size[0]
+        chosen: list[int] = []
+        while len(chosen) < min(count, total // 2):
+            if not self.waiting:
+                offset = int(
+                    torch.randint(
+                        0, 2 if total > 2 else 1, (1,), generator=self.generator, device=self.generator.device
+                    )
+                )
+                starts = torch.arange(offset, total - 1, 2)
+                order = torch.randperm(len(starts), generator=self.generator, device=self.generator.device).cpu()
+                self.waiting = starts[order].tolist()
+            first = self.waiting.pop()
+            if all(abs(first - other) > 1 for other in chosen):
+                chosen.append(first)
+        return torch.tensor([t for first in chosen for t in (first, first + 1)], device=self.video.device)
+
+    # one step
+
+    def step(self, share: float) -> dict[str, Tensor]:
+        """One iteration at a share of the run (0 to 1); returns the weighted terms."""
+        stage = self.enter(self.stride_at(share))
+        t = self.next_pairs(PAIRS[stage.stride])
+        view = FramesOfGrids(self.model, t, training=True)
+        terms = self.picture_terms(view, stage, share) | self.motion_terms(view)
+        total = sum(value for name, value in terms.items() if name not in ("color", "gradient"))
+        total.backward()
+        self.move(view, share)
+        terms.pop("photometric")
+        return {name: value.detach() for name, value in terms.items()}
+
+    def picture_terms(self, view: FramesOfGrids, stage: Stage, share: float) -> dict[str, Tensor]:
+        """Terms that compare whole pictures."""
+        config, model, terms = self.config, self.model, {}
+        target = stage.frames[view.t] / 255
+        background = len(model.layers) - 1
+        rendered = view.color(background, view.texels(background, stage.lattice))
+        for index in reversed(range(background)):
+            rows, columns = view.box(index, stage.lattice)
+            part = stage.lattice.cropped(rows, columns)
+            logit = view.logit(index, part)
+            alpha = torch.sigmoid(logit)
+            color = view.color(index, view.texels(index, part))
+            behind = rendered[:, :, rows, columns]
+            rendered = rendered.clone()
+            rendered[:, :, rows, columns] = behind + alpha * (color - behind)
+            pixels = len(view.t) * stage.lattice.shape[0] * stage.lattice.shape[1]
+            sparse = ((1 - alpha) * color).square().sum() / pixels
+            terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
+            expected = part.interpolated(self.probability[index, view.t][:, None])
+            prior = prior_loss(logit, expected).sum() / pixels
+            terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
+        if model.light:
+            light = view.light(stage.lattice)
+            rendered = rendered * light
+            terms["light"] = config.residual_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
+        gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
+        total, color, gradient = Photometric.apply(rendered, target, config.rgb_coeff, gradient_weight)
+        terms["photometric"] = total
+        terms["color"], terms["gradient"] = config.rgb_coeff * color, gradient_weight * gradient
+        return terms
+
+    def prior_weight(self, share: float) -> float:
+        """Of the cross-entropy with the evidence: falls from the published bootstrapping factor, never to nothing."""
+        config = self.config
+        return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * share))
+
+    def motion_terms(self, view: FramesOfGrids) -> dict[str, Tensor]:
+        """Rigidity and flow, on a sparse lattice shifted at random."""
+        config, model = self.config, self.model
+        size, step = model.shape.size[1:], FLOW_STRIDE_PX
+        shift = torch.randint(0, step, (2,), generator=self.generator, device=self.generator.device).tolist()
+        rows, columns = (slice(first, None, step) for first in shift)
+        axes = (
+            torch.arange(*pick.indices(side), device=view.t.device)
+            for pick, side in zip((rows, columns), size, strict=True)
+        )
+        whole = tuple(axes)
+        lattice = Lattice(*(axis.float() for axis in whole), size)
+        names = [layer.name for layer in model.layers]
+        texels = [view.texels(layer, lattice) for layer in range(len(names))]
+        alpha = torch.stack([view.whole_alpha(index, lattice) for index in range(len(names) - 1)])
+        terms = {}
+        for layer, name in enumerate(names):
+            jacobians = relative_jacobians(texels[layer], self.start_inverse[layer, view.t], (step, step))
+            terms[f"rigidity_{name}"] = config.rigidity_coeff * loss_utils.rigidity_loss(jacobians).mean()
+
+        first, second = torch.arange(0, len(view.t), 2), torch.arange(1, len(view.t), 2)
+        source, target = torch.cat((first, second)), torch.cat((second, first))
+        direction = torch.cat((torch.full_like(first, FORWARD), torch.full_like(second, BACKWARD)))
+        t, device = view.t[source], view.t.device
+        picked = direction.to(device), t
+        flow = self.video.flow_steps[picked][:, rows, columns] * self.video.flow_unit_px[picked][:, None, None, None]
+        valid = self.video.flow_valid[picked][:, rows, columns].flatten(1).float()
+        ends = lattice.points()[:2] + flow.permute(0, 3, 1, 2).flatten(2)
+        here = visibility(alpha[:, source].flatten(0, 1).view(len(names) - 1, -1, 1)).view(len(names), len(source), -1)
+        for layer, name in enumerate(names):
+            there = view.texels_at(layer, target, ends)
+            away = loss_utils.flow_loss(texels[layer][source].flatten(2).transpose(1, 2), there.transpose(1, 2), 1.0)
+            away = away / self.scale[layer, t][:, None]
+            # Forward and backward are means of their own, as published.
+            means = loss_utils.masked_mean((here[layer] * away).view(2, -1), valid.view(2, -1))
+            terms[f"flow_{name}"] = config.optical_flow_coeff * means.mean()
+        change = 0
+        for index in range(len(names) - 1):
+            there = torch.sigmoid(view.field_at(f"alphas.{index}", target, ends)[:, 0])
+            there = there * in_boxes(model.boxes[index, view.t[target]], ends)
+            change = change + (there - alpha[index, source].flatten(1)).abs()
+        terms["flow_alpha"] = (
+            config.alpha_flow_factor * loss_utils.masked_mean(change.view(2, -1), valid.view(2, -1)).mean()
+        )
+        return terms
+
+    def move(self, view: FramesOfGrids, share: float) -> None:
+        """Let the optimizer move what the batch used."""
+        config = self.config
+        fallen = DECAY_END ** max(0.0, (share - DECAY_START) / (1 - DECAY_START))
+        rates = {
+            "mappings": config.grid_rate_mapping,
+            "alphas": config.grid_rate_alpha,
+            "light": config.grid_rate_light,
+        }
+        for name, group in grid_groups(self.model).items():
+            rate = rates[name.split(".")[0]] * fallen
+            for level, grid in enumerate(group):
+                leaf = view.leaves.get(f"{name}.{level}")
+                if leaf is not None and leaf.grad is not None:
+                    self.optimizer.move(f"{name}.{level}", grid.values, leaf.grad, rate, view.t)
+                elif leaf is None and grid.values.grad is not None:
+                    self.optimizer.move(f"{name}.{level}", grid.values, grid.values.grad, rate)
+                    grid.values.grad = None
+        for layer, atlas in enumerate(self.model.atlases):
+            if atlas.grad is not None:
+                self.optimizer.move(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * fallen)
+                atlas.grad = None
+
+    # files
+
+    def checkpoint(self) -> dict[str, Any]:
+        return self.model.checkpoint() | {
+            "grid_probability": (self.probability * 255).round().byte(),
+            "grid_optimizer": self.optimizer.state_dict(),
+            "grid_stride": self.stage.stride if self.stage else 0,
+            "grid_waiting": list(self.waiting),
+        }
+
+
+def in_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:
+    """(M, N) 1 where points (M, 2, N) lie in the boxes (M, 4), else 0."""
+    top, bottom, left, right = boxes[:, :, None].unbind(1)
+    x, y = points_px.unbind(1)
+    return ((y >= top) & (y < bottom) & (x >= left) & (x < right)).float()
