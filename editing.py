@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 import media
 from command_line import UserError, warn
-from implicit_neural_networks import AtlasModel
 from media import Pixels, VideoWriter, to_8_bit
 from rendering import (
     AtlasView,
@@ -32,6 +31,7 @@ from rendering import (
     sample_image,
 )
 from reporting.preview import contact_sheet
+from runs.models import Model
 from unwrap_utils import Clip
 
 FINER = 4  # a frame edit is spread this many times finer than its pixels, so that no hole opens between them
@@ -146,7 +146,7 @@ def closed_holes(sums: Tensor) -> Tensor:
     return sums
 
 
-def frame_edits(model: AtlasModel, frame: Frame, rgba: Floats, layers: list[int]) -> list[LayerEdit]:
+def frame_edits(model: Model, frame: Frame, rgba: Floats, layers: list[int]) -> list[LayerEdit]:
     """Paint on one rendered frame as edits of the given layers."""
     places, shares = atlas_places(model, frame), torch.from_numpy(frame.visibility)
     edits = (spread_frame_edit(rgba, layer, places[layer], shares[layer]) for layer in layers)
@@ -163,7 +163,7 @@ def edited_frames(run: TrainedRun, frames: Iterator[Frame], edits: list[LayerEdi
     """Yield the clip's frames (H, W, 3) uint8 with the edits on them."""
     for frame in frames:
         source = run.clip.frame(frame.t).astype(np.float32) / 255
-        yield to_8_bit(composite(source, edit_layers(run, frame, edits)))
+        yield to_8_bit(composite(source, edit_layers(run, frame, edits), frame.light))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from command_line import warn
-from implicit_neural_networks import AtlasModel
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
 from metrics.temporal import warp_error
 from rendering import (
@@ -44,6 +43,7 @@ from reporting.figures import (
 from reporting.page import write_page
 from reporting.patterns import checkerboard, letter_pattern, uv_colors
 from reporting.plots import plot_per_frame
+from runs.models import Model
 from unwrap_utils import Clip, consistent_flow
 
 
@@ -58,11 +58,11 @@ class Evaluation:
 
 
 def evaluate(
-    model: AtlasModel, clip: Clip, folder: Path, full_range: bool, px_per_uv: float, opacity_images: bool = False
+    model: Model, clip: Clip, folder: Path, full_range: bool, px_per_uv: list[float], opacity_images: bool = False
 ) -> Evaluation:
     """Write the published outputs of a model into `folder`, with metrics.json and index.html.
 
-    px_per_uv scales the error maps (L / (2 * uv_mapping_scale)). opacity_images adds texture_orig*_alpha.png. With
+    px_per_uv of each layer scales the error maps. opacity_images adds texture_orig*_alpha.png. With
     `NAME_gt` beside the clip, opacity is measured against it.
     """
     started = time.perf_counter()
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def write_reconstruction(
-    model: AtlasModel, clip: Clip, folder: Path, full_range: bool, store: FrameStore
+    model: Model, clip: Clip, folder: Path, full_range: bool, store: FrameStore
 ) -> tuple[dict[str, list[float]], dict[str, Pixels]]:
     """Render the clip once: the videos that need colours, the figures of each frame, the store for later passes."""
     per_frame: dict[str, list[float]] = {}
@@ -145,7 +145,7 @@ def write_atlases(atlases: list[Pixels], seen: list[Tensor], folder: Path, opaci
 
 
 def write_printed_videos(
-    model: AtlasModel, clip: Clip, folder: Path, store: FrameStore, views: list[AtlasView], atlases: list[Pixels]
+    model: Model, clip: Clip, folder: Path, store: FrameStore, views: list[AtlasView], atlases: list[Pixels]
 ) -> dict[str, float]:
     """Letters printed on each atlas and carried through the video: over each layer, over all, and the layer bare.
 
@@ -167,9 +167,9 @@ def write_printed_videos(
             for number, places in enumerate(atlas_places(model, frame), 1):
                 pixels = views[number - 1].pixels(places, ATLAS_SIZE_PX)
                 edits.append((sample_image(pattern, pixels).numpy(), frame.visibility[number - 1]))
-                videos.write(f"edited{number}", to_8_bit(composite(source, edits[-1:])))
+                videos.write(f"edited{number}", to_8_bit(composite(source, edits[-1:], frame.light)))
                 videos.write(f"edited{number}_tex", to_8_bit(sample_image(textures[number - 1], pixels).numpy()))
-            edited.append(composite(source, edits))
+            edited.append(composite(source, edits, frame.light))
             videos.write("edit", to_8_bit(edited[-1]))
             if has_flow and len(edited) > 1:
                 there, back = clip.flow_pair(frame.t - 1)

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from command_line import UserError
 from config import Config
 from media import written_whole
+from unwrap_utils import frame_points, normalize, uv_scale_px
 
 CORRUPT = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
 ATLAS_SKIPS = (4, 7)  # layers of the atlas that see the encoded input again, counting from 0
 ALPHA_SCALE, ALPHA_FLOOR = 0.99, 0.001  # published range of opacity: its cross-entropy stays finite
+CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once: on a CPU few enough for its cache, half the time
 
 
 def positional_encoding(points: Tensor, frequencies: Tensor) -> Tensor:
@@ -93,7 +95,7 @@ class Sample:
 
     uv: Tensor  # (L, N, 2) in [-1, 1], each layer's own square
     alpha: Tensor  # (L - 1, N, 1)
-    colors: Tensor  # (L, N, 3) in [0, 1]
+    colors: Tensor  # (L, N, 3) in [0, 1]; (L, 0, 3) where they were not asked for
     light: Tensor | None = None  # (N, 3) factor of the colours, close to 1; None: a model without it
 
     @property
@@ -126,6 +128,7 @@ class AtlasModel(nn.Module):
             network.low_precision = config.precision == "bfloat16"
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
+        self.uv_mapping_scale = config.uv_mapping_scale
 
     def uv(self, xyt: Tensor, layer: int) -> Tensor:
         """(N, 3) -> (N, 2) in [-1, 1]: the place in the layer's own atlas square."""
@@ -156,6 +159,22 @@ class AtlasModel(nn.Module):
         """Everything about the points (N, 3)."""
         uv = self.uvs(xyt)
         return Sample(uv, self.alpha(xyt, full_range), self.colors(uv))
+
+    def frame_sample(self, t: int, size: tuple[int, int, int], full_range: bool, with_colors: bool) -> Sample:
+        """Everything about all pixels of frame t of a clip of (T, H, W), row by row."""
+        _, height, width = size
+        device = self.atlas_centers.device
+        parts = []
+        for points in frame_points(t, height, width, device).split(CHUNK.get(device.type, CHUNK["cpu"])):
+            xyt = normalize(points, size)
+            uv = self.uvs(xyt)
+            colors = self.colors(uv) if with_colors else uv.new_zeros(len(uv), 0, 3)
+            parts.append((uv, self.alpha(xyt, full_range), colors))
+        return Sample(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
+
+    def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
+        """Pixels of a clip of (T, H, W) per unit of a layer's uv; the same for all layers here."""
+        return uv_scale_px(size[1:], self.uv_mapping_scale)
 
     def named_networks(self) -> dict[str, IMLP]:
         """Networks under their published names, in the published order: mappings, opacities, atlas."""
@@ -214,10 +233,3 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         file.write(data.getbuffer())
         file.flush()
         os.fsync(file.fileno())
-
-
-def load_model(path: Path, config: Config, device: torch.device) -> AtlasModel:
-    """The trained model of a run, ready to render."""
-    model = AtlasModel(config).to(device)
-    model.load_checkpoint(read_checkpoint(path, device), path)
-    return model.eval()

@@ -15,12 +15,12 @@ from torch.nn import functional
 
 from command_line import UserError
 from config import load_config
-from implicit_neural_networks import ALPHA_FLOOR, ALPHA_SCALE, AtlasModel, load_model, visibility
-from unwrap_utils import Clip, frame_points, normalize, open_clip, pick_device, uv_scale_px
+from implicit_neural_networks import ALPHA_FLOOR, ALPHA_SCALE, CHUNK, visibility
+from runs.models import Model, layer_scales_px, load_model
+from unwrap_utils import Clip, open_clip, pick_device
 
 VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
 CROP_SHARE = 0.75  # opacity where the raw output, a tanh, is 0.5
-CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once: on a CPU few enough for its cache, half the time
 SPREAD_POINTS = 4_000_000  # at most so many interpolated places mark what an atlas shows of one frame
 Floats = NDArray[np.float32]
 NO_PICTURE = np.empty((0, 0, 3), np.float32)
@@ -33,8 +33,10 @@ class Frame:
     t: int
     uv: Floats  # (L, H, W, 2) in [-1, 1]
     alpha: Floats  # (L - 1, H, W)
-    rgb: Floats  # (H, W, 3), the layers composed
+    rgb: Floats  # (H, W, 3), the layers composed, as they are lit
     full_range: bool = True  # of alpha; else it is squeezed into the published range
+    light: Floats | None = None  # (H, W, 3) factor of the colours; None: a model without light
+    unlit: Floats | None = None  # (H, W, 3), the layers composed without it
 
     @property
     def visibility(self) -> Floats:
@@ -54,32 +56,24 @@ class Frame:
 
 
 @torch.no_grad()  # on the generator: torch restores the caller's grad mode at each yield
-def render_frames(
-    model: AtlasModel, clip: Clip, full_range: bool, with_colors: bool = True, chunk: int | None = None
-) -> Iterator[Frame]:
+def render_frames(model: Model, clip: Clip, full_range: bool, with_colors: bool = True) -> Iterator[Frame]:
     """Yield the clip's frames as the model sees them, one at a time; rgb stays empty without with_colors."""
-    device = next(model.parameters()).device
-    chunk = chunk or CHUNK.get(device.type, CHUNK["cpu"])
-    size = (len(clip), clip.height, clip.width)
+    shape = (clip.height, clip.width)
+
+    def picture(values: Tensor | None) -> Floats | None:
+        """Values of all pixels (..., H * W, C) as (..., H, W, C)."""
+        return None if values is None else values.unflatten(-2, shape).cpu().numpy()
+
     for t in range(len(clip)):
-        uvs, alphas, colors = [], [], []
-        for points in frame_points(t, clip.height, clip.width, device).split(chunk):
-            xyt = normalize(points, size)
-            if with_colors:
-                sample = model(xyt, full_range)
-                uv, alpha = sample.uv, sample.alpha
-                colors.append(sample.rgb)
-            else:
-                uv, alpha = model.uvs(xyt), model.alpha(xyt, full_range)
-            uvs.append(uv)
-            alphas.append(alpha)
-        shape = (clip.height, clip.width)
+        sample = model.frame_sample(t, clip.size, full_range, with_colors)
         yield Frame(
             t,
-            torch.cat(uvs, dim=1).unflatten(1, shape).cpu().numpy(),
-            torch.cat(alphas, dim=1).unflatten(1, shape).squeeze(-1).cpu().numpy(),
-            torch.cat(colors).unflatten(0, shape).cpu().numpy() if colors else NO_PICTURE,
+            picture(sample.uv),
+            picture(sample.alpha)[..., 0],
+            picture(sample.rgb.clamp(0, 1)) if with_colors else NO_PICTURE,
             full_range,
+            picture(sample.light),
+            picture(sample.unlit) if with_colors and sample.light is not None else None,
         )
 
 
@@ -104,12 +98,12 @@ class AtlasView:
         return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1).view(-1, 2)
 
 
-def atlas_places(model: AtlasModel, frame: Frame) -> Tensor:
+def atlas_places(model: Model, frame: Frame) -> Tensor:
     """(L, H, W, 2) on the CPU: the frame's places in the shared atlas."""
     return 0.5 * torch.from_numpy(frame.uv) + model.atlas_centers[:, None].cpu()
 
 
-def layer_views(model: AtlasModel, frames: Iterable[Frame]) -> list[AtlasView]:
+def layer_views(model: Model, frames: Iterable[Frame]) -> list[AtlasView]:
     """What each layer's atlas image shows: a foreground's own square; of the background the square in use.
 
     The latter's corner is the smallest (u, v), its side the larger extent, over the pixels that use the background.
@@ -128,7 +122,7 @@ def layer_views(model: AtlasModel, frames: Iterable[Frame]) -> list[AtlasView]:
 
 
 @torch.no_grad()
-def atlas_image(model: AtlasModel, view: AtlasView, size: int, wanted: NDArray[np.bool_] | None = None) -> Floats:
+def atlas_image(model: Model, view: AtlasView, size: int, wanted: NDArray[np.bool_] | None = None) -> Floats:
     """(size, size, 3) in [0, 1]: the learned atlas; only where `wanted` (size, size), black elsewhere."""
     device = next(model.parameters()).device
     places = view.places(size, device)
@@ -175,18 +169,23 @@ class FrameStore:
         """Keep a frame without its colours, and how far those were off (H, W) where that is known."""
         error = NO_PICTURE if error is None else error
         kept = {"uv": frame.uv, "alpha": frame.alpha, "full_range": frame.full_range, "error": error}
+        if frame.light is not None:
+            kept["light"] = frame.light
         np.savez(self.folder / f"{frame.t}.npz", **kept)
         self.count += 1
 
+    def read(self, t: int) -> tuple[Frame, Floats]:
+        """One frame, its colours empty, and its error."""
+        with np.load(self.folder / f"{t}.npz") as kept:
+            light = kept.get("light")
+            return Frame(t, kept["uv"], kept["alpha"], NO_PICTURE, bool(kept["full_range"]), light), kept["error"]
+
     def __iter__(self) -> Iterator[tuple[Frame, Floats]]:
-        for t in range(self.count):
-            with np.load(self.folder / f"{t}.npz") as kept:
-                yield Frame(t, kept["uv"], kept["alpha"], NO_PICTURE, bool(kept["full_range"])), kept["error"]
+        return map(self.read, range(self.count))
 
     def frame(self, t: int) -> Frame:
         """One frame, its colours empty."""
-        with np.load(self.folder / f"{t}.npz") as kept:
-            return Frame(t, kept["uv"], kept["alpha"], NO_PICTURE, bool(kept["full_range"]))
+        return self.read(t)[0]
 
     def frames(self) -> Iterator[Frame]:
         """The frames alone."""
@@ -203,15 +202,17 @@ def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
     return values[0].permute(1, 2, 0)
 
 
-def composite(source: Floats, edits: list[tuple[Floats, Floats]]) -> Floats:
+def composite(source: Floats, edits: list[tuple[Floats, Floats]], light: Floats | None = None) -> Floats:
     """Eq. 15 and 16: edits of all layers over a frame (H, W, 3).
 
     Each edit is RGBA (H, W, 4) with colour premultiplied by opacity, and the share (H, W) of its layer. The shares
     of all layers sum to 1, so the sum over layers of share * (e + frame * (1 - a)) needs only the edited ones.
+    light (H, W, 3) is what the scene's colours are multiplied by there: the edits are lit as the scene is.
     """
     result = source.copy()
     for rgba, share in edits:
-        result += share[..., None] * (rgba[..., :3] - rgba[..., 3:] * source)
+        color = rgba[..., :3] if light is None else rgba[..., :3] * light
+        result += share[..., None] * (color - rgba[..., 3:] * source)
     return result
 
 
@@ -219,10 +220,10 @@ def composite(source: Floats, edits: list[tuple[Floats, Floats]]) -> Floats:
 class TrainedRun:
     """A finished run, opened to evaluate or edit."""
 
-    model: AtlasModel
+    model: Model
     clip: Clip
     full_range: bool  # of rendered opacity
-    px_per_uv: float
+    px_per_uv: list[float]  # of each layer
 
 
 def open_run(
@@ -241,4 +242,4 @@ def open_run(
     model = load_model(folder / "checkpoint", config, pick_device())
     clip = open_clip(frames, config, fps)
     full_range = (alpha_range or config.alpha_range) == "full"
-    return TrainedRun(model, clip, full_range, uv_scale_px((clip.height, clip.width), config))
+    return TrainedRun(model, clip, full_range, layer_scales_px(model, clip.size))

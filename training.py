@@ -11,93 +11,25 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import loss_utils
 from command_line import Stopped, UserError, warn
 from config import Config, config_text, load_config
 from evaluate import evaluate
-from implicit_neural_networks import AtlasModel, Sample, read_checkpoint, visibility, write_checkpoint
+from grids.learner import GridLearner
+from implicit_neural_networks import read_checkpoint, write_checkpoint
 from media import fresh_folder, write_text
 from reporting.plots import plot_training
 from reporting.preview import write_preview
 from runs.log import Log, board
+from runs.models import Model, layer_scales_px
+from runs.networks import NetworkLearner
 from runs.stopping import StopSignal, Stopwatch
-from sampling import Batch, draw_batch, rgb_steps
-from unwrap_utils import Video, load_video, open_clip, pick_device, pretrain_mapping, uv_scale_px
+from unwrap_utils import load_video, open_clip, pick_device
 
-DECAY_START = 0.4  # share of the run after which the learning rates fall
-
-
-def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, iteration: int) -> dict[str, Tensor]:
-    """All terms of the paper's loss at one batch, each already multiplied by its coefficient; their sum is the loss.
-
-    The schedule is a function of the iteration: bootstrapping and global rigidity have a last one.
-    """
-    points = video.normalize(batch.points_px)
-    uv, alpha = model.uvs(points), model.alpha(points[: batch.opaque])
-    sample = Sample(uv[:, : batch.colored], alpha[:, : batch.colored], model.colors(uv[:, : batch.colored]))
-    names, foregrounds = [layer.name for layer in model.layers], len(alpha)
-    px_per_uv = uv_scale_px(video.size[1:], config)
-    rgb = sample.rgb
-
-    values = {"color": loss_utils.color_loss(rgb[batch.samples], batch.samples_rgb)}
-    weights = {"color": batch.samples_weight}
-    coefficients = {"color": config.rgb_coeff}
-
-    def add(name: str, value: Tensor, weight: Tensor, coefficient: float) -> None:
-        values[name], weights[name], coefficients[name] = value, weight, coefficient
-
-    if config.use_gradient_loss:
-        steps = rgb_steps(rgb[batch.gradient])
-        value = loss_utils.gradient_loss(steps, batch.gradient_target)
-        add("gradient", value, batch.gradient_weight, config.gradient_loss_coeff)
-
-    hidden = loss_utils.sparsity_loss(alpha[:, batch.samples], sample.colors[:-1, batch.samples]).sum(0)
-    add("sparsity", hidden, batch.samples_weight, config.sparsity_coeff)
-
-    jacobians = loss_utils.jacobian(*uv[:, batch.rigid].unbind(1), px_per_uv, config.derivative_amount)
-    for name, rigidity in zip(names, loss_utils.rigidity_loss(jacobians), strict=True):
-        add(f"rigidity_{name}", rigidity, batch.rigid_weight, config.rigidity_coeff)
-
-    if config.include_global_rigidity_loss and iteration <= config.stop_global_rigidity:
-        for layer, name in enumerate(names):
-            is_background = layer == foregrounds
-            rigidity = global_rigidity(model, video, batch, layer, uv[layer], config)
-            coefficient = config.global_rigidity_coeff_bg if is_background else config.global_rigidity_coeff_fg
-            add(f"global_rigidity_{name}", rigidity, batch.spread_weight, config.rigidity_coeff * coefficient)
-
-    matches = slice(batch.colored, batch.opaque)
-    seen = visibility(alpha[:, batch.flow]).squeeze(-1)
-    apart = loss_utils.flow_loss(uv[:, batch.flow], uv[:, matches], px_per_uv)
-    for layer, name in enumerate(names):
-        add(f"flow_{name}", seen[layer] * apart[layer], batch.flow_weight, config.optical_flow_coeff)
-    change = loss_utils.alpha_flow_loss(alpha[:, batch.flow], alpha[:, matches]).sum(0)
-    add("flow_alpha", change, batch.flow_weight, config.alpha_flow_factor)
-
-    if iteration <= config.stop_bootstrapping_iteration:
-        entropy = loss_utils.bootstrapping_loss(alpha[:, batch.samples], batch.samples_mask).sum(0)
-        add("bootstrapping", entropy, batch.samples_weight, config.alpha_bootstrapping_factor)
-
-    # Flow terms carry two rows of weights, forward and backward, and are the mean of the two means.
-    return {
-        name: coefficients[name] * loss_utils.masked_mean(value, weights[name]).mean() for name, value in values.items()
-    }
-
-
-def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: int, uv: Tensor, config: Config) -> Tensor:
-    """Rigidity over a long step (R',): Eq. 9 keeps neighbours together, this keeps the whole atlas from folding."""
-    is_background = layer == len(model.layers) - 1
-    amounts = (config.global_rigidity_derivative_amount_fg, config.global_rigidity_derivative_amount_bg)
-    step = amounts[is_background]
-    x, y, t = batch.points_px[batch.spread].unbind(1)
-    far = torch.cat((torch.stack((x - step, y, t), dim=1), torch.stack((x, y - step, t), dim=1)))
-    left, above = model.uv(video.normalize(far), layer).chunk(2)
-    return loss_utils.rigidity_loss(
-        loss_utils.jacobian(uv[batch.spread], left, above, uv_scale_px(video.size[1:], config), step)
-    )
+LEARNERS = {"mlp": NetworkLearner, "grid": GridLearner}
 
 
 class Trainer:
-    """One run: its folder, model, optimizer, random numbers, log and checkpoints.
+    """One run: its folder, learner, random numbers, log and checkpoints.
 
     `iteration` counts finished steps. Everything that decides the next step is in the checkpoint, so a resumed run
     gives the curve of an unbroken one.
@@ -110,16 +42,20 @@ class Trainer:
         self.device = pick_device()
         # Same seed, same curve: several threads must add up gradients in one order. On a GPU that would cost speed.
         torch.use_deterministic_algorithms(self.device.type == "cpu")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a safety net that costs memory traffic
         torch.manual_seed(config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.model = AtlasModel(config).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
         self.iteration = 0
         self.saved_iteration: int | None = None
         self.psnr: float | None = None
         self.video = load_video(self.clip, self.device)
+        self.learner = LEARNERS[config.representation](config, self.video, self.generator)
         self.log = Log(folder / "log.jsonl")
         self.stop = StopSignal()
+
+    @property
+    def model(self) -> Model:
+        return self.learner.model
 
     @property
     def checkpoint_path(self) -> Path:
@@ -137,8 +73,7 @@ class Trainer:
         """
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             raise self.diverged()
-        state: dict[str, Any] = self.model.checkpoint() | {
-            "optimizer_all_state_dict": self.optimizer.state_dict(),
+        state: dict[str, Any] = self.learner.checkpoint() | {
             "iteration": self.iteration,
             "random_state": self.generator.get_state(),
             "seconds": self.watch.seconds,
@@ -159,15 +94,11 @@ class Trainer:
         A published one has no random state: the config's seed is used.
         """
         checkpoint = read_checkpoint(path, self.device)
-        self.model.load_checkpoint(checkpoint, path)
+        self.learner.restore(checkpoint, path)
         try:
-            state = checkpoint["optimizer_all_state_dict"]
-            for group in state["param_groups"]:
-                group["fused"] = True  # published ones say otherwise; the result is the same, the step is faster
-            self.optimizer.load_state_dict(state)
             self.iteration = self.saved_iteration = int(checkpoint["iteration"])
         except (KeyError, ValueError, TypeError):
-            raise UserError(f"{path}: has no usable optimizer state or iteration; train again") from None
+            raise UserError(f"{path}: has no usable iteration; train again") from None
         if "random_state" in checkpoint:
             try:
                 self.generator.set_state(checkpoint["random_state"].cpu())
@@ -175,39 +106,15 @@ class Trainer:
                 warn(f"{path} was written on another kind of device; the seed's random numbers are used")
         return checkpoint
 
-    def set_learning_rates(self) -> None:
-        """The learning rates of the next step: constant for a while, then falling to `learning_rate_end` of that.
-
-        With a time budget they follow the clock, so that the schedule fits however fast the machine is.
-        """
-        config, fallen = self.config, max(0.0, (self.share_done - DECAY_START) / (1 - DECAY_START))
-        appearance = config.learning_rate_appearance or config.learning_rate
-        for index, group in enumerate(self.optimizer.param_groups):
-            base = config.learning_rate if index < len(self.model.mappings) else appearance
-            group["lr"] = base * config.learning_rate_end**fallen
-
-    def pretrain(self) -> None:
-        """Give the mappings their upright start."""
-        wanted = [self.config.pretrain_mapping1] * (len(self.model.layers) - 1) + [self.config.pretrain_mapping2]
-        for layer, is_wanted in enumerate(wanted):
-            if is_wanted and self.config.pretrain_iter_number:
-                mapping, name = self.model.mappings[layer], self.model.layers[layer].name
-                pretrain_mapping(mapping, name, self.video, self.config, self.generator)
-
-    def loss_of_a_batch(self) -> dict[str, Tensor]:
-        """The weighted terms at the next batch; nothing in here waits for the device."""
-        batch = draw_batch(self.video, self.config, self.generator)
-        return loss_terms(self.model, self.video, batch, self.config, self.iteration)
+    def begin(self) -> None:
+        """Give the model its start."""
+        self.learner.begin()
 
     def step(self) -> dict[str, Tensor]:
         """One iteration; returns the weighted terms."""
-        terms = self.loss_of_a_batch()
-        self.set_learning_rates()
-        self.optimizer.zero_grad()
-        sum(terms.values()).backward()
-        self.optimizer.step()
+        terms = self.learner.step(self.iteration, self.share_done)
         self.iteration += 1
-        return {name: value.detach() for name, value in terms.items()}
+        return terms
 
     def run(self) -> None:
         """Train to the end of the config, evaluating, logging and saving on the way. Raises Stopped on a signal."""
@@ -302,7 +209,7 @@ class Trainer:
         folder, full_range = self.evaluation_folder, self.config.alpha_range == "full"
         with self.watch.held():
             found = evaluate(
-                self.model, self.clip, folder, full_range, px_per_uv=uv_scale_px(self.video.size[1:], self.config)
+                self.model, self.clip, folder, full_range, px_per_uv=layer_scales_px(self.model, self.clip.size)
             )
         self.psnr = found.metrics["psnr"]
         self.log.add({"iteration": self.iteration, "psnr": self.psnr, "seconds": round(self.watch.seconds, 3)})
@@ -346,7 +253,7 @@ def start_run(config: Config, time_budget_s: float | None = None) -> Trainer:
     if not config.load_checkpoint:
         with trainer.stop.handled():
             try:
-                trainer.pretrain()
+                trainer.begin()
             except KeyboardInterrupt:
                 raise trainer.stopped() from None
         trainer.save()

@@ -51,6 +51,11 @@ class Clip:
     def __len__(self) -> int:
         return len(self.frame_paths)
 
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(T, H, W)."""
+        return len(self), self.height, self.width
+
     def beside(self, suffix: str) -> Path:
         """A folder of the same clip: `NAME_flow`, `NAME_maskrcnn`, `NAME_gt`."""
         return self.folder.with_name(self.folder.name + suffix)
@@ -236,9 +241,9 @@ class Video:
         return self.flow_steps[direction, t, y, x] * self.flow_unit_px[direction, t][:, None]
 
 
-def uv_scale_px(size: tuple[int, int], config: Config) -> float:
+def uv_scale_px(size: tuple[int, int], uv_mapping_scale: float) -> float:
     """Pixels per unit of uv of a clip of (H, W), for derivatives and distances."""
-    return max(size) / (2 * config.uv_mapping_scale)
+    return max(size) / (2 * uv_mapping_scale)
 
 
 def normalize(xyt_px: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -15,9 +15,9 @@ from rendering import Floats, FrameStore, TrainedRun, composite, layer_views, re
 from reporting.figures import atlas_figures, frame_figures, mean_figures, peak_memory_mb, seen_atlases
 from reporting.patterns import checkerboard
 from reporting.preview import contact_sheet, seen_part
+from runs.models import layer_scales_px
 from scenes.catalogue import SCENES
 from training import start_run
-from unwrap_utils import uv_scale_px
 
 SHOWN_FRAMES = 3
 FOREVER = 10**9
@@ -31,9 +31,7 @@ def run_case(task: dict) -> None:
     config = case_config(task, output)
     trainer = start_run(config)
     trainer.train_without_evaluating()
-    run = TrainedRun(
-        trainer.model.eval(), trainer.clip, True, uv_scale_px((trainer.clip.height, trainer.clip.width), config)
-    )
+    run = TrainedRun(trainer.model.eval(), trainer.clip, True, layer_scales_px(trainer.model, trainer.clip.size))
     result = {
         "clip": task["clip"],
         "config": Path(task["config"]).stem,
@@ -92,7 +90,7 @@ def measure(run: TrainedRun, store: FrameStore, task: dict, sheet: Path) -> dict
     for t, frame in kept.items():
         source = run.clip.frame(t).astype(np.float32) / 255
         layers = [(see_through(checkerboard(uv)), share) for uv, share in zip(frame.uv, frame.visibility, strict=True)]
-        pictures[f"checkerboard, frame {t}"] = media.to_8_bit(composite(source, layers))
+        pictures[f"checkerboard, frame {t}"] = media.to_8_bit(composite(source, layers, frame.light))
     media.write_png(sheet, contact_sheet(pictures, height=216))
     return figures
 

@@ -104,7 +104,7 @@ def steadiness(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, fl
     edits = frame_edits(run.model, store.frame(middle), paint, list(range(background + 1)))
 
     def edited(frame: Frame) -> Floats:
-        return composite(run.clip.frame(frame.t).astype(np.float32) / 255, edit_layers(run, frame, edits))
+        return composite(run.clip.frame(frame.t).astype(np.float32) / 255, edit_layers(run, frame, edits), frame.light)
 
     figures = {}
     for name, step in (("warp_error_short", 1), ("warp_error_long", LONG_RANGE)):

@@ -1,23 +1,25 @@
 """Training a grid model: whole frames in pairs of neighbours, coarse to fine, the paper's terms."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import loss_utils
+from command_line import UserError
 from config import Config
 from grids.fields import Lattice
 from grids.losses import Photometric, prior_loss, relative_jacobians
 from grids.model import FramesOfGrids, GridModel, grid_groups, start_jacobians
 from grids.optimizer import RowAdam
-from grids.start import average_atlases, reduced_frames
+from grids.start import average_atlases, reduced_frames, start_model
 from implicit_neural_networks import visibility
 from unwrap_utils import BACKWARD, FORWARD, Video
 
 STRIDES = (4, 2, 1)
-PAIRS = {4: 16, 2: 4, 1: 1}  # of neighbouring frames in a batch: about the same number of points at every stage
+PAIRS = {4: 6, 2: 4, 1: 1}  # of neighbouring frames in a batch; more points than fit the cache cost more each
 FLOW_STRIDE_PX = 4  # mappings are smooth: their terms are evaluated on a sparser lattice, shifted at random
 DECAY_START, DECAY_END = 0.4, 0.05
 
@@ -32,14 +34,21 @@ class Stage:
 
 
 class GridLearner:
-    """One step after the other on a model that start_model made."""
+    """A GridModel, its optimizer and its batches; `begin` or `restore` come before the first step."""
 
-    def __init__(self, model: GridModel, probability: Tensor, video: Video, config: Config, generator: torch.Generator):
-        self.model, self.probability, self.video = model, probability, video
-        self.config, self.generator = config, generator
+    def __init__(self, config: Config, video: Video, generator: torch.Generator):
+        self.video, self.config, self.generator = video, config, generator
         self.optimizer = RowAdam()
         self.stage: Stage | None = None
         self.waiting: list[int] = []  # first frames of the pairs still to come in this round
+
+    def begin(self) -> None:
+        """The closed-form start."""
+        self.take(*start_model(self.video, self.config.residual, STRIDES[0]))
+
+    def take(self, model: GridModel, probability: Tensor) -> None:
+        """Train this model, whose objects have these probabilities (F, T, ny, nx) at the nodes of their opacity."""
+        self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
         slopes = torch.stack([start_jacobians(each, model.shape.size) for each in model.transforms])
         self.start_inverse = torch.linalg.inv(slopes)
         self.scale = slopes.det().abs().sqrt()  # (L, T) texels per pixel
@@ -92,8 +101,8 @@ class GridLearner:
 
     # one step
 
-    def step(self, share: float) -> dict[str, Tensor]:
-        """One iteration at a share of the run (0 to 1); returns the weighted terms."""
+    def step(self, iteration: int, share: float) -> dict[str, Tensor]:
+        """One iteration, at a share of the run (0 to 1); returns the weighted terms."""
         stage = self.enter(self.stride_at(share))
         t = self.next_pairs(PAIRS[stage.stride])
         view = FramesOfGrids(self.model, t, training=True)
@@ -120,7 +129,7 @@ class GridLearner:
             rendered = rendered.clone()
             rendered[:, :, rows, columns] = behind + alpha * (color - behind)
             pixels = len(view.t) * stage.lattice.shape[0] * stage.lattice.shape[1]
-            sparse = ((1 - alpha) * color).square().sum() / pixels
+            sparse = ((1 - alpha.detach()) * color).square().sum() / pixels
             terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
             expected = part.interpolated(self.probability[index, view.t][:, None])
             prior = prior_loss(logit, expected).sum() / pixels
@@ -215,9 +224,21 @@ class GridLearner:
         return self.model.checkpoint() | {
             "grid_probability": (self.probability * 255).round().byte(),
             "grid_optimizer": self.optimizer.state_dict(),
-            "grid_stride": self.stage.stride if self.stage else 0,
+            "grid_stride": self.stage.stride if self.stage else STRIDES[0],
             "grid_waiting": list(self.waiting),
         }
+
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Take everything that decides the next step from a checkpoint. Raises UserError."""
+        model = GridModel.from_checkpoint(checkpoint, path)
+        model.check(self.video.size)
+        try:
+            self.take(model, checkpoint["grid_probability"].float() / 255)
+            self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
+            self.waiting = list(checkpoint["grid_waiting"])
+            self.enter(checkpoint["grid_stride"], resumed=True)
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{path}: has no usable state of the training; train again") from None
 
 
 def in_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Shape:
 
 
 class GridModel(nn.Module):
-    """Everything about a clip in explicit grids. Layers as in AtlasModel: foregrounds front to back, the background last.
+    """Everything about a clip in explicit grids. Layers: foregrounds front to back, the background last.
 
     A mapping is the closed-form start, a transform per frame from pixels to texels of the layer's atlas, plus grids of
     displacements in texels. An atlas is an image of the needed size; u and v share a scale, its longer side is [-1, 1].
@@ -71,8 +71,9 @@ class GridModel(nn.Module):
         """(T,) texels per pixel of the closed-form start, at the middle of each frame."""
         return start_jacobians(self.transforms[layer], self.shape.size).det().abs().sqrt()
 
-    def px_per_uv(self, layer: int) -> float:
-        """Pixels per unit of uv, in the frame in the middle of the clip's scales."""
+    def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
+        """Pixels of the clip per unit of a layer's uv, at the layer's usual scale; size is the clip's own."""
+        self.check(size)
         return self.texels_per_unit(layer) / float(self.pixel_scale(layer).median())
 
     # evaluating
@@ -81,17 +82,25 @@ class GridModel(nn.Module):
         """The model at frames t (K,), ready to be evaluated on lattices."""
         return FramesOfGrids(self, t)
 
-    def frame_sample(self, t: int, size: tuple[int, int], full_range: bool, with_colors: bool) -> Sample:
-        """Everything about all pixels of frame t, row by row; full_range is accepted: opacity here always has it."""
+    def check(self, size: tuple[int, int, int]) -> None:
+        """Raise UserError for a clip of another (T, H, W) than the model's: its grids lie over the clip's pixels."""
+        if tuple(size) != self.shape.size:
+            own, other = ("{0} frames of {2} x {1}".format(*each) for each in (self.shape.size, size))
+            raise UserError(f"the run was trained on {own}, the clip has {other}; use the clip that it was trained on")
+
+    def frame_sample(self, t: int, size: tuple[int, int, int], full_range: bool, with_colors: bool) -> Sample:
+        """Everything about all pixels of frame t of the clip of (T, H, W), row by row.
+
+        full_range changes nothing: opacity has it here, in training too.
+        """
+        self.check(size)
         view = self.frames(torch.tensor([t], device=self.transforms.device))
-        lattice = Lattice.of_stride(1, size, self.transforms.device)
+        lattice = Lattice.of_stride(1, size[1:], self.transforms.device)
         texels = torch.stack([view.texels(layer, lattice)[0].flatten(1).T for layer in range(len(self.layers))])
         alpha = torch.stack([view.whole_alpha(index, lattice)[0].flatten(1).T for index in range(len(self.alphas))])
         uv = torch.stack([self.to_uv(each, layer) for layer, each in enumerate(texels)])
-        if not with_colors:
-            return Sample(uv, alpha, uv.new_zeros(len(uv), 0, 3))
         light = view.light(lattice)[0].flatten(1).T if self.light else None
-        return Sample(uv, alpha, self.colors(uv), light)
+        return Sample(uv, alpha, self.colors(uv) if with_colors else uv.new_zeros(len(uv), 0, 3), light)
 
     def to_uv(self, texels: Tensor, layer: int) -> Tensor:
         """Texels (..., 2) of a layer's full-sized atlas to its own uv."""

@@ -54,7 +54,7 @@ def start_model(video: Video, has_light: bool, stride: int) -> tuple[GridModel, 
     for group, each in zip(model.alphas, probability, strict=True):
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
     average_atlases(model, reduced_frames(host, stride), probability, stride)
-    return model, probability
+    return model, (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
 
 
 def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> NDArray[np.float64]:

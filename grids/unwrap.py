@@ -99,7 +99,7 @@ def averaged_atlas(model: GridModel, layer: int, frames: Tensor, visibility: Ten
 
 
 def filled(values: Tensor, known: Tensor) -> Tensor:
-    """Unknown pixels of an image (1, C, h, w) taken from ever coarser averages of the known ones (1, 1, h, w), 0 or 1."""
+    """Unknown pixels of an image (1, C, h, w) from ever coarser averages of the known ones (1, 1, h, w), 0 or 1."""
     height, width = values.shape[2:]
     if min(height, width) <= 2 or bool((known > 0).all()):
         mean = (values * known).sum((2, 3), keepdim=True) / known.sum().clamp(min=1)

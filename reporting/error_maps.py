@@ -73,17 +73,18 @@ def rigidity_map(uv: Floats, px_per_uv: float) -> Floats:
 
 
 def error_maps(
-    frame: Frame, following: Frame | None, error: Floats, flow: NDArray[np.float32] | None, px_per_uv: float
+    frame: Frame, following: Frame | None, error: Floats, flow: NDArray[np.float32] | None, px_per_uv: list[float]
 ) -> dict[str, Floats]:
     """All maps of one frame by title; those along the flow are zero in the last frame and absent without flow."""
     names = layer_names(len(frame.uv))
     maps = {"colour error": error}
-    maps |= {f"rigidity, {name}": rigidity_map(uv, px_per_uv) for name, uv in zip(names, frame.uv, strict=True)}
+    layers = list(zip(names, frame.uv, px_per_uv, strict=True))
+    maps |= {f"rigidity, {name}": rigidity_map(uv, scale) for name, uv, scale in layers}
     if flow is None:
         return maps
     following = following or frame
-    for name, here, there, share in zip(names, frame.uv, following.uv, frame.visibility, strict=True):
-        apart = np.linalg.norm(along_flow(there, flow) - here, axis=-1) * px_per_uv
+    for (name, here, scale), there, share in zip(layers, following.uv, frame.visibility, strict=True):
+        apart = np.linalg.norm(along_flow(there, flow) - here, axis=-1) * scale
         maps[f"flow error, px, {name}"] = (apart * share).astype(np.float32)
     maps["opacity change"] = np.abs(along_flow(following.coverage, flow) - frame.coverage)
     return maps
@@ -95,7 +96,7 @@ def with_following(store: FrameStore) -> Iterator[tuple[tuple[Frame, Floats], Fr
     return zip(store, after, strict=True)
 
 
-def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: float) -> None:
+def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: list[float]) -> None:
     """Write global_info_NAME.mp4: where colour, rigidity and flow are violated."""
     has_flow = clip.beside("_flow").is_dir()
     still = np.zeros((clip.height, clip.width, 2), np.float32)

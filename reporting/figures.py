@@ -6,24 +6,26 @@ import sys
 import numpy as np
 import torch
 
-from implicit_neural_networks import AtlasModel
 from media import Pixels, to_8_bit
 from metrics.image import load_lpips, psnr, ssim
 from metrics.mapping import rigidity_summary
 from metrics.masks import boundary_f, iou
 from rendering import VISIBLE, AtlasView, Frame, FrameStore, atlas_image, atlas_places, mark_seen
+from runs.models import Model
 from unwrap_utils import Clip
 
 ATLAS_SIZE_PX = 1000  # side of the atlas images, as published
 
 
 def frame_figures(clip: Clip, frame: Frame) -> dict[str, float]:
-    """PSNR and SSIM of a rendered frame; LPIPS where its weights are at hand.
+    """PSNR and SSIM of a rendered frame, PSNR without its light where it has one; LPIPS where its weights are at hand.
 
     With true masks in `NAME_gt` also DAVIS' J (`iou`) and F (`boundary_f`) of its opacity.
     """
     source = clip.frame(frame.t).astype(np.float32) / 255
     figures = {"psnr": psnr(frame.rgb, source), "ssim": ssim(frame.rgb, source)}
+    if frame.unlit is not None:
+        figures["psnr_unlit"] = psnr(frame.unlit, source)
     if (lpips := load_lpips()) is not None:
         figures["lpips"] = lpips(frame.rgb, source)
     if clip.truth is not None:
@@ -38,7 +40,7 @@ def mean_figures(per_frame: dict[str, list[float]]) -> dict[str, float]:
 
 
 def seen_atlases(
-    model: AtlasModel, store: FrameStore, views: list[AtlasView], size: int = ATLAS_SIZE_PX
+    model: Model, store: FrameStore, views: list[AtlasView], size: int = ATLAS_SIZE_PX
 ) -> tuple[list[Pixels], list[torch.Tensor]]:
     """The atlas images (S, S, 3), black where no frame sees them, and with what share each texel is seen (S, S)."""
     seen = [torch.zeros(size, size) for _ in views]
@@ -53,13 +55,13 @@ def seen_atlases(
     return atlases, seen
 
 
-def atlas_figures(store: FrameStore, seen: list[torch.Tensor], px_per_uv: float) -> dict[str, float]:
+def atlas_figures(store: FrameStore, seen: list[torch.Tensor], px_per_uv: list[float]) -> dict[str, float]:
     """Of each layer: the share of its atlas image that is ever seen, and how rigid its mapping is where it shows."""
     figures = {}
     for layer, (name, share) in enumerate(zip(layer_names(len(seen)), seen, strict=True)):
         figures[f"atlas_use_{name}"] = float((share > VISIBLE).float().mean())
         fields = ((frame.uv[layer], frame.visibility[layer] > VISIBLE) for frame in store.frames())
-        for kind, value in rigidity_summary(fields, px_per_uv).items():
+        for kind, value in rigidity_summary(fields, px_per_uv[layer]).items():
             if math.isfinite(value):  # not of a layer that no frame shows
                 figures[f"{kind}_{name}"] = value
     return {name: round(value, 6) for name, value in figures.items()}

@@ -31,7 +31,7 @@ def perfect(scene, tmp_path):
     """A run that knows the truth: each layer's place is its photograph's, opacity is exact."""
     folder = write_scene(scene, tmp_path / "data")
     config = tiny_config(folder, tmp_path, maximum_number_of_frames=8)
-    run = TrainedRun(AtlasModel(config), open_clip(folder, config), True, 30.0)
+    run = TrainedRun(AtlasModel(config), open_clip(folder, config), True, [30.0, 30.0])
     (tmp_path / "store").mkdir()
     store = FrameStore(tmp_path / "store")
     for t in range(scene.frames):

@@ -14,8 +14,9 @@ import media
 from implicit_neural_networks import AtlasModel
 from preprocessing.flow_raft import RaftFlow
 from rendering import AtlasView, render_frames, sample_image
+from runs.networks import loss_terms
 from sampling import published_batch
-from training import Trainer, loss_terms, resume_run, start_run
+from training import Trainer, resume_run, start_run
 from unwrap_utils import consistent_flow, load_video, open_clip, resize_flow
 
 CPU = torch.device("cpu")
@@ -263,7 +264,7 @@ def test_speed__an_iteration_neither_copies_nor_prints_nor_waits(clip_folder, tm
     for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     capsys.readouterr()
-    terms = trainer.loss_of_a_batch()
+    terms = trainer.learner.loss_of_a_batch(trainer.iteration)
     monkeypatch.undo()
     assert torch.isfinite(terms["color"])
     assert capsys.readouterr().out == ""

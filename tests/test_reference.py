@@ -6,11 +6,12 @@ import torch
 
 import media
 from editing import LayerEdit, edit_layers, edited_frames, read_atlas_edit
-from implicit_neural_networks import load_model, positional_encoding
+from implicit_neural_networks import positional_encoding
 from metrics.image import psnr
 from rendering import TrainedRun, atlas_image, composite, layer_views, render_frames, sample_image
+from runs.models import load_model
+from runs.networks import loss_terms
 from sampling import published_batch
-from training import loss_terms
 from unwrap_utils import BACKWARD, FORWARD, load_video, open_clip, store_flow
 
 CLOSE = 1e-4  # relative, as the reference promises

@@ -7,8 +7,8 @@ import torch
 from conftest import tiny_config
 
 from implicit_neural_networks import AtlasModel
+from runs.networks import loss_terms
 from sampling import draw_batch, published_batch, tile_batch
-from training import loss_terms
 from unwrap_utils import BACKWARD, FORWARD, load_video, open_clip
 
 

@@ -253,7 +253,7 @@ def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_
             return (trainer.model.uv(points, 1) - 0.8 * points[:, :2]).norm(dim=1).mean().item()
 
     before = distance()
-    trainer.pretrain()
+    trainer.begin()
     assert distance() < 0.7 * before
 
 
@@ -272,8 +272,8 @@ def test_learning_rates_are_constant_as_published_and_fall_where_asked(drawn, tm
 
     def rates(iteration):
         trainer.iteration = iteration
-        trainer.set_learning_rates()
-        return [group["lr"] for group in trainer.optimizer.param_groups]
+        trainer.learner.set_learning_rates(trainer.share_done)
+        return [group["lr"] for group in trainer.learner.optimizer.param_groups]
 
     assert rates(0) == rates(9) == [1e-4, 1e-4, 1e-3, 1e-3]
     trainer.config = replace(trainer.config, learning_rate_end=0.01)
