@@ -50,8 +50,8 @@ class Config:
     # the grid representation
     representation: str = "mlp"  # the published networks, or "grid": explicit grids from a closed-form start
     residual: bool = False  # grid: a smooth factor of light over (x, y, t), close to 1
-    residual_coeff: float = 20.0  # of the squared logarithm of that factor
-    prior_coeff: float = 300.0  # of opacity's cross-entropy with the mended masks, at the end
+    residual_coeff: float = 100.0  # of the squared logarithm of that factor
+    prior_coeff: float = 600.0  # of opacity's cross-entropy with the mended masks, at the end
     grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
     grid_half_until: float = 0.7  # and at half of it
     grid_rate_mapping: float = 0.03  # learning rates: texels
@@ -81,6 +81,7 @@ class Config:
     pretrain_mapping2: bool = True
     pretrain_iter_number: int = 100  # rounds of one batch per frame
     uv_mapping_scale: float = 0.8  # (u, v) start as this times (x, y)
+    initialisation: str = "upright"  # as published; or "alignment": the mappings start as the layers move
 
     # losses
     rgb_coeff: float = 5000.0
@@ -104,6 +105,7 @@ class Config:
 CHOICES = {
     "sampling": ("tiles", "published"),
     "representation": ("mlp", "grid"),
+    "initialisation": ("upright", "alignment"),
     "precision": ("float32", "bfloat16"),
     "alpha_range": ("full", "published"),
 }

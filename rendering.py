@@ -55,26 +55,30 @@ class Frame:
         return 1 - self.visibility[-1]
 
 
-@torch.no_grad()  # on the generator: torch restores the caller's grad mode at each yield
 def render_frames(model: Model, clip: Clip, full_range: bool, with_colors: bool = True) -> Iterator[Frame]:
     """Yield the clip's frames as the model sees them, one at a time; rgb stays empty without with_colors."""
+    return (rendered_frame(model, clip, t, full_range, with_colors) for t in range(len(clip)))
+
+
+@torch.no_grad()
+def rendered_frame(model: Model, clip: Clip, t: int, full_range: bool, with_colors: bool = True) -> Frame:
+    """Frame t of the clip as the model sees it."""
     shape = (clip.height, clip.width)
 
     def picture(values: Tensor | None) -> Floats | None:
         """Values of all pixels (..., H * W, C) as (..., H, W, C)."""
         return None if values is None else values.unflatten(-2, shape).cpu().numpy()
 
-    for t in range(len(clip)):
-        sample = model.frame_sample(t, clip.size, full_range, with_colors)
-        yield Frame(
-            t,
-            picture(sample.uv),
-            picture(sample.alpha)[..., 0],
-            picture(sample.rgb.clamp(0, 1)) if with_colors else NO_PICTURE,
-            full_range,
-            picture(sample.light),
-            picture(sample.unlit) if with_colors and sample.light is not None else None,
-        )
+    sample = model.frame_sample(t, clip.size, full_range, with_colors)
+    return Frame(
+        t,
+        picture(sample.uv),
+        picture(sample.alpha)[..., 0],
+        picture(sample.rgb.clamp(0, 1)) if with_colors else NO_PICTURE,
+        full_range,
+        picture(sample.light),
+        picture(sample.unlit) if with_colors and sample.light is not None else None,
+    )
 
 
 @dataclass(frozen=True)

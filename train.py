@@ -1,5 +1,6 @@
 """Train layered neural atlases on one clip."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from command_line import UserError, parser, run_script
@@ -18,20 +19,24 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument(
         "--time_budget", type=float, metavar="SECONDS", help="stop after so many seconds of loading and training"
     )
+    flags.add_argument("--no_residual", action="store_true", help="representation grid: learn no factor of light")
     options = flags.parse_args(arguments)
     if (options.config is None) == (options.resume is None):
         raise UserError("give either a config file or --resume RUN_FOLDER; see python train.py --help")
+    if options.resume and options.no_residual:
+        raise UserError("--no_residual belongs to a new run; a run that began with light goes on with it")
     if options.time_budget is not None and not options.time_budget > 0:
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 
     from config import load_config
     from training import resume_run, start_run
 
-    trainer = (
-        start_run(load_config(options.config), options.time_budget)
-        if options.config
-        else resume_run(options.resume, options.time_budget)
-    )
+    if options.resume:
+        trainer = resume_run(options.resume, options.time_budget)
+    else:
+        changes = {"time_budget_s": options.time_budget} if options.time_budget else {}
+        changes |= {"residual": False} if options.no_residual else {}
+        trainer = start_run(replace(load_config(options.config), **changes))
     trainer.run()
     print(
         f"finished; open {trainer.folder / 'preview.png'} and {trainer.folder / f'{trainer.iteration:06d}'}/index.html"

@@ -15,8 +15,10 @@ from command_line import Stopped, UserError, warn
 from config import Config, config_text, load_config
 from evaluate import evaluate
 from grids.learner import GridLearner
+from grids.model import GridModel
 from implicit_neural_networks import read_checkpoint, write_checkpoint
-from media import fresh_folder, write_text
+from media import fresh_folder, to_8_bit, write_text
+from rendering import rendered_frame
 from reporting.plots import plot_training
 from reporting.preview import write_preview
 from runs.log import Log, board
@@ -75,6 +77,7 @@ class Trainer:
             raise self.diverged()
         state: dict[str, Any] = self.learner.checkpoint() | {
             "iteration": self.iteration,
+            "frames_used": self.learner.frames_used,
             "random_state": self.generator.get_state(),
             "seconds": self.watch.seconds,
         }
@@ -97,6 +100,7 @@ class Trainer:
         self.learner.restore(checkpoint, path)
         try:
             self.iteration = self.saved_iteration = int(checkpoint["iteration"])
+            self.learner.frames_used = checkpoint.get("frames_used", math.inf)
         except (KeyError, ValueError, TypeError):
             raise UserError(f"{path}: has no usable iteration; train again") from None
         if "random_state" in checkpoint:
@@ -107,8 +111,24 @@ class Trainer:
         return checkpoint
 
     def begin(self) -> None:
-        """Give the model its start."""
-        self.learner.begin()
+        """Give the model its start; a first picture is there before the start is complete, where that takes long."""
+        self.learner.begin(self.show)
+        if self.learner.config != self.config:  # a start may settle what the config left open
+            self.config = self.learner.config
+            write_text(self.folder / "config.json", config_text(self.config))
+
+    def show(self, model: GridModel) -> None:
+        """Write preview.png from a model that has had no training yet."""
+        middle = len(self.clip) // 2
+        frame = rendered_frame(model, self.clip, middle, full_range=True)
+        pictures = {
+            "input": self.clip.frame(middle),
+            "reconstruction": to_8_bit(frame.rgb),
+            "alpha": to_8_bit(frame.coverage),
+        }
+        atlases = [to_8_bit(atlas.detach()[0].permute(1, 2, 0).cpu().numpy()) for atlas in model.atlases]
+        write_preview(self.folder / "preview.png", pictures, atlases)
+        print(f"a first picture after {self.watch.seconds:.1f} s: {self.folder / 'preview.png'}", flush=True)
 
     def step(self) -> dict[str, Tensor]:
         """One iteration; returns the weighted terms."""
@@ -133,6 +153,7 @@ class Trainer:
             while not self.is_finished:
                 self.step()
                 progress.update(self.progress_made - progress.n)
+        self.learner.finish()
 
     def stopped(self) -> Stopped:
         """What to tell whoever stopped the run."""
@@ -161,11 +182,21 @@ class Trainer:
         budget = self.config.time_budget_s
         return self.iteration if budget is None else min(self.watch.seconds, budget)
 
+    def warn_if_short(self) -> None:
+        """Say so when the time was up before every frame had been used once."""
+        if self.config.time_budget_s is not None and self.learner.frames_used < len(self.clip):
+            warn(
+                f"the time budget of {self.config.time_budget_s:g} s ended after iteration {self.iteration}, in "
+                "less than one pass over the clip; what you get is the start, give more time for better"
+            )
+
     def loop(self, events: Any) -> None:
         """The iterations; a signal ends them between two steps, with the checkpoint written."""
         config = self.config
-        is_due = self.iteration % config.evaluate_every == 0 or self.is_finished
-        if self.iteration and is_due and not (self.evaluation_folder / "metrics.json").exists():
+        is_due = self.is_finished or (self.iteration and self.iteration % config.evaluate_every == 0)
+        if self.is_finished:
+            self.learner.finish()
+        if is_due and not (self.evaluation_folder / "metrics.json").exists():
             self.evaluate(events)  # it was cut short when the run was stopped
         with self.progress() as progress:
             is_last = self.is_finished
@@ -173,6 +204,8 @@ class Trainer:
                 with self.stop.looked_at():
                     terms = self.step()
                     is_last = self.is_finished  # asked once: between two questions the time may run out
+                    if is_last:
+                        self.learner.finish()
                     progress.update(self.progress_made - progress.n)
                     if self.iteration % config.log_every == 0 or is_last:
                         self.report(terms, events, progress)
@@ -183,6 +216,7 @@ class Trainer:
                     raise KeyboardInterrupt
                 if is_evaluation:
                     self.evaluate(events)
+        self.warn_if_short()
 
     def progress(self) -> tqdm:
         """A bar over iterations, or over seconds where there is a time budget."""
@@ -227,12 +261,8 @@ class Trainer:
         )
 
 
-def start_run(config: Config, time_budget_s: float | None = None) -> Trainer:
-    """A new run in a folder of its own, ready to go: pre-trained, or with the weights of `checkpoint_path`.
-
-    time_budget_s, where given, replaces the config's.
-    """
-    config = with_budget(config, time_budget_s)
+def start_run(config: Config) -> Trainer:
+    """A new run in a folder of its own, ready to go: pre-trained, or with the weights of `checkpoint_path`."""
     if config.load_checkpoint:
         read_checkpoint(Path(config.checkpoint_path))  # before the clip is read, which takes longer
     name = Path(config.data_folder).name
@@ -266,7 +296,9 @@ def resume_run(folder: Path, time_budget_s: float | None = None) -> Trainer:
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
     if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
         raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
-    config = with_budget(load_config(folder / "config.json"), time_budget_s)
+    config = load_config(folder / "config.json")
+    if time_budget_s is not None:
+        config = replace(config, time_budget_s=time_budget_s)
     trainer = Trainer(config, folder)
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.watch.restore(float(checkpoint.get("seconds", 0.0)))
@@ -276,11 +308,6 @@ def resume_run(folder: Path, time_budget_s: float | None = None) -> Trainer:
     if trainer.is_finished:
         warn(f"{folder} is finished; raise iters_num or time_budget_s in its config.json to go on")
     return trainer
-
-
-def with_budget(config: Config, time_budget_s: float | None) -> Config:
-    """The config with another time budget, if one is given."""
-    return config if time_budget_s is None else replace(config, time_budget_s=time_budget_s)
 
 
 def announce(trainer: Trainer) -> None:

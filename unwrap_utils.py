@@ -4,6 +4,9 @@
 """
 
 import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +30,7 @@ ASPECT_TOLERANCE = 0.02
 SMALLEST_PX = 8
 INT16_MAX = 32767
 PRETRAIN_LEARNING_RATE = 1e-4
+READERS = min(8, os.cpu_count() or 1)  # threads that read a clip
 
 
 def pick_device() -> torch.device:
@@ -277,16 +281,23 @@ def load_video(clip: Clip, device: torch.device) -> Video:
         flow_unit_px=torch.ones(2, count),
         flow_valid=torch.zeros(2, count, height, width, dtype=torch.bool),
     )
-    for t in tqdm(range(count), desc=f"reading {clip.name}", unit="frame", leave=False):
-        video.frames[t] = torch.from_numpy(clip.frame(t))
-        video.masks[0, t] = torch.from_numpy(clip.mask(clip.masks[t]))
-        if t + 1 < count:
-            there, back = clip.flow_pair(t)
-            store_flow(video, FORWARD, t, there, consistent_flow(there, back))
-            store_flow(video, BACKWARD, t + 1, back, consistent_flow(back, there))
+    with ThreadPoolExecutor(READERS) as readers:  # decoding leaves Python to the others
+        read = readers.map(lambda t: read_frame(clip, video, t), range(count))
+        for _ in tqdm(read, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
+            pass
     if not (video.masks > 127).any():
         warn(f"{clip.beside('_maskrcnn')}: all masks are empty; everything will be background")
     return Video(*(getattr(video, name).to(device) for name in Video.__dataclass_fields__))
+
+
+def read_frame(clip: Clip, video: Video, t: int) -> None:
+    """Put frame t, its mask, and the flow to and from the next one into a video."""
+    video.frames[t] = torch.from_numpy(clip.frame(t))
+    video.masks[0, t] = torch.from_numpy(clip.mask(clip.masks[t]))
+    if t + 1 < len(clip):
+        there, back = clip.flow_pair(t)
+        store_flow(video, FORWARD, t, there, consistent_flow(there, back))
+        store_flow(video, BACKWARD, t + 1, back, consistent_flow(back, there))
 
 
 def store_flow(video: Video, direction: int, t: int, flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
@@ -298,8 +309,15 @@ def store_flow(video: Video, direction: int, t: int, flow: NDArray[np.float32], 
     video.flow_valid[direction, t] = torch.from_numpy(valid)
 
 
-def pretrain_mapping(mapping: nn.Module, name: str, video: Video, config: Config, generator: torch.Generator) -> None:
-    """Fit one mapping to (scale * x, scale * y), so that training starts from an upright, undistorted atlas.
+def pretrain_mapping(
+    mapping: nn.Module,
+    name: str,
+    target: Callable[[Tensor], Tensor],
+    video: Video,
+    config: Config,
+    generator: torch.Generator,
+) -> None:
+    """Fit one mapping to a target, pixels and frame numbers (N, 3) -> uv (N, 2), before training.
 
     `pretrain_iter_number` rounds of one batch per frame; the loss is the mean Euclidean distance.
     """
@@ -312,8 +330,8 @@ def pretrain_mapping(mapping: nn.Module, name: str, video: Video, config: Config
             for t in range(frames):
                 share = torch.rand(config.samples_batch, 2, generator=generator, device=video.device)
                 xy = (share * extent).floor()
-                xyt = video.normalize(torch.cat((xy, torch.full_like(xy[:, :1], t)), dim=1))
-                loss = (mapping(xyt) - config.uv_mapping_scale * xyt[:, :2]).norm(dim=1).mean()
+                xyt_px = torch.cat((xy, torch.full_like(xy[:, :1], t)), dim=1)
+                loss = (mapping(video.normalize(xyt_px)) - target(xyt_px)).norm(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -1,5 +1,6 @@
 """Training a grid model: whole frames in pairs of neighbours, coarse to fine, the paper's terms."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,23 @@ class GridLearner:
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
         self.video, self.config, self.generator = video, config, generator
         self.optimizer = RowAdam()
-        self.stage: Stage | None = None
         self.waiting: list[int] = []  # first frames of the pairs still to come in this round
+        self.frames_used = 0
 
-    def begin(self) -> None:
-        """The closed-form start."""
-        self.take(*start_model(self.video, self.config.residual, STRIDES[0]))
+    def begin(self, show: Callable[[GridModel], None]) -> None:
+        """The closed-form start; show gets a first model while the rest of the start goes on."""
+        self.take(*start_model(self.video, self.config.residual, STRIDES[0], show), STRIDES[0])
 
-    def take(self, model: GridModel, probability: Tensor) -> None:
-        """Train this model, whose objects have these probabilities (F, T, ny, nx) at the nodes of their opacity."""
+    def take(self, model: GridModel, probability: Tensor, stride: int) -> None:
+        """Train this model, whose atlases are reduced by `stride`.
+
+        Its objects have these probabilities (F, T, ny, nx) at the nodes of their opacity.
+        """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
         slopes = torch.stack([start_jacobians(each, model.shape.size) for each in model.transforms])
         self.start_inverse = torch.linalg.inv(slopes)
         self.scale = slopes.det().abs().sqrt()  # (L, T) texels per pixel
+        self.stage = self.stage_of(stride)
 
     # coarse to fine
 
@@ -60,15 +65,21 @@ class GridLearner:
             return 4
         return 2 if share < self.config.grid_half_until else 1
 
-    def enter(self, stride: int, resumed: bool = False) -> Stage:
-        """The stage of a stride; unless training resumes in it, its atlases are averaged anew from sharper frames."""
-        if self.stage is None or self.stage.stride != stride:
-            frames = reduced_frames(self.video, stride)
-            lattice = Lattice.of_stride(stride, self.model.shape.size[1:], frames.device)
-            if self.stage is not None and not resumed:
-                average_atlases(self.model, frames, self.opacity(), stride)
-            self.stage = Stage(stride, lattice, frames)
+    def stage_of(self, stride: int) -> Stage:
+        """The frames at 1 / stride of the resolution."""
+        frames = reduced_frames(self.video, stride)
+        return Stage(stride, Lattice.of_stride(stride, self.model.shape.size[1:], frames.device), frames)
+
+    def enter(self, stride: int) -> Stage:
+        """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames."""
+        if self.stage.stride != stride:
+            self.stage = self.stage_of(stride)
+            average_atlases(self.model, self.stage.frames, self.opacity(), stride)
         return self.stage
+
+    def finish(self) -> None:
+        """A run that ends early gets atlases of the full resolution all the same."""
+        self.enter(STRIDES[-1])
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
@@ -81,22 +92,19 @@ class GridLearner:
         return torch.stack(frames, dim=1)
 
     def next_pairs(self, count: int) -> Tensor:
-        """(2 * count,) frames: pairs of neighbours, all frames equally often, no frame twice."""
+        """Up to 2 * count frames (K,): pairs of neighbours, none twice, all but the ends equally often."""
         total = self.model.shape.size[0]
+        device = self.generator.device
         chosen: list[int] = []
-        while len(chosen) < min(count, total // 2):
+        while len(chosen) < count:
             if not self.waiting:
-                offset = int(
-                    torch.randint(
-                        0, 2 if total > 2 else 1, (1,), generator=self.generator, device=self.generator.device
-                    )
-                )
+                if chosen:
+                    break  # the next round's pairs may share frames with these
+                offset = int(torch.randint(0, 2 if total > 2 else 1, (1,), generator=self.generator, device=device))
                 starts = torch.arange(offset, total - 1, 2)
-                order = torch.randperm(len(starts), generator=self.generator, device=self.generator.device).cpu()
+                order = torch.randperm(len(starts), generator=self.generator, device=device).cpu()
                 self.waiting = starts[order].tolist()
-            first = self.waiting.pop()
-            if all(abs(first - other) > 1 for other in chosen):
-                chosen.append(first)
+            chosen.append(self.waiting.pop())
         return torch.tensor([t for first in chosen for t in (first, first + 1)], device=self.video.device)
 
     # one step
@@ -105,6 +113,7 @@ class GridLearner:
         """One iteration, at a share of the run (0 to 1); returns the weighted terms."""
         stage = self.enter(self.stride_at(share))
         t = self.next_pairs(PAIRS[stage.stride])
+        self.frames_used += len(t)
         view = FramesOfGrids(self.model, t, training=True)
         terms = self.picture_terms(view, stage, share) | self.motion_terms(view)
         total = sum(value for name, value in terms.items() if name not in ("color", "gradient"))
@@ -224,7 +233,7 @@ class GridLearner:
         return self.model.checkpoint() | {
             "grid_probability": (self.probability * 255).round().byte(),
             "grid_optimizer": self.optimizer.state_dict(),
-            "grid_stride": self.stage.stride if self.stage else STRIDES[0],
+            "grid_stride": self.stage.stride,
             "grid_waiting": list(self.waiting),
         }
 
@@ -233,10 +242,9 @@ class GridLearner:
         model = GridModel.from_checkpoint(checkpoint, path)
         model.check(self.video.size)
         try:
-            self.take(model, checkpoint["grid_probability"].float() / 255)
+            self.take(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
             self.waiting = list(checkpoint["grid_waiting"])
-            self.enter(checkpoint["grid_stride"], resumed=True)
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
 

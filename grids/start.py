@@ -1,5 +1,7 @@
 """The closed-form start of a grid model: alignment, opacity from the evidence, atlases by averaging."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import torch
@@ -8,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment.evidence import Evidence, mended
-from alignment.tracks import layer_pairs
-from alignment.transforms import aligned, transformed
+from alignment.layers import all_transforms, box_corners, object_boxes
 from grids.model import BOX_MARGIN, GridModel, Shape, start_jacobians
 from grids.unwrap import averaged_atlas
 from unwrap_utils import Video
@@ -21,82 +22,52 @@ COARSEST_SCALE = 0.1  # this share of the frames may be larger in pixels than in
 LIKELY, POSSIBLE = 0.5, 0.2  # probabilities that count for an object's atlas, and for its box
 
 
-def start_model(video: Video, has_light: bool, stride: int) -> tuple[GridModel, Tensor]:
+def start_model(
+    video: Video, has_light: bool, stride: int, show: Callable[[GridModel], None]
+) -> tuple[GridModel, Tensor]:
     """A model that already shows the clip, and the objects' probability (F, T, ny, nx) at the nodes of their opacity.
 
-    stride: reduction of the atlases to begin with.
+    stride: reduction of the atlases to begin with. show gets a first model, from the rough masks as they are, before
+    the evidence is weighed.
     """
     host = Video(*(getattr(video, name).cpu() for name in Video.__dataclass_fields__))
-    frames, height, width = host.size
+    transforms = all_transforms(host)
+    frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
-    covered = (masks > 127).any(0)
-    background = layer_transforms(host, ~covered, "homography")
-    objects = [layer_transforms(host, mask > 127, "affine") for mask in masks]
-    evidence = [mended(host, mask, background, motion) for mask, motion in zip(masks, objects, strict=True)]
+    show(built_model(host, transforms, masks.astype(np.float32) / 255, has_light, frames)[0])
+    evidence = [mended(host, mask, transforms[-1], motion) for mask, motion in zip(masks, transforms, strict=False)]
     likely = np.stack([full_probability(each, host.frames.numpy()) for each in evidence])
-    boxes = [object_boxes(each > POSSIBLE, BOX_MARGIN) for each in likely]
-    extents = [object_boxes(each > LIKELY, 0.0) for each in likely]
-    transforms, sizes = [], []
-    for motion, extent in zip(objects, extents, strict=True):
-        corners = box_corners(motion, extent)
-        fitted = in_texels(motion, corners, (height, width), ATLAS_MARGIN)
-        transforms.append(fitted[0])
-        sizes.append(fitted[1])
-    whole = np.tile([0, height, 0, width], (frames, 1))
-    fitted = in_texels(background, box_corners(background, whole), (height, width), 0.0)
-    transforms.append(fitted[0])
-    sizes.append(fitted[1])
+    return built_model(host, transforms, likely, has_light, frames)
 
-    model = GridModel(Shape(host.size, tuple(sizes), has_light))
-    model.transforms.copy_(torch.from_numpy(np.stack(transforms)))
-    model.boxes.copy_(torch.from_numpy(np.stack(boxes)))
+
+def built_model(
+    video: Video, transforms: NDArray[np.float64], likely: NDArray[np.float32], has_light: bool, frames: Tensor
+) -> tuple[GridModel, Tensor]:
+    """A model from transforms (L, T, 3, 3) and the objects' probability (F, T, H, W), with averaged atlases.
+
+    frames (T, 3, h, w): the video reduced, whose resolution the atlases get.
+    """
+    _, height, width = video.size
+    fitted = [
+        in_texels(motion, box_corners(motion, object_boxes(each > LIKELY, 0.0)), (height, width), ATLAS_MARGIN)
+        for motion, each in zip(transforms, likely, strict=False)
+    ]
+    whole = np.tile([0, height, 0, width], (len(frames), 1))
+    fitted.append(in_texels(transforms[-1], box_corners(transforms[-1], whole), (height, width), 0.0))
+    model = GridModel(Shape(video.size, tuple(size for _, size in fitted), has_light))
+    model.transforms.copy_(torch.from_numpy(np.stack([matrix for matrix, _ in fitted])))
+    model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > POSSIBLE, BOX_MARGIN) for each in likely])))
     probability = torch.stack([node_values(each, model.alphas[0][-1].values.shape[2:]) for each in likely])
+    probability = (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
     for group, each in zip(model.alphas, probability, strict=True):
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
-    average_atlases(model, reduced_frames(host, stride), probability, stride)
-    return model, (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
-
-
-def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> NDArray[np.float64]:
-    """(T, 3, 3) frame pixels -> pixels of the layer's reference frame, the middle one of those that show it."""
-    frames, height, width = video.size
-    shown = np.flatnonzero(member.any((1, 2)))
-    reference = int(shown[len(shown) // 2]) if len(shown) else frames // 2
-    return aligned(layer_pairs(video, member), frames, reference, kind, (height, width))
+    average_atlases(model, frames, probability, round(height / frames.shape[2]))
+    return model, probability
 
 
 def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(T, H, W)."""
     return np.stack([evidence.at_size(frame, t) for t, frame in enumerate(rgb)])
-
-
-def object_boxes(inside: NDArray[np.bool_], margin: float) -> NDArray[np.int64]:
-    """(T, 4) top, bottom, left, right around what is inside in a frame or its neighbours; empty where nothing is."""
-    frames, height, width = inside.shape
-    boxes = np.zeros((frames, 4), np.int64)
-    for t in range(frames):
-        near = inside[max(0, t - 1) : t + 2].any(0)
-        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
-        if len(rows) == 0:
-            continue
-        reach = int(margin * max(np.ptp(rows), np.ptp(columns))) + (2 if margin else 0)
-        boxes[t] = (
-            max(0, rows[0] - reach),
-            min(height, rows[-1] + 1 + reach),
-            max(0, columns[0] - reach),
-            min(width, columns[-1] + 1 + reach),
-        )
-    return boxes
-
-
-def box_corners(transforms: NDArray[np.float64], boxes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n, 2): corners of the boxes that hold anything, as their transforms place them."""
-    corners = [
-        transformed(matrix, np.array([[x, y] for x in (left, right - 1) for y in (top, bottom - 1)], float))
-        for matrix, (top, bottom, left, right) in zip(transforms, boxes, strict=True)
-        if bottom > top
-    ]
-    return np.concatenate(corners) if corners else np.array([[0.0, 0.0], [1.0, 1.0]])
 
 
 def in_texels(

@@ -1,12 +1,17 @@
 """Training the published networks: the terms at one batch, and the steps of Adam."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import loss_utils
+from alignment.layers import all_transforms, box_corners, object_boxes
 from command_line import UserError
 from config import Config
 from implicit_neural_networks import AtlasModel, Sample, visibility
@@ -14,6 +19,7 @@ from sampling import Batch, draw_batch, rgb_steps
 from unwrap_utils import Video, pretrain_mapping, uv_scale_px
 
 DECAY_START = 0.4  # share of the run after which the learning rates fall
+FILLED = 0.95  # share of a layer's square that an aligned start may use
 
 
 def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, iteration: int) -> dict[str, Tensor]:
@@ -85,6 +91,35 @@ def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: int, u
     )
 
 
+def upright_target(video: Video, scale: float, xyt_px: Tensor) -> Tensor:
+    """The published start: uv = scale * (x, y)."""
+    return scale * video.normalize(xyt_px)[:, :2]
+
+
+def aligned_target(matrices: Tensor, xyt_px: Tensor) -> Tensor:
+    """Places by one transform (T, 3, 3) a frame, pixels to uv."""
+    points = torch.cat((xyt_px[:, :2], torch.ones_like(xyt_px[:, :1])), dim=1)
+    moved = (matrices[xyt_px[:, 2].long()] @ points[:, :, None]).squeeze(-1)
+    return moved[:, :2] / moved[:, 2:]
+
+
+def alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
+    """Every layer's transforms (L, T, 3, 3) pixels -> uv, and the uv_mapping_scale they need, at most the given one."""
+    host = Video(*(getattr(video, name).cpu() for name in Video.__dataclass_fields__))
+    frames, height, width = host.size
+    transforms = all_transforms(host)
+    masks = host.masks.numpy() > 127
+    whole = np.tile([0, height, 0, width], (frames, 1))
+    boxes = [*(object_boxes(mask, 0.0) for mask in masks), whole]
+    corners = [box_corners(motion, box) for motion, box in zip(transforms, boxes, strict=True)]
+    middles = [(points.max(0) + points.min(0)) / 2 for points in corners]
+    widest = max(float(np.abs(points - middle).max()) for points, middle in zip(corners, middles, strict=True))
+    scale = min(scale, FILLED * max(height, width) / (2 * widest))
+    px = uv_scale_px((height, width), scale)
+    onto = [np.array([[1, 0, -x], [0, 1, -y], [0, 0, px]]) / px for x, y in middles]
+    return torch.from_numpy(np.stack(onto)[:, None] @ transforms).float().to(video.device), scale
+
+
 class NetworkLearner:
     """An AtlasModel, its optimizer and its batches."""
 
@@ -92,17 +127,31 @@ class NetworkLearner:
         self.config, self.video, self.generator = config, video, generator
         self.model = AtlasModel(config).to(video.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
+        self.frames_used = 0  # as if a batch's pixels were whole frames
 
-    def begin(self) -> None:
-        """Give the mappings their start."""
+    def begin(self, _show: Callable) -> None:
+        """Give the mappings their start: upright, or, with initialisation "alignment", as the layers really move.
+
+        The latter may lower uv_mapping_scale, so that what the camera pans over fits the atlas.
+        """
+        if self.config.initialisation == "alignment":
+            matrices, scale = alignment_targets(self.video, self.config.uv_mapping_scale)
+            self.config = replace(self.config, uv_mapping_scale=scale)
+            self.model.uv_mapping_scale = scale
         wanted = [self.config.pretrain_mapping1] * (len(self.model.layers) - 1) + [self.config.pretrain_mapping2]
         for layer, is_wanted in enumerate(wanted):
             if is_wanted and self.config.pretrain_iter_number:
+                if self.config.initialisation == "alignment":
+                    target = partial(aligned_target, matrices[layer])
+                else:
+                    target = partial(upright_target, self.video, self.config.uv_mapping_scale)
                 mapping, name = self.model.mappings[layer], self.model.layers[layer].name
-                pretrain_mapping(mapping, name, self.video, self.config, self.generator)
+                pretrain_mapping(mapping, name, target, self.video, self.config, self.generator)
 
     def step(self, iteration: int, share: float) -> dict[str, Tensor]:
         """One iteration, the given number at the given share of the run (0 to 1); returns the weighted terms."""
+        _, height, width = self.video.size
+        self.frames_used += self.config.samples_batch / (height * width)
         terms = self.loss_of_a_batch(iteration)
         self.set_learning_rates(share)
         self.optimizer.zero_grad()
@@ -122,6 +171,9 @@ class NetworkLearner:
         for index, group in enumerate(self.optimizer.param_groups):
             base = config.learning_rate if index < len(self.model.mappings) else appearance
             group["lr"] = base * config.learning_rate_end**fallen
+
+    def finish(self) -> None:
+        """Networks have nothing left to do when the time is up."""
 
     def checkpoint(self) -> dict[str, Any]:
         """Networks and optimizer under the published keys."""

@@ -131,5 +131,10 @@ def reference_config(reference_folder) -> Config:
     return dataclasses.replace(config, data_folder=str(reference_folder / "data" / "tiny"), sampling="published")
 
 
+def curve(folder: Path) -> dict[int, float]:
+    """Total loss by iteration, as the log has it."""
+    return {row["iteration"]: row["total"] for row in read_log(folder) if "total" in row}
+
+
 def read_log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

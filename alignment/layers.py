@@ -1,0 +1,57 @@
+"""How each layer of a clip moves: one transform per frame."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.tracks import layer_pairs
+from alignment.transforms import aligned, transformed
+from unwrap_utils import Video
+
+Floats = NDArray[np.float64]
+
+
+def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> Floats:
+    """(T, 3, 3) frame pixels -> pixels of the layer's reference frame, the middle one of those that show it.
+
+    video on the CPU; member (T, H, W): pixels of the layer; kind: similarity, affine or homography.
+    """
+    frames, height, width = video.size
+    shown = np.flatnonzero(member.any((1, 2)))
+    reference = int(shown[len(shown) // 2]) if len(shown) else frames // 2
+    return aligned(layer_pairs(video, member), frames, reference, kind, (height, width))
+
+
+def all_transforms(video: Video) -> Floats:
+    """(L, T, 3, 3): of every layer by its rough masks, the background last: affine for objects, else homographies."""
+    masks = video.masks.numpy() > 127
+    objects = [layer_transforms(video, mask, "affine") for mask in masks]
+    return np.stack([*objects, layer_transforms(video, ~masks.any(0), "homography")])
+
+
+def object_boxes(inside: NDArray[np.bool_], margin: float) -> NDArray[np.int64]:
+    """(T, 4) top, bottom, left, right around what is inside in a frame or its neighbours; empty where nothing is."""
+    frames, height, width = inside.shape
+    boxes = np.zeros((frames, 4), np.int64)
+    for t in range(frames):
+        near = inside[max(0, t - 1) : t + 2].any(0)
+        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+        if len(rows) == 0:
+            continue
+        reach = int(margin * max(np.ptp(rows), np.ptp(columns))) + (2 if margin else 0)
+        boxes[t] = (
+            max(0, rows[0] - reach),
+            min(height, rows[-1] + 1 + reach),
+            max(0, columns[0] - reach),
+            min(width, columns[-1] + 1 + reach),
+        )
+    return boxes
+
+
+def box_corners(transforms: Floats, boxes: NDArray[np.int64]) -> Floats:
+    """(n, 2): corners of the boxes that hold anything, as their transforms place them."""
+    corners = [
+        transformed(matrix, np.array([[x, y] for x in (left, right - 1) for y in (top, bottom - 1)], float))
+        for matrix, (top, bottom, left, right) in zip(transforms, boxes, strict=True)
+        if bottom > top
+    ]
+    return np.concatenate(corners) if corners else np.array([[0.0, 0.0], [1.0, 1.0]])

@@ -1,0 +1,148 @@
+"""The closed-form start: how layers move, and which pixels are the object's."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+
+from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
+from alignment.layers import all_transforms, layer_transforms, object_boxes
+from alignment.tracks import layer_pairs
+from alignment.transforms import generators, transformed
+from config import Config
+from scenes.catalogue import SCENES
+from scenes.files import write_scene
+from unwrap_utils import Video, load_video, open_clip
+
+SIZE = {"width": 160, "height": 96, "frames": 12}
+
+
+def video_of(folder) -> Video:
+    return load_video(open_clip(folder, Config(data_folder=str(folder), resx=None, resy=None)), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Video:
+    """The demo scene with exact flow."""
+    return video_of(draw(tmp_path_factory.mktemp("aligned"), **SIZE))
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return SCENES["demo"](*SIZE.values())
+
+
+def drift(transforms, layer, reference, frames) -> float:
+    """Largest distance between where transforms and the truth carry points of the first and last frame."""
+    points = np.stack(np.meshgrid([30.0, 80, 130], [20.0, 48, 76]), axis=-1).reshape(-1, 2)
+    errors = []
+    for t in (0, frames - 1):
+        expected = layer.to_frame(layer.to_photograph(points, t), reference)
+        errors.append(np.linalg.norm(transformed(transforms[t], points) - expected, axis=1).max())
+    return max(errors)
+
+
+def test_the_background_drifts_less_than_a_pixel_over_the_clip(video, truth):
+    background = all_transforms(video)[-1]
+    reference = int(np.argmin([np.abs(matrix - np.eye(3)).max() for matrix in background]))
+    assert drift(background, truth.layers[-1], reference, SIZE["frames"]) < 1.0
+
+
+def test_pairs_span_several_distances_and_stay_on_their_layer(video):
+    mask = video.masks[0].numpy() > 127
+    pairs = layer_pairs(video, mask)
+    assert {1, 2, 4, 8} <= set((pairs.target - pairs.source).tolist())
+    for index in range(len(pairs.source)):
+        x, y = np.rint(pairs.start_px[index][pairs.weight[index] > 0]).astype(int).T
+        assert mask[pairs.source[index], y, x].all()
+
+
+def test_a_layer_is_followed_through_frames_whose_mask_was_missed(video, truth):
+    mask = video.masks[0].numpy() > 127
+    mask[5:7] = False
+    found = layer_transforms(video, mask, "affine")
+    poses = [truth.layers[0].pose(t) for t in (3, 5)]
+    before, after = (np.array([[pose.x, pose.y]]) for pose in poses)
+    moved = transformed(np.linalg.inv(found[5]) @ found[3], before)
+    assert np.linalg.norm(moved - after) < 2.0 < np.linalg.norm(before - after)
+
+
+def test_without_any_valid_flow_every_frame_lies_on_the_reference(video):
+    blind = Video(video.frames, video.masks, video.flow_steps, video.flow_unit_px, torch.zeros_like(video.flow_valid))
+    np.testing.assert_array_equal(all_transforms(blind), np.broadcast_to(np.eye(3), (2, SIZE["frames"], 3, 3)))
+
+
+def test_a_static_camera_gives_the_identity(tmp_path):
+    scene = SCENES["demo"](**SIZE)
+    still = scene.layers[-1].__class__(scene.layers[-1].photograph, lambda _: scene.layers[-1].pose(0))
+    fixed = scene.__class__("still", scene.width, scene.height, scene.frames, (scene.layers[0], still))
+    folder = write_scene(fixed, tmp_path)
+    target = folder.with_name("still_flow")
+    target.mkdir()
+    for path in folder.with_name("still_gt_flow").glob("*.npy"):
+        np.save(target / path.name, np.load(path)[..., :2])
+    np.testing.assert_allclose(all_transforms(video_of(folder))[-1], np.eye(3)[None].repeat(12, 0), atol=2e-2)
+
+
+@pytest.mark.parametrize(("kind", "freedom"), [("similarity", 4), ("affine", 6), ("homography", 8)])
+def test_a_transform_has_the_freedom_of_its_kind(kind, freedom):
+    moves = generators(kind).reshape(freedom, 9)
+    assert np.linalg.matrix_rank(moves) == freedom
+
+
+def test_mended_masks_are_better_than_the_rough_ones(video, truth):
+    transforms = all_transforms(video)
+    rough = video.masks[0].numpy()
+    evidence = mended(video, rough, transforms[-1], transforms[0])
+    true = np.stack([truth.frame(t).alpha[0] > 0.5 for t in range(SIZE["frames"])])
+    found = np.stack([evidence.at_size(frame, t) > 0.5 for t, frame in enumerate(video.frames.numpy())])
+    assert agreement(found, true) > agreement(rough > 127, true) + 0.05
+    assert agreement(found, true) > 0.93
+
+
+def test_a_frame_without_a_mask_gets_its_object_from_its_neighbours(video, truth):
+    transforms = all_transforms(video)
+    rough = video.masks[0].numpy().copy()
+    rough[4] = 0
+    evidence = mended(video, rough, transforms[-1], transforms[0])
+    found = evidence.at_size(video.frames[4].numpy(), 4) > 0.5
+    assert agreement(found[None], truth.frame(4).alpha[:1] > 0.5) > 0.8
+
+
+def test_a_clip_without_any_object_stays_without(video):
+    transforms = all_transforms(video)
+    evidence = mended(video, np.zeros_like(video.masks[0].numpy()), transforms[-1], transforms[0])
+    assert not evidence.small.any()
+
+
+def test_a_telling_cue_weighs_more_than_noise():
+    chance = np.random.default_rng(0)
+    labels = chance.random(4000) < 0.2
+    cues = np.stack((np.where(labels, 2.0, -2.0) + chance.normal(size=4000), chance.normal(size=4000)), axis=1)
+    weights = logistic_weights(cues.astype(np.float32), labels)
+    assert weights[0] > 10 * abs(weights[1])
+
+
+def test_a_bin_seen_only_inside_speaks_for_the_object_and_one_seen_nowhere_for_nothing():
+    codes = np.array([[[1, 1, 2, 2, 3]]], np.int32)
+    inside = np.array([[[True, True, False, False, False]]])
+    taught = np.array([[[True, True, True, True, False]]])
+    ratio = log_likelihood_ratio(codes, inside, taught, is_color=False)[0, 0]
+    assert ratio[0] > 4 and ratio[2] < -4 and ratio[4] == pytest.approx(0)
+
+
+def test_the_guided_filter_puts_a_blurred_edge_where_the_picture_has_it():
+    guide = np.zeros((32, 32, 3), np.uint8)
+    guide[:, 16:] = 200
+    blurred = np.clip((np.arange(32, dtype=np.float32) - 12) / 8, 0, 1)[None].repeat(32, 0)
+    sharp = GuidedFilter(guide)(blurred)[16]
+    assert sharp[14] < 0.3 and sharp[18] > 0.7
+    assert abs(sharp[16] - sharp[15]) > 2 * abs(blurred[16, 16] - blurred[16, 15])
+
+
+def test_a_box_holds_the_object_of_its_neighbours_too_and_none_where_nothing_is():
+    inside = np.zeros((5, 20, 20), bool)
+    inside[1, 5:8, 6:9] = inside[2, 7:10, 6:9] = True
+    boxes = object_boxes(inside, 0.0)
+    assert boxes[1].tolist() == [5, 10, 6, 9]
+    assert boxes[4].tolist() == [0, 0, 0, 0]

@@ -1,0 +1,307 @@
+"""The explicit representation: fields, optimizer, model, its start and its training."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import curve, draw, tiny_config
+
+import loss_utils
+from command_line import UserError
+from config import load_config
+from grids.fields import Grid, Lattice, at_points, hat_weights, nodes_for
+from grids.losses import Photometric, relative_jacobians
+from grids.model import FramesOfGrids, GridModel, Shape
+from grids.optimizer import EPS, RowAdam
+from grids.unwrap import atlas_lattice, filled, inverse_mapping
+from implicit_neural_networks import read_checkpoint
+from rendering import open_run, render_frames
+from runs.models import load_model
+from training import Trainer, resume_run, start_run
+
+SIZE = (5, 40, 56)
+
+
+def grid_config(clip, results, **changes):
+    return tiny_config(clip, results, **({"representation": "grid", "residual": True, "iters_num": 12} | changes))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("grid_data"), width=96, height=64, frames=6)
+
+
+@pytest.fixture(scope="module")
+def run(clip, tmp_path_factory):
+    """A finished run: its trainer."""
+    config = grid_config(
+        clip, tmp_path_factory.mktemp("grid_runs"), iters_num=60, evaluate_every=1000, checkpoint_every=50
+    )
+    trainer = start_run(replace(config, maximum_number_of_frames=6))
+    trainer.run()
+    return trainer
+
+
+# fields
+
+
+def test_the_weights_of_all_nodes_at_a_place_add_up_to_one():
+    weights = hat_weights(torch.linspace(-3, 60, 50), 55.0, 7)
+    torch.testing.assert_close(weights.sum(1), torch.ones(50))
+
+
+def test_a_lattice_and_single_points_see_the_same_field():
+    nodes = torch.randn(2, 3, 4, 6)
+    lattice = Lattice.of_stride(2, SIZE[1:], torch.device("cpu"))
+    points = lattice.points()[:2].expand(2, -1, -1)
+    torch.testing.assert_close(lattice.interpolated(nodes).flatten(2), at_points(nodes, points, SIZE[1:]))
+
+
+def test_a_crop_is_a_part_of_the_whole():
+    nodes = torch.randn(1, 1, 5, 5)
+    lattice = Lattice.of_stride(1, SIZE[1:], torch.device("cpu"))
+    part = lattice.cropped(slice(3, 9), slice(10, 20))
+    torch.testing.assert_close(part.interpolated(nodes), lattice.interpolated(nodes)[:, :, 3:9, 10:20])
+
+
+def test_fewer_nodes_than_frames_are_blended_in_time():
+    grid = Grid(1, (2, 1, 1), frames=5)
+    grid.values.data = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)
+    assert grid.at_frames(torch.arange(5)).flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_two_frames_get_a_node_each_at_every_level():
+    assert nodes_for((2, 40, 56), 16, 8)[0] == 2
+
+
+# optimizer
+
+
+def test_rows_that_all_move_move_as_with_adam():
+    values, twin = torch.randn(3, 4), None
+    twin = torch.nn.Parameter(values.clone())
+    ours, theirs = RowAdam(), torch.optim.Adam([twin], lr=0.1, betas=(0.9, 0.99), eps=EPS)
+    for _ in range(4):
+        twin.grad = torch.randn(3, 4)
+        ours.move("x", values, twin.grad, 0.1, torch.arange(3))
+        theirs.step()
+    torch.testing.assert_close(values, twin.detach())
+
+
+def test_rows_that_a_batch_does_not_use_stay_where_they_are():
+    values = torch.ones(4, 2)
+    RowAdam().move("x", values, torch.ones(2, 2), 0.1, torch.tensor([1, 3]))
+    assert values[[0, 2]].tolist() == [[1, 1], [1, 1]]
+    assert (values[[1, 3]] < 1).all()
+
+
+# losses
+
+
+def test_the_fused_term_has_the_value_and_the_gradient_of_its_parts():
+    target = torch.rand(2, 3, 6, 7)
+    rendered = torch.rand(2, 3, 6, 7, requires_grad=True)
+    total, color, gradient = Photometric.apply(rendered, target, 5.0, 2.0)
+    (ours,) = torch.autograd.grad(total, rendered)
+    error = rendered - target
+    steps = error.diff(dim=3).square().sum(1).mean() + error.diff(dim=2).square().sum(1).mean()
+    expected = loss_utils.color_loss(rendered.movedim(1, -1), target.movedim(1, -1)).mean()
+    torch.testing.assert_close(color, expected)
+    torch.testing.assert_close(gradient, steps)
+    (theirs,) = torch.autograd.grad(5 * expected + 2 * steps, rendered)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_mapping_that_kept_its_start_is_perfectly_rigid_whatever_its_scale():
+    start = torch.tensor([[[0.0, -3.0], [3.0, 0.0]]])
+    y, x = torch.meshgrid(torch.arange(4.0) * 4, torch.arange(5.0) * 4, indexing="ij")
+    texels = torch.einsum("kij,jyx->kiyx", start, torch.stack((x, y)))
+    jacobians = relative_jacobians(texels, torch.linalg.inv(start), (4, 4))
+    torch.testing.assert_close(
+        loss_utils.rigidity_loss(jacobians), torch.full((1, 3, 4), 2 * 2**0.5), atol=1e-2, rtol=0
+    )
+
+
+# model
+
+
+def moved_model() -> GridModel:
+    """Layers that scale, shift and bend."""
+    torch.manual_seed(0)
+    model = GridModel(Shape(SIZE, ((60, 80), (50, 90)), True))
+    model.transforms[:] = torch.tensor([[1.2, 0.1, 6.0], [-0.1, 1.2, 5.0], [0, 0, 1]])
+    for group in model.mappings:
+        for grid in group:
+            grid.values.data.normal_(0, 0.15)
+    return model
+
+
+def test_the_inverse_mapping_undoes_the_mapping():
+    model = moved_model()
+    lattice = atlas_lattice(model, 1, 1).cropped(slice(15, 40), slice(20, 60))
+    points = inverse_mapping(model, 1, 2, lattice)
+    view = FramesOfGrids(model, torch.tensor([2]))
+    back = view.texels_at(1, torch.zeros(1, dtype=torch.long), points.flatten(1)[None])[0]
+    assert (back - lattice.points()[:2]).norm(dim=0).max() < 0.3
+
+
+def test_a_place_in_the_shared_atlas_gives_its_layers_color():
+    model = moved_model()
+    for layer, atlas in enumerate(model.atlases):
+        atlas.data.fill_(0.2 + 0.5 * layer)
+    places = model.atlas_centers[:, 0]
+    assert model.atlas_color(places)[:, 0].tolist() == pytest.approx([0.2, 0.7])
+
+
+def test_unknown_texels_are_filled_from_around():
+    values, known = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
+    values[..., :4], known[..., :4] = 0.6, 1
+    assert filled(values, known).min() == pytest.approx(0.6)
+
+
+def test_a_saved_model_renders_the_same_pixels(run):
+    config = load_config(run.folder / "config.json")
+    loaded = load_model(run.checkpoint_path, config, torch.device("cpu"))
+    for ours, theirs in zip(
+        render_frames(loaded, run.clip, True), render_frames(run.model, run.clip, True), strict=True
+    ):
+        np.testing.assert_array_equal(ours.rgb, theirs.rgb)
+        np.testing.assert_array_equal(ours.uv, theirs.uv)
+
+
+def test_a_checkpoint_of_networks_is_no_grid_and_says_so(trained, tmp_path):
+    config = replace(load_config(trained / "config.json"), representation="grid")
+    with pytest.raises(UserError, match=r"holds no grids, though config\.json"):
+        load_model(trained / "checkpoint", config, torch.device("cpu"))
+
+
+def test_a_clip_of_another_length_than_the_runs_is_refused(run, tmp_path):
+    other = draw(tmp_path / "data", width=96, height=64, frames=5)
+    with pytest.raises(UserError, match="was trained on 6 frames of 96 x 64, the clip has 5 frames of 96 x 64"):
+        opened = open_run(run.folder, other.name, other.parent, None, None)
+        next(render_frames(opened.model, opened.clip, True))
+
+
+# start and training
+
+
+def test_the_start_already_shows_the_clip(clip, tmp_path):
+    trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
+    assert (trainer.folder / "preview.png").is_file(), "the first picture is there before training"
+    errors = [
+        np.square(frame.rgb - trainer.clip.frame(frame.t) / 255).mean()
+        for frame in render_frames(trainer.model, trainer.clip, True)
+    ]
+    assert -10 * np.log10(np.mean(errors)) > 15
+
+
+def test_a_minute_of_steps_gives_a_sharp_clip_and_a_whole_object(run):
+    metrics = json.loads((run.evaluation_folder / "metrics.json").read_text())
+    assert metrics["psnr"] > 22
+    assert metrics["iou"] > 0.9
+    assert metrics["psnr_unlit"] <= metrics["psnr"] + 0.5, "both are reported"
+
+
+def test_the_same_config_gives_the_same_curve(clip, tmp_path):
+    curves = []
+    for number in range(2):
+        trainer = start_run(grid_config(clip, tmp_path / str(number), evaluate_every=1000, maximum_number_of_frames=6))
+        trainer.run()
+        curves.append(curve(trainer.folder))
+    assert curves[0] == curves[1]
+
+
+def test_a_resumed_run_gives_the_curve_of_an_unbroken_one(clip, tmp_path):
+    config = grid_config(clip, tmp_path / "whole", iters_num=14, checkpoint_every=5, maximum_number_of_frames=6)
+    whole = start_run(config)
+    whole.run()
+    broken = start_run(replace(config, results_folder_name=str(tmp_path / "broken")))
+    for _ in range(5):  # into the second stage
+        broken.report(broken.step(), Silent(), Silent())
+    broken.save()
+    again = resume_run(broken.folder)
+    assert again.iteration == 5
+    again.run()
+    assert curve(again.folder) == pytest.approx(curve(whole.folder), rel=1e-6)
+
+
+class Silent:
+    def add_scalar(self, *_):
+        pass
+
+    def set_postfix(self, **_):
+        pass
+
+
+def test_training_goes_through_all_resolutions(clip, tmp_path):
+    trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
+    sizes = []
+    for share in (0.0, 0.5, 0.9):
+        trainer.learner.step(0, share)
+        sizes.append(trainer.model.atlases[-1].shape[-1])
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert abs(sizes[2] - trainer.model.shape.atlas_sizes[-1][1]) <= 1
+
+
+def test_inner_frames_are_drawn_equally_often_and_the_ends_half_as_often(clip, tmp_path):
+    trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
+    seen = torch.cat([trainer.learner.next_pairs(1) for _ in range(120)])
+    counts = torch.bincount(seen, minlength=6)
+    assert counts.tolist() == [24, 48, 48, 48, 48, 24]
+
+
+def test_a_budget_too_short_for_anything_gives_the_start_and_says_so(clip, tmp_path, capsys):
+    trainer = start_run(grid_config(clip, tmp_path, time_budget_s=0.01, maximum_number_of_frames=6))
+    trainer.run()
+    assert trainer.iteration == 0
+    assert trainer.model.atlases[-1].shape[2:] == trainer.model.shape.atlas_sizes[-1], "at full resolution"
+    assert "less than one pass over the clip" in capsys.readouterr().err
+    assert (trainer.evaluation_folder / "index.html").is_file()
+
+
+@pytest.mark.parametrize(("width", "height", "frames"), [(64, 48, 2), (48, 80, 4)], ids=["two frames", "portrait"])
+def test_odd_clips_train(tmp_path, width, height, frames):
+    clip = draw(tmp_path / "data", width=width, height=height, frames=frames)
+    trainer = start_run(grid_config(clip, tmp_path, iters_num=4, evaluate_every=1000))
+    trainer.train_without_evaluating()
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+def test_a_clip_without_a_foreground_is_all_background(clip_folder, tmp_path):
+    from media import read_mask, write_png
+
+    for path in clip_folder.with_name(clip_folder.name + "_maskrcnn").iterdir():
+        write_png(path, np.zeros_like(read_mask(path)))
+    trainer = start_run(grid_config(clip_folder, tmp_path, iters_num=4, evaluate_every=1000))
+    trainer.train_without_evaluating()
+    frame = next(render_frames(trainer.model, trainer.clip, True))
+    assert frame.coverage.max() < 0.5
+
+
+def test_light_can_be_switched_off(clip, tmp_path):
+    trainer = start_run(grid_config(clip, tmp_path, residual=False, maximum_number_of_frames=6))
+    trainer.learner.step(0, 0.0)
+    assert next(render_frames(trainer.model, trainer.clip, True)).light is None
+
+
+def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
+    config = tiny_config(
+        clip, tmp_path, initialisation="alignment", pretrain_iter_number=150, maximum_number_of_frames=6
+    )
+    trainer = start_run(config)
+    assert load_config(trainer.folder / "config.json").uv_mapping_scale <= 0.8
+    frames = list(render_frames(trainer.model, trainer.clip, True))
+    moved = [np.abs(frame.uv[-1] - frames[0].uv[-1]).mean() for frame in frames[1:]]
+    assert moved[-1] > moved[0] > 0, "the background's mapping follows the camera"
+
+
+def test_a_checkpoint_without_the_state_of_the_training_can_still_be_rendered_but_not_resumed(run, tmp_path):
+    checkpoint = read_checkpoint(run.checkpoint_path)
+    del checkpoint["grid_optimizer"]
+    path = tmp_path / "checkpoint"
+    torch.save(checkpoint, path)
+    load_model(path, load_config(run.folder / "config.json"), torch.device("cpu"))
+    with pytest.raises(UserError, match="no usable state of the training"):
+        Trainer(load_config(run.folder / "config.json"), tmp_path).restore(path)
