@@ -42,9 +42,6 @@ class Trainer:
         self.watch = Stopwatch()
         self.clip = open_clip(Path(config.data_folder), config)
         self.device = pick_device()
-        # Same seed, same curve: several threads must add up gradients in one order. On a GPU that would cost speed.
-        torch.use_deterministic_algorithms(self.device.type == "cpu")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a safety net that costs memory traffic
         torch.manual_seed(config.seed)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0

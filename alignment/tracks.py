@@ -10,8 +10,8 @@ from unwrap_utils import FORWARD, Video
 Floats = NDArray[np.float64]
 
 DISTANCES = (1, 2, 4, 8, 16)  # frames between the two ends of a pair
-POINTS_PER_PAIR = 160
-CANDIDATES_PER_FRAME = 2_000
+POINTS_PER_PAIR = 80
+CANDIDATES_PER_FRAME = 600
 BORDER_PX = 2  # flow is unreliable there
 
 
@@ -37,15 +37,16 @@ class Pairs:
 def follow(video: Video, t: int, points: Floats, steps: int) -> tuple[list[Floats], list[NDArray[np.bool_]]]:
     """Carry points (n, 2) of frame t along the forward flow: positions and validity after 1, 2, ... `steps` frames."""
     frames, height, width = video.size
+    steps_px, steps_valid = video.flow_steps[FORWARD].numpy(), video.flow_valid[FORWARD].numpy()
+    units = video.flow_unit_px[FORWARD].numpy()
     positions, alive = [], np.ones(len(points), bool)
     valid = []
     for now in range(t, min(t + steps, frames - 1)):
         x, y = np.rint(points).astype(int).T
         alive = alive & (x >= 0) & (x < width) & (y >= 0) & (y < height)
         x, y = x.clip(0, width - 1), y.clip(0, height - 1)
-        flow = video.flow_steps[FORWARD, now, y, x].numpy() * float(video.flow_unit_px[FORWARD, now])
-        alive = alive & video.flow_valid[FORWARD, now, y, x].numpy()
-        points = points + flow
+        alive = alive & steps_valid[now, y, x]
+        points = points + steps_px[now, y, x] * units[now]
         positions.append(points)
         valid.append(alive)
     return positions, valid

@@ -76,7 +76,7 @@ def benchmark_flags() -> argparse.ArgumentParser:
     flags.add_argument("--scenes", nargs="*", default=list(DEFAULT_SCENES), help="exact scenes by name")
     flags.add_argument("--clips", type=Path, help="folder of clips, each with NAME_maskrcnn beside it")
     flags.add_argument("--clip_names", nargs="*", help="only these of them")
-    flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "cpu.json"])
+    flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "fast.json"])
     flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS), help="seconds")
     flags.add_argument("--size", nargs=2, type=int, default=list(DEFAULT_SIZE), help="width and height of the scenes")
     flags.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help="frames of the scenes")

@@ -16,6 +16,7 @@ COLUMNS = {
     "budget_s": ("budget, s", "{:.0f}"),
     "iterations": ("iterations", "{}"),
     "psnr": ("PSNR, dB", "{:.2f}"),
+    "psnr_unlit": ("without light", "{:.2f}"),
     "ssim": ("SSIM", "{:.3f}"),
     "iou": ("J", "{:.3f}"),
     "boundary_f": ("F", "{:.3f}"),

@@ -125,6 +125,8 @@ class NetworkLearner:
 
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
         self.config, self.video, self.generator = config, video, generator
+        # Same seed, same curve: several threads must add up gradients in one order. On a GPU that would cost speed.
+        torch.use_deterministic_algorithms(video.device.type == "cpu")
         self.model = AtlasModel(config).to(video.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
         self.frames_used = 0  # as if a batch's pixels were whole frames
