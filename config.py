@@ -135,6 +135,10 @@ ABOVE_ZERO = (
     "learning_rate_appearance",
     "learning_rate_end",
     "time_budget_s",
+    "grid_rate_mapping",
+    "grid_rate_alpha",
+    "grid_rate_atlas",
+    "grid_rate_light",
 )
 
 
@@ -166,6 +170,18 @@ def load_config(path: Path) -> Config:
         raise ConfigError(
             f"{path}: derivative_amount {config.derivative_amount} does not fit into tiles of tile_size "
             f"{config.tile_size}; raise tile_size or set sampling to 'published'"
+        )
+    if not config.grid_quarter_until <= config.grid_half_until <= 1:
+        raise ConfigError(
+            f"{path}: grid_quarter_until {config.grid_quarter_until} and grid_half_until {config.grid_half_until} are "
+            "shares of the run, expected one after the other and at most 1"
+        )
+    if config.representation == "mlp" and config.residual:
+        raise ConfigError(f"{path}: residual is learned by representation 'grid' alone; set residual to false")
+    if config.initialisation == "alignment" and (config.representation == "grid" or not config.pretrain_iter_number):
+        raise ConfigError(
+            f"{path}: initialisation 'alignment' is for representation 'mlp' with pretrain_iter_number above 0 "
+            "(grids always start from the alignment)"
         )
     return config
 

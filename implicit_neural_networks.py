@@ -93,7 +93,7 @@ def visibility(alpha: Tensor) -> Tensor:
 class Sample:
     """What the model says of N points: L layers, the last one the background."""
 
-    uv: Tensor  # (L, N, 2) in [-1, 1], each layer's own square
+    uv: Tensor  # (L, N, 2), each layer's own square [-1, 1]; grids go beyond it where a layer is not
     alpha: Tensor  # (L - 1, N, 1)
     colors: Tensor  # (L, N, 3) in [0, 1]; (L, 0, 3) where they were not asked for
     light: Tensor | None = None  # (N, 3) factor of the colours, close to 1; None: a model without it

@@ -31,7 +31,7 @@ class Frame:
     """One rendered frame; L layers, the background last."""
 
     t: int
-    uv: Floats  # (L, H, W, 2) in [-1, 1]
+    uv: Floats  # (L, H, W, 2), in [-1, 1] where the layer's atlas is
     alpha: Floats  # (L - 1, H, W)
     rgb: Floats  # (H, W, 3), the layers composed, as they are lit
     full_range: bool = True  # of alpha; else it is squeezed into the published range

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("give either a config file or --resume RUN_FOLDER; see python train.py --help")
     if options.resume and options.no_residual:
         raise UserError("--no_residual belongs to a new run; a run that began with light goes on with it")
-    if options.time_budget is not None and not options.time_budget > 0:
+    if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 
     from config import load_config

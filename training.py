@@ -85,7 +85,7 @@ class Trainer:
         """What to tell about a run whose numbers are no numbers any more."""
         return UserError(
             f"{self.folder}: the loss or the networks became NaN at iteration {self.iteration}; the last good "
-            "checkpoint is kept. Lower learning_rate in the config"
+            "checkpoint is kept. Lower learning_rate (grid_rate_* for grids) in the config"
         )
 
     def restore(self, path: Path) -> dict[str, Any]:
@@ -95,6 +95,7 @@ class Trainer:
         """
         checkpoint = read_checkpoint(path, self.device)
         self.learner.restore(checkpoint, path)
+        self.config = self.learner.config  # a start may have settled what the config left open
         try:
             self.iteration = self.saved_iteration = int(checkpoint["iteration"])
             self.learner.frames_used = checkpoint.get("frames_used", math.inf)
@@ -193,6 +194,7 @@ class Trainer:
         is_due = self.is_finished or (self.iteration and self.iteration % config.evaluate_every == 0)
         if self.is_finished:
             self.learner.finish()
+            self.save()
         if is_due and not (self.evaluation_folder / "metrics.json").exists():
             self.evaluate(events)  # it was cut short when the run was stopped
         with self.progress() as progress:

@@ -236,6 +236,10 @@ class Video:
     def device(self) -> torch.device:
         return self.frames.device
 
+    def to(self, device: torch.device) -> "Video":
+        """The same video on a device."""
+        return Video(*(getattr(self, name).to(device) for name in Video.__dataclass_fields__))
+
     def normalize(self, xyt_px: Tensor) -> Tensor:
         """Pixels and frame numbers (N, 3) to network inputs."""
         return normalize(xyt_px, self.size)
@@ -287,7 +291,7 @@ def load_video(clip: Clip, device: torch.device) -> Video:
             pass
     if not (video.masks > 127).any():
         warn(f"{clip.beside('_maskrcnn')}: all masks are empty; everything will be background")
-    return Video(*(getattr(video, name).to(device) for name in Video.__dataclass_fields__))
+    return video.to(device)
 
 
 def read_frame(clip: Clip, video: Video, t: int) -> None:

@@ -6,6 +6,7 @@ difference from the background seen at other times, its colour. The cues' verdic
 image edges (guided filter, He et al. 2010), gives better labels, from which the cues are learned again.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -119,15 +120,17 @@ def background_difference(clip: SmallClip, transforms: NDArray[np.float64], outs
     low, high = places.min(0) - [width, height], places.max(0) + [width, height]
     canvas = tuple(np.minimum(np.ceil(high - low), [6 * width, 6 * height]).astype(int))
     onto = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]]) @ transforms
-    warped = [cv2.warpPerspective(lab[t], onto[t], canvas) for t in range(frames)]
-    known = [cv2.warpPerspective(outside[t].astype(np.float32), onto[t], canvas) > 0.99 for t in range(frames)]
-    count = np.maximum(sum(each.astype(np.float32) for each in known), 1e-3)[..., None]
-    mean = sum(w * k[..., None] for w, k in zip(warped, known, strict=True)) / count
+
+    def unwrapped() -> Iterator[tuple[Floats, Floats]]:
+        """Every frame on the canvas, and 1 where it surely shows the background; one at a time, warping is cheap."""
+        for picture, sure, matrix in zip(lab, outside, onto, strict=True):
+            known = cv2.warpPerspective(sure.astype(np.float32), matrix, canvas) > 0.99
+            yield cv2.warpPerspective(picture, matrix, canvas), known[..., None].astype(np.float32)
+
+    mean, count = averaged((color, known) for color, known in unwrapped())
     for _ in range(2):  # once more with what differs left out: a robust mean
-        spread = sum(np.abs(w - mean) * k[..., None] for w, k in zip(warped, known, strict=True)) / count + 1
-        weights = [k[..., None] / (1 + np.square((w - mean) / spread)) for w, k in zip(warped, known, strict=True)]
-        total = np.maximum(sum(weights), 1e-3)
-        mean = sum(w * each for w, each in zip(warped, weights, strict=True)) / total
+        spread = averaged((np.abs(color - mean), known) for color, known in unwrapped())[0] + 1
+        mean, _ = averaged((color, known / (1 + np.square((color - mean) / spread))) for color, known in unwrapped())
     result = np.empty((frames, height, width), np.float32)
     seen = (count[..., 0] >= 1).astype(np.float32)
     usual = spread.mean(-1)
@@ -138,6 +141,14 @@ def background_difference(clip: SmallClip, transforms: NDArray[np.float64], outs
         away = cv2.GaussianBlur(np.abs(lab[t] - values[..., :3]).mean(-1), (0, 0), 1)
         result[t] = np.where(there, away / (values[..., 3] + 3), np.nan)
     return result
+
+
+def averaged(pictures: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Weighted mean of pictures (h, w, C) with weights (h, w, 1 or C), and the sum of the weights."""
+    total, weight = np.float32(0), np.float32(0)
+    for picture, share in pictures:
+        total, weight = total + picture * share, weight + share
+    return total / np.maximum(weight, 1e-3), weight
 
 
 def binned(values: Floats) -> NDArray[np.int32]:

@@ -57,12 +57,9 @@ def neighbour_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
 
 
 def chained(pairs: Pairs, frames: int, reference: int, kind: str) -> Floats:
-    """(T, 3, 3) frame -> reference frame, from neighbours; where a pair says nothing, the last motion goes on."""
-    steps, last = [], np.eye(3)
-    for t in range(frames - 1):
-        found = neighbour_transform(*pairs.of(t, t + 1), kind)
-        last = last if found is None else found
-        steps.append(last)
+    """(T, 3, 3) frame -> reference frame, from neighbours; where a pair says nothing, the layer stands still."""
+    found = (neighbour_transform(*pairs.of(t, t + 1), kind) for t in range(frames - 1))
+    steps = [np.eye(3) if step is None else step for step in found]
     result = np.empty((frames, 3, 3))
     result[reference] = np.eye(3)
     for t in reversed(range(reference)):
@@ -83,16 +80,27 @@ def refined(transforms: Floats, pairs: Pairs, reference: int, kind: str, size: t
     moves, frames = generators(kind), len(transforms)
     current = transforms @ np.linalg.inv(to_unit)  # unit frame coordinates -> reference pixels
     start, end = (transformed(to_unit, points) for points in (pairs.start_px, pairs.end_px))
-    cost = np.inf
+    best, cost = current, np.inf
     for _ in range(ITERATIONS):
         steps, now = solved(current, start, end, pairs, moves, reference, OUTLIER_PX / half)
-        if not now < cost * (1 - 1e-4):
+        if not now < cost:  # NaN included
             break
-        cost = now
-        updates = np.eye(3) + np.einsum("tg,gij->tij", steps.reshape(frames, -1), moves)
-        current = current @ updates
-        current /= current[:, 2:, 2:]
-    return current @ to_unit
+        best, gain, cost = current, cost - now, now
+        if gain < 1e-4 * cost:
+            break
+        current = current @ (np.eye(3) + np.einsum("tg,gij->tij", steps.reshape(frames, -1), moves))
+        current = current / current[:, 2:, 2:]
+    return best @ to_unit
+
+
+def is_sound(transforms: Floats, size: tuple[int, int]) -> bool:
+    """Whether transforms (T, 3, 3) are finite, keep every frame in front, and turn none inside out or to a dot."""
+    height, width = size
+    corners = homogeneous(np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
+    depth = corners @ transforms[:, 2].T
+    (a, b), (c, d) = transforms[:, :2, :2].transpose(1, 2, 0)
+    area = a * d - b * c
+    return bool(np.isfinite(transforms).all() and (depth > 0.1).all() and (area > 1e-3).all() and (area < 1e3).all())
 
 
 def solved(
@@ -143,14 +151,23 @@ def solved(
     size = count * (frames - 1)
     system = normal[free][:, :, free].reshape(size, size)
     step = np.zeros((frames, count))
-    step[free] = np.linalg.solve(system, target[free].reshape(-1)).reshape(-1, count)
+    if np.isfinite(system).all() and np.isfinite(target).all():
+        step[free] = np.linalg.solve(system, target[free].reshape(-1)).reshape(-1, count)
     return step, cost
 
 
 def aligned(pairs: Pairs, frames: int, reference: int, kind: str, size: tuple[int, int]) -> Floats:
     """(T, 3, 3) frame pixels -> pixels of the reference frame. kind: similarity, affine or homography.
 
-    An object's chain is one of similarities, which noise can't collapse; refinement gives it its full freedom.
+    An object's chain is one of similarities, which noise can't collapse; refinement gives it its full freedom. What is
+    not sound gives way to something simpler: a chain, similarities, no motion at all.
     """
-    chain = chained(pairs, frames, reference, "homography" if kind == "homography" else "similarity")
-    return refined(chain, pairs, reference, kind, size) if len(pairs.source) else chain
+    attempts = [(kind, True), (kind, False), ("similarity", True), ("similarity", False)]
+    for freedom, refining in attempts if len(pairs.source) else []:
+        result = chained(pairs, frames, reference, "homography" if freedom == "homography" else "similarity")
+        if refining:
+            with np.errstate(all="ignore"):
+                result = refined(result, pairs, reference, freedom, size) if is_sound(result, size) else result
+        if is_sound(result, size):
+            return result
+    return np.tile(np.eye(3), (frames, 1, 1))

@@ -4,6 +4,7 @@ On a regular lattice of pixels a linear interpolation is two small matrix produc
 operation there is, forward and backward, and a crop of the lattice is a choice of matrix rows.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,17 +23,24 @@ def hat_weights(positions: Tensor, last: float, nodes: int) -> Tensor:
 
 @dataclass
 class Lattice:
-    """Rows and columns of pixels at which fields are evaluated, of frames of H x W pixels."""
+    """Rows and columns of pixels at which fields are evaluated, of frames of H x W pixels.
+
+    The axes stay on the CPU, where crops are decided without waiting for a GPU.
+    """
 
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
 
     @classmethod
-    def of_stride(cls, stride: int, size: tuple[int, int], device: torch.device) -> "Lattice":
+    def of_stride(cls, stride: int, size: tuple[int, int]) -> "Lattice":
         """The centers of all whole squares of stride x stride pixels."""
-        axes = [(torch.arange(side // stride, device=device) + 0.5) * stride - 0.5 for side in size]
-        return cls(*axes, size)
+        return cls(*((torch.arange(side // stride) + 0.5) * stride - 0.5 for side in size), size)
+
+    @classmethod
+    def of_nodes(cls, nodes: tuple[int, int], size: tuple[int, int]) -> "Lattice":
+        """The nodes of a grid, which lie evenly from the first pixel to the last."""
+        return cls(*(torch.linspace(0, side - 1, count) for count, side in zip(nodes, size, strict=True)), size)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,16 +49,23 @@ class Lattice:
     def cropped(self, rows: slice, columns: slice) -> "Lattice":
         return Lattice(self.rows_px[rows], self.columns_px[columns], self.size)
 
-    def points(self) -> Tensor:
+    def points(self, device: torch.device) -> Tensor:
         """(3, h * w): homogeneous pixel positions, row by row."""
-        y, x = torch.meshgrid(self.rows_px, self.columns_px, indexing="ij")
+        y, x = torch.meshgrid(self.rows_px.to(device), self.columns_px.to(device), indexing="ij")
         return torch.stack((x, y, torch.ones_like(x))).flatten(1)
+
+    def inside(self, boxes: Tensor, device: torch.device) -> Tensor:
+        """(K, 1, h, w) 1 within each of the boxes (K, 4), top, bottom, left, right, else 0; boxes on the CPU."""
+        top, bottom, left, right = boxes.T[:, :, None]
+        rows = ((self.rows_px >= top) & (self.rows_px < bottom)).float().to(device)
+        columns = ((self.columns_px >= left) & (self.columns_px < right)).float().to(device)
+        return (rows[:, :, None] * columns[:, None])[:, None]
 
     def interpolated(self, nodes: Tensor) -> Tensor:
         """Values at nodes (K, C, ny, nx) to values at the lattice (K, C, h, w)."""
         height, width = self.size
-        across = hat_weights(self.columns_px, width - 1, nodes.shape[3])
-        down = hat_weights(self.rows_px, height - 1, nodes.shape[2])
+        across = hat_weights(self.columns_px, width - 1, nodes.shape[3]).to(nodes.device)
+        down = hat_weights(self.rows_px, height - 1, nodes.shape[2]).to(nodes.device)
         return down @ (nodes @ across.T)
 
 
@@ -84,7 +99,7 @@ class Grid(nn.Module):
 
 
 def nodes_for(size: tuple[int, int, int], spacing_px: float, frames_apart: int) -> tuple[int, int, int]:
-    """Nodes over (t, y, x) so that neighbours lie at most so far apart."""
+    """Nodes over (t, y, x), from the first to the last of each, so that neighbours lie at most so far apart."""
     frames, height, width = size
-    along_t = frames if frames_apart == 1 else max(2, -(-frames // frames_apart))
-    return (min(frames, along_t), *(max(2, round((side - 1) / spacing_px) + 1) for side in (height, width)))
+    spacings = ((frames, frames_apart), (height, spacing_px), (width, spacing_px))
+    return tuple(max(2, math.ceil((side - 1) / spacing) + 1) for side, spacing in spacings)

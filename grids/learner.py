@@ -38,9 +38,12 @@ class GridLearner:
     """A GridModel, its optimizer and its batches; `begin` or `restore` come before the first step."""
 
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
-        self.video, self.config, self.generator = video, config, generator
+        self.video, self.config = video, config
         self.optimizer = RowAdam()
+        # Frames and shifts are drawn on the CPU: the loop never waits for a GPU to say what comes next.
+        self.chance = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(config.seed)
         self.waiting: list[int] = []  # first frames of the pairs still to come in this round
+        self.round = 0
         self.frames_used = 0
 
     def begin(self, show: Callable[[GridModel], None]) -> None:
@@ -53,9 +56,9 @@ class GridLearner:
         Its objects have these probabilities (F, T, ny, nx) at the nodes of their opacity.
         """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
-        slopes = torch.stack([start_jacobians(each, model.shape.size) for each in model.transforms])
+        slopes = torch.stack([start_jacobians(each, model.shape.size) for each in self.model.transforms])
         self.start_inverse = torch.linalg.inv(slopes)
-        self.scale = slopes.det().abs().sqrt()  # (L, T) texels per pixel
+        self.scale = torch.stack([self.model.pixel_scale(layer) for layer in range(len(slopes))])  # (L, T)
         self.stage = self.stage_of(stride)
 
     # coarse to fine
@@ -68,11 +71,11 @@ class GridLearner:
     def stage_of(self, stride: int) -> Stage:
         """The frames at 1 / stride of the resolution."""
         frames = reduced_frames(self.video, stride)
-        return Stage(stride, Lattice.of_stride(stride, self.model.shape.size[1:], frames.device), frames)
+        return Stage(stride, Lattice.of_stride(stride, self.model.shape.size[1:]), frames)
 
     def enter(self, stride: int) -> Stage:
-        """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames."""
-        if self.stage.stride != stride:
+        """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames. Never back."""
+        if stride < self.stage.stride:
             self.stage = self.stage_of(stride)
             average_atlases(self.model, self.stage.frames, self.opacity(), stride)
         return self.stage
@@ -83,29 +86,26 @@ class GridLearner:
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
-        """(F, T, h, w) the objects' opacity at half resolution."""
-        lattice = Lattice.of_stride(2, self.model.shape.size[1:], self.video.device)
-        frames = []
+        """(F, T, ny, nx) the objects' opacity at the nodes of its finest grid."""
+        nodes = self.model.alphas[0][-1].values.shape[2:]
+        lattice, frames = Lattice.of_nodes(nodes, self.model.shape.size[1:]), []
         for t in range(self.model.shape.size[0]):
-            view = self.model.frames(torch.tensor([t], device=self.video.device))
+            view = self.model.frames(t)
             frames.append(torch.cat([view.whole_alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
         return torch.stack(frames, dim=1)
 
     def next_pairs(self, count: int) -> Tensor:
         """Up to 2 * count frames (K,): pairs of neighbours, none twice, all but the ends equally often."""
         total = self.model.shape.size[0]
-        device = self.generator.device
         chosen: list[int] = []
-        while len(chosen) < count:
+        while len(chosen) < count and (self.waiting or not chosen):  # another round's pairs may share frames with these
             if not self.waiting:
-                if chosen:
-                    break  # the next round's pairs may share frames with these
-                offset = int(torch.randint(0, 2 if total > 2 else 1, (1,), generator=self.generator, device=device))
-                starts = torch.arange(offset, total - 1, 2)
-                order = torch.randperm(len(starts), generator=self.generator, device=device).cpu()
-                self.waiting = starts[order].tolist()
+                first = self.round % 2 if total > 2 else 0
+                starts = torch.arange(first, total - 1, 2)
+                self.waiting = starts[torch.randperm(len(starts), generator=self.chance)].tolist()
+                self.round += 1
             chosen.append(self.waiting.pop())
-        return torch.tensor([t for first in chosen for t in (first, first + 1)], device=self.video.device)
+        return torch.tensor([t for first in chosen for t in (first, first + 1)])
 
     # one step
 
@@ -131,8 +131,8 @@ class GridLearner:
         for index in reversed(range(background)):
             rows, columns = view.box(index, stage.lattice)
             part = stage.lattice.cropped(rows, columns)
-            logit = view.logit(index, part)
-            alpha = torch.sigmoid(logit)
+            logit, inside = view.logit(index, part), view.inside(index, part)
+            alpha = torch.sigmoid(logit) * inside
             color = view.color(index, view.texels(index, part))
             behind = rendered[:, :, rows, columns]
             rendered = rendered.clone()
@@ -141,7 +141,7 @@ class GridLearner:
             sparse = ((1 - alpha.detach()) * color).square().sum() / pixels
             terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
             expected = part.interpolated(self.probability[index, view.t][:, None])
-            prior = prior_loss(logit, expected).sum() / pixels
+            prior = (prior_loss(logit, expected) * inside).sum() / pixels
             terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
         if model.light:
             light = view.light(stage.lattice)
@@ -161,15 +161,12 @@ class GridLearner:
     def motion_terms(self, view: FramesOfGrids) -> dict[str, Tensor]:
         """Rigidity and flow, on a sparse lattice shifted at random."""
         config, model = self.config, self.model
-        size, step = model.shape.size[1:], FLOW_STRIDE_PX
-        shift = torch.randint(0, step, (2,), generator=self.generator, device=self.generator.device).tolist()
+        size, step, device = model.shape.size[1:], FLOW_STRIDE_PX, view.t.device
+        shift = torch.randint(0, step, (2,), generator=self.chance).tolist()
         rows, columns = (slice(first, None, step) for first in shift)
-        axes = (
-            torch.arange(*pick.indices(side), device=view.t.device)
-            for pick, side in zip((rows, columns), size, strict=True)
+        lattice = Lattice(
+            *(torch.arange(side)[pick].float() for side, pick in zip(size, (rows, columns), strict=True)), size
         )
-        whole = tuple(axes)
-        lattice = Lattice(*(axis.float() for axis in whole), size)
         names = [layer.name for layer in model.layers]
         texels = [view.texels(layer, lattice) for layer in range(len(names))]
         alpha = torch.stack([view.whole_alpha(index, lattice) for index in range(len(names) - 1)])
@@ -178,14 +175,14 @@ class GridLearner:
             jacobians = relative_jacobians(texels[layer], self.start_inverse[layer, view.t], (step, step))
             terms[f"rigidity_{name}"] = config.rigidity_coeff * loss_utils.rigidity_loss(jacobians).mean()
 
-        first, second = torch.arange(0, len(view.t), 2), torch.arange(1, len(view.t), 2)
-        source, target = torch.cat((first, second)), torch.cat((second, first))
-        direction = torch.cat((torch.full_like(first, FORWARD), torch.full_like(second, BACKWARD)))
-        t, device = view.t[source], view.t.device
-        picked = direction.to(device), t
-        flow = self.video.flow_steps[picked][:, rows, columns] * self.video.flow_unit_px[picked][:, None, None, None]
-        valid = self.video.flow_valid[picked][:, rows, columns].flatten(1).float()
-        ends = lattice.points()[:2] + flow.permute(0, 3, 1, 2).flatten(2)
+        first = torch.arange(0, len(view.t), 2, device=device)
+        source, target = torch.cat((first, first + 1)), torch.cat((first + 1, first))
+        direction = torch.cat((torch.full_like(first, FORWARD), torch.full_like(first, BACKWARD)))
+        t = view.t[source]
+        flow = self.video.flow_steps[:, :, rows, columns][direction, t]  # thinned before it is copied
+        flow = flow * self.video.flow_unit_px[direction, t][:, None, None, None]
+        valid = self.video.flow_valid[:, :, rows, columns][direction, t].flatten(1).float()
+        ends = lattice.points(device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
         here = visibility(alpha[:, source].flatten(0, 1).view(len(names) - 1, -1, 1)).view(len(names), len(source), -1)
         for layer, name in enumerate(names):
             there = view.texels_at(layer, target, ends)
@@ -226,6 +223,7 @@ class GridLearner:
             if atlas.grad is not None:
                 self.optimizer.move(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * fallen)
                 atlas.grad = None
+                atlas.data.clamp_(0, 1)  # as they are rendered
 
     # files
 
@@ -235,6 +233,8 @@ class GridLearner:
             "grid_optimizer": self.optimizer.state_dict(),
             "grid_stride": self.stage.stride,
             "grid_waiting": list(self.waiting),
+            "grid_round": self.round,
+            "grid_random_state": self.chance.get_state(),
         }
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -244,8 +244,9 @@ class GridLearner:
         try:
             self.take(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
-            self.waiting = list(checkpoint["grid_waiting"])
-        except (KeyError, TypeError, AttributeError):
+            self.waiting, self.round = list(checkpoint["grid_waiting"]), int(checkpoint["grid_round"])
+            self.chance.set_state(checkpoint["grid_random_state"].cpu())
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
 
 

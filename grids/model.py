@@ -55,6 +55,7 @@ class GridModel(nn.Module):
         self.register_buffer("boxes", whole.repeat(foregrounds, frames, 1))  # top, bottom, left, right of each object
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
+        self.boxes_on_host: Tensor | None = None
 
     # what a layer's numbers mean
 
@@ -72,15 +73,25 @@ class GridModel(nn.Module):
         return start_jacobians(self.transforms[layer], self.shape.size).det().abs().sqrt()
 
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
-        """Pixels of the clip per unit of a layer's uv, at the layer's usual scale; size is the clip's own."""
+        """Pixels of a clip of (T, H, W) per unit of a layer's uv, at its usual scale in the frames that show it."""
         self.check(size)
-        return self.texels_per_unit(layer) / float(self.pixel_scale(layer).median())
+        scales = self.pixel_scale(layer)
+        if layer < len(self.alphas):
+            shown = self.boxes[layer, :, 1] > self.boxes[layer, :, 0]
+            scales = scales[shown] if bool(shown.any()) else scales
+        return self.texels_per_unit(layer) / float(scales.median())
+
+    def host_boxes(self) -> Tensor:
+        """(F, T, 4) the objects' boxes on the CPU, copied once; they don't change in training."""
+        if self.boxes_on_host is None:
+            self.boxes_on_host = self.boxes.cpu()
+        return self.boxes_on_host
 
     # evaluating
 
-    def frames(self, t: Tensor) -> "FramesOfGrids":
-        """The model at frames t (K,), ready to be evaluated on lattices."""
-        return FramesOfGrids(self, t)
+    def frames(self, *t: int) -> "FramesOfGrids":
+        """The model at some frames, ready to be evaluated on lattices."""
+        return FramesOfGrids(self, torch.tensor(t))
 
     def check(self, size: tuple[int, int, int]) -> None:
         """Raise UserError for a clip of another (T, H, W) than the model's: its grids lie over the clip's pixels."""
@@ -94,8 +105,7 @@ class GridModel(nn.Module):
         full_range changes nothing: opacity has it here, in training too.
         """
         self.check(size)
-        view = self.frames(torch.tensor([t], device=self.transforms.device))
-        lattice = Lattice.of_stride(1, size[1:], self.transforms.device)
+        view, lattice = self.frames(t), Lattice.of_stride(1, size[1:])
         texels = torch.stack([view.texels(layer, lattice)[0].flatten(1).T for layer in range(len(self.layers))])
         alpha = torch.stack([view.whole_alpha(index, lattice)[0].flatten(1).T for index in range(len(self.alphas))])
         uv = torch.stack([self.to_uv(each, layer) for layer, each in enumerate(texels)])
@@ -122,9 +132,12 @@ class GridModel(nn.Module):
         return 0.5 * uv + self.atlas_centers
 
     def atlas_color(self, places: Tensor) -> Tensor:
-        """(N, 2) places in the shared atlas square -> (N, 3) in [0, 1]; every place belongs to one layer's square."""
+        """(N, 2) places in the shared atlas square -> (N, 3) in [0, 1]; black where no layer's square is.
+
+        Where squares touch, the layer further in front has the border.
+        """
         colors = places.new_zeros(len(places), 3)
-        for layer, center in enumerate(self.atlas_centers[:, 0]):
+        for layer, center in reversed(list(enumerate(self.atlas_centers[:, 0]))):
             own = ((places - center).abs() <= 0.5 + 1e-6).all(1)
             colors[own] = self.layer_color(2 * (places[own] - center), layer)
         return colors
@@ -144,10 +157,10 @@ class GridModel(nn.Module):
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "GridModel":
         """The model in a checkpoint. Raises UserError if it holds another representation or misses parts."""
         try:
-            shape, state = checkpoint["grid_shape"], checkpoint["grid_state_dict"]
+            shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])
             model = cls(Shape(tuple(shape["size"]), sizes, bool(shape["has_light"])))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
                 f"{path}: holds no grids, though config.json beside it says representation 'grid'; "
                 "use the config.json that was written with the checkpoint"
@@ -167,7 +180,9 @@ class FramesOfGrids:
     """A model at K frames. The nodes of per-frame grids are leaves of their own, so that a step touches only them."""
 
     def __init__(self, model: GridModel, t: Tensor, training: bool = False):
-        self.model, self.t = model, t
+        """t (K,): frame numbers, on the CPU."""
+        self.model, self.t_on_host = model, t
+        self.t = t = t.to(model.transforms.device)
         self.leaves: dict[str, Tensor] = {}
         self.nodes: dict[str, list[Tensor]] = {}
         for name, group in grid_groups(model).items():
@@ -189,7 +204,7 @@ class FramesOfGrids:
     def start_texels(self, layer: int, lattice: Lattice) -> Tensor:
         """(K, 2, h, w): the closed-form start."""
         transforms = self.model.transforms[layer, self.t]
-        moved = transforms @ lattice.points()
+        moved = transforms @ lattice.points(transforms.device)
         if layer == len(self.model.layers) - 1:  # the only one with perspective
             moved = moved[:, :2] / moved[:, 2:]
         return moved[:, :2].unflatten(2, lattice.shape)
@@ -199,19 +214,25 @@ class FramesOfGrids:
         return self.dense(f"alphas.{index}", lattice)
 
     def box(self, index: int, lattice: Lattice) -> tuple[slice, slice]:
-        """Rows and columns of the lattice that the object's boxes in these frames cover; at least one of each."""
-        boxes = self.model.boxes[index, self.t]
-        low, high = boxes.amin(0), boxes.amax(0)
+        """Rows and columns of the lattice that hold the object's boxes in all these frames; at least one of each."""
+        boxes = self.model.host_boxes()[index, self.t_on_host]
+        shown = boxes[boxes[:, 1] > boxes[:, 0]]
+        low, high = (shown.amin(0), shown.amax(0)) if len(shown) else (boxes[0], boxes[0])
         return tuple(
             covered(axis, int(low[first]), int(high[first + 1]))
             for axis, first in ((lattice.rows_px, 0), (lattice.columns_px, 2))
         )
 
+    def inside(self, index: int, lattice: Lattice) -> Tensor:
+        """(K, 1, h, w): 1 within the object's box of each frame, else 0: beyond it the object is not."""
+        return lattice.inside(self.model.host_boxes()[index, self.t_on_host], self.t.device)
+
     def whole_alpha(self, index: int, lattice: Lattice) -> Tensor:
         """(K, 1, h, w): opacity of an object, zero outside its box."""
         rows, columns = self.box(index, lattice)
+        part = lattice.cropped(rows, columns)
         alpha = torch.zeros(len(self.t), 1, *lattice.shape, device=self.t.device)
-        alpha[:, :, rows, columns] = torch.sigmoid(self.logit(index, lattice.cropped(rows, columns)))
+        alpha[:, :, rows, columns] = torch.sigmoid(self.logit(index, part)) * self.inside(index, part)
         return alpha
 
     def light(self, lattice: Lattice) -> Tensor:
@@ -261,7 +282,7 @@ def start_jacobians(transforms: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def covered(axis: Tensor, first: float, end: float) -> slice:
-    """The part of a lattice's axis within [first, end) pixels, at least one."""
+    """The part of a lattice's axis, on the CPU, within [first, end) pixels; at least one."""
     inside = torch.nonzero((axis >= first) & (axis < end)).flatten()
     if len(inside) == 0:
         nearest = int((axis - first).abs().argmin())

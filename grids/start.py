@@ -30,30 +30,36 @@ def start_model(
     stride: reduction of the atlases to begin with. show gets a first model, from the rough masks as they are, before
     the evidence is weighed.
     """
-    host = Video(*(getattr(video, name).cpu() for name in Video.__dataclass_fields__))
+    host = video.to(torch.device("cpu"))
     transforms = all_transforms(host)
     frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
-    show(built_model(host, transforms, masks.astype(np.float32) / 255, has_light, frames)[0])
+    show(built_model(host, transforms, masks.astype(np.float32) / 255, has_light, frames, stride)[0])
     evidence = [mended(host, mask, transforms[-1], motion) for mask, motion in zip(masks, transforms, strict=False)]
     likely = np.stack([full_probability(each, host.frames.numpy()) for each in evidence])
-    return built_model(host, transforms, likely, has_light, frames)
+    return built_model(host, transforms, likely, has_light, frames, stride)
 
 
 def built_model(
-    video: Video, transforms: NDArray[np.float64], likely: NDArray[np.float32], has_light: bool, frames: Tensor
+    video: Video,
+    transforms: NDArray[np.float64],
+    likely: NDArray[np.float32],
+    has_light: bool,
+    frames: Tensor,
+    stride: int,
 ) -> tuple[GridModel, Tensor]:
     """A model from transforms (L, T, 3, 3) and the objects' probability (F, T, H, W), with averaged atlases.
 
-    frames (T, 3, h, w): the video reduced, whose resolution the atlases get.
+    frames (T, 3, H / stride, W / stride): the video reduced, whose resolution the atlases get.
     """
     _, height, width = video.size
+    extents = [object_boxes(each > LIKELY, 0.0) for each in likely]
+    extents.append(np.tile([0, height, 0, width], (len(frames), 1)))
+    margins = [ATLAS_MARGIN] * len(likely) + [0.0]
     fitted = [
-        in_texels(motion, box_corners(motion, object_boxes(each > LIKELY, 0.0)), (height, width), ATLAS_MARGIN)
-        for motion, each in zip(transforms, likely, strict=False)
+        in_texels(motion, extent, (height, width), margin)
+        for motion, extent, margin in zip(transforms, extents, margins, strict=True)
     ]
-    whole = np.tile([0, height, 0, width], (len(frames), 1))
-    fitted.append(in_texels(transforms[-1], box_corners(transforms[-1], whole), (height, width), 0.0))
     model = GridModel(Shape(video.size, tuple(size for _, size in fitted), has_light))
     model.transforms.copy_(torch.from_numpy(np.stack([matrix for matrix, _ in fitted])))
     model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > POSSIBLE, BOX_MARGIN) for each in likely])))
@@ -61,7 +67,7 @@ def built_model(
     probability = (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
     for group, each in zip(model.alphas, probability, strict=True):
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
-    average_atlases(model, frames, probability, round(height / frames.shape[2]))
+    average_atlases(model, frames, probability, stride)
     return model, probability
 
 
@@ -71,17 +77,19 @@ def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.f
 
 
 def in_texels(
-    transforms: NDArray[np.float64], corners: NDArray[np.float64], size: tuple[int, int], margin: float
+    transforms: NDArray[np.float64], boxes: NDArray[np.int64], size: tuple[int, int], margin: float
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """Transforms to texels of an atlas that just holds the corners, and its (height, width).
+    """Transforms to texels of an atlas that just holds the boxes (T, 4) of the frames, and its (height, width).
 
-    One working pixel is one texel or less in most frames, unless the atlas would become too large.
+    In most frames that show the layer a working pixel is a texel or more, unless the atlas would become too large.
     """
+    corners = box_corners(transforms, boxes)
     low, high = corners.min(0), corners.max(0)
     spare = margin * (high - low) + 2
     low, extent = low - spare, high - low + 2 * spare
     jacobians = start_jacobians(torch.from_numpy(transforms).float(), (0, *size))
-    scales = jacobians.det().abs().sqrt().numpy()
+    shown = boxes[:, 1] > boxes[:, 0]
+    scales = jacobians.det().abs().sqrt().numpy()[shown if shown.any() else slice(None)]
     finer = 1 / max(float(np.quantile(scales, COARSEST_SCALE)), 1e-3)
     finer = min(finer, float(np.sqrt(LARGEST_ATLAS / extent.prod())))
     onto = np.array([[finer, 0, -low[0] * finer], [0, finer, -low[1] * finer], [0, 0, 1]])
@@ -113,7 +121,7 @@ def reduced_frames(video: Video, stride: int) -> Tensor:
 def average_atlases(model: GridModel, frames: Tensor, opacity: Tensor, stride: int) -> None:
     """Give the model atlases averaged from frames (T, 3, h, w) of a stride, at that reduction.
 
-    opacity (F, T, h', w') of the objects, at any size.
+    opacity (F, T, ny, nx) of the objects at the nodes of its grid.
     """
     behind = torch.ones_like(opacity[0])
     shares = []

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from grids.fields import Lattice, hat_weights
-from grids.model import FramesOfGrids, GridModel, covered, start_jacobians
+from grids.model import GridModel, covered, start_jacobians
 
 SPACING_TEXELS = 8  # the inverse mapping is solved on this lattice; displacements are smooth
 NEWTON_STEPS = 4
@@ -24,17 +24,16 @@ def inverse_mapping(model: GridModel, layer: int, t: int, lattice: Lattice) -> T
     """
     device = model.transforms.device
     coarse = Lattice(*(spread(axis) for axis in (lattice.rows_px, lattice.columns_px)), lattice.size)
-    wanted = coarse.points()
+    wanted = coarse.points(device)
     back = torch.linalg.inv(model.transforms[layer, t].double()).float() @ wanted
     points = back[:2] / back[2:]
-    view = FramesOfGrids(model, torch.tensor([t], device=device))
+    view = model.frames(t)
     slope = torch.linalg.inv(start_jacobians(model.transforms[layer, t : t + 1], model.shape.size)[0])
     for _ in range(NEWTON_STEPS):
-        points = points - slope @ (
-            view.texels_at(layer, torch.zeros(1, dtype=torch.long), points[None])[0] - wanted[:2]
-        )
+        missed = view.texels_at(layer, torch.zeros(1, dtype=torch.long, device=device), points[None])[0] - wanted[:2]
+        points = points - slope @ missed
     down, across = (
-        hat_weights(axis - nodes[0], float(nodes[-1] - nodes[0]), len(nodes))
+        hat_weights(axis - nodes[0], float(nodes[-1] - nodes[0]), len(nodes)).to(device)
         for axis, nodes in ((lattice.rows_px, coarse.rows_px), (lattice.columns_px, coarse.columns_px))
     )
     return down @ (points.unflatten(1, coarse.shape) @ across.T)
@@ -44,17 +43,15 @@ def spread(axis: Tensor) -> Tensor:
     """Few positions, evenly from an axis' first to its last, about SPACING_TEXELS apart."""
     first, last = float(axis[0]), float(axis[-1])
     last = max(last, first + 1)
-    return torch.linspace(first, last, max(2, round((last - first) / SPACING_TEXELS) + 1), device=axis.device)
+    return torch.linspace(first, last, max(2, round((last - first) / SPACING_TEXELS) + 1))
 
 
 def atlas_lattice(model: GridModel, layer: int, reduction: int) -> Lattice:
     """The texel centers of a layer's atlas at 1 / reduction of its full size."""
-    full = model.shape.atlas_sizes[layer]
-    device = model.transforms.device
-    axes = []
+    full, axes = model.shape.atlas_sizes[layer], []
     for side in full:
         count = max(2, round(side / reduction))
-        axes.append((torch.arange(count, device=device) + 0.5) * (side / count) - 0.5)
+        axes.append((torch.arange(count) + 0.5) * (side / count) - 0.5)
     return Lattice(*axes, full)
 
 
@@ -62,9 +59,7 @@ def atlas_lattice(model: GridModel, layer: int, reduction: int) -> Lattice:
 def footprint(model: GridModel, layer: int, t: int, lattice: Lattice) -> tuple[slice, slice]:
     """Rows and columns of an atlas lattice that frame t can show; at least one of each."""
     height, width = model.shape.size[1:]
-    device = model.transforms.device
-    sparse = Lattice(*(torch.linspace(0, side - 1, 9, device=device) for side in (height, width)), (height, width))
-    places = FramesOfGrids(model, torch.tensor([t], device=device)).texels(layer, sparse)[0].flatten(1)
+    places = model.frames(t).texels(layer, Lattice.of_nodes((9, 9), (height, width)))[0].flatten(1)
     low, high = places.amin(1), places.amax(1)
     axes = ((lattice.rows_px, 1), (lattice.columns_px, 0))
     return tuple(covered(axis, float(low[i]) - MARGIN_TEXELS, float(high[i]) + MARGIN_TEXELS) for axis, i in axes)
@@ -74,7 +69,8 @@ def footprint(model: GridModel, layer: int, t: int, lattice: Lattice) -> tuple[s
 def averaged_atlas(model: GridModel, layer: int, frames: Tensor, visibility: Tensor, stride: int) -> Tensor:
     """(1, 3, h, w): a layer's atlas as the mean of what the frames show of it.
 
-    frames (T, 3, H / stride, W / stride) uint8; visibility (T, h', w') share of the layer in a pixel, at any size.
+    frames (T, 3, H / stride, W / stride) uint8, whose light is taken off; visibility (T, ny, nx) share of the layer at
+    nodes that lie evenly from the first pixel to the last.
     """
     lattice = atlas_lattice(model, layer, stride)
     size = model.shape.size[1:]
@@ -85,16 +81,19 @@ def averaged_atlas(model: GridModel, layer: int, frames: Tensor, visibility: Ten
         part = lattice.cropped(rows, columns)
         places = inverse_mapping(model, layer, t, part).clamp(-1e4, 1e4).cpu().numpy()
         pixels = (places + 0.5) / stride - 0.5
-        picture = frames[t].permute(1, 2, 0).cpu().numpy()
+        picture = frames[t].permute(1, 2, 0).cpu().numpy().astype(np.float32) / 255
+        if model.light:
+            picture /= model.frames(t).light(Lattice.of_stride(stride, size))[0].permute(1, 2, 0).cpu().numpy()
         share = visibility[t].cpu().numpy()
-        scale = (np.array(share.shape[::-1]) / np.array(size[::-1])).astype(np.float32)[:, None, None]
-        seen = cv2.remap(share, *((places + 0.5) * scale - 0.5), cv2.INTER_LINEAR)
+        nodes_per_px = [(count - 1) / (side - 1) for count, side in zip(share.shape[::-1], size[::-1], strict=True)]
+        at_nodes = places * np.float32(nodes_per_px)[:, None, None]
+        seen = cv2.remap(share, *at_nodes, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         inside = (pixels > -0.5).all(0) & (pixels[0] < picture.shape[1] - 0.5) & (pixels[1] < picture.shape[0] - 0.5)
         seen = seen * inside
         color = cv2.remap(picture, *pixels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         total[rows, columns] += color * seen[..., None]
         weight[rows, columns] += seen
-    values = torch.from_numpy(total / np.maximum(weight, 1e-6)[..., None] / 255).permute(2, 0, 1)
+    values = torch.from_numpy(total / np.maximum(weight, 1e-6)[..., None]).permute(2, 0, 1)
     return filled(values[None], torch.from_numpy(weight > LEAST_WEIGHT)[None, None].float()).to(frames.device)
 
 

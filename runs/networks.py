@@ -105,7 +105,7 @@ def aligned_target(matrices: Tensor, xyt_px: Tensor) -> Tensor:
 
 def alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
     """Every layer's transforms (L, T, 3, 3) pixels -> uv, and the uv_mapping_scale they need, at most the given one."""
-    host = Video(*(getattr(video, name).cpu() for name in Video.__dataclass_fields__))
+    host = video.to(torch.device("cpu"))
     frames, height, width = host.size
     transforms = all_transforms(host)
     masks = host.masks.numpy() > 127
@@ -136,14 +136,15 @@ class NetworkLearner:
 
         The latter may lower uv_mapping_scale, so that what the camera pans over fits the atlas.
         """
-        if self.config.initialisation == "alignment":
+        is_aligned = self.config.initialisation == "alignment"
+        if is_aligned:
             matrices, scale = alignment_targets(self.video, self.config.uv_mapping_scale)
             self.config = replace(self.config, uv_mapping_scale=scale)
             self.model.uv_mapping_scale = scale
         wanted = [self.config.pretrain_mapping1] * (len(self.model.layers) - 1) + [self.config.pretrain_mapping2]
         for layer, is_wanted in enumerate(wanted):
             if is_wanted and self.config.pretrain_iter_number:
-                if self.config.initialisation == "alignment":
+                if is_aligned:
                     target = partial(aligned_target, matrices[layer])
                 else:
                     target = partial(upright_target, self.video, self.config.uv_mapping_scale)
@@ -179,11 +180,16 @@ class NetworkLearner:
 
     def checkpoint(self) -> dict[str, Any]:
         """Networks and optimizer under the published keys."""
-        return self.model.checkpoint() | {"optimizer_all_state_dict": self.optimizer.state_dict()}
+        state = self.model.checkpoint() | {"optimizer_all_state_dict": self.optimizer.state_dict()}
+        if self.config.initialisation == "alignment":
+            state["uv_mapping_scale"] = self.config.uv_mapping_scale  # what the start settled
+        return state
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Take networks and optimizer from a checkpoint, ours or a published one. Raises UserError."""
         self.model.load_checkpoint(checkpoint, path)
+        scale = checkpoint.get("uv_mapping_scale", self.config.uv_mapping_scale)
+        self.config, self.model.uv_mapping_scale = replace(self.config, uv_mapping_scale=scale), scale
         try:
             state = checkpoint["optimizer_all_state_dict"]
             for group in state["param_groups"]:

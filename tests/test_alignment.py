@@ -8,7 +8,7 @@ from conftest import draw
 from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
 from alignment.layers import all_transforms, layer_transforms, object_boxes
 from alignment.tracks import layer_pairs
-from alignment.transforms import generators, transformed
+from alignment.transforms import generators, is_sound, transformed
 from config import Config
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
@@ -53,8 +53,10 @@ def test_pairs_span_several_distances_and_stay_on_their_layer(video):
     pairs = layer_pairs(video, mask)
     assert {1, 2, 4, 8} <= set((pairs.target - pairs.source).tolist())
     for index in range(len(pairs.source)):
-        x, y = np.rint(pairs.start_px[index][pairs.weight[index] > 0]).astype(int).T
-        assert mask[pairs.source[index], y, x].all()
+        real = pairs.weight[index] > 0
+        for points, frames in ((pairs.start_px, pairs.source), (pairs.end_px, pairs.target)):
+            x, y = np.rint(points[index][real]).astype(int).T
+            assert mask[frames[index], y, x].all()
 
 
 def test_a_layer_is_followed_through_frames_whose_mask_was_missed(video, truth):
@@ -81,7 +83,25 @@ def test_a_static_camera_gives_the_identity(tmp_path):
     target.mkdir()
     for path in folder.with_name("still_gt_flow").glob("*.npy"):
         np.save(target / path.name, np.load(path)[..., :2])
-    np.testing.assert_allclose(all_transforms(video_of(folder))[-1], np.eye(3)[None].repeat(12, 0), atol=2e-2)
+    corners = np.array([[0.0, 0], [159, 0], [0, 95], [159, 95]])
+    for matrix in all_transforms(video_of(folder))[-1]:
+        assert np.abs(transformed(matrix, corners) - corners).max() < 0.5
+
+
+def test_a_transform_with_a_horizon_in_the_frame_is_not_sound():
+    tipped = np.eye(3)
+    tipped[2, 0] = -1 / 80
+    assert is_sound(np.eye(3)[None], (96, 160))
+    assert not is_sound(tipped[None], (96, 160))
+    assert not is_sound(np.full((1, 3, 3), np.nan), (96, 160))
+
+
+def test_matches_that_make_no_sense_give_sound_transforms_all_the_same(video):
+    chance = np.random.default_rng(0)
+    steps = torch.from_numpy(chance.integers(-30000, 30000, video.flow_steps.shape).astype(np.int16))
+    wild = Video(video.frames, video.masks, steps, video.flow_unit_px, torch.ones_like(video.flow_valid))
+    for transforms in all_transforms(wild):
+        assert is_sound(transforms, video.size[1:])
 
 
 @pytest.mark.parametrize(("kind", "freedom"), [("similarity", 4), ("affine", 6), ("homography", 8)])

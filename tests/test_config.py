@@ -62,6 +62,24 @@ def written(path, **values):
     return path
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"grid_half_until": 2.0}, "grid_half_until 2.0 are shares of the run"),
+        ({"grid_quarter_until": 0.8}, "expected one after the other"),
+        ({"grid_rate_atlas": 0.0}, "grid_rate_atlas must be above 0"),
+        ({"residual": True}, "set residual to false"),
+        ({"representation": "grid", "initialisation": "alignment"}, "grids always start from the alignment"),
+        ({"representation": "voxels"}, "representation must be one of 'mlp', 'grid'"),
+    ],
+)
+def test_settings_of_the_grids_that_make_no_sense_are_refused(tmp_path, settings, complaint):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"data_folder": "x"} | settings))
+    with pytest.raises(ConfigError, match=complaint):
+        load_config(path)
+
+
 def test_the_shipped_config_holds_every_published_key_with_the_published_settings():
     values = json.loads((ROOT / "config" / "config.json").read_text())
     assert set(PUBLISHED_KEYS) <= values.keys()

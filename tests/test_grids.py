@@ -19,6 +19,7 @@ from grids.unwrap import atlas_lattice, filled, inverse_mapping
 from implicit_neural_networks import read_checkpoint
 from rendering import open_run, render_frames
 from runs.models import load_model
+from runs.networks import aligned_target, alignment_targets
 from training import Trainer, resume_run, start_run
 
 SIZE = (5, 40, 56)
@@ -54,14 +55,14 @@ def test_the_weights_of_all_nodes_at_a_place_add_up_to_one():
 
 def test_a_lattice_and_single_points_see_the_same_field():
     nodes = torch.randn(2, 3, 4, 6)
-    lattice = Lattice.of_stride(2, SIZE[1:], torch.device("cpu"))
-    points = lattice.points()[:2].expand(2, -1, -1)
+    lattice = Lattice.of_stride(2, SIZE[1:])
+    points = lattice.points(torch.device("cpu"))[:2].expand(2, -1, -1)
     torch.testing.assert_close(lattice.interpolated(nodes).flatten(2), at_points(nodes, points, SIZE[1:]))
 
 
 def test_a_crop_is_a_part_of_the_whole():
     nodes = torch.randn(1, 1, 5, 5)
-    lattice = Lattice.of_stride(1, SIZE[1:], torch.device("cpu"))
+    lattice = Lattice.of_stride(1, SIZE[1:])
     part = lattice.cropped(slice(3, 9), slice(10, 20))
     torch.testing.assert_close(part.interpolated(nodes), lattice.interpolated(nodes)[:, :, 3:9, 10:20])
 
@@ -72,8 +73,33 @@ def test_fewer_nodes_than_frames_are_blended_in_time():
     assert grid.at_frames(torch.arange(5)).flatten().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_two_frames_get_a_node_each_at_every_level():
-    assert nodes_for((2, 40, 56), 16, 8)[0] == 2
+@pytest.mark.parametrize("frames", [2, 3, 9, 16, 70])
+def test_nodes_lie_at_most_as_far_apart_as_asked(frames):
+    along_t, along_y, along_x = nodes_for((frames, 40, 56), 16, 8)
+    for nodes, side, spacing in ((along_t, frames, 8), (along_y, 40, 16), (along_x, 56, 16)):
+        assert nodes >= 2
+        assert (side - 1) / (nodes - 1) <= spacing
+
+
+def test_an_object_is_nowhere_beyond_its_box_of_each_frame():
+    model = GridModel(Shape((3, 40, 56), ((20, 20), (50, 90)), False))
+    model.boxes[0] = torch.tensor([[10, 20, 5, 15], [0, 0, 0, 0], [12, 30, 20, 40]])
+    alpha = model.frames(0, 1, 2).whole_alpha(0, Lattice.of_stride(1, (40, 56)))[:, 0]
+    assert (alpha[0] > 0).sum() == 100 and alpha[0, 10:20, 5:15].min() > 0
+    assert not alpha[1].any()
+    assert (alpha[2] > 0).sum() == 18 * 20
+
+
+def test_light_is_taken_off_when_frames_are_averaged():
+    from grids.unwrap import averaged_atlas
+
+    model = GridModel(Shape((2, 32, 32), ((32, 32), (32, 32)), True))
+    model.light[0].values.data[1] = float(np.log(0.8))
+    shown = model.frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
+    frames = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
+    frames[1] = (200 * shown).round().byte()
+    atlas = averaged_atlas(model, 1, frames, torch.ones(2, 8, 8), 1)
+    assert atlas.sub(200 / 255).abs().max() < 0.005
 
 
 # optimizer
@@ -144,7 +170,7 @@ def test_the_inverse_mapping_undoes_the_mapping():
     points = inverse_mapping(model, 1, 2, lattice)
     view = FramesOfGrids(model, torch.tensor([2]))
     back = view.texels_at(1, torch.zeros(1, dtype=torch.long), points.flatten(1)[None])[0]
-    assert (back - lattice.points()[:2]).norm(dim=0).max() < 0.3
+    assert (back - lattice.points(torch.device("cpu"))[:2]).norm(dim=0).max() < 0.3
 
 
 def test_a_place_in_the_shared_atlas_gives_its_layers_color():
@@ -197,11 +223,11 @@ def test_the_start_already_shows_the_clip(clip, tmp_path):
     assert -10 * np.log10(np.mean(errors)) > 15
 
 
-def test_a_minute_of_steps_gives_a_sharp_clip_and_a_whole_object(run):
+def test_sixty_steps_give_a_sharp_clip_and_a_whole_object(run):
     metrics = json.loads((run.evaluation_folder / "metrics.json").read_text())
     assert metrics["psnr"] > 22
     assert metrics["iou"] > 0.9
-    assert metrics["psnr_unlit"] <= metrics["psnr"] + 0.5, "both are reported"
+    assert metrics["psnr_unlit"] != metrics["psnr"], "both are reported"
 
 
 def test_the_same_config_gives_the_same_curve(clip, tmp_path):
@@ -256,12 +282,17 @@ def test_a_budget_too_short_for_anything_gives_the_start_and_says_so(clip, tmp_p
     trainer = start_run(grid_config(clip, tmp_path, time_budget_s=0.01, maximum_number_of_frames=6))
     trainer.run()
     assert trainer.iteration == 0
-    assert trainer.model.atlases[-1].shape[2:] == trainer.model.shape.atlas_sizes[-1], "at full resolution"
+    kept = load_model(trainer.checkpoint_path, trainer.config, torch.device("cpu"))
+    assert kept.atlases[-1].shape[2:] == kept.shape.atlas_sizes[-1], "at full resolution, in the checkpoint too"
     assert "less than one pass over the clip" in capsys.readouterr().err
     assert (trainer.evaluation_folder / "index.html").is_file()
 
 
-@pytest.mark.parametrize(("width", "height", "frames"), [(64, 48, 2), (48, 80, 4)], ids=["two frames", "portrait"])
+@pytest.mark.parametrize(
+    ("width", "height", "frames"),
+    [(64, 48, 2), (48, 80, 4), (19, 23, 3)],
+    ids=["two frames", "portrait", "odd and tiny"],
+)
 def test_odd_clips_train(tmp_path, width, height, frames):
     clip = draw(tmp_path / "data", width=width, height=height, frames=frames)
     trainer = start_run(grid_config(clip, tmp_path, iters_num=4, evaluate_every=1000))
@@ -277,7 +308,7 @@ def test_a_clip_without_a_foreground_is_all_background(clip_folder, tmp_path):
     trainer = start_run(grid_config(clip_folder, tmp_path, iters_num=4, evaluate_every=1000))
     trainer.train_without_evaluating()
     frame = next(render_frames(trainer.model, trainer.clip, True))
-    assert frame.coverage.max() < 0.5
+    assert not frame.coverage.any()
 
 
 def test_light_can_be_switched_off(clip, tmp_path):
@@ -291,10 +322,16 @@ def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
         clip, tmp_path, initialisation="alignment", pretrain_iter_number=150, maximum_number_of_frames=6
     )
     trainer = start_run(config)
-    assert load_config(trainer.folder / "config.json").uv_mapping_scale <= 0.8
+    scale = load_config(trainer.folder / "config.json").uv_mapping_scale
+    matrices, expected = alignment_targets(trainer.video, 0.8)
+    assert scale == expected < 0.8, "the camera's pan must fit the atlas"
     frames = list(render_frames(trainer.model, trainer.clip, True))
-    moved = [np.abs(frame.uv[-1] - frames[0].uv[-1]).mean() for frame in frames[1:]]
-    assert moved[-1] > moved[0] > 0, "the background's mapping follows the camera"
+    x, y = np.meshgrid(np.arange(96), np.arange(64))
+    for t in (0, 5):
+        pixels = torch.tensor(np.stack((x, y, np.full_like(x, t)), axis=-1).reshape(-1, 3)).float()
+        wanted = aligned_target(matrices[-1], pixels).view(64, 96, 2).numpy()
+        away, away_from_other = (np.abs(frames[frame].uv[-1] - wanted).mean() for frame in (t, 5 - t))
+        assert away < 0.6 * away_from_other
 
 
 def test_a_checkpoint_without_the_state_of_the_training_can_still_be_rendered_but_not_resumed(run, tmp_path):

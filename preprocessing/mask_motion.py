@@ -1,0 +1,118 @@
+"""Masks without any weights: what moves against the camera; and masks mended by what else a clip shows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import media
+from alignment.evidence import (
+    SmallClip,
+    background_difference,
+    mended,
+    motion_difference,
+    small_clip,
+    smoothed_along_flow,
+)
+from alignment.layers import layer_transforms
+from command_line import UserError
+from preprocessing.flow_dis import DisFlow
+from unwrap_utils import BACKWARD, FORWARD, Video, consistent_flow, store_flow
+
+LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of the frames as they are
+NOISE_PX = 0.15  # motion below it, at the size of the evidence, says nothing
+SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.6  # of a frame, that an object may cover
+UNKNOWN_SCORE = 0.0
+ROUNDS = 2
+
+
+def small_video(frames: list[Path]) -> Video:
+    """The frames at LONG_EDGE_PX with flow computed on the spot and empty masks."""
+    width, height = media.image_size(frames[0])
+    scale = min(1.0, LONG_EDGE_PX / max(width, height))
+    size = max(16, round(width * scale)), max(16, round(height * scale))
+    shape = (len(frames), size[1], size[0])
+    video = Video(
+        frames=torch.empty(*shape, 3, dtype=torch.uint8),
+        masks=torch.zeros(1, *shape, dtype=torch.uint8),
+        flow_steps=torch.zeros(2, *shape, 2, dtype=torch.int16),
+        flow_unit_px=torch.ones(2, len(frames)),
+        flow_valid=torch.zeros(2, *shape, dtype=torch.bool),
+    )
+    flow, before = DisFlow(), None
+    for t, path in enumerate(tqdm(frames, desc="looking at motion", unit="frame")):
+        image = media.resize(media.read_rgb(path), *size)
+        video.frames[t] = torch.from_numpy(image)
+        if before is not None:
+            there, back = flow(before, image), flow(image, before)
+            store_flow(video, FORWARD, t - 1, there, consistent_flow(there, back))
+            store_flow(video, BACKWARD, t, back, consistent_flow(back, there))
+        before = image
+    return video
+
+
+def moving_masks(video: Video) -> NDArray[np.uint8]:
+    """(T, H, W) rough masks, 0 and 255, of what moves against the camera. Raises UserError if nothing does.
+
+    The background's motion is a homography per frame that most pixels agree on; what its flow or its colours differ
+    from is the object.
+    """
+    _, height, width = video.size
+    background = layer_transforms(video, np.ones(video.size, bool), "homography")
+    clip = small_clip(video)
+    score = motion_score(clip, clip.reduced(background))
+    inside = np.stack([largest_part(each) for each in score > threshold(score)])
+    if not inside.any():
+        raise UserError(
+            "nothing moves against the background, so masks can't be found by motion; "
+            "use --method maskrcnn, or put masks of your own into the folder"
+        )
+    grown = [
+        cv2.resize(each.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR) for each in inside
+    ]
+    return np.where(np.stack(grown) > 127, 255, 0).astype(np.uint8)
+
+
+def motion_score(clip: SmallClip, background: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(T, h, w): how unlike the background a pixel moves and looks, in logarithms of the usual deviation."""
+    moved = motion_difference(clip, background)
+    noise = max(float(np.nanmedian(moved)), NOISE_PX)
+    motion = np.log(np.nan_to_num(moved, nan=noise) / noise + 0.1)
+    still = moved < 2 * noise
+    looks = background_difference(clip, background, still)
+    usual = float(np.nanmedian(looks))
+    look = np.log(np.nan_to_num(looks, nan=usual) / max(usual, 1e-3) + 0.1)
+    return smoothed_along_flow(clip, (motion + 0.5 * look).astype(np.float32))
+
+
+def threshold(score: NDArray[np.float32]) -> float:
+    """Between the two groups of values (Otsu 1979)."""
+    low, high = np.quantile(score, [0.001, 0.999])
+    levels = ((score.clip(low, high) - low) / max(high - low, 1e-6) * 255).astype(np.uint8)
+    level, _ = cv2.threshold(levels.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(low + (level + 0.5) / 255 * (high - low))
+
+
+def largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part of a frame (h, w); nothing if it is too small or too large for an object."""
+    opened = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    count, labels, facts, _ = cv2.connectedComponentsWithStats(opened)
+    if count < 2:
+        return np.zeros_like(inside)
+    best = 1 + int(facts[1:, cv2.CC_STAT_AREA].argmax())
+    share = facts[best, cv2.CC_STAT_AREA] / inside.size
+    return labels == best if SMALLEST_SHARE < share < LARGEST_SHARE else np.zeros_like(inside)
+
+
+def mended_masks(video: Video, rough: NDArray[np.uint8], frames: list[Path]) -> Iterator[NDArray[np.uint8]]:
+    """Yield a mask (H, W), 0 and 255, at the size of each frame file, from rough ones (T, h, w) at the video's size."""
+    inside = rough > 127
+    background = layer_transforms(video, ~inside, "homography")
+    foreground = layer_transforms(video, inside, "affine")
+    evidence = mended(video, rough, background, foreground)
+    for t, path in enumerate(frames):
+        yield np.where(evidence.at_size(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)
