@@ -26,8 +26,6 @@ from unwrap_utils import BACKWARD, FORWARD, Video, consistent_flow, store_flow
 LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of the frames as they are
 NOISE_PX = 0.15  # motion below it, at the size of the evidence, says nothing
 SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.6  # of a frame, that an object may cover
-UNKNOWN_SCORE = 0.0
-ROUNDS = 2
 
 
 def small_video(frames: list[Path]) -> Video:
@@ -108,11 +106,14 @@ def largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return labels == best if SMALLEST_SHARE < share < LARGEST_SHARE else np.zeros_like(inside)
 
 
-def mended_masks(video: Video, rough: NDArray[np.uint8], frames: list[Path]) -> Iterator[NDArray[np.uint8]]:
-    """Yield a mask (H, W), 0 and 255, at the size of each frame file, from rough ones (T, h, w) at the video's size."""
+def mended_masks(
+    video: Video, rough: NDArray[np.uint8], frames: list[Path], wanted: list[Path]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield a mask (H, W), 0 and 255, of each wanted frame at its own size, from rough ones (T, h, w) of all frames."""
     inside = rough > 127
     background = layer_transforms(video, ~inside, "homography")
     foreground = layer_transforms(video, inside, "affine")
     evidence = mended(video, rough, background, foreground)
-    for t, path in enumerate(frames):
+    for path in wanted:
+        t = frames.index(path)
         yield np.where(evidence.at_size(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""What surrounds the steps of a run: its clock, its log, and how it is stopped."""
+"""What a run is made of: its model, how networks learn, its log, its clock, and how it is stopped."""

@@ -1,5 +1,6 @@
 """What the documents claim about the tree is true."""
 
+import ast
 import re
 from dataclasses import fields
 
@@ -25,3 +26,29 @@ def test_the_readmes_settings_are_real_keys():
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert len(named) > 8
     assert named <= keys
+
+
+LEVELS = [  # as docs/ARCHITECTURE.md: a room imports only from rooms after it
+    ["training"],
+    ["evaluate", "editing", "runs.networks", "grids.learner"],
+    ["reporting.error_maps"],
+    ["reporting.figures"],
+    ["rendering", "sampling", "grids.start"],
+    ["runs.models", "grids.unwrap"],
+    ["grids.model"],
+    ["implicit_neural_networks", "alignment.layers", "alignment.evidence", "grids.fields"],
+    ["alignment.transforms"],
+    ["alignment.tracks"],
+    ["unwrap_utils"],
+    ["media", "loss_utils", "config"],
+    ["command_line"],
+]
+
+
+def test_a_room_imports_only_from_rooms_below_it():
+    level = {name: number for number, names in enumerate(LEVELS) for name in names}
+    for name, number in level.items():
+        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in level:
+                assert level[node.module] > number, f"{name} imports {node.module}"

@@ -172,7 +172,16 @@ def test_an_unknown_class_lists_the_known_ones(frames):
 
 def test_masks_without_weights_say_where_to_get_them(frames, offline):
     with pytest.raises(UserError, match="give it as --weights FILE"):
-        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat"])
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
+
+
+def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, monkeypatch, capsys):
+    empty = np.zeros((24, 32), np.uint8)
+    monkeypatch.setattr(preprocess_mask_rcnn, "moving", lambda frames, missing: iter([empty] * len(missing)))
+    preprocess_mask_rcnn.main(["--vid-path", str(frames)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if "falling back to --method motion" in line]
+    assert len(lines) == 1
+    assert len(list(frames.with_name("cat_maskrcnn").iterdir())) == 3
 
 
 def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeypatch, capsys):
@@ -194,7 +203,7 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
     with Image.open(folder / "1.png") as own:
         assert own.size == (5, 5)
-    assert "no cat found in 1 of 2 frames, masks are empty there: 2.png" in capsys.readouterr().err
+    assert "no object found in 1 of 2 frames, masks are empty there: 2.png" in capsys.readouterr().err
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     assert "all 3 masks are there already, used as they are" in capsys.readouterr().out
 

@@ -1,0 +1,98 @@
+"""Masks without weights, and masks mended."""
+
+import numpy as np
+import pytest
+from conftest import last_line, run_script
+
+import media
+import preprocess_mask_rcnn
+from command_line import UserError
+from metrics.masks import iou
+from preprocessing.mask_motion import largest_part, moving_masks, small_video, threshold
+from scenes.catalogue import SCENES
+from scenes.files import write_scene
+
+SIZE = (192, 112, 12)
+
+
+@pytest.fixture(scope="module")
+def drawn_scene(tmp_path_factory):
+    """The easy scene `pan`; masks are written beside copies, never here."""
+    return write_scene(SCENES["pan"](*SIZE), tmp_path_factory.mktemp("motion"))
+
+
+@pytest.fixture
+def scene(drawn_scene, tmp_path):
+    """The same clip without rough masks, in a folder of the test's own."""
+    for suffix in ("", "_gt"):
+        source = drawn_scene.with_name(drawn_scene.name + suffix)
+        (tmp_path / source.name).symlink_to(source, target_is_directory=True)
+    return tmp_path / drawn_scene.name
+
+
+def mean_j(folder, truth) -> float:
+    values = [iou(media.read_mask(path) > 127, media.read_mask(truth / path.name) > 127) for path in folder.iterdir()]
+    return float(np.mean(values))
+
+
+def test_motion_finds_the_object_without_any_weights(scene):
+    preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "motion"])
+    masks = scene.with_name("pan_maskrcnn")
+    assert len(list(masks.iterdir())) == SIZE[2]
+    assert mean_j(masks, scene.with_name("pan_gt")) > 0.75
+
+
+def test_motion_fills_in_only_the_masks_that_are_missing(scene):
+    masks = scene.with_name("pan_maskrcnn")
+    masks.mkdir()
+    own = np.zeros(SIZE[1::-1], np.uint8)
+    own[:5, :5] = 255
+    media.write_png(masks / "00003.png", own)
+    preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "motion"])
+    np.testing.assert_array_equal(media.read_mask(masks / "00003.png"), own)
+    assert len(list(masks.iterdir())) == SIZE[2]
+
+
+def test_refining_mends_the_masks_and_keeps_the_given_ones(scene, drawn_scene):
+    given = drawn_scene.with_name("pan_maskrcnn")
+    masks, truth = scene.with_name("pan_maskrcnn"), scene.with_name("pan_gt")
+    masks.mkdir()
+    for path in given.iterdir():
+        media.write_png(masks / path.name, media.read_mask(path))
+    before = mean_j(masks, truth)
+    preprocess_mask_rcnn.main(["--vid-path", str(scene), "--refine"])
+    assert mean_j(masks, truth) > before + 0.05
+    assert mean_j(scene.with_name("pan_maskrcnn_rough"), truth) == before
+    with pytest.raises(UserError, match="were mended before"):
+        preprocess_mask_rcnn.main(["--vid-path", str(scene), "--refine"])
+
+
+def test_refining_without_masks_says_what_to_do(scene):
+    found = run_script("preprocess_mask_rcnn.py", "--vid-path", scene, "--refine")
+    assert found.returncode == 2
+    assert "find or make some first" in last_line(found.stderr)
+
+
+def test_a_clip_in_which_nothing_moves_is_refused_with_a_way_out(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    folder = media.make_folder(tmp_path / "still")
+    for t in range(4):
+        media.write_png(folder / f"{t:05d}.png", picture)
+    with pytest.raises(UserError, match="nothing moves against the background"):
+        moving_masks(small_video(media.list_images(folder)))
+
+
+def test_the_threshold_lies_between_the_two_groups():
+    chance = np.random.default_rng(0)
+    values = np.concatenate((chance.normal(0, 0.3, 9000), chance.normal(4, 0.3, 1000))).astype(np.float32)
+    assert 0.8 < threshold(values.reshape(10, 10, 100)) < 3.2
+
+
+def test_specks_and_whole_frames_are_no_objects():
+    speck, whole, part = (np.zeros((40, 60), bool) for _ in range(3))
+    speck[3, 3] = True
+    whole[:] = True
+    part[10:20, 10:30] = part[30:33, 50:53] = True
+    assert not largest_part(speck).any()
+    assert not largest_part(whole).any()
+    assert largest_part(part).sum() == 200
