@@ -14,6 +14,7 @@ class Photometric(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rendered: Tensor, target: Tensor, color_weight: float, gradient_weight: float):
+        """(K, 3, h, w) twice -> the weighted total, the mean of the colour term, the mean of the gradient term."""
         error = rendered - target
         pixels = error.numel() / error.shape[1]
         color = error.square().sum() / pixels
