@@ -88,13 +88,14 @@ def found_masks(frames: list[Path], missing: list[Path], options: argparse.Names
     if options.method == "motion":
         return moving(frames, missing)
 
-    from preprocessing.mask_rcnn import MaskRcnn
+    from preprocessing.mask_rcnn import MaskRcnn, check_class_name
     from unwrap_utils import pick_device
 
+    check_class_name(options.class_name)
     try:
         detector = MaskRcnn(options.class_name, options.weights, pick_device())
     except UserError as error:
-        if options.method == "maskrcnn" or options.weights is not None or "--class_name" in str(error):
+        if options.method == "maskrcnn" or options.weights is not None:
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
         return moving(frames, missing)
@@ -115,9 +116,9 @@ def detected(detector: Callable, paths: list[Path]) -> Iterator:
 
 def moving(frames: list[Path], missing: list[Path]) -> Iterator:
     """The masks of what moves in the clip, of the missing frames."""
-    from preprocessing.mask_motion import mended_masks, moving_masks, small_video
+    from preprocessing.mask_motion import mended_masks, moving_masks, small_clip_of, small_video
 
-    video = small_video(frames)
+    video = small_video(small_clip_of(frames[0].parent))
     return mended_masks(video, moving_masks(video), frames, missing)
 
 
@@ -127,23 +128,20 @@ def refine_masks(frames: list[Path], folder: Path) -> None:
     from tqdm import tqdm
 
     import media
-    from preprocessing.mask_motion import mended_masks, small_video
-    from unwrap_utils import paired_masks
+    from preprocessing.mask_motion import mended_masks, small_clip_of, small_video
 
     kept, unfinished = (folder.with_name(folder.name + suffix) for suffix in ("_rough", "_unfinished"))
-    paths = paired_masks(folder, tuple(frames))
-    if paths is None:
+    clip = small_clip_of(frames[0].parent)
+    if clip.masks is None:
         raise UserError(f"{folder}: no such folder; --refine mends masks that are there, so find or make some first")
     if kept.exists():
         raise UserError(f"{kept} is there: these masks were mended before; to mend anew, move it back to {folder.name}")
-    video = small_video(frames)
-    _, height, width = video.size
-    rough = np.stack([media.resize_labels(media.read_mask(path), width, height) for path in paths])
+    rough = np.stack([clip.mask(path) for path in clip.masks])
     if not (rough > 127).any():
         raise UserError(f"{folder}: all masks are empty, nothing to learn from; use --method motion in another folder")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    masks = mended_masks(video, rough, frames, frames)
+    masks = mended_masks(small_video(clip), rough, frames, frames)
     for path, mask in zip(frames, tqdm(masks, desc="mending", unit="frame", total=len(frames)), strict=True):
         media.write_png(unfinished / f"{path.stem}.png", mask)
     folder.rename(kept)

@@ -228,6 +228,7 @@ class GridLearner:
     # files
 
     def checkpoint(self) -> dict[str, Any]:
+        """The model, and everything else that decides the next step."""
         return self.model.checkpoint() | {
             "grid_probability": (self.probability * 255).round().byte(),
             "grid_optimizer": self.optimizer.state_dict(),

@@ -1,5 +1,6 @@
 """Masks without any weights: what moves against the camera; and masks mended by what else a clip shows."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,30 +21,36 @@ from alignment.evidence import (
 )
 from alignment.layers import layer_transforms
 from command_line import UserError
+from config import Config
 from preprocessing.flow_dis import DisFlow
-from unwrap_utils import BACKWARD, FORWARD, Video, consistent_flow, store_flow
+from unwrap_utils import BACKWARD, FORWARD, Clip, Video, consistent_flow, open_clip, store_flow
 
 LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of the frames as they are
 NOISE_PX = 0.15  # motion below it, at the size of the evidence, says nothing
 SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.6  # of a frame, that an object may cover
 
 
-def small_video(frames: list[Path]) -> Video:
-    """The frames at LONG_EDGE_PX with flow computed on the spot and empty masks."""
-    width, height = media.image_size(frames[0])
-    scale = min(1.0, LONG_EDGE_PX / max(width, height))
-    size = max(16, round(width * scale)), max(16, round(height * scale))
-    shape = (len(frames), size[1], size[0])
+def small_clip_of(folder: Path) -> Clip:
+    """All frames of a folder and the masks beside it, checked, at LONG_EDGE_PX or their own size if that is smaller."""
+    width, height = media.image_size(media.list_images(folder)[0])
+    long_edge = min(LONG_EDGE_PX, max(width, height))
+    sides = {"resx": long_edge, "resy": None} if width >= height else {"resx": None, "resy": long_edge}
+    return open_clip(folder, Config(data_folder=str(folder), maximum_number_of_frames=sys.maxsize, **sides))
+
+
+def small_video(clip: Clip) -> Video:
+    """A clip's frames with flow computed on the spot and empty masks."""
+    shape = clip.size
     video = Video(
         frames=torch.empty(*shape, 3, dtype=torch.uint8),
         masks=torch.zeros(1, *shape, dtype=torch.uint8),
         flow_steps=torch.zeros(2, *shape, 2, dtype=torch.int16),
-        flow_unit_px=torch.ones(2, len(frames)),
+        flow_unit_px=torch.ones(2, len(clip)),
         flow_valid=torch.zeros(2, *shape, dtype=torch.bool),
     )
     flow, before = DisFlow(), None
-    for t, path in enumerate(tqdm(frames, desc="looking at motion", unit="frame")):
-        image = media.resize(media.read_rgb(path), *size)
+    for t in tqdm(range(len(clip)), desc="looking at motion", unit="frame"):
+        image = clip.frame(t)
         video.frames[t] = torch.from_numpy(image)
         if before is not None:
             there, back = flow(before, image), flow(image, before)

@@ -20,16 +20,20 @@ def class_names() -> list[str]:
     return sorted(name for name in WEIGHTS.meta["categories"] if name not in ("__background__", "N/A"))
 
 
+def check_class_name(name: str) -> None:
+    """Raise UserError, listing the names there are, for one that Mask R-CNN does not know."""
+    if name != ANYTHING and name not in class_names():
+        raise UserError(
+            f"--class_name {name!r} is unknown to Mask R-CNN; use {ANYTHING!r} or one of: " + ", ".join(class_names())
+        )
+
+
 class MaskRcnn:
     """image (H, W, 3) uint8 -> mask (H, W) uint8 of the best-scored instance of a class, or None if there is none."""
 
     def __init__(self, class_name: str, weights: Path | None, device: torch.device):
         categories = WEIGHTS.meta["categories"]
-        if class_name != ANYTHING and class_name not in class_names():
-            raise UserError(
-                f"--class_name {class_name!r} is unknown to Mask R-CNN; use {ANYTHING!r} or one of: "
-                + ", ".join(class_names())
-            )
+        check_class_name(class_name)
         self.label = None if class_name == ANYTHING else categories.index(class_name)
         model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
         load_weights(model, weights, WEIGHTS.url)

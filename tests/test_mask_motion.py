@@ -8,7 +8,7 @@ import media
 import preprocess_mask_rcnn
 from command_line import UserError
 from metrics.masks import iou
-from preprocessing.mask_motion import largest_part, moving_masks, small_video, threshold
+from preprocessing.mask_motion import largest_part, moving_masks, small_clip_of, small_video, threshold
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -79,7 +79,24 @@ def test_a_clip_in_which_nothing_moves_is_refused_with_a_way_out(tmp_path):
     for t in range(4):
         media.write_png(folder / f"{t:05d}.png", picture)
     with pytest.raises(UserError, match="nothing moves against the background"):
-        moving_masks(small_video(media.list_images(folder)))
+        moving_masks(small_video(small_clip_of(folder)))
+
+
+def test_refining_a_mask_of_another_shape_names_it_and_changes_nothing(scene, drawn_scene):
+    masks = scene.with_name("pan_maskrcnn")
+    masks.mkdir()
+    for path in drawn_scene.with_name("pan_maskrcnn").iterdir():
+        media.write_png(masks / path.name, media.read_mask(path))
+    media.write_png(masks / "00002.png", np.full((40, 40), 255, np.uint8))
+    with pytest.raises(UserError, match=r"00002\.png is 40 x 40, the frames are 192 x 112"):
+        preprocess_mask_rcnn.main(["--vid-path", str(scene), "--refine"])
+    assert not scene.with_name("pan_maskrcnn_rough").exists()
+
+
+def test_motion_in_a_single_frame_is_refused(tmp_path):
+    media.write_png(media.make_folder(tmp_path / "one") / "0.png", np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(UserError, match="at least 2 are needed to follow a motion"):
+        preprocess_mask_rcnn.main(["--vid-path", str(tmp_path / "one"), "--method", "motion"])
 
 
 def test_the_threshold_lies_between_the_two_groups():
