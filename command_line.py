@@ -73,6 +73,15 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     )
 
 
+def pixel_of_frame(text: str) -> tuple[float, float, int]:
+    """A flag's X,Y,FRAME as numbers."""
+    try:
+        x, y, t = text.split(",")
+        return float(x), float(y), int(t)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected X,Y,FRAME such as 320,200,0") from None
+
+
 def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
     """The flags of the two scripts that read a finished run."""
     flags.add_argument(

@@ -1,23 +1,28 @@
-"""Edits: painted on an atlas or on one frame, carried through the whole video.
+"""Edits: painted on an atlas or on frames, carried through the whole video.
 
-An edit is a premultiplied RGBA picture over a square of a layer's atlas. Reading it at a frame's places and laying it
-over the frame is all that rendering does (Eq. 15 and 16), whichever way the edit was made.
+Whichever way an edit was made, it is a premultiplied RGBA picture over a part of a layer's atlas. Reading it at a
+frame's places and laying it over the frame is all that rendering does (Eq. 15 and 16).
 """
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 import media
 from command_line import UserError, warn
-from media import Pixels, VideoWriter, to_8_bit
+from edits.atlas_file import NAME, check_aspect, read_atlas_file
+from edits.blending import laid_over, stacked
+from edits.fields import at_size
+from edits.layer_edit import LayerEdit
+from edits.spread import frame_edits
+from media import Pixels, to_8_bit
+from media.videos import Audio, FrameFolder, VideoWriter
 from rendering import (
     AtlasView,
     Floats,
@@ -25,207 +30,237 @@ from rendering import (
     FrameStore,
     TrainedRun,
     atlas_places,
-    composite,
     layer_views,
     render_frames,
-    sample_image,
+    rendered_frame,
 )
 from reporting.preview import contact_sheet
-from runs.models import Model
 from unwrap_utils import Clip
 
-FINER = 4  # a frame edit is spread this many times finer than its pixels, so that no hole opens between them
-TEXELS_PER_PIXEL = 2  # resolution of the atlas square that a frame edit is spread into
-STRIP_ROWS = 64  # rows of a frame that are spread at once, which bounds the memory
-LARGEST_SQUARE_PX = 2048
-DENSEST = 0.1  # the square resolves all but this share of the steps between neighbouring pixels
-LEAST_SHARE = 0.1  # a layer that a painted pixel shows less than this takes a fading part of the paint, then none
+PREVIEW_PX = 640  # width of a frame in edited.png
+CHECKERED = (0.75, 0.85)  # greys behind an edit that is shown alone
 
 
-@dataclass
-class LayerEdit:
-    """A picture over a square of one layer's atlas."""
+@dataclass(frozen=True)
+class AtlasEdit:
+    """A picture over an atlas image."""
 
-    layer: int
-    rgba: Tensor  # (h, w, 4) in [0, 1], colour premultiplied by opacity
-    view: AtlasView
-
-    def seen_by(self, places: Tensor) -> Floats:
-        """The edit (H, W, 4) at a frame's places (H, W, 2) in the shared atlas."""
-        size = (self.rgba.shape[1], self.rgba.shape[0])
-        return sample_image(self.rgba, self.view.pixels(places, size)).numpy()
+    path: Path
+    corner: tuple[float, float] | None = None  # where in the exported image it begins; None: it covers all of it
 
 
-def read_atlas_edit(path: Path) -> Tensor:
-    """An RGBA picture (s, s, 4) painted over an atlas image, premultiplied; any square size."""
-    rgba = media.read_edit(path)
-    height, width = rgba.shape[:2]
-    if width != height:
-        raise UserError(
-            f"{path}: is {width} x {height}, an atlas edit must be square like the atlas images, at any size; "
-            "paint it over texture_orig1.png or texture_orig2.png"
-        )
-    return torch.from_numpy(rgba)
+@dataclass(frozen=True)
+class FrameEdit:
+    """A picture over a frame."""
 
-
-def read_frame_edit(path: Path, clip: Clip) -> Floats:
-    """An RGBA picture painted over a frame, at working size (H, W, 4), premultiplied."""
-    rgba = media.read_edit(path)
-    if not clip.fits(rgba.shape[1::-1]):
-        raise UserError(
-            f"{path}: is {rgba.shape[1]} x {rgba.shape[0]}, the frames are {clip.width} x {clip.height}; "
-            "paint over a frame and keep its aspect"
-        )
-    return media.resize(rgba, clip.width, clip.height)
-
-
-def spread_frame_edit(rgba: Floats, layer: int, places: Tensor, share: Tensor) -> LayerEdit | None:
-    """Move paint from a frame (H, W, 4), premultiplied, into one layer's atlas; None if the layer shows none of it.
-
-    places (H, W, 2) in the shared atlas; share (H, W) with which each pixel shows the layer. Where several pixels
-    land on a texel their paint is averaged by share, and divided out once: opacity is not applied here, only when
-    the edit is rendered. Texels known only from pixels that hardly show the layer fade out.
-    """
-    painted = torch.from_numpy(rgba[..., 3] > 0) & (share > LEAST_SHARE / 2)
-    rows, columns = torch.where(painted)
-    if len(rows) == 0:
-        return None
-    box = slice(max(rows.min() - 2, 0), rows.max() + 3), slice(max(columns.min() - 2, 0), columns.max() + 3)
-    paint, places, share = torch.from_numpy(rgba)[box], places[box], share[box]
-    view, size = square_around(places)
-    stack = torch.cat((places, share[..., None], paint), dim=-1)
-    sums = torch.zeros(size, size, 6)
-    for top in range(0, max(len(stack) - 1, 1), STRIP_ROWS):
-        pixels, share, paint = refined(stack[top : top + STRIP_ROWS + 1], top + STRIP_ROWS + 1 >= len(stack))
-        values = torch.cat((paint * share, share, torch.ones_like(share)), dim=1)
-        splat(sums, values, view.pixels(pixels, size))
-    sums = closed_holes(sums)
-    total, count = sums[..., 4:5], sums[..., 5:]
-    known = total / count.clamp(min=1e-6)
-    fade = (known / LEAST_SHARE - 0.5).clamp(0, 1)
-    return LayerEdit(layer, sums[..., :4] / total.clamp(min=1e-6) * fade, view)
-
-
-def square_around(places: Tensor) -> tuple[AtlasView, int]:
-    """The smallest square of the atlas around places (H, W, 2), and its size in texels at the places' resolution."""
-    low, high = places.flatten(0, 1).amin(0), places.flatten(0, 1).amax(0)
-    edge = max(float((high - low).max()), 1e-6)
-    steps = (places.diff(dim=axis).norm(dim=-1) for axis in (0, 1))
-    gap = min((float(step.flatten().quantile(DENSEST)) for step in steps if step.numel()), default=edge)
-    texels = edge / max(gap, 1e-9) * TEXELS_PER_PIXEL
-    return AtlasView(float(low[0]), float(low[1]), edge), int(min(max(texels, 2), LARGEST_SQUARE_PX)) + 1
-
-
-def refined(strip: Tensor, is_last: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (h, W, 7) of places, share and paint, FINER times finer: places (N, 2), shares (N, 1), paint (N, 4).
-
-    The last row belongs to the next strip, but for the last one.
-    """
-    finer = [(side - 1) * FINER + 1 for side in strip.shape[:2]]
-    fine = functional.interpolate(strip.permute(2, 0, 1)[None], finer, mode="bilinear", align_corners=True)[0]
-    fine = fine if is_last else fine[:, :-1]
-    return fine.flatten(1).T.split((2, 1, 4), dim=1)
-
-
-def splat(sums: Tensor, values: Tensor, pixels: Tensor) -> None:
-    """Add values (N, C) to the four texels of sums (S, S, C) around each position (N, 2), by nearness."""
-    size, sums = len(sums), sums.view(-1, sums.shape[-1])
-    corner = pixels.floor().clamp(0, size - 2)
-    right, lower = (pixels - corner).clamp(0, 1).unbind(1)
-    x, y = corner.long().unbind(1)
-    for dx, across in ((0, 1 - right), (1, right)):
-        for dy, down in ((0, 1 - lower), (1, lower)):
-            sums.index_add_(0, (y + dy) * size + x + dx, values * (across * down)[:, None])
-
-
-def closed_holes(sums: Tensor) -> Tensor:
-    """Texels that nothing reached take the sum of their reached neighbours, twice; sums (S, S, C), count last."""
-    for _ in range(2):
-        around = functional.avg_pool2d(sums.permute(2, 0, 1)[None], 3, stride=1, padding=1)[0].permute(1, 2, 0)
-        sums = torch.where(sums[..., -1:] > 1e-3, sums, around)
-    return sums
-
-
-def frame_edits(model: Model, frame: Frame, rgba: Floats, layers: list[int]) -> list[LayerEdit]:
-    """Paint on one rendered frame as edits of the given layers."""
-    places, shares = atlas_places(model, frame), torch.from_numpy(frame.visibility)
-    edits = (spread_frame_edit(rgba, layer, places[layer], shares[layer]) for layer in layers)
-    return [edit for edit in edits if edit is not None]
-
-
-def edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
-    """The edits as a frame shows them, each with the share of its layer: what `composite` takes."""
-    places, shares = atlas_places(run.model, frame), frame.visibility
-    return [(edit.seen_by(places[edit.layer]), shares[edit.layer]) for edit in edits]
-
-
-def edited_frames(run: TrainedRun, frames: Iterator[Frame], edits: list[LayerEdit]) -> Iterator[Pixels]:
-    """Yield the clip's frames (H, W, 3) uint8 with the edits on them."""
-    for frame in frames:
-        source = run.clip.frame(frame.t).astype(np.float32) / 255
-        yield to_8_bit(composite(source, edit_layers(run, frame, edits), frame.light))
+    index: int
+    path: Path
+    mask_path: Path | None = None  # its opacity, where the picture has none of its own
 
 
 @dataclass(frozen=True)
 class EditRequest:
-    """What to paint: pictures over the atlases, or one over a frame."""
+    """What to paint, and how it is laid over the frames."""
 
-    foreground_path: Path | None = None
-    background_path: Path | None = None
-    frame_path: Path | None = None
-    frame_index: int = 0
+    foreground: AtlasEdit | None = None
+    background: AtlasEdit | None = None
+    atlas_path: Path | None = None  # atlas.json of the pictures painted on; None: beside them, else the square ones
+    frames: tuple[FrameEdit, ...] = ()  # later ones win where they overlap
     frame_layers: tuple[str, ...] = ("foreground", "background")
+    blend: str = "normal"
+    opacity: float = 1.0
+    is_native: bool = False  # rendered at the size of the frames as they are
+    is_alone: bool = False  # the edit without the video, transparent elsewhere
 
 
-def make_edits(run: TrainedRun, store: FrameStore, request: EditRequest) -> list[LayerEdit]:
-    """The request as edits of layers. Raises UserError for a picture that does not fit."""
+@dataclass(frozen=True)
+class Output:
+    """What is written."""
+
+    kind: str = "mp4"  # or "prores" (4444), "png" (a folder)
+    crf: int = 18
+    save_frames: bool = False
+    audio: Audio | None = field(default=None)
+
+
+def read_atlas_edit(edit: AtlasEdit) -> Tensor:
+    """An RGBA picture (h, w, 4) painted over an atlas image, premultiplied."""
+    return torch.from_numpy(media.read_edit(edit.path))
+
+
+def check_square(path: Path, size: tuple[int, int]) -> None:
+    """Refuse an edit of a square atlas image that is not square."""
+    if size[0] != size[1]:
+        raise UserError(
+            f"{path}: is {size[0]} x {size[1]}, an edit of texture_orig1.png or texture_orig2.png must be square, at "
+            f"any size; an edit of an exported atlas needs its {NAME} beside it, or --atlas"
+        )
+
+
+def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats:
+    """An RGBA picture painted over a frame, at (width, height), premultiplied: (H, W, 4)."""
+    rgba = media.read_edit(edit.path) if edit.mask_path is None else media.read_masked(edit.path, edit.mask_path)
+    if not clip.fits(rgba.shape[1::-1]):
+        raise UserError(
+            f"{edit.path}: is {rgba.shape[1]} x {rgba.shape[0]}, the frames are {clip.width} x {clip.height}; "
+            "paint over a frame and keep its aspect"
+        )
+    return media.resize(rgba, *size)
+
+
+def atlas_file_beside(request: EditRequest) -> Path | None:
+    """The atlas.json that the request's pictures belong to; None: they are over the square images."""
+    if request.atlas_path is not None:
+        return request.atlas_path
+    folders = [edit.path.parent for edit in (request.foreground, request.background) if edit is not None]
+    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+
+
+def atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
+    """The request's pictures over atlases as edits of layers; frames (a pass over the clip) only if need be."""
     background = len(run.model.layers) - 1
-    if request.frame_path is None:
-        views = layer_views(run.model, store.frames())
-        wanted = ((request.foreground_path, 0), (request.background_path, background))
-        return [LayerEdit(layer, read_atlas_edit(path), views[layer]) for path, layer in wanted if path is not None]
-    rgba = read_frame_edit(request.frame_path, run.clip)
+    wanted = [(edit, layer) for edit, layer in ((request.foreground, 0), (request.background, background)) if edit]
+    described = atlas_file_beside(request)
+    views: list[AtlasView] = []
+    if described is None and wanted:
+        views = layer_views(run.model, frames)
+    atlas = read_atlas_file(described, run.checkpoint) if described else None
+    edits = []
+    for edit, layer in wanted:
+        rgba = read_atlas_edit(edit)
+        size = (rgba.shape[1], rgba.shape[0])
+        view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
+        edits.append(LayerEdit(layer, rgba, view))
+    return edits
+
+
+def painted_frames(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
+    """The request's pictures over frames as edits of layers."""
+    background = len(run.model.layers) - 1
     layers = [*range(background)] * ("foreground" in request.frame_layers)
     layers += [background] * ("background" in request.frame_layers)
-    return frame_edits(run.model, store.frame(request.frame_index), rgba, layers)
+    edits = []
+    for edit in request.frames:
+        frame = rendered_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
+        size = render_size(run, request)
+        edits += frame_edits(run.model, at_size(frame, *size), read_frame_edit(edit, run.clip, size), layers)
+    return edits
 
 
-def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, save_frames: bool) -> None:
-    """Write edited_NAME.mp4 and edited.png into `folder`, and with save_frames also edited_frames/*.png.
+def render_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
+    """(width, height) of the edited frames."""
+    return run.clip.native_size if request.is_native else (run.clip.width, run.clip.height)
 
-    The request has been checked against the clip.
+
+def edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
+    """The edits as a frame shows them: for each layer the paint, later over earlier, and the layer's share."""
+    places, shares = atlas_places(run.model, frame), frame.visibility
+    shown = []
+    for layer in sorted({edit.layer for edit in edits}):
+        paint = stacked([edit.seen_by(places[layer]) for edit in edits if edit.layer == layer])
+        shown.append((paint, shares[layer]))
+    return shown
+
+
+def edited_frames(
+    run: TrainedRun, frames: Iterable[Frame], edits: list[LayerEdit], request: EditRequest
+) -> Iterator[tuple[Pixels, Pixels]]:
+    """Yield for each frame the frame as it is (H, W, 3) and edited; alone: (H, W, 4), straight opacity."""
+    width, height = render_size(run, request)
+    for frame in frames:
+        source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
+        seen = at_size(frame, width, height)
+        picture = source.astype(np.float32) / 255
+        color, opacity = laid_over(picture, edit_layers(run, seen, edits), seen.light, request.blend)
+        if request.is_alone:
+            straight = color / np.maximum(opacity, 1e-6)
+            yield source, to_8_bit(np.dstack((straight, opacity)))
+        else:
+            yield source, to_8_bit(picture * (1 - opacity) + color)
+
+
+def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, output: Output) -> None:
+    """Write edited_NAME.mp4 (or .mov, or PNGs) and edited.png into `folder`.
+
+    The request has been checked against the clip. Raises UserError for a picture that does not fit.
     """
-    clip = run.clip
     with tempfile.TemporaryDirectory(prefix=".fields_", dir=folder) as kept:
         store = FrameStore(Path(kept))
-        rendered = render_frames(run.model, clip, run.full_range, with_colors=False)
-        for frame in tqdm(rendered, total=len(clip), desc="reading the mapping", unit="frame"):
+        edits = [edit.faded(request.opacity) for edit in make_edits(run, request, store)]
+        write_edits(run, request, folder, output, store, edits)
+
+
+def make_edits(run: TrainedRun, request: EditRequest, store: FrameStore) -> list[LayerEdit]:
+    """The request as edits of layers; frames that had to be rendered for it are in the store."""
+
+    def rendered() -> Iterator[Frame]:
+        every = render_frames(run.model, run.clip, run.full_range, with_colors=False)
+        for frame in tqdm(every, total=len(run.clip), desc="reading the mapping", unit="frame"):
             store.add(frame)
-        edits = make_edits(run, store, request)
-        if save_frames:
-            (folder / "edited_frames").mkdir()
-        shown: dict[str, Pixels] = {}
-        changed = False
-        progress = tqdm(edited_frames(run, store.frames(), edits), total=len(clip), desc="editing", unit="frame")
-        with VideoWriter(folder / f"edited_{clip.name}.mp4", clip.fps) as video:
-            for t, frame in enumerate(progress):
-                video.write(frame)
-                changed = changed or not np.array_equal(frame, clip.frame(t))
-                if save_frames:
-                    media.write_png(folder / "edited_frames" / f"{clip.frame_paths[t].stem}.png", frame)
-                if t in (0, len(clip) // 2, len(clip) - 1):
-                    shown[f"frame {t}"] = frame
+            yield frame
+
+    return atlas_edits(run, request, rendered()) + painted_frames(run, request)
+
+
+def write_edits(
+    run: TrainedRun, request: EditRequest, folder: Path, output: Output, store: FrameStore, edits: list[LayerEdit]
+) -> None:
+    """Render edits into `folder`."""
+    clip = run.clip
+    frames = store.frames() if store.count else render_frames(run.model, clip, run.full_range, with_colors=False)
+    every = edited_frames(run, frames, edits, request)
+    shown: dict[str, Pixels] = {}
+    changed = False
+    names = [path.stem for path in clip.frame_paths]
+    with video_writer(folder, clip, output) as video, FrameFolder(folder / "edited_frames", names) as pictures:
+        for t, (source, frame) in enumerate(tqdm(every, total=len(clip), desc="editing", unit="frame")):
+            changed = changed or (frame[..., 3].any() if request.is_alone else not np.array_equal(frame, source))
+            video.write(frame)
+            if output.save_frames:
+                pictures.write(frame)
+            if t in (0, len(clip) // 2, len(clip) - 1):
+                height = min(frame.shape[0], round(PREVIEW_PX * frame.shape[0] / frame.shape[1]))
+                width = min(frame.shape[1], PREVIEW_PX)
+                shown[f"frame {t}"] = over_checkers(media.resize(frame, width, height))
     media.write_png(folder / "edited.png", contact_sheet(shown))
     if not changed:
         warn("the edit shows in no frame: it is transparent, or lies where no frame sees the atlas")
 
 
-def check_request(request: EditRequest, clip: Clip) -> None:
+def video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter | FrameFolder:
+    """Where the frames go."""
+    if output.kind == "png":
+        return FrameFolder(folder / f"edited_{clip.name}", [path.stem for path in clip.frame_paths])
+    suffix = {"mp4": ".mp4", "prores": ".mov"}[output.kind]
+    return VideoWriter(folder / f"edited_{clip.name}{suffix}", clip.fps, output.crf, output.kind, output.audio)
+
+
+def over_checkers(picture: Pixels) -> Pixels:
+    """An RGBA picture over a checkerboard; RGB as it is."""
+    if picture.shape[2] == 3:
+        return picture
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] // 16
+    behind = np.where((rows + columns) % 2, *CHECKERED)[..., None] * 255
+    alpha = picture[..., 3:] / 255
+    return np.rint(picture[..., :3] * alpha + behind * (1 - alpha)).astype(np.uint8)
+
+
+def check_request(request: EditRequest, run: TrainedRun) -> None:
     """Refuse pictures that can't be used before the slow part begins and before anything is written."""
-    for path in (request.foreground_path, request.background_path):
-        if path is not None:
-            read_atlas_edit(path)
-    if request.frame_path is not None:
-        read_frame_edit(request.frame_path, clip)
-        if not 0 <= request.frame_index < len(clip):
-            raise UserError(f"--edit_frame_index is {request.frame_index}, the clip has frames 0 to {len(clip) - 1}")
+    clip, described = run.clip, atlas_file_beside(request)
+    atlas = read_atlas_file(described, run.checkpoint) if described else None
+    background = len(run.model.layers) - 1
+    for edit, layer in ((request.foreground, 0), (request.background, background)):
+        if edit is None:
+            continue
+        size = read_atlas_edit(edit).shape[1::-1]
+        if atlas is None and edit.corner is not None:
+            raise UserError(f"{edit.path}: the place of a part is told in pixels of an exported atlas; give --atlas")
+        if atlas is None:
+            check_square(edit.path, size)
+        elif edit.corner is None:
+            check_aspect(edit.path, size, atlas.layer(layer))
+    for edit in request.frames:
+        if not 0 <= edit.index < len(clip):
+            raise UserError(f"edit of frame {edit.index}: the clip has frames 0 to {len(clip) - 1}")
+        read_frame_edit(edit, clip, (clip.width, clip.height))

@@ -1,56 +1,50 @@
 """Rough masks of the moving object, one per frame."""
 
 import argparse
-import shutil
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from command_line import UserError, named, parser, run_script, warn
+from command_line import UserError, parser, pixel_of_frame, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write NAME_maskrcnn/STEM.png for every frame; masks that are there are used as they are."""
     options = mask_flags().parse_args(arguments)
+    check_flags(options)
 
-    from media import list_images
+    from preprocessing.masks import MaskRequest, refine_masks, write_masks
 
-    video = named(options.vid_path)
-    if not video.is_dir():
-        raise UserError(f"{video}: no such folder; --vid-path takes the folder of frames")
-    frames = list_images(video)
-    if not frames:
-        raise UserError(f"{video}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
-    folder = video.with_name(video.name + "_maskrcnn")
     if options.refine:
-        refine_masks(frames, folder)
+        refine_masks(options.vid_path)
         return
-    present = {path.stem for path in list_images(folder)} if folder.is_dir() else set()
-    missing = [path for path in frames if path.stem not in present]
-    if not missing:
-        print(f"all {len(frames)} masks are there already, used as they are: {folder}")
-        return
-    empty = write_masks(frames, missing, folder, options)
-    if empty:
-        names = ", ".join(path.name for path in empty[:5]) + (", ..." if len(empty) > 5 else "")
-        warn(f"no object found in {len(empty)} of {len(missing)} frames, masks are empty there: {names}")
-    print(f"wrote {folder}")
+    request = MaskRequest(
+        method=options.method,
+        class_name=options.class_name,
+        weights=options.weights,
+        instance=options.instance,
+        point=options.point,
+        objects=options.objects,
+        source=options.masks,
+        label=options.label,
+        threshold=options.threshold,
+    )
+    write_masks(options.vid_path, request)
 
 
 def mask_flags() -> argparse.ArgumentParser:
     """The command's flags."""
     flags = parser(
-        "Find the moving object in every frame and write rough masks, white inside: NAME_maskrcnn/STEM.png.\n"
-        "Masks of your own can be put there instead, under the frames' names; they are kept. --refine mends them.",
+        "Find the moving object in every frame and write rough masks, white inside: NAME_maskrcnn/STEM.png, and\n"
+        "NAME_maskrcnn.png to look at. Masks that are there are kept; --refine mends them.",
         "python preprocess_mask_rcnn.py --vid-path data/swan --class_name bird",
     )
     flags.add_argument("--vid-path", type=Path, required=True, help="folder of frames")
     flags.add_argument(
         "--method",
-        choices=("auto", "maskrcnn", "motion"),
+        choices=("auto", "maskrcnn", "detectron2", "motion", "import"),
         default="auto",
-        help="maskrcnn: torchvision's Mask R-CNN; motion: what moves against the camera, no weights needed; "
-        "auto (default): maskrcnn if its weights can be had",
+        help="maskrcnn: torchvision's Mask R-CNN; detectron2: the published detector, if installed; motion: what moves "
+        "against the camera, no weights needed; import: masks made elsewhere, see --masks; "
+        "auto (default): maskrcnn if its weights can be had, else motion",
     )
     flags.add_argument(
         "--refine",
@@ -61,92 +55,37 @@ def mask_flags() -> argparse.ArgumentParser:
         "--class_name",
         default="anything",
         help="what to look for, a COCO name such as person, dog, car (an unknown one lists them all); "
-        "'anything' (default) takes the best-scored instance",
+        "'anything' (default) takes the surest object",
     )
-    flags.add_argument("--weights", type=Path, help="Mask R-CNN weights as a local file (default: downloaded once)")
+    flags.add_argument("--weights", type=Path, help="detector weights as a local file (default: downloaded once)")
+    choice = flags.add_mutually_exclusive_group()
+    choice.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
+    choice.add_argument("--point", type=pixel_of_frame, metavar="X,Y,FRAME", help="the object at this pixel of a frame")
+    flags.add_argument(
+        "--objects", type=int, default=1, help="so many objects, each also in NAME_maskrcnn_1, _2, ... (default: 1)"
+    )
+    flags.add_argument("--masks", type=Path, help="import: folder of pictures, or a video (opacity or brightness)")
+    flags.add_argument("--label", type=int, help="import: only this label of label pictures")
+    flags.add_argument("--threshold", type=float, help="import: hard masks, inside above this share of white (0 to 1)")
     return flags
 
 
-def write_masks(frames: list[Path], missing: list[Path], folder: Path, options: argparse.Namespace) -> list[Path]:
-    """Find and write the missing masks; returns the frames in which nothing was found, whose masks are empty."""
-    from tqdm import tqdm
-
-    import media
-
-    masks = found_masks(frames, missing, options)
-    print(f"{len(missing)} masks to find, writing to {media.make_folder(folder)}", flush=True)
-    empty = []
-    for path, mask in zip(missing, tqdm(masks, desc="masks", unit="frame", total=len(missing)), strict=True):
-        if not mask.any():
-            empty.append(path)
-        media.write_png(folder / f"{path.stem}.png", mask)
-    return empty
-
-
-def found_masks(frames: list[Path], missing: list[Path], options: argparse.Namespace) -> Iterator:
-    """The masks (H, W) uint8 of the missing frames, in order; `auto` says when it falls back."""
-    if options.method == "motion":
-        return moving(frames, missing)
-
-    from preprocessing.mask_rcnn import MaskRcnn, check_class_name
-    from unwrap_utils import pick_device
-
-    check_class_name(options.class_name)
-    try:
-        detector = MaskRcnn(options.class_name, options.weights, pick_device())
-    except UserError as error:
-        if options.method == "maskrcnn" or options.weights is not None:
-            raise
-        print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
-        return moving(frames, missing)
-    return detected(detector, missing)
-
-
-def detected(detector: Callable, paths: list[Path]) -> Iterator:
-    """Yield what a detector finds, an empty mask for nothing."""
-    import numpy as np
-
-    from media import read_rgb
-
-    for path in paths:
-        image = read_rgb(path)
-        mask = detector(image)
-        yield np.zeros(image.shape[:2], np.uint8) if mask is None else mask
-
-
-def moving(frames: list[Path], missing: list[Path]) -> Iterator:
-    """The masks of what moves in the clip, of the missing frames."""
-    from preprocessing.mask_motion import mended_masks, moving_masks, small_clip_of, small_video
-
-    video = small_video(small_clip_of(frames[0].parent))
-    return mended_masks(video, moving_masks(video), frames, missing)
-
-
-def refine_masks(frames: list[Path], folder: Path) -> None:
-    """Mend a folder's masks; the given ones stay beside it as NAME_maskrcnn_rough."""
-    import numpy as np
-    from tqdm import tqdm
-
-    import media
-    from preprocessing.mask_motion import mended_masks, small_clip_of, small_video
-
-    kept, unfinished = (folder.with_name(folder.name + suffix) for suffix in ("_rough", "_unfinished"))
-    clip = small_clip_of(frames[0].parent)
-    if clip.masks is None:
-        raise UserError(f"{folder}: no such folder; --refine mends masks that are there, so find or make some first")
-    if kept.exists():
-        raise UserError(f"{kept} is there: these masks were mended before; to mend anew, move it back to {folder.name}")
-    rough = np.stack([clip.mask(path) for path in clip.masks])
-    if not (rough > 127).any():
-        raise UserError(f"{folder}: all masks are empty, nothing to learn from; use --method motion in another folder")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    media.make_folder(unfinished)
-    masks = mended_masks(small_video(clip), rough, frames, frames)
-    for path, mask in zip(frames, tqdm(masks, desc="mending", unit="frame", total=len(frames)), strict=True):
-        media.write_png(unfinished / f"{path.stem}.png", mask)
-    folder.rename(kept)
-    unfinished.rename(folder)
-    print(f"wrote {folder}; the masks as they were are in {kept}")
+def check_flags(options: argparse.Namespace) -> None:
+    """Refuse combinations of flags that say nothing or two things."""
+    imports = options.method == "import"
+    if imports != (options.masks is not None):
+        raise UserError("--masks PATH and --method import belong together; give both or neither")
+    if given := [name for name in ("label", "threshold") if getattr(options, name) is not None and not imports]:
+        raise UserError(f"--{given[0]} belongs to --method import")
+    if options.threshold is not None and not 0 <= options.threshold < 1:
+        raise UserError(f"--threshold is {options.threshold}, expected a share of white from 0 to below 1")
+    for name in ("instance", "objects"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}, expected 1 or more")
+    picks = [name for name in ("instance", "point") if getattr(options, name) is not None]
+    if picks and options.method in ("motion", "import"):
+        raise UserError(f"--{picks[0]} chooses among the finds of a detector; --method {options.method} has none")
 
 
 if __name__ == "__main__":

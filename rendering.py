@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from command_line import UserError
 from config import load_config
+from edits.blending import laid_over
 from implicit_neural_networks import ALPHA_FLOOR, ALPHA_SCALE, CHUNK, visibility
 from runs.models import Model, layer_scales_px, load_model
 from unwrap_utils import Clip, open_clip, pick_device
@@ -83,22 +84,29 @@ def rendered_frame(model: Model, clip: Clip, t: int, full_range: bool, with_colo
 
 @dataclass(frozen=True)
 class AtlasView:
-    """The square of the shared atlas that an image shows. Its first and last pixels lie on the square's border."""
+    """The part of the shared atlas that an image shows. Its first and last pixels lie on the part's border."""
 
     left: float
     top: float
-    edge: float
+    edge: float  # its width, and its height where that is no other
+    height: float | None = None
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """(width, height)."""
+        return self.edge, self.edge if self.height is None else self.height
 
     def pixels(self, places: Tensor, size: int | tuple[int, int]) -> Tensor:
         """Places (..., 2) in the shared atlas to image pixels (x, y) of an image of `size` (width, height)."""
         width, height = (size, size) if isinstance(size, int) else size
         corner = places.new_tensor([self.left, self.top])
-        return (places - corner) / self.edge * places.new_tensor([width - 1, height - 1])
+        return (places - corner) / places.new_tensor(self.extent) * places.new_tensor([width - 1, height - 1])
 
-    def places(self, size: int, device: torch.device | str = "cpu") -> Tensor:
-        """(size * size, 2): the place of every pixel of a square image, row by row."""
-        u = self.left + self.edge * torch.linspace(0, 1, size, device=device)
-        v = self.top + self.edge * torch.linspace(0, 1, size, device=device)
+    def places(self, size: int | tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+        """(width * height, 2): the place of every pixel of an image of `size` (width, height), row by row."""
+        width, height = (size, size) if isinstance(size, int) else size
+        u = self.left + self.extent[0] * torch.linspace(0, 1, width, device=device)
+        v = self.top + self.extent[1] * torch.linspace(0, 1, height, device=device)
         return torch.stack(torch.meshgrid(u, v, indexing="xy"), dim=-1).view(-1, 2)
 
 
@@ -126,23 +134,26 @@ def layer_views(model: Model, frames: Iterable[Frame]) -> list[AtlasView]:
 
 
 @torch.no_grad()
-def atlas_image(model: Model, view: AtlasView, size: int, wanted: NDArray[np.bool_] | None = None) -> Floats:
-    """(size, size, 3) in [0, 1]: the learned atlas; only where `wanted` (size, size), black elsewhere."""
+def atlas_image(
+    model: Model, view: AtlasView, size: int | tuple[int, int], wanted: NDArray[np.bool_] | None = None
+) -> Floats:
+    """(height, width, 3) in [0, 1]: the learned atlas at `size` (width, height), or square; only where `wanted`."""
+    width, height = (size, size) if isinstance(size, int) else size
     device = next(model.parameters()).device
     places = view.places(size, device)
-    chosen = torch.arange(size * size) if wanted is None else torch.from_numpy(np.flatnonzero(wanted))
-    image = torch.zeros(size * size, 3)
+    chosen = torch.arange(width * height) if wanted is None else torch.from_numpy(np.flatnonzero(wanted))
+    image = torch.zeros(width * height, 3)
     for part in chosen.split(CHUNK.get(device.type, CHUNK["cpu"])):
         image[part] = model.atlas_color(places[part.to(device)]).cpu()
-    return image.view(size, size, 3).numpy()
+    return image.view(height, width, 3).numpy()
 
 
 def mark_seen(seen: Tensor, view: AtlasView, places: Tensor, share: Tensor) -> None:
-    """Raise `seen` (S, S) to the share (H, W) with which the frame's places (H, W, 2) are visible.
+    """Raise `seen` (h, w) to the share (H, W) with which the frame's places (H, W, 2) are visible.
 
     Places are interpolated between pixels as finely as the atlas is finer than the frame, so that no holes are left.
     """
-    size = len(seen)
+    size = (seen.shape[1], seen.shape[0])
     rows, columns = torch.where(share > VISIBLE)
     if len(rows) == 0:
         return
@@ -158,8 +169,8 @@ def mark_seen(seen: Tensor, view: AtlasView, places: Tensor, share: Tensor) -> N
             stack = functional.interpolate(stack, shape, mode="bilinear", align_corners=True)[0]
             places, share = stack[:2].permute(1, 2, 0), stack[2]
     pixels = places.round().long()
-    inside = ((pixels >= 0) & (pixels < size)).all(-1)
-    index = pixels[inside] @ pixels.new_tensor([1, size])
+    inside = ((pixels >= 0) & (pixels < pixels.new_tensor(size))).all(-1)
+    index = pixels[inside] @ pixels.new_tensor([1, size[0]])
     seen.view(-1).scatter_reduce_(0, index, share[inside], "amax")
 
 
@@ -206,18 +217,12 @@ def sample_image(image: Tensor, pixels: Tensor) -> Tensor:
     return values[0].permute(1, 2, 0)
 
 
-def composite(source: Floats, edits: list[tuple[Floats, Floats]], light: Floats | None = None) -> Floats:
-    """Eq. 15 and 16: edits of all layers over a frame (H, W, 3).
-
-    Each edit is RGBA (H, W, 4) with colour premultiplied by opacity, and the share (H, W) of its layer. The shares
-    of all layers sum to 1, so the sum over layers of share * (e + frame * (1 - a)) needs only the edited ones.
-    light (H, W, 3) is what the scene's colours are multiplied by there: the edits are lit as the scene is.
-    """
-    result = source.copy()
-    for rgba, share in edits:
-        color = rgba[..., :3] if light is None else rgba[..., :3] * light
-        result += share[..., None] * (color - rgba[..., 3:] * source)
-    return result
+def composite(
+    source: Floats, edits: list[tuple[Floats, Floats]], light: Floats | None = None, blend: str = "normal"
+) -> Floats:
+    """Eq. 15 and 16: edits of all layers over a frame (H, W, 3); what they are is in `laid_over`."""
+    color, opacity = laid_over(source, edits, light, blend)
+    return source * (1 - opacity) + color
 
 
 @dataclass
@@ -228,6 +233,7 @@ class TrainedRun:
     clip: Clip
     full_range: bool  # of rendered opacity
     px_per_uv: list[float]  # of each layer
+    checkpoint: Path = Path("checkpoint")  # where it came from
 
 
 def open_run(
@@ -246,4 +252,4 @@ def open_run(
     model = load_model(folder / "checkpoint", config, pick_device())
     clip = open_clip(frames, config, fps)
     full_range = (alpha_range or config.alpha_range) == "full"
-    return TrainedRun(model, clip, full_range, layer_scales_px(model, clip.size))
+    return TrainedRun(model, clip, full_range, layer_scales_px(model, clip.size), folder / "checkpoint")

@@ -234,8 +234,10 @@ class Trainer:
         self.log.add({"iteration": self.iteration, "total": total, **values, "seconds": round(self.watch.seconds, 3)})
         for name, value in {"total": total, **values}.items():
             events.add_scalar(f"Loss/{name}", value, self.iteration)
-        quality = "not yet" if self.psnr is None else f"{self.psnr:.2f} dB"
-        progress.set_postfix(loss=f"{total:.1f}", psnr=quality)
+        squared = values.get("color", 0.0) / (3 * self.config.rgb_coeff) if self.config.rgb_coeff else 0.0
+        of_batch = f"{-10 * math.log10(squared):.1f} dB" if squared > 0 else "unknown"
+        quality = {"psnr_of_batch": of_batch} if self.psnr is None else {"psnr": f"{self.psnr:.2f} dB"}
+        progress.set_postfix(loss=f"{total:.1f}", **quality)
 
     def evaluate(self, events: Any) -> None:
         """Write the published outputs to a folder named by the iteration, and the preview beside it."""

@@ -4,7 +4,9 @@
 """
 
 import json
+import math
 import os
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import media
 from command_line import UserError, named, warn
 from config import Config
 from media import Pixels
+from media.flows import DamagedFlow, find_flow, flow_name, read_flow
 
 FORWARD, BACKWARD = 0, 1  # flow to the next frame, to the previous one
 STEPS = (1, -1)  # frames that each of them moves
@@ -30,6 +33,8 @@ ASPECT_TOLERANCE = 0.02
 SMALLEST_PX = 8
 INT16_MAX = 32767
 PRETRAIN_LEARNING_RATE = 1e-4
+BYTES_PER_PIXEL = 14  # of a video with one object
+IN_MEMORY_BYTES = 1 << 30  # larger videos are mapped from disk
 READERS = min(8, os.cpu_count() or 1)  # threads that read a clip
 
 
@@ -68,6 +73,15 @@ class Clip:
         """(H, W, 3) uint8."""
         return media.resize(media.read_rgb(self.frame_paths[t]), self.width, self.height)
 
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """(width, height) of the frames as they are."""
+        return media.image_size(self.frame_paths[0])
+
+    def native_frame(self, t: int) -> Pixels:
+        """(H, W, 3) uint8 of a frame as it is."""
+        return media.read_rgb(self.frame_paths[t])
+
     @cached_property
     def masks(self) -> tuple[Path, ...] | None:
         """The rough mask of each frame, paired by name; None if the clip has no masks."""
@@ -95,30 +109,32 @@ class Clip:
         return same_aspect(size, native) or same_aspect(size, (self.width, self.height))
 
     def flow_path(self, t: int, direction: int) -> Path:
-        """Where the flow that leaves frame t lies."""
+        """The file of the flow that leaves frame t. Raises UserError where there is none."""
         names = self.frame_paths[t].name, self.frame_paths[t + STEPS[direction]].name
-        return self.beside("_flow") / f"{names[0]}_{names[1]}.npy"
+        folder = self.beside("_flow")
+        path = find_flow(folder, *names)
+        if path is None:
+            raise UserError(f"{folder} has no {flow_name(*names)} (or .npy); {self.flow_remedy}")
+        return path
+
+    @property
+    def flow_remedy(self) -> str:
+        """What to do about flow that can't be used."""
+        return f"run python preprocess_optical_flow.py --vid-path {self.folder}"
 
     def flow(self, t: int, direction: int) -> NDArray[np.float32]:
         """(H, W, 2) pixels (dx, dy) from frame t to its neighbour. Raises UserError naming the file."""
         path = self.flow_path(t, direction)
-        remedy = f"run python preprocess_optical_flow.py --vid-path {self.folder}"
         try:
-            flow = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise UserError(f"{path.parent} has no {path.name}; {remedy}") from None
-        except (ValueError, EOFError):
-            raise UserError(f"{path}: not a whole .npy array; delete it and {remedy}") from None
-        if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
-            raise UserError(f"{path}: has shape {flow.shape}, expected (height, width, 2); delete it and {remedy}")
+            flow = read_flow(path)
+        except DamagedFlow as error:
+            raise UserError(f"{path}: {error}; delete it and {self.flow_remedy}") from None
         if not self.fits(flow.shape[1::-1]):
             raise UserError(
                 f"{path}: is {flow.shape[1]} x {flow.shape[0]}, of another aspect than the frames; "
-                f"delete it and {remedy}"
+                f"delete it and {self.flow_remedy}"
             )
-        if not np.isfinite(flow).all():
-            raise UserError(f"{path}: holds NaN or infinite values; delete it and {remedy}")
-        return resize_flow(flow.astype(np.float32), self.width, self.height)
+        return resize_flow(flow, self.width, self.height)
 
     def flow_pair(self, t: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Flow from frame t to t + 1 and back."""
@@ -270,6 +286,29 @@ def frame_points(t: int, height: int, width: int, device: torch.device) -> Tenso
     return torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3).float()
 
 
+def empty_video(size: tuple[int, int, int], folder: Path | None = None) -> Video:
+    """A video of (T, H, W) to be filled, without motion; a long one lies on disk, where the system keeps what is used.
+
+    The file has no name and is gone with the video; it is in `folder`, if that can be written to.
+    """
+    frames = size[0]
+    on_disk = BYTES_PER_PIXEL * math.prod(size) > IN_MEMORY_BYTES
+
+    def zeros(shape: tuple[int, ...], kind: type) -> Tensor:
+        if not on_disk:
+            return torch.from_numpy(np.zeros(shape, kind))
+        with tempfile.TemporaryFile(dir=folder if folder and os.access(folder, os.W_OK) else None) as file:
+            return torch.from_numpy(np.memmap(file, kind, "w+", shape=shape))
+
+    return Video(
+        frames=zeros((*size, 3), np.uint8),
+        masks=zeros((1, *size), np.uint8),
+        flow_steps=zeros((2, *size, 2), np.int16),
+        flow_unit_px=torch.ones(2, frames),
+        flow_valid=zeros((2, *size), np.bool_),
+    )
+
+
 def load_video(clip: Clip, device: torch.device) -> Video:
     """Read a clip for training. Raises UserError for whatever is missing or damaged, before any of it is used."""
     if clip.masks is None:
@@ -277,14 +316,8 @@ def load_video(clip: Clip, device: torch.device) -> Video:
             f"{clip.beside('_maskrcnn')}: no such folder; "
             f"run python preprocess_mask_rcnn.py --vid-path {clip.folder} or put your own masks there"
         )
-    count, height, width = len(clip), clip.height, clip.width
-    video = Video(
-        frames=torch.empty(count, height, width, 3, dtype=torch.uint8),
-        masks=torch.empty(1, count, height, width, dtype=torch.uint8),
-        flow_steps=torch.zeros(2, count, height, width, 2, dtype=torch.int16),
-        flow_unit_px=torch.ones(2, count),
-        flow_valid=torch.zeros(2, count, height, width, dtype=torch.bool),
-    )
+    count = len(clip)
+    video = empty_video(clip.size, clip.folder.parent)
     with ThreadPoolExecutor(READERS) as readers:  # decoding leaves Python to the others
         read = readers.map(lambda t: read_frame(clip, video, t), range(count))
         for _ in tqdm(read, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):

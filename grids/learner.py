@@ -125,7 +125,7 @@ class GridLearner:
     def picture_terms(self, view: FramesOfGrids, stage: Stage, share: float) -> dict[str, Tensor]:
         """Terms that compare whole pictures."""
         config, model, terms = self.config, self.model, {}
-        target = stage.frames[view.t] / 255
+        target = stage.frames[view.t].contiguous() / 255
         background = len(model.layers) - 1
         rendered = view.color(background, view.texels(background, stage.lattice))
         for index in reversed(range(background)):

@@ -13,6 +13,7 @@ from alignment.evidence import Evidence, mended
 from alignment.layers import all_transforms, box_corners, object_boxes
 from grids.model import BOX_MARGIN, GridModel, Shape, start_jacobians
 from grids.unwrap import averaged_atlas
+from media import to_8_bit
 from unwrap_utils import Video
 
 LARGEST_ATLAS = 4_000_000  # texels
@@ -34,7 +35,7 @@ def start_model(
     transforms = all_transforms(host)
     frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
-    show(built_model(host, transforms, masks.astype(np.float32) / 255, has_light, frames, stride)[0])
+    show(built_model(host, transforms, masks, has_light, frames, stride)[0])
     evidence = [mended(host, mask, transforms[-1], motion) for mask, motion in zip(masks, transforms, strict=False)]
     likely = np.stack([full_probability(each, host.frames.numpy()) for each in evidence])
     return built_model(host, transforms, likely, has_light, frames, stride)
@@ -43,17 +44,18 @@ def start_model(
 def built_model(
     video: Video,
     transforms: NDArray[np.float64],
-    likely: NDArray[np.float32],
+    likely: NDArray[np.uint8],
     has_light: bool,
     frames: Tensor,
     stride: int,
 ) -> tuple[GridModel, Tensor]:
-    """A model from transforms (L, T, 3, 3) and the objects' probability (F, T, H, W), with averaged atlases.
+    """A model from transforms (L, T, 3, 3) and the objects' probability (F, T, H, W), 255 for certain,
+    with averaged atlases.
 
     frames (T, 3, H / stride, W / stride): the video reduced, whose resolution the atlases get.
     """
     _, height, width = video.size
-    extents = [object_boxes(each > LIKELY, 0.0) for each in likely]
+    extents = [object_boxes(each > 255 * LIKELY, 0.0) for each in likely]
     extents.append(np.tile([0, height, 0, width], (len(frames), 1)))
     margins = [ATLAS_MARGIN] * len(likely) + [0.0]
     fitted = [
@@ -62,7 +64,7 @@ def built_model(
     ]
     model = GridModel(Shape(video.size, tuple(size for _, size in fitted), has_light))
     model.transforms.copy_(torch.from_numpy(np.stack([matrix for matrix, _ in fitted])))
-    model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > POSSIBLE, BOX_MARGIN) for each in likely])))
+    model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > 255 * POSSIBLE, BOX_MARGIN) for each in likely])))
     probability = torch.stack([node_values(each, model.alphas[0][-1].values.shape[2:]) for each in likely])
     probability = (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
     for group, each in zip(model.alphas, probability, strict=True):
@@ -71,9 +73,9 @@ def built_model(
     return model, probability
 
 
-def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(T, H, W)."""
-    return np.stack([evidence.at_size(frame, t) for t, frame in enumerate(rgb)])
+def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(T, H, W), 255 for certain: a quarter of the memory that floats take."""
+    return np.stack([to_8_bit(evidence.at_size(frame, t)) for t, frame in enumerate(rgb)])
 
 
 def in_texels(
@@ -97,13 +99,13 @@ def in_texels(
     return onto @ transforms, (height, width)
 
 
-def node_values(values: NDArray[np.float32], nodes: tuple[int, int]) -> Tensor:
-    """(T, ny, nx): pictures (T, H, W) at the nodes of a grid, smoothed as far as these lie apart."""
+def node_values(values: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:
+    """(T, ny, nx) in [0, 1]: pictures (T, H, W) at the nodes of a grid, smoothed as far as these lie apart."""
     height, width = values.shape[1:]
     step = (width - 1) / (nodes[1] - 1), (height - 1) / (nodes[0] - 1)
     matrix = np.array([[step[0], 0, 0], [0, step[1], 0]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    smooth = (cv2.GaussianBlur(each, (0, 0), max(step) / 3) for each in values)
+    smooth = (cv2.GaussianBlur(each / np.float32(255), (0, 0), max(step) / 3) for each in values)
     return torch.from_numpy(
         np.stack([cv2.warpAffine(s, matrix, nodes[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE) for s in smooth])
     )
@@ -111,11 +113,10 @@ def node_values(values: NDArray[np.float32], nodes: tuple[int, int]) -> Tensor:
 
 def reduced_frames(video: Video, stride: int) -> Tensor:
     """(T, 3, H / stride, W / stride) uint8, averaged."""
-    planes = []
-    for frame in video.frames:
-        plane = frame.permute(2, 0, 1)
-        planes.append(functional.avg_pool2d(plane.float(), stride).round().byte() if stride > 1 else plane)
-    return torch.stack(planes)
+    planes = video.frames.permute(0, 3, 1, 2)
+    if stride == 1:
+        return planes  # no second copy of a long clip
+    return torch.stack([functional.avg_pool2d(plane.float(), stride).round().byte() for plane in planes])
 
 
 def average_atlases(model: GridModel, frames: Tensor, opacity: Tensor, stride: int) -> None:

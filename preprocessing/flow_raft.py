@@ -21,23 +21,29 @@ UPDATES = 20  # refinements per pair, as published
 
 
 class RaftFlow:
-    """(image, following image), (H, W, 3) uint8 -> flow (H, W, 2) in pixels.
+    """Two frames (H, W, 3) uint8 -> flow from the first to the second and back, (H, W, 2) pixels each.
 
-    network: two pictures (1, 3, h, w) in 0..255, of sides that RAFT accepts -> flow (1, 2, h, w). Pictures are padded
-    to such sides, and the padding is cropped off the flow.
+    network: pictures (N, 3, h, w) in 0..255, of sides that RAFT accepts, and as many others -> flow (N, 2, h, w) from
+    each to its other. Both directions are one batch, in half precision on a GPU. Pictures are padded to such sides,
+    and the padding is cropped off the flow.
     """
 
     def __init__(self, network: Callable[[Tensor, Tensor], Tensor], device: torch.device):
         self.network, self.device = network, device
 
     @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8], following: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(
+        self, image: NDArray[np.uint8], following: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         height, width = image.shape[:2]
         padded = [max(SMALLEST_PX, -(-side // MULTIPLE_PX) * MULTIPLE_PX) for side in (height, width)]
         margins = (0, padded[1] - width, 0, padded[0] - height)
-        both = [torch.from_numpy(each).to(self.device).permute(2, 0, 1)[None].float() for each in (image, following)]
-        flow = self.network(*(functional.pad(each, margins, mode="replicate") for each in both))
-        return flow[0, :, :height, :width].permute(1, 2, 0).float().cpu().numpy()
+        both = torch.from_numpy(np.stack((image, following))).to(self.device).permute(0, 3, 1, 2).float()
+        both = functional.pad(both, margins, mode="replicate")
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            flow = self.network(both, both.flip(0))
+        there, back = flow[..., :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
+        return there, back
 
 
 def torchvision_raft(weights: Path | None, device: torch.device) -> RaftFlow:

@@ -23,7 +23,7 @@ from alignment.layers import layer_transforms
 from command_line import UserError
 from config import Config
 from preprocessing.flow_dis import DisFlow
-from unwrap_utils import BACKWARD, FORWARD, Clip, Video, consistent_flow, open_clip, store_flow
+from unwrap_utils import BACKWARD, FORWARD, Clip, Video, consistent_flow, empty_video, open_clip, store_flow
 
 LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of the frames as they are
 NOISE_PX = 0.15  # motion below it, at the size of the evidence, says nothing
@@ -40,20 +40,13 @@ def small_clip_of(folder: Path) -> Clip:
 
 def small_video(clip: Clip) -> Video:
     """A clip's frames with flow computed on the spot and empty masks."""
-    shape = clip.size
-    video = Video(
-        frames=torch.empty(*shape, 3, dtype=torch.uint8),
-        masks=torch.zeros(1, *shape, dtype=torch.uint8),
-        flow_steps=torch.zeros(2, *shape, 2, dtype=torch.int16),
-        flow_unit_px=torch.ones(2, len(clip)),
-        flow_valid=torch.zeros(2, *shape, dtype=torch.bool),
-    )
+    video = empty_video(clip.size)
     flow, before = DisFlow(), None
     for t in tqdm(range(len(clip)), desc="looking at motion", unit="frame"):
         image = clip.frame(t)
         video.frames[t] = torch.from_numpy(image)
         if before is not None:
-            there, back = flow(before, image), flow(image, before)
+            there, back = flow(before, image)
             store_flow(video, FORWARD, t - 1, there, consistent_flow(there, back))
             store_flow(video, BACKWARD, t, back, consistent_flow(back, there))
         before = image

@@ -8,11 +8,14 @@ from numpy.typing import NDArray
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from command_line import UserError
+from preprocessing.mask_tracking import Find
 from preprocessing.weights import load_weights
 
 LEAST_SCORE = 0.5  # as published
+MOST_FINDS = 6  # of a frame; each takes the memory of a mask
 ANYTHING = "anything"
 WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.DEFAULT
+BATCH = {"cuda": 4, "cpu": 1}
 
 
 def class_names() -> list[str]:
@@ -29,28 +32,33 @@ def check_class_name(name: str) -> None:
 
 
 class MaskRcnn:
-    """image (H, W, 3) uint8 -> mask (H, W) uint8 of the best-scored instance of a class, or None if there is none."""
+    """Frames, each (H, W, 3) uint8, to what is found in each: instances of one class, or of any, the surest first."""
 
     def __init__(self, class_name: str, weights: Path | None, device: torch.device):
-        categories = WEIGHTS.meta["categories"]
         check_class_name(class_name)
-        self.label = None if class_name == ANYTHING else categories.index(class_name)
+        self.label = None if class_name == ANYTHING else WEIGHTS.meta["categories"].index(class_name)
         model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
         load_weights(model, weights, WEIGHTS.url)
         self.model, self.device = model.to(device).eval(), device
+        self.batch = BATCH.get(device.type, 1)
 
     @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        picture = torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255
-        return best_mask(self.model([picture])[0], self.label)
+    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Find]]:
+        pictures = [torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255 for image in images]
+        return [finds_of(found, self.label) for found in self.model(pictures)]
+
+    @staticmethod
+    def name_of(label: int) -> str:
+        """The name of a class."""
+        return WEIGHTS.meta["categories"][label]
 
 
-def best_mask(found: dict[str, torch.Tensor], label: int | None) -> NDArray[np.uint8] | None:
-    """The best-scored instance among a detector's output, as 0 and 255; of one label, or of any where it is None."""
+def finds_of(found: dict[str, torch.Tensor], label: int | None) -> list[Find]:
+    """A detector's output for one frame as finds, soft masks; those sure enough and of the label, or of any."""
     wanted = found["scores"] >= LEAST_SCORE
     if label is not None:
         wanted &= found["labels"] == label
-    if not wanted.any():
-        return None
-    best = found["scores"].where(wanted, -1).argmax()
-    return ((found["masks"][best, 0] > 0.5).cpu().numpy() * np.uint8(255)).astype(np.uint8)
+    order = found["scores"].where(wanted, -1).argsort(descending=True)[: min(int(wanted.sum()), MOST_FINDS)]
+    masks = (found["masks"][order, 0] * 255).round().byte().cpu().numpy()
+    labels, scores = found["labels"][order].tolist(), found["scores"][order].tolist()
+    return [Find(*each) for each in zip(labels, scores, masks, strict=True)]

@@ -149,8 +149,9 @@ def test_missing_flow_names_the_file_and_the_script(clip_folder):
     (flow_folder(clip_folder) / "00002.png_00001.png.npy").unlink()
     with pytest.raises(UserError) as caught:
         loaded(clip_folder)
-    assert "demo_flow has no 00002.png_00001.png.npy; run python preprocess_optical_flow.py --vid-path" in str(
-        caught.value
+    assert (
+        "demo_flow has no 00002.png_00001.png.npz (or .npy); run python preprocess_optical_flow.py --vid-path"
+        in str(caught.value)
     )
 
 
@@ -171,7 +172,7 @@ def test_flow_of_the_wrong_shape_or_with_nan_is_named(clip_folder, flow, message
 def test_a_cut_flow_file_is_named(clip_folder):
     path = flow_folder(clip_folder) / "00001.png_00002.png.npy"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UserError, match=r"not a whole \.npy array"):
+    with pytest.raises(UserError, match="not a whole flow file"):
         loaded(clip_folder)
 
 

@@ -40,7 +40,9 @@ LEVELS = [  # as docs/ARCHITECTURE.md: a room imports only from rooms after it
     ["alignment.transforms"],
     ["alignment.tracks"],
     ["unwrap_utils"],
-    ["media", "loss_utils", "config"],
+    ["media.videos", "media.flows", "loss_utils", "config"],
+    ["media.images"],
+    ["media.files"],
     ["command_line"],
 ]
 

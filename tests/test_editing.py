@@ -9,7 +9,7 @@ from conftest import last_line, run_script, video_facts
 from PIL import Image
 
 import media
-from editing import frame_edits, splat, spread_frame_edit
+from edits.spread import frame_edits, splat, spread_frame_edit
 from metrics.image import psnr
 from rendering import Frame, atlas_places, composite, open_run, render_frames
 

@@ -12,9 +12,10 @@ from PIL import Image
 import preprocess_mask_rcnn
 import preprocess_optical_flow
 from command_line import UserError
-from preprocessing import flow_raft, weights
+from preprocessing import flow, flow_raft, masks, weights
 from preprocessing.flow_dis import DisFlow
-from preprocessing.mask_rcnn import best_mask, class_names
+from preprocessing.mask_rcnn import class_names, finds_of
+from preprocessing.mask_tracking import Find
 from scenes.catalogue import demo
 
 CPU = torch.device("cpu")
@@ -43,14 +44,15 @@ def offline(monkeypatch):
 def test_dis_flow_follows_the_exact_motion(tmp_path):
     scene = demo(width=160, height=90, frames=12)
     truth, visible = scene.flow(3, 4)
-    flow = DisFlow()(scene.frame(3).rgb, scene.frame(4).rgb)
+    flow, back = DisFlow()(scene.frame(3).rgb, scene.frame(4).rgb)
+    assert np.median(np.abs(flow + back)) < 0.5 * np.median(np.abs(flow))
     error = np.linalg.norm(flow - truth, axis=-1)[visible]
     assert np.median(error) < 0.3
     assert np.median(np.linalg.norm(truth, axis=-1)) > 1.5
 
 
 def test_dis_accepts_frames_smaller_than_a_patch():
-    assert DisFlow()(*np.zeros((2, 9, 13, 3), np.uint8)).shape == (9, 13, 2)
+    assert [flow.shape for flow in DisFlow()(*np.zeros((2, 9, 13, 3), np.uint8))] == [(9, 13, 2)] * 2
 
 
 def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
@@ -58,10 +60,10 @@ def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
     done = run_script(*arguments)
     assert done.returncode == 0, done.stderr
     folder = frames.with_name("cat_flow")
-    names = ["0.png_1.png.npy", "1.png_0.png.npy", "1.png_2.png.npy", "2.png_1.png.npy"]
+    names = ["0.png_1.png.npz", "1.png_0.png.npz", "1.png_2.png.npz", "2.png_1.png.npz"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    flow = np.load(folder / names[0])
-    assert (flow.shape, flow.dtype) == ((32, 48, 2), np.float32)
+    with np.load(folder / names[0]) as kept:
+        assert (kept["flow"].shape, kept["flow"].dtype) == ((32, 48, 2), np.float16)
     (folder / names[1]).write_bytes(b"cut")
     whole = (folder / names[0]).stat().st_mtime_ns
     again = run_script(*arguments)
@@ -74,7 +76,7 @@ def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
 
 
 def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
-    assert isinstance(preprocess_optical_flow.choose_method("auto", None), DisFlow)
+    assert flow.raft_method("auto", None) is None
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("falling back to --method dis: no weights at hand")
@@ -82,7 +84,7 @@ def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
 
 def test_raft_without_weights_says_where_to_get_them(offline):
     with pytest.raises(UserError, match=r"get https://\S+ elsewhere and give it as --weights FILE"):
-        preprocess_optical_flow.choose_method("raft", None)
+        flow.raft_method("raft", None)
 
 
 def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
@@ -90,9 +92,11 @@ def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
     torch.save(flow_raft.raft_large(weights=None).state_dict(), tmp_path / "raft.pth")
     method = flow_raft.torchvision_raft(tmp_path / "raft.pth", CPU)
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
-    flow = method(image, image)
-    assert flow.shape == (50, 70, 2)
-    assert np.isfinite(flow).all()
+    following = np.roll(image, 3, axis=1)
+    there, back = method(image, following)
+    assert there.shape == back.shape == (50, 70, 2)
+    assert np.isfinite(there).all()
+    np.testing.assert_allclose(method(following, image)[0], back, atol=1e-2)  # a batch holds both directions
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_the_published_raft_is_called_with_its_own_interface(monkeypatch, tmp_pa
 
         def forward(self, a, b, iters, test_mode):
             assert test_mode
-            moved = self.shift.expand(1, 2, *a.shape[2:])
+            moved = self.shift.expand(len(a), 2, *a.shape[2:])
             return moved[..., ::8, ::8], moved
 
     module = ModuleType("raft")
@@ -145,12 +149,12 @@ def test_the_published_raft_is_called_with_its_own_interface(monkeypatch, tmp_pa
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "raft.py").write_text("")
     torch.save({"module.shift": torch.tensor([3.0])}, tmp_path / "w.pth")
-    flow = flow_raft.thirdparty_raft(tmp_path / "w.pth", CPU)(*np.zeros((2, 20, 30, 3), np.uint8))
+    flow, _ = flow_raft.thirdparty_raft(tmp_path / "w.pth", CPU)(*np.zeros((2, 20, 30, 3), np.uint8))
     assert flow.shape == (20, 30, 2)
     assert (flow == 3).all()
 
 
-def test_the_best_instance_of_the_class_is_the_mask():
+def test_a_detectors_output_becomes_finds_of_the_class_the_surest_first():
     found = {
         "scores": torch.tensor([0.9, 0.8, 0.7, 0.4]),
         "labels": torch.tensor([1, 2, 2, 3]),
@@ -158,9 +162,11 @@ def test_the_best_instance_of_the_class_is_the_mask():
     }
     for index in range(4):
         found["masks"][index, 0, 0, index % 3] = 0.6
-    assert best_mask(found, label=2)[0].tolist() == [0, 255, 0]
-    assert best_mask(found, label=None)[0].tolist() == [255, 0, 0]
-    assert best_mask(found, label=3) is None  # below the score that counts
+    finds = finds_of(found, label=2)
+    assert [(find.label, round(find.score, 1)) for find in finds] == [(2, 0.8), (2, 0.7)]
+    assert finds[0].mask[0].tolist() == [0, 153, 0]  # soft, as the detector gives it
+    assert [find.label for find in finds_of(found, label=None)] == [1, 2, 2]
+    assert finds_of(found, label=3) == []  # below the score that counts
 
 
 def test_an_unknown_class_lists_the_known_ones(frames):
@@ -177,25 +183,37 @@ def test_masks_without_weights_say_where_to_get_them(frames, offline):
 
 def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, monkeypatch, capsys):
     empty = np.zeros((24, 32), np.uint8)
-    monkeypatch.setattr(preprocess_mask_rcnn, "moving", lambda frames, missing: iter([empty] * len(missing)))
+    monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([empty] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     lines = [line for line in capsys.readouterr().err.splitlines() if "falling back to --method motion" in line]
     assert len(lines) == 1
     assert len(list(frames.with_name("cat_maskrcnn").iterdir())) == 3
 
 
+def only_found(track, count, motion):
+    """As tracking fills, but for the frames beyond the last find."""
+    return [track.finds[t].mask if t in track.finds else None for t in range(count)], []
+
+
 def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeypatch, capsys):
     import preprocessing.mask_rcnn as module
 
     class Detector:
+        batch = 2
+
         def __init__(self, *_):
             self.calls = 0
 
-        def __call__(self, image):
+        def __call__(self, images):
             self.calls += 1
-            return np.full(image.shape[:2], 255, np.uint8) if self.calls == 1 else None
+            mask = np.full(images[0].shape[:2], 255, np.uint8)
+            return [[Find(1, 0.9, mask)] if self.calls == 1 else [] for _ in images]
+
+        def name_of(self, label):
+            return "cat"
 
     monkeypatch.setattr(module, "MaskRcnn", Detector)
+    monkeypatch.setattr(masks, "filled", only_found)
     folder = frames.with_name("cat_maskrcnn")
     folder.mkdir()
     Image.new("L", (5, 5), 77).save(folder / "1.png")
@@ -203,7 +221,9 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
     with Image.open(folder / "1.png") as own:
         assert own.size == (5, 5)
-    assert "no object found in 1 of 2 frames, masks are empty there: 2.png" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "no object found in 1 of 2 frames, masks are empty there: 2.png" in told.err
+    assert "object 1: cat, found in 2 frames (0 to 1), mean score 0.90" in told.out
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     assert "all 3 masks are there already, used as they are" in capsys.readouterr().out
 
@@ -214,8 +234,9 @@ def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
     torch.manual_seed(0)
     torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict(), tmp_path / "rcnn.pth")
     detector = MaskRcnn("cat", tmp_path / "rcnn.pth", CPU)
-    mask = detector(np.zeros((40, 60, 3), np.uint8))
-    assert mask is None or mask.shape == (40, 60)
+    found = detector([np.zeros((40, 60, 3), np.uint8)] * 2)
+    assert len(found) == 2
+    assert all(find.mask.shape == (40, 60) for finds in found for find in finds)
 
 
 @pytest.mark.parametrize("script", ["preprocess_optical_flow.py", "preprocess_mask_rcnn.py"])

@@ -11,6 +11,7 @@ from PIL import Image
 
 import loss_utils
 import media
+from command_line import UserError
 from implicit_neural_networks import AtlasModel
 from preprocessing.flow_raft import RaftFlow
 from rendering import AtlasView, render_frames, sample_image
@@ -79,7 +80,7 @@ def test_masks__are_paired_by_name_not_by_order(clip_folder):
     clip = open_clip(clip_folder, tiny_config(clip_folder, clip_folder))
     assert [path.stem for path in clip.masks] == [path.stem for path in clip.frame_paths]
     (clip_folder.with_name("demo_maskrcnn") / "00000.png").rename(clip_folder.with_name("demo_maskrcnn") / "zz.png")
-    with pytest.raises(media.UserError, match=r"has no mask for 1 of 4 frames, the first is 00000\.png"):
+    with pytest.raises(UserError, match=r"has no mask for 1 of 4 frames, the first is 00000\.png"):
         _ = replace(clip).masks
 
 
@@ -291,7 +292,7 @@ def test_video__keeps_fps_and_aspect_rounds_values_and_offers_png_frames(tmp_pat
 
 
 def test_video__an_encoder_that_fails_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(media.imageio_ffmpeg, "get_ffmpeg_exe", lambda: "false")
+    monkeypatch.setattr(media.videos.imageio_ffmpeg, "get_ffmpeg_exe", lambda: "false")
     with pytest.raises(OSError, match="the encoder stopped"), media.VideoWriter(tmp_path / "v.mp4", 10) as video:
         for _ in range(100):
             video.write(np.zeros((64, 64, 3), np.uint8))

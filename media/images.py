@@ -1,25 +1,17 @@
-"""Images and videos on disk: any kind of picture in, PNG and H.264 out, nothing half-written under its final name."""
+"""Pictures: any kind in, PNG out."""
 
-import errno
-import os
 import re
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Self
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from command_line import UserError, named
+from command_line import UserError
+from media.files import written_whole
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-PUBLISHED_FPS = 10.0  # of the published videos; used where the clip does not say
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # their black is noisy: small numbers there mean nothing
 LARGEST_LABEL = 16  # a lossless mask without anything brighter holds labels
 TURNED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
@@ -93,6 +85,14 @@ def read_rgb(path: Path) -> Pixels:
     return np.array(image.convert("RGB"))
 
 
+def read_labels(path: Path, label: int) -> Pixels:
+    """(H, W) uint8, 255 where a picture of labels (palette indices or grey values) has this one. Raises UserError."""
+    image = open_image(path)
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        raise UserError(f"{path}: {image.mode} picture, labels are palette or grey pictures; leave --label out")
+    return np.where(np.asarray(image).astype(int) == label, 255, 0).astype(np.uint8)
+
+
 def read_mask(path: Path) -> Pixels:
     """(H, W) uint8, 255 inside the object, of a mask of any kind.
 
@@ -135,6 +135,18 @@ def read_edit(path: Path) -> NDArray[np.float32]:
     return rgba
 
 
+def read_masked(path: Path, mask_path: Path) -> NDArray[np.float32]:
+    """(H, W, 4) float32 in [0, 1], premultiplied: a picture without opacity, whose opacity is a mask of its size."""
+    color, mask = read_rgb(path), read_mask(mask_path)
+    if mask.shape != color.shape[:2]:
+        raise UserError(
+            f"{mask_path}: is {mask.shape[1]} x {mask.shape[0]}, {path.name} is {color.shape[1]} x {color.shape[0]}; "
+            "a mask has the size of its picture"
+        )
+    opacity = mask[..., None].astype(np.float32) / 255
+    return np.dstack((color.astype(np.float32) / 255 * opacity, opacity))
+
+
 def resize(image: NDArray, width: int, height: int) -> NDArray:
     """Resize a picture: averaging when it shrinks, linear when it grows."""
     if image.shape[:2] == (height, width):
@@ -155,125 +167,7 @@ def to_8_bit(values: NDArray[np.floating]) -> Pixels:
     return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
 def write_png(path: Path, image: Pixels) -> None:
     """Write grey, RGB or RGBA (H, W[, 3 | 4]) uint8."""
     with written_whole(path) as temporary:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, compress_level=3)
-
-
-def make_folder(folder: Path) -> Path:
-    """Make a folder where there is none. Raises UserError if a file is in its place."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, a folder of that name is to be written; move it away")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def fresh_folder(folder: Path) -> Path:
-    """Make `folder`; if it holds files already, make the first free `folder_2`, `folder_3`, ... instead."""
-    folder = candidate = named(folder)
-    number = 2
-    while candidate.is_dir() and any(candidate.iterdir()):
-        candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
-    return make_folder(candidate)
-
-
-class VideoWriter:
-    """An H.264 file for frames (H, W, 3) uint8 that come one at a time; appears under its name when complete.
-
-    Odd sizes are padded by repeating the last column or row, which the pixel format needs. One encoder thread: many
-    files are written side by side, and each thread costs memory. Raises OSError if the encoder fails.
-    """
-
-    def __init__(self, path: Path, fps: float, crf: int = 18):
-        self.path, self.fps, self.crf = path, fps, crf
-        self.temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self.encoder: subprocess.Popen | None = None
-        self.complaints: IO[bytes] | None = None
-
-    def start(self, width: int, height: int) -> None:
-        """Start the encoder, which reads raw frames."""
-        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{self.fps:.6g}", "-i", "-"]
-        coding = ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(self.crf), "-pix_fmt", "yuv420p"]
-        layout = ["-threads", "1", "-g", "25", "-movflags", "+faststart"]
-        target = f"file:{self.temporary.resolve()}"  # a plain name could be taken for a protocol or a flag
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *coding, *layout, target]
-        self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 closed with the encoder
-        # A session of its own: Ctrl-C reaches this process, which then ends the encoder.
-        self.encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self.complaints, start_new_session=True)
-
-    def write(self, frame: Pixels) -> None:
-        """Append one frame; the first decides the size."""
-        height, width = frame.shape[:2]
-        if height % 2 or width % 2:
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if self.encoder is None:
-            self.start(frame.shape[1], frame.shape[0])
-        try:
-            self.encoder.stdin.write(np.ascontiguousarray(frame).data)
-        except BrokenPipeError:
-            self.close()  # raises what the encoder said
-
-    def close(self, keep: bool = True) -> None:
-        """Finish the file, or drop what there is of it. Raises OSError if the encoder could not write it."""
-        encoder, self.encoder = self.encoder, None
-        if encoder is None:
-            return
-        try:
-            with suppress(BrokenPipeError):
-                encoder.stdin.close()
-            if encoder.wait() != 0 and keep:
-                self.complaints.seek(0)
-                said = self.complaints.read().decode(errors="replace").strip().splitlines()
-                raise OSError(errno.EIO, said[-1] if said else "the encoder stopped", str(self.path))
-            if keep:
-                self.temporary.replace(self.path)
-        finally:
-            self.complaints.close()
-            self.temporary.unlink(missing_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        self.close(keep=error_type is None)
-
-
-class VideoSet:
-    """Several videos of one clip, written side by side: `videos.write("alpha", frame)` makes alpha_NAME.mp4."""
-
-    def __init__(self, folder: Path, clip_name: str, fps: float):
-        self.folder, self.clip_name, self.fps = folder, clip_name, fps
-        self.writers: dict[str, VideoWriter] = {}
-
-    def write(self, kind: str, frame: Pixels) -> None:
-        """Append a frame to the video of this kind, grey (H, W) or RGB."""
-        if kind not in self.writers:
-            self.writers[kind] = VideoWriter(self.folder / f"{kind}_{self.clip_name}.mp4", self.fps)
-        if frame.ndim == 2:
-            frame = np.repeat(frame[..., None], 3, axis=-1)
-        self.writers[kind].write(frame)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error_type: type | None, *_: object) -> None:
-        for writer in self.writers.values():
-            writer.close(keep=error_type is None)

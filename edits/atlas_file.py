@@ -1,0 +1,99 @@
+"""atlas.json: which (u, v) the pixels of an exported atlas image stand for, so that paint comes back to its place."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import media
+from command_line import UserError
+from rendering import AtlasView
+from runs.models import Model
+
+NAME = "atlas.json"
+ASPECT_PX = 1.5  # by which the sides of a scaled edit may miss the atlas image's aspect
+
+
+@dataclass(frozen=True)
+class LayerImage:
+    """An exported image of one layer."""
+
+    image: str  # file name
+    layer: int  # front to back, the background last
+    width: int
+    height: int
+    u: float  # of the center of the upper left pixel, in the layer's own square [-1, 1]
+    v: float
+    uv_per_pixel: float
+
+    def view(self, model: Model, size: tuple[int, int], corner: tuple[float, float] | None) -> AtlasView:
+        """Where an edit of (width, height) lies in the shared atlas.
+
+        It covers the whole image at any resolution; or, with the (x, y) of its upper left pixel in the image, a part
+        of it at the image's resolution.
+        """
+        step, first = self.uv_per_pixel, (0.0, 0.0)
+        if corner is None:
+            scale = self.width / size[0]
+            step, first = step * scale, (0.5 * scale - 0.5, 0.5 * self.height / size[1] - 0.5)
+        else:
+            first = corner
+        center = model.atlas_centers[self.layer, 0].tolist()
+        left, top = (
+            0.5 * (origin + at * self.uv_per_pixel) + middle
+            for origin, at, middle in zip((self.u, self.v), first, center, strict=True)
+        )
+        return AtlasView(left, top, 0.5 * step * (size[0] - 1), 0.5 * step * (size[1] - 1))
+
+
+@dataclass(frozen=True)
+class AtlasFile:
+    """All exported images of a run."""
+
+    run: str  # name of the run's folder
+    checkpoint: str  # its fingerprint
+    layers: list[LayerImage]
+
+    def layer(self, number: int) -> LayerImage:
+        return next(each for each in self.layers if each.layer == number)
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Tells checkpoints apart."""
+    digest = sha256()
+    with checkpoint.open("rb") as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def write_atlas_file(folder: Path, atlas: AtlasFile) -> None:
+    media.write_text(folder / NAME, json.dumps(asdict(atlas), indent=2) + "\n")
+
+
+def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
+    """The atlas.json at `path`, or in that folder. Raises UserError if another run or checkpoint made it."""
+    path = path / NAME if path.is_dir() else path
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        atlas = AtlasFile(values["run"], values["checkpoint"], [LayerImage(**each) for each in values["layers"]])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; export_atlas.py writes it beside the pictures to paint on") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged, or written by something else; run export_atlas.py again") from None
+    if atlas.checkpoint != fingerprint(checkpoint):
+        raise UserError(
+            f"{path} belongs to the run {atlas.run}, not to {checkpoint.parent} as it is now; "
+            "export its atlas again, or carry the paint over with --transfer_from"
+        )
+    return atlas
+
+
+def check_aspect(path: Path, size: tuple[int, int], image: LayerImage) -> None:
+    """Refuse an edit of the whole image that is not the image scaled."""
+    expected = size[0] * image.height / image.width
+    if abs(expected - size[1]) > ASPECT_PX:
+        raise UserError(
+            f"{path}: is {size[0]} x {size[1]}, {image.image} is {image.width} x {image.height}; paint over that "
+            "picture at any size but of its aspect, or say with --edit_*_at X,Y where a part of it begins"
+        )

@@ -1,0 +1,40 @@
+"""A rendered frame's fields at another size than they were trained at: places, opacity and light of native pixels."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rendering import Floats, Frame
+
+
+def at_size(frame: Frame, width: int, height: int) -> Frame:
+    """The frame's uv, opacity and light at (width, height), without colours.
+
+    All are smooth between pixels: linear, and continued linearly beyond the outermost pixel centers.
+    """
+    if frame.alpha.shape[1:] == (height, width):
+        return frame
+    return replace(
+        frame,
+        uv=np.stack([enlarged(each, width, height) for each in frame.uv]),
+        alpha=np.stack([enlarged(each, width, height).clip(0, 1) for each in frame.alpha]),
+        light=None if frame.light is None else enlarged(frame.light, width, height),
+    )
+
+
+def enlarged(field: Floats, width: int, height: int) -> NDArray[np.float32]:
+    """A field (h, w[, C]) at the centers of width x height pixels that cover the same picture."""
+    rows, columns = field.shape[:2]
+    padded = continued(continued(field, 0), 1)
+    x = (np.arange(width, dtype=np.float32) + 0.5) * (columns / width) - 0.5 + 1
+    y = (np.arange(height, dtype=np.float32) + 0.5) * (rows / height) - 0.5 + 1
+    return cv2.remap(padded, *np.meshgrid(x, y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def continued(field: Floats, axis: int) -> NDArray[np.float32]:
+    """A field with one more row (or column) at both ends, on the line through the last two."""
+    first, second = np.take(field, [0], axis), np.take(field, [min(1, field.shape[axis] - 1)], axis)
+    last, before = np.take(field, [-1], axis), np.take(field, [max(-2, -field.shape[axis])], axis)
+    return np.concatenate((2 * first - second, field, 2 * last - before), axis).astype(np.float32)

@@ -1,0 +1,77 @@
+"""An atlas edit made for one run, expressed in the atlas of another run of the same clip, by way of the frames."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import media
+from command_line import UserError
+from editing import EditRequest, Output, atlas_edits, check_request, write_edits
+from edits.layer_edit import LayerEdit
+from edits.spread import Paint, spread_paint
+from media import to_8_bit
+from rendering import FrameStore, TrainedRun, atlas_places, open_run, render_frames, rendered_frame
+
+FRAMES = 12  # of the clip, evenly spread, that carry the paint over
+
+
+def write_transferred(run: TrainedRun, old_folder: Path, request: EditRequest, folder: Path, output: Output) -> None:
+    """Write the edited video of a run from pictures painted for an older one, and say what is lost on the way."""
+    old = open_run(old_folder, run.clip.folder.name, run.clip.folder.parent, None, None)
+    if old.clip.size != run.clip.size or len(old.model.layers) != len(run.model.layers):
+        raise UserError(
+            f"{old_folder}: trained on {'{} frames of {} x {}'.format(*old.clip.size)}, this run on "
+            f"{'{} frames of {} x {}'.format(*run.clip.size)}; the clip must be the same"
+        )
+    check_request(replace(request, frames=()), old)
+    rendered = render_frames(old.model, old.clip, old.full_range, with_colors=False)
+    painted = [edit.faded(request.opacity) for edit in atlas_edits(old, request, rendered)]
+    edits = carried_over(old, run, painted)
+    if not edits:
+        raise UserError("the edit shows in no frame of the old run, so there is nothing to carry over")
+    error = residual(old, run, painted, edits)
+    print(f"carried over: mean difference {255 * error:.2f} grey levels where it is painted")
+    for edit in edits:
+        name = "background" if edit.layer == len(run.model.layers) - 1 else f"foreground{edit.layer + 1}"
+        rgba = edit.rgba.numpy()
+        straight = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6)
+        media.write_png(folder / f"carried_{name}.png", to_8_bit(np.dstack((straight, rgba[..., 3]))))
+    write_edits(run, request, folder, output, FrameStore(folder), edits)
+
+
+def chosen_frames(count: int) -> list[int]:
+    """Evenly spread numbers of frames."""
+    return sorted(set(np.linspace(0, count - 1, min(count, FRAMES)).round().astype(int).tolist()))
+
+
+def carried_over(old: TrainedRun, new: TrainedRun, edits: list[LayerEdit]) -> list[LayerEdit]:
+    """Edits of the old run's layers as edits of the new one's: seen in frames, spread into the new atlas."""
+    paints: dict[int, list[Paint]] = {}
+    for t in tqdm(chosen_frames(len(new.clip)), desc="carrying the edit over", unit="frame"):
+        before = rendered_frame(old.model, old.clip, t, old.full_range, with_colors=False)
+        after = rendered_frame(new.model, new.clip, t, new.full_range, with_colors=False)
+        for edit in edits:
+            rgba = torch.from_numpy(edit.seen_by(atlas_places(old.model, before)[edit.layer]))
+            share = torch.from_numpy(np.minimum(before.visibility, after.visibility)[edit.layer])
+            places = atlas_places(new.model, after)[edit.layer]
+            paints.setdefault(edit.layer, []).append(Paint(rgba, places, share))
+    carried = (spread_paint(layer, each) for layer, each in paints.items())
+    return [edit for edit in carried if edit is not None]
+
+
+def residual(old: TrainedRun, new: TrainedRun, before: list[LayerEdit], after: list[LayerEdit]) -> float:
+    """Mean difference, premultiplied, of the paint as both runs show it, over the pixels that either paints."""
+    total, count = 0.0, 0
+    for t in chosen_frames(len(new.clip)):
+        shown = []
+        for run, edits in ((old, before), (new, after)):
+            frame = rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False)
+            places, shares = atlas_places(run.model, frame), frame.visibility
+            shown.append(sum(edit.seen_by(places[edit.layer]) * shares[edit.layer][..., None] for edit in edits))
+        painted = (shown[0][..., 3] > 0.02) | (shown[1][..., 3] > 0.02)
+        total += float(np.abs(shown[0] - shown[1])[painted].mean(-1).sum())
+        count += int(painted.sum())
+    return total / max(count, 1)

@@ -1,0 +1,132 @@
+"""Layers as image sequences: foreground, mattes, clean plates, and the mappings as ST maps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import media
+from edits.atlas_file import AtlasFile, LayerImage
+from edits.fields import at_size
+from edits.layer_edit import LayerEdit
+from export.inverse import inverse_field, looked_up
+from export.st_maps import write_st_map
+from media import Pixels, to_8_bit
+from rendering import VISIBLE, Floats, Frame, TrainedRun, atlas_places, render_frames
+from reporting.preview import contact_sheet
+
+KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
+TOUCHED = 0.02  # coverage from which a pixel's own colour no longer is the background's alone
+HALO_PX = 2  # around the object, whose blur opacity does not hold
+SHEET_PX = 480
+LEAST_OPACITY = 0.05  # below it a pixel says nothing about the object's colour
+INPAINT_RADIUS_PX = 5
+
+
+def export_layers(run: TrainedRun, atlas_folder: Path, atlas: AtlasFile, folder: Path, kinds: Sequence[str]) -> None:
+    """Write the chosen kinds as sequences named after the frames, at the frames' own size, into folders of their name.
+
+    atlas_folder: what export_atlas wrote, whose pictures the ST maps refer to and the plates come from.
+    """
+    background = len(run.model.layers) - 1
+    images = {image.layer: image for image in atlas.layers}
+    plate = atlas_edit(run, images[background], atlas_folder) if background in images else None
+    shown: dict[str, Pixels] = {}
+    unseen_share = []
+    frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
+    for frame in tqdm(frames, total=len(run.clip), desc="layers", unit="frame"):
+        name = run.clip.frame_paths[frame.t].stem
+        frame = at_size(frame, *run.clip.native_size)
+        source = run.clip.native_frame(frame.t).astype(np.float32) / 255
+        clean, unseen = clean_plate(run, frame, source, plate)
+        unseen_share.append(float(unseen.mean()))
+        pictures = {
+            "foreground": foreground(frame, source, clean),
+            "background": to_8_bit(clean),
+            "background_unseen": np.where(unseen, 255, 0).astype(np.uint8),
+            "alpha": to_8_bit(frame.coverage),
+        }
+        wanted = [kind for kind in pictures if kind.removesuffix("_unseen") in kinds]
+        for kind in wanted:
+            media.write_png(media.make_folder(folder / kind) / f"{name}.png", pictures[kind])
+        write_maps(run, frame, images, folder, name, kinds)
+        if frame.t == len(run.clip) // 2:
+            shown = {kind: on_grey(pictures[kind]) for kind in pictures}
+    media.write_png(folder / "layers.png", contact_sheet(shown))
+    if "background" in kinds:
+        print(f"{100 * np.mean(unseen_share):.1f} % of the plates were never seen and are inpainted: background_unseen")
+
+
+def atlas_edit(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
+    """An exported atlas as something that can be seen by a frame."""
+    import torch
+
+    rgba = torch.from_numpy(media.read_edit(folder / image.image))
+    return LayerEdit(image.layer, rgba, image.view(run.model, (image.width, image.height), None))
+
+
+def clean_plate(
+    run: TrainedRun, frame: Frame, source: Floats, plate: LayerEdit | None
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """The frame (H, W, 3) without the object, and which of its pixels had to be made up (H, W).
+
+    Where the object hides the background, the background's atlas shows it, lit as the frame is; where no frame ever
+    saw it, it is inpainted (Telea 2004).
+    """
+    covered = cv2.dilate((frame.coverage > TOUCHED).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=HALO_PX)
+    hidden = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), 1.0)
+    hidden = np.maximum(hidden, covered)[..., None]
+    if plate is None:
+        return source, np.zeros(source.shape[:2], bool)
+    shown = plate.seen_by(atlas_places(run.model, frame)[plate.layer])
+    behind = shown[..., :3] / np.maximum(shown[..., 3:], 1e-3)
+    if frame.light is not None:
+        behind = behind * frame.light
+    clean = source * (1 - hidden) + behind.clip(0, 1) * hidden
+    unseen = (shown[..., 3] < VISIBLE) & (covered > 0)
+    if unseen.any():
+        holes = unseen.astype(np.uint8)
+        filled = cv2.inpaint(to_8_bit(clean), holes, INPAINT_RADIUS_PX, cv2.INPAINT_TELEA)
+        clean = np.where(unseen[..., None], filled.astype(np.float32) / 255, clean)
+    return clean, unseen
+
+
+def foreground(frame: Frame, source: Floats, behind: Floats) -> Pixels:
+    """The object alone, (H, W, 4), straight opacity: over the plate it gives the frame again."""
+    alpha = frame.coverage[..., None]
+    color = (source - (1 - alpha) * behind) / np.maximum(alpha, LEAST_OPACITY)
+    return to_8_bit(np.dstack((color.clip(0, 1), alpha)))
+
+
+def write_maps(
+    run: TrainedRun, frame: Frame, images: dict[int, LayerImage], folder: Path, name: str, kinds: Sequence[str]
+) -> None:
+    """The mapping of each layer to its atlas image, and back, as ST maps."""
+    if not {"st_maps", "inverse_st_maps"} & set(kinds):
+        return
+    places = atlas_places(run.model, frame)
+    height, width = frame.alpha.shape[1:]
+    for layer, image in images.items():
+        size, share = (image.width, image.height), frame.visibility[layer]
+        texels = image.view(run.model, size, None).pixels(places[layer], size).numpy()
+        layer_name = run.model.layers[layer].name
+        if "st_maps" in kinds:
+            write_st_map(media.make_folder(folder / f"st_{layer_name}") / f"{name}.exr", texels, size, share)
+        if "inverse_st_maps" in kinds:
+            positions, found = inverse_field(texels, size)
+            seen = np.where(found, looked_up(share, positions), 0).astype(np.float32)
+            target = media.make_folder(folder / f"st_{layer_name}_inverse")
+            write_st_map(target / f"{name}.exr", positions, (width, height), seen)
+
+
+def on_grey(picture: Pixels) -> Pixels:
+    """A picture for the overview: small, opacity over grey."""
+    height = max(1, round(SHEET_PX * picture.shape[0] / picture.shape[1]))
+    small = media.resize(picture, min(SHEET_PX, picture.shape[1]), min(height, picture.shape[0]))
+    if small.ndim == 2 or small.shape[2] == 3:
+        return small
+    alpha = small[..., 3:] / 255
+    return np.rint(small[..., :3] * alpha + 160 * (1 - alpha)).astype(np.uint8)

@@ -1,0 +1,51 @@
+"""OpenRaster (.ora): pictures as layers that Krita, GIMP and MyPaint open. A ZIP file of PNGs with a stack.xml."""
+
+import io
+import zipfile
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
+
+import media
+from media import Pixels
+
+THUMBNAIL_PX = 256
+
+
+def write_openraster(path: Path, layers: dict[str, Pixels]) -> None:
+    """Write RGBA layers (H, W, 4) uint8 by name, the uppermost first; see the OpenRaster specification 0.0.5."""
+    height, width = next(iter(layers.values())).shape[:2]
+    merged = Image.new("RGBA", (width, height))
+    entries, files = [], {}
+    for number, (name, picture) in enumerate(layers.items()):
+        file = f"data/layer{number}.png"
+        files[file] = png_bytes(Image.fromarray(np.ascontiguousarray(picture)))
+        entries.append(f'  <layer name={quoteattr(name)} src="{file}" x="0" y="0" opacity="1.0" visibility="visible"/>')
+    for picture in reversed(layers.values()):
+        merged.alpha_composite(Image.fromarray(np.ascontiguousarray(picture)))
+    thumbnail = merged.copy()
+    thumbnail.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    stack = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        f'<image version="0.0.5" w="{width}" h="{height}">',
+        " <stack>",
+        *entries,
+        " </stack>",
+        "</image>",
+    ]
+    with media.written_whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", "image/openraster", zipfile.ZIP_STORED)  # first and uncompressed, as specified
+        archive.writestr("stack.xml", "\n".join(stack) + "\n")
+        for file, content in files.items():
+            archive.writestr(file, content)
+        archive.writestr("mergedimage.png", png_bytes(merged))
+        archive.writestr("Thumbnails/thumbnail.png", png_bytes(thumbnail))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as a PNG in memory."""
+    content = io.BytesIO()
+    image.save(content, "PNG", compress_level=3)
+    return content.getvalue()

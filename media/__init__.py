@@ -1,0 +1,46 @@
+"""Images, videos and flow on disk: any kind in, standard kinds out, nothing half-written under its final name."""
+
+from media.files import fresh_folder, make_folder, write_text, written_whole
+from media.images import (
+    IMAGE_SUFFIXES,
+    Pixels,
+    image_size,
+    list_images,
+    natural_key,
+    open_image,
+    read_edit,
+    read_labels,
+    read_mask,
+    read_masked,
+    read_rgb,
+    resize,
+    resize_labels,
+    to_8_bit,
+    write_png,
+)
+from media.videos import PUBLISHED_FPS, VideoSet, VideoWriter
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "PUBLISHED_FPS",
+    "Pixels",
+    "VideoSet",
+    "VideoWriter",
+    "fresh_folder",
+    "image_size",
+    "list_images",
+    "make_folder",
+    "natural_key",
+    "open_image",
+    "read_edit",
+    "read_labels",
+    "read_mask",
+    "read_masked",
+    "read_rgb",
+    "resize",
+    "resize_labels",
+    "to_8_bit",
+    "write_png",
+    "write_text",
+    "written_whole",
+]

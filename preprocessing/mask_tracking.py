@@ -1,0 +1,166 @@
+"""One object followed through a clip: a detector's finds in every frame, linked along the flow.
+
+A detector looks at each frame alone: its best find may be another object in the next frame, or missing. So finds are
+linked where the flow carries one mask onto the next, and the frames between two finds are filled from both sides.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from command_line import UserError
+
+LONG_EDGE_PX = 240  # masks are compared at this size
+LEAST_OVERLAP = 0.25  # IoU of a carried mask with a find that continues it
+SAME_LABEL, BY_SCORE = 0.15, 0.1  # what a find of the same class, and a sure one, are worth in IoU
+LONGEST_GAP = 15  # frames that an object may be missed for
+LONGEST_TAIL = 3  # frames that a mask is carried on after the last find
+MOST_TRACKS = 10
+
+Floats = NDArray[np.float32]
+Flow = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Find:
+    """What a detector found in a frame."""
+
+    label: int
+    score: float
+    mask: NDArray[np.uint8]  # (H, W) soft, 255 surely inside
+
+    def covers(self, x: float, y: float) -> bool:
+        """Whether a pixel is inside."""
+        height, width = self.mask.shape
+        return 0 <= x < width and 0 <= y < height and bool(self.mask[int(y), int(x)] > 127)
+
+
+@dataclass
+class Track:
+    """One object: which find of each frame it is. Masks of frames without a find come from `filled`."""
+
+    finds: dict[int, Find] = field(default_factory=dict)  # by frame
+
+    @property
+    def weight(self) -> float:
+        """How sure and how long it was seen."""
+        return sum(find.score for find in self.finds.values())
+
+    @property
+    def label(self) -> int:
+        """The class it was taken for most often."""
+        labels = [find.label for find in self.finds.values()]
+        return max(set(labels), key=labels.count)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Flow between neighbouring frames at the size of the comparison: there[t] to t + 1, back[t] from t + 1."""
+
+    there: list[Flow]
+    back: list[Flow]
+    size: tuple[int, int]  # (width, height)
+
+    def small(self, mask: NDArray[np.uint8]) -> Floats:
+        """A mask (H, W) at the size of the comparison, in [0, 1]."""
+        return cv2.resize(mask, self.size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+    def carried(self, values: Floats, start: int, step: int) -> Floats:
+        """Values (h, w) of frame `start` as the next (step 1) or the previous frame (step -1) shows them."""
+        flow = (self.back[start] if step == 1 else self.there[start - 1]).astype(np.float32)
+        height, width = values.shape
+        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
+        return cv2.remap(values, grid + flow, None, cv2.INTER_LINEAR)
+
+
+def overlap(a: Floats, b: Floats) -> float:
+    """IoU of two soft masks."""
+    union = np.maximum(a, b).sum()
+    return float(np.minimum(a, b).sum() / union) if union else 0.0
+
+
+def tracks_of(frames: list[list[Find]], motion: Motion) -> list[Track]:
+    """The objects of a clip, the surest and longest first; frames[t] are the finds of frame t."""
+    small = [[motion.small(find.mask) for find in finds] for finds in frames]
+    left = {(t, index) for t, finds in enumerate(frames) for index in range(len(finds))}
+    tracks = []
+    while left and len(tracks) < MOST_TRACKS:
+        seed = max(left, key=lambda each: frames[each[0]][each[1]].score)
+        track, used = linked(frames, small, motion, seed, left)
+        left -= used
+        tracks.append(track)
+    return sorted(tracks, key=lambda track: -track.weight)
+
+
+def linked(
+    frames: list[list[Find]],
+    small: list[list[Floats]],
+    motion: Motion,
+    seed: tuple[int, int],
+    left: set[tuple[int, int]],
+) -> tuple[Track, set[tuple[int, int]]]:
+    """The track through one find (frame, index), out of the finds that are left; and those it uses."""
+    start, first = seed
+    label, used = frames[start][first].label, {seed}
+    for step in (1, -1):
+        t, mask, missed = start, small[start][first], 0
+        while 0 <= t + step < len(frames) and missed < LONGEST_GAP:
+            mask = motion.carried(mask, t, step)
+            t += step
+            rated = {
+                index: (overlap(mask, small[t][index]), find)
+                for index, find in enumerate(frames[t])
+                if (t, index) in left
+            }
+            rated = {index: each for index, each in rated.items() if each[0] >= LEAST_OVERLAP}
+            if not rated:
+                missed += 1
+                continue
+            best = max(rated, key=lambda index: worth(*rated[index], label))
+            used.add((t, best))
+            mask, missed = small[t][best], 0
+    return Track({t: frames[t][index] for t, index in sorted(used)}), used
+
+
+def worth(shared: float, find: Find, label: int) -> float:
+    """How well a find continues a track of a class that it overlaps by so much."""
+    return shared + SAME_LABEL * (find.label == label) + BY_SCORE * find.score
+
+
+def filled(track: Track, count: int, motion: Motion) -> tuple[list[NDArray[np.uint8] | None], list[int]]:
+    """The track's mask in each of `count` frames, None where it is not seen; and the frames that were filled.
+
+    Between two finds a mask is carried along the flow from both, the nearer weighing more; beyond the first and the
+    last find it is carried a few frames on.
+    """
+    size = next(iter(track.finds.values())).mask.shape[::-1]
+    known = sorted(track.finds)
+    sums: dict[int, list[tuple[float, Floats]]] = {}
+    for t in known:
+        for step in (1, -1):
+            mask, at, away = motion.small(track.finds[t].mask), t, 0
+            others = [other for other in known if (other - t) * step > 0]
+            reach = min((abs(other - t) for other in others), default=LONGEST_TAIL + 1) - 1
+            while away < reach and 0 <= at + step < count:
+                mask, at, away = motion.carried(mask, at, step), at + step, away + 1
+                sums.setdefault(at, []).append((1 / away, mask))
+    masks: list[NDArray[np.uint8] | None] = [None] * count
+    for t, find in track.finds.items():
+        masks[t] = find.mask
+    for t, parts in sums.items():
+        mean = sum(weight * mask for weight, mask in parts) / sum(weight for weight, _ in parts)
+        masks[t] = np.rint(cv2.resize(mean, size, interpolation=cv2.INTER_LINEAR) * 255).astype(np.uint8)
+    return masks, sorted(sums)
+
+
+def track_at(tracks: list[Track], x: float, y: float, t: int, name_of: Callable[[int], str]) -> Track:
+    """The track whose find covers pixel (x, y) of frame t. Raises UserError listing what there is instead."""
+    there = [track for track in tracks if t in track.finds]
+    covering = [track for track in there if track.finds[t].covers(x, y)]
+    if not covering:
+        listed = ", ".join(name_of(track.label) for track in there) or "nothing"
+        raise UserError(f"--point {x:g},{y:g},{t}: no object was found there; frame {t} has {listed}")
+    return min(covering, key=lambda track: np.count_nonzero(track.finds[t].mask > 127))  # the one in front

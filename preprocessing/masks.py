@@ -1,0 +1,292 @@
+"""Masks of the moving object by any method, beside the frames: NAME_maskrcnn/STEM.png, white inside."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+import media
+from command_line import UserError, named, warn
+from media import Pixels
+from metrics.masks import iou
+from preprocessing.mask_tracking import LONG_EDGE_PX, Find, Motion, Track, filled, track_at, tracks_of
+from reporting.preview import contact_sheet
+
+METHODS = ("auto", "maskrcnn", "detectron2", "motion", "import")
+DETECTOR_LONG_EDGE_PX = 960  # detectors reduce what they get; masks of that size also keep the memory small
+SHEET_FRAMES = 6  # of the picture that shows the masks
+OUTLINE = (255, 40, 160)
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Which masks, and how to find them."""
+
+    method: str = "auto"
+    class_name: str = "anything"
+    weights: Path | None = None
+    instance: int | None = None  # the N-th object, counting from 1, the surest and longest first
+    point: tuple[float, float, int] | None = None  # x, y in pixels of a frame, its number
+    objects: int = 1  # how many, each into a folder of its own
+    source: Path | None = None  # import: folder or video
+    label: int | None = None
+    threshold: float | None = None
+
+
+class Detector(Protocol):
+    """What finds objects in frames."""
+
+    batch: int
+
+    def __call__(self, images: list[Pixels]) -> list[list[Find]]: ...
+
+    def name_of(self, label: int) -> str: ...
+
+
+def frames_in(folder: Path) -> list[Path]:
+    """The frames of a clip. Raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --vid-path takes the folder of frames")
+    if frames := media.list_images(folder):
+        return frames
+    raise UserError(f"{folder}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
+
+
+def write_masks(video: Path, request: MaskRequest) -> Path:
+    """Write the masks that are missing, and a picture and a report of all; returns their folder."""
+    video = named(video)
+    frames = frames_in(video)
+    folder = video.with_name(f"{video.name}_maskrcnn")
+    present = {path.stem for path in media.list_images(folder)} if folder.is_dir() else set()
+    missing = [path for path in frames if path.stem not in present]
+    if not missing:
+        print(f"all {len(frames)} masks are there already, used as they are: {folder}")
+        return folder
+    media.make_folder(folder)
+    found = found_masks(frames, missing, request)
+    print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
+    if empty := write_all(missing, found, folder):
+        names = ", ".join(path.name for path in empty[:5]) + (", ..." if len(empty) > 5 else "")
+        warn(f"no object found in {len(empty)} of {len(missing)} frames, masks are empty there: {names}")
+    show_masks(frames, folder)
+    print(f"wrote {folder}")
+    return folder
+
+
+def write_all(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
+    """Write one mask per frame, all or none; returns the frames whose masks are empty."""
+    unfinished = folder.with_name(f".{folder.name}_unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    media.make_folder(unfinished)
+    empty = []
+    try:
+        for path, mask in zip(frames, tqdm(masks, desc="masks", unit="frame", total=len(frames)), strict=True):
+            if mask.max() <= 127:
+                empty.append(path)
+            media.write_png(unfinished / f"{path.stem}.png", mask)
+        for path in frames:
+            (unfinished / f"{path.stem}.png").replace(folder / f"{path.stem}.png")
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return empty
+
+
+def found_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -> Iterable[Pixels]:
+    """The masks (H, W) uint8 of the missing frames, in order; `auto` says when it falls back."""
+    if request.method == "import":
+        every = imported(frames, request)
+        return (mask for path, mask in zip(frames, every, strict=True) if path in set(missing))
+    if request.method == "motion":
+        return moving(frames, missing)
+    try:
+        detector = make_detector(request)
+    except UserError as error:
+        if request.method != "auto" or request.weights is not None:
+            raise
+        print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
+        return moving(frames, missing)
+    return tracked(frames, missing, detector, request)
+
+
+def make_detector(request: MaskRequest) -> Detector:
+    """The detector of a method. Raises UserError if the class is unknown, or without weights."""
+    from unwrap_utils import pick_device
+
+    if request.method == "detectron2":
+        from preprocessing.mask_detectron2 import Detectron2
+
+        return Detectron2(request.class_name, request.weights, pick_device())
+
+    from preprocessing.mask_rcnn import MaskRcnn
+
+    return MaskRcnn(request.class_name, request.weights, pick_device())
+
+
+def imported(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:
+    """Masks made elsewhere, of all frames."""
+    from preprocessing.mask_import import imported_masks
+
+    if request.source is None:
+        raise UserError("--method import needs --masks, a folder of mask pictures or a matte video")
+    return imported_masks(request.source, frames, request.label, request.threshold)
+
+
+def moving(frames: list[Path], missing: list[Path]) -> Iterator[Pixels]:
+    """The masks of what moves in the clip, of the missing frames."""
+    from preprocessing.mask_motion import mended_masks, moving_masks, small_clip_of, small_video
+
+    video = small_video(small_clip_of(frames[0].parent))
+    return mended_masks(video, moving_masks(video), frames, missing)
+
+
+def tracked(frames: list[Path], missing: list[Path], detector: Detector, request: MaskRequest) -> Iterator[Pixels]:
+    """The masks of one object, followed through the clip, of the missing frames.
+
+    With several objects asked for, each also gets all its masks in a folder NAME_maskrcnn_1, _2, ...; the masks
+    returned show them all.
+    """
+    found, motion = detections(frames, detector)
+    chosen = chosen_tracks(tracks_of(found, motion), motion, detector, request, media.image_size(frames[0]))
+    every = [filled(track, len(frames), motion) for track in chosen]
+    for track, (masks, mended) in zip(chosen, every, strict=True):
+        seen = sum(mask is not None for mask in masks)
+        print(f"{detector.name_of(track.label)}: in {seen} of {len(frames)} frames, {len(mended)} of them filled in")
+    folder = frames[0].parent
+    size = media.image_size(frames[0])
+    if request.objects > 1:
+        for number, (masks, _) in enumerate(every, 1):
+            target = media.make_folder(folder.with_name(f"{folder.name}_maskrcnn_{number}"))
+            write_all(frames, (at_size(mask, size) for mask in masks), target)
+    numbers = {path: t for t, path in enumerate(frames)}
+    for path in missing:
+        masks = [at_size(masks[numbers[path]], size) for masks, _ in every]
+        yield np.maximum.reduce(masks) if masks else at_size(None, size)
+
+
+def at_size(mask: Pixels | None, size: tuple[int, int]) -> Pixels:
+    """A mask at (width, height); nothing is an empty one."""
+    return np.zeros(size[::-1], np.uint8) if mask is None else media.resize(mask, *size)
+
+
+def detections(frames: list[Path], detector: Detector) -> tuple[list[list[Find]], Motion]:
+    """What a detector finds in every frame, and how the frames move."""
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    native = media.image_size(frames[0])
+    reduced, small = (fitted(native, edge) for edge in (DETECTOR_LONG_EDGE_PX, LONG_EDGE_PX))
+    found: list[list[Find]] = []
+    greys: list[Pixels] = []
+    batch: list[Pixels] = []
+    for number, path in enumerate(tqdm(frames, desc="looking for objects", unit="frame"), 1):
+        image = media.resize(media.read_rgb(path), *reduced)
+        greys.append(cv2.cvtColor(media.resize(image, *small), cv2.COLOR_RGB2GRAY))
+        batch.append(image)
+        if len(batch) == detector.batch or number == len(frames):
+            found += detector(batch)
+            batch = []
+    there = [search.calc(a, b, None).astype(np.float16) for a, b in pairwise(greys)]
+    back = [search.calc(b, a, None).astype(np.float16) for a, b in pairwise(greys)]
+    return found, Motion(there, back, small)
+
+
+def fitted(size: tuple[int, int], long_edge: int) -> tuple[int, int]:
+    """(width, height) of the same aspect, the longer side at most so long; at least 16 pixels, which flow needs."""
+    scale = min(1.0, long_edge / max(size))
+    return tuple(max(16, round(side * scale)) for side in size)
+
+
+def chosen_tracks(
+    tracks: list[Track], motion: Motion, detector: Detector, request: MaskRequest, native: tuple[int, int]
+) -> list[Track]:
+    """The objects that were asked for; lists what there is."""
+    for number, track in enumerate(tracks, 1):
+        first, last = min(track.finds), max(track.finds)
+        sure = track.weight / len(track.finds)
+        print(
+            f"object {number}: {detector.name_of(track.label)}, found in {len(track.finds)} frames ({first} to {last}),"
+            f" mean score {sure:.2f}"
+        )
+    if request.point is not None:
+        x, y, t = request.point
+        if not (0 <= x < native[0] and 0 <= y < native[1] and 0 <= t <= len(motion.there)):
+            raise UserError(
+                f"--point {x:g},{y:g},{t}: outside the clip of {len(motion.there) + 1} frames of "
+                f"{native[0]} x {native[1]}"
+            )
+        scale = fitted(native, DETECTOR_LONG_EDGE_PX)[0] / native[0]
+        return [track_at(tracks, x * scale, y * scale, t, detector.name_of)]
+    first = request.instance or 1
+    if request.instance is not None and request.instance > len(tracks):
+        raise UserError(f"--instance {request.instance}: only {len(tracks)} objects were found; see the list above")
+    return tracks[first - 1 : first - 1 + request.objects]
+
+
+def refine_masks(video: Path) -> Path:
+    """Mend a clip's masks; the given ones stay beside them as NAME_maskrcnn_rough. Returns the folder."""
+    from preprocessing.mask_motion import mended_masks, small_clip_of, small_video
+
+    video = named(video)
+    frames = frames_in(video)
+    folder = video.with_name(f"{video.name}_maskrcnn")
+    kept, unfinished = (folder.with_name(folder.name + suffix) for suffix in ("_rough", "_unfinished"))
+    clip = small_clip_of(video)
+    if clip.masks is None:
+        raise UserError(f"{folder}: no such folder; --refine mends masks that are there, so find or make some first")
+    if kept.exists():
+        raise UserError(f"{kept} is there: these masks were mended before; to mend anew, move it back to {folder.name}")
+    rough = np.stack([clip.mask(path) for path in clip.masks])
+    if not (rough > 127).any():
+        raise UserError(f"{folder}: all masks are empty, nothing to learn from; use --method motion in another folder")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    media.make_folder(unfinished)
+    write_all(frames, mended_masks(small_video(clip), rough, frames, frames), unfinished)
+    folder.rename(kept)
+    unfinished.rename(folder)
+    show_masks(frames, folder)
+    print(f"wrote {folder}; the masks as they were are in {kept}")
+    return folder
+
+
+def show_masks(frames: list[Path], folder: Path) -> None:
+    """Write NAME_maskrcnn.png, some frames with the masks' outlines; where true masks are, say how good they are."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int))
+    pictures = {}
+    for t in chosen:
+        image = media.read_rgb(frames[t])
+        mask = media.resize(media.read_mask(folder / f"{frames[t].stem}.png"), *image.shape[1::-1])
+        outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        thickness = max(1, round(max(image.shape) / 320))
+        pictures[frames[t].name] = cv2.drawContours(image.copy(), outlines, -1, OUTLINE, thickness)
+    sheet = folder.with_name(f"{folder.name}.png")
+    media.write_png(sheet, contact_sheet(pictures, height=240))
+    print(f"look at {sheet}: the outlines should follow the object")
+    truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
+    if truth.is_dir():
+        report_quality(frames, folder, truth)
+
+
+def report_quality(frames: list[Path], folder: Path, truth: Path) -> None:
+    """Write NAME_maskrcnn.json: J (IoU with the true mask) of each frame; and say the mean."""
+    by_name = {path.stem: path for path in media.list_images(truth)}
+    values = {}
+    for path in frames:
+        if path.stem in by_name:
+            expected = media.read_mask(by_name[path.stem]) > 127
+            found = media.resize_labels(media.read_mask(folder / f"{path.stem}.png"), *expected.shape[::-1]) > 127
+            values[path.name] = round(iou(found, expected), 4)
+    if not values:
+        return
+    worst = min(values, key=values.get)
+    mean = sum(values.values()) / len(values)
+    report = folder.with_name(f"{folder.name}.json")
+    media.write_text(report, json.dumps({"mean_j": round(mean, 4), "j": values}, indent=2) + "\n")
+    print(f"J against {truth}: mean {mean:.3f}, worst {values[worst]:.3f} in {worst}; every frame: {report}")

@@ -1,0 +1,250 @@
+"""Blending, native size, several painted frames, what is written."""
+
+import json
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from conftest import draw, run_script, tiny_config, video_facts
+
+import media
+import only_edit
+from command_line import UserError
+from edits.blending import BLENDS, laid_over, stacked
+from edits.fields import enlarged
+from edits.mipmap import MipMap
+from media.decoding import read_video
+from media.decoding import video_facts as facts_of
+from media.videos import Audio, VideoWriter
+
+SIZE = (48, 32)
+GREY = np.full((1, 1, 3), 0.4, np.float32)
+
+
+def over(color, alpha: float, blend: str, source=GREY):
+    rgba = np.float32([[[*np.multiply(color, alpha), alpha]]])
+    paint, opacity = laid_over(source, [(rgba, np.ones((1, 1), np.float32))], blend=blend)
+    return (source * (1 - opacity) + paint)[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("blend", "expected"),
+    [
+        ("normal", [1, 0.5, 0]),
+        ("multiply", [0.4, 0.2, 0]),
+        ("screen", [1, 0.7, 0.4]),
+        ("overlay", [0.8, 0.4, 0]),
+    ],
+)
+def test_blend_modes_are_the_usual_ones(blend, expected):
+    np.testing.assert_allclose(over([1, 0.5, 0], 1, blend), expected, atol=1e-6)
+
+
+def test_recolouring_keeps_the_luminance():
+    result = over([0.9, 0.3, 0.2], 1, "color")
+    assert result @ [0.299, 0.587, 0.114] == pytest.approx(0.4, abs=1e-6)
+    assert result[0] > result[1] > result[2]
+
+
+@pytest.mark.parametrize("blend", sorted(BLENDS))
+def test_half_opacity_lies_half_way_and_no_opacity_changes_nothing(blend):
+    full, half, none = (over([0.9, 0.3, 0.2], alpha, blend) for alpha in (1, 0.5, 0))
+    np.testing.assert_allclose(half, (full + 0.4) / 2, atol=0.02)
+    np.testing.assert_array_equal(none, GREY[0, 0])
+
+
+def test_later_paint_hides_earlier_paint():
+    red, half_blue = np.float32([[[1, 0, 0, 1]]]), np.float32([[[0, 0, 0.5, 0.5]]])
+    np.testing.assert_allclose(stacked([red, half_blue])[0, 0], [0.5, 0, 0.5, 1])
+    np.testing.assert_allclose(stacked([half_blue, red])[0, 0], [1, 0, 0, 1])
+
+
+def test_a_picture_that_is_much_finer_than_the_frame_does_not_alias():
+    rows, columns = np.mgrid[:512, :512]
+    checkers = torch.from_numpy(((rows // 2 + columns // 2) % 2).astype(np.float32))[..., None]
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    positions = torch.stack((x, y), dim=-1) * 15.3 + 7  # neighbours lie many squares apart
+    shown = MipMap(checkers).at(positions)
+    assert (shown - 0.5).abs().max() < 0.1
+    close = MipMap(checkers).at(torch.stack((x, y), dim=-1))  # one to one: every square is there
+    torch.testing.assert_close(close[..., 0], checkers[:32, :32, 0])
+
+
+def test_fields_grow_linearly_to_the_native_size_up_to_the_border():
+    ramp = np.arange(8, dtype=np.float32)[None].repeat(4, 0)
+    grown = enlarged(ramp, 32, 16)
+    expected = (np.arange(32) + 0.5) / 4 - 0.5
+    np.testing.assert_allclose(grown, np.tile(expected, (16, 1)), atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A quick run with grids, of frames twice as large as it works at."""
+    from training import start_run
+
+    place = tmp_path_factory.mktemp("edit")
+    clip = draw(place / "data", width=96, height=64)
+    config = tiny_config(clip, place / "results", representation="grid", resx=48, resy=None, iters_num=30)
+    trainer = start_run(config)
+    trainer.run()
+    return trainer.folder, clip
+
+
+def paint(path, size, box, color=(255, 255, 255, 255)):
+    picture = np.zeros((size[1], size[0], 4), np.uint8)
+    left, top, right, bottom = box
+    picture[top:bottom, left:right] = color
+    media.write_png(path, picture)
+    return path
+
+
+def edit(run, out, *flags) -> None:
+    only_edit.main([f"--trained_model_folder={run[0]}", f"--output_folder={out}", *map(str, flags)])
+
+
+def pictures(folder):
+    return np.stack([media.read_rgb(path) for path in media.list_images(folder)]).astype(int)
+
+
+def test_a_native_edit_keeps_the_frames_own_pixels_and_is_as_sharp_as_they_are(run, tmp_path):
+    path = paint(tmp_path / "a.png", (96, 64), (30, 20, 60, 44))
+    edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--edit_space", "native", "--save_frames")
+    frames, source = pictures(tmp_path / "out" / "edited_frames"), pictures(run[1])
+    assert frames.shape == source.shape == (4, 64, 96, 3)
+    assert frames[1, 23:41, 33:57].mean() > 250
+    untouched = np.ones((64, 96), bool)
+    untouched[17:47, 27:63] = False
+    np.testing.assert_array_equal(frames[1][untouched], source[1][untouched])
+    changed = np.abs(frames[1] - source[1]).max(-1) > 128
+    assert changed[32, 28:62].sum() == pytest.approx(30, abs=3)
+
+
+def test_of_several_painted_frames_the_later_wins(run, tmp_path):
+    red = paint(tmp_path / "red.png", SIZE, (14, 10, 34, 22), (255, 0, 0, 255))
+    blue = paint(tmp_path / "blue.png", SIZE, (14, 10, 24, 22), (0, 0, 255, 255))
+    edit(run, tmp_path / "out", "--edit_frame", f"2:{red}", f"2:{blue}", "--save_frames")
+    frame = pictures(tmp_path / "out" / "edited_frames")[2]
+    assert frame[12:20, 16:22].mean((0, 1))[2] > 240
+    assert frame[12:20, 27:32].mean((0, 1))[0] > 240
+
+
+def test_the_edit_alone_over_the_video_is_the_edited_video(run, tmp_path):
+    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22), (250, 120, 30, 180))
+    flags = ("--edit_frame", f"1:{path}")
+    edit(run, tmp_path / "whole", *flags, "--save_frames")
+    edit(run, tmp_path / "alone", *flags, "--only_edit_layer")
+    whole = pictures(tmp_path / "whole" / "edited_frames")
+    files = media.list_images(tmp_path / "alone" / "edited_demo")
+    alone = np.stack([np.asarray(media.open_image(path)) for path in files]).astype(float)
+    source = np.stack([media.resize(media.read_rgb(path), *SIZE) for path in media.list_images(run[1])])
+    opacity = alone[..., 3:] / 255
+    assert alone.shape[-1] == 4
+    assert np.abs(source * (1 - opacity) + alone[..., :3] * opacity - whole).max() <= 2
+    assert (alone[..., 3] == 0).mean() > 0.5
+
+
+def test_prores_carries_opacity(run, tmp_path):
+    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--only_edit_layer", "--format", "prores")
+    movie = tmp_path / "out" / "edited_demo.mov"
+    assert facts_of(movie).codec == "prores"
+    assert facts_of(movie).has_alpha
+    opacity = list(read_video(movie, alpha=True))
+    assert len(opacity) == 4
+    assert opacity[1][12:20, 18:30].min() > 240
+    assert opacity[1][:5].max() < 5
+
+
+def test_an_existing_folder_is_written_into_only_when_asked(run, tmp_path):
+    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    out = media.make_folder(tmp_path / "out")
+    (out / "mine.txt").write_text("keep")
+    edit(run, out, "--edit_frame", f"1:{path}")
+    assert sorted(each.name for each in out.iterdir()) == ["mine.txt"]
+    edit(run, out, "--edit_frame", f"1:{path}", "--overwrite")
+    assert sorted(each.name for each in out.iterdir()) == ["edited.png", "edited_demo.mp4", "mine.txt"]
+
+
+def test_a_picture_without_opacity_can_have_a_mask(run, tmp_path):
+    media.write_png(tmp_path / "color.png", np.full((32, 48, 3), (255, 0, 0), np.uint8))
+    mask = np.zeros((32, 48), np.uint8)
+    mask[10:22, 14:34] = 255
+    media.write_png(tmp_path / "mask.png", mask)
+    flags = ["--edit_frame", f"1:{tmp_path / 'color.png'}", "--save_frames"]
+    with pytest.raises(UserError, match="picture without opacity, expected RGBA"):
+        edit(run, tmp_path / "out", *flags)
+    edit(run, tmp_path / "out", *flags, "--edit_frame_mask", tmp_path / "mask.png")
+    frame = pictures(tmp_path / "out" / "edited_frames")[1]
+    assert frame[12:20, 18:30].mean((0, 1))[0] > 245
+    assert frame[:6].mean((0, 1))[0] < 220
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--edit_frame", "9:a.png"], "edit of frame 9: the clip has frames 0 to 3"),
+        (["--opacity", "2", "--edit_frame", "1:a.png"], "--opacity is 2.0, expected 0 to 1"),
+        (["--crf", "99", "--edit_frame", "1:a.png"], "--crf is 99"),
+        (["--only_edit_layer", "--format", "mp4", "--edit_frame", "1:a.png"], "needs opacity, which mp4 has not"),
+        (["--edit_foreground_at", "3,4"], "nothing to paint"),
+        (["--transfer_from", "x", "--edit_frame", "1:a.png"], "--transfer_from carries atlas edits over"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(run, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    with pytest.raises(UserError, match=message):
+        edit(run, tmp_path / "out", *flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sound_comes_along(tmp_path):
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine=440", "-t", "2"]
+    subprocess.run([*ffmpeg, str(tmp_path / "tone.m4a")], check=True)
+    with VideoWriter(tmp_path / "a.mp4", 10, audio=Audio(tmp_path / "tone.m4a", 0.5, 1.0)) as video:
+        for t in range(5):
+            video.write(np.full((32, 48, 3), 40 * t, np.uint8))
+    facts = facts_of(tmp_path / "a.mp4")
+    assert facts.has_audio
+    assert facts.duration_s == pytest.approx(0.5, abs=0.1)
+    assert len(list(read_video(tmp_path / "a.mp4"))) == 5
+
+
+def test_colours_survive_the_video_file(tmp_path):
+    bars = np.zeros((64, 96, 3), np.uint8)
+    for number, color in enumerate([(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30)]):
+        bars[:, 24 * number : 24 * number + 24] = color
+    with VideoWriter(tmp_path / "a.mp4", 10, crf=4) as video:
+        video.write(bars)
+    shown = next(read_video(tmp_path / "a.mp4")).astype(int)
+    for x in (12, 36, 60, 84):
+        assert np.abs(shown[32, x] - bars[32, x]).max() <= 6
+
+
+def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_path):
+    folder, clip = run
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine=440", "-t", "2"]
+    subprocess.run([*ffmpeg, str(tmp_path / "tone.m4a")], check=True)
+    note = clip.with_name("demo.json")
+    before = note.read_text()
+    span = {"start_s": 0, "end_s": None, "every": 1, "frames": 4, "width": 96, "height": 64}
+    note.write_text(json.dumps({"fps": 12, "source": str(tmp_path / "tone.m4a"), "has_audio": True, **span}))
+    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    try:
+        edit(run, tmp_path / "out", "--edit_frame", f"1:{path}")
+        assert facts_of(tmp_path / "out" / "edited_demo.mp4").has_audio
+        (tmp_path / "tone.m4a").unlink()
+        done = run_script(
+            "only_edit.py",
+            f"--trained_model_folder={folder}",
+            f"--output_folder={tmp_path / 'silent'}",
+            "--edit_frame",
+            f"1:{path}",
+        )
+        assert done.returncode == 0
+        assert "is not there any more, the edited video is silent" in done.stderr
+    finally:
+        note.write_text(before)
+    assert video_facts(tmp_path / "silent" / "edited_demo.mp4")["fps"] == 12

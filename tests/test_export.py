@@ -1,0 +1,283 @@
+"""Layers as files for other tools, on a clip whose truth is known."""
+
+import json
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+from conftest import exact_flow, run_script, tiny_config
+from PIL import Image
+
+import export_atlas
+import export_layers
+import media
+import only_edit
+from command_line import UserError
+from edits.atlas_file import fingerprint, read_atlas_file
+from export.inverse import inverse_field
+from export.openraster import write_openraster
+from export.st_maps import st_values
+from export.track import track
+from metrics.image import psnr
+from rendering import atlas_places, open_run, rendered_frame
+from scenes.catalogue import SCENES
+from scenes.files import write_scene
+
+SIZE, COUNT = (96, 64), 8
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return SCENES["pan"](*SIZE, COUNT)
+
+
+@pytest.fixture(scope="module")
+def folder(scene, tmp_path_factory):
+    """A run of grids on an easy scene; with exact flow some steps suffice."""
+    from training import start_run
+
+    place = tmp_path_factory.mktemp("export")
+    clip = write_scene(scene, place / "data", fps=12)
+    exact_flow(clip)
+    config = tiny_config(clip, place / "results", representation="grid", iters_num=60, maximum_number_of_frames=COUNT)
+    trainer = start_run(config)
+    trainer.run()
+    return trainer.folder
+
+
+@pytest.fixture(scope="module")
+def atlas(folder, tmp_path_factory):
+    """Its exported atlases."""
+    out = tmp_path_factory.mktemp("atlas") / "out"
+    export_atlas.main([f"--trained_model_folder={folder}", f"--output_folder={out}"])
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return open_run(folder, None, None, None, None)
+
+
+def test_an_atlas_holds_what_is_seen_as_finely_as_the_video(atlas, run):
+    described = json.loads((atlas / "atlas.json").read_text())
+    for layer in described["layers"]:
+        size = media.image_size(atlas / layer["image"])
+        assert size == (layer["width"], layer["height"])
+        frame = rendered_frame(run.model, run.clip, 3, True, with_colors=False)
+        steps = np.linalg.norm(np.diff(frame.uv[layer["layer"]], axis=1), axis=-1) / layer["uv_per_pixel"]
+        assert 0.9 < np.median(steps) < 2.5
+    for name in ("foreground", "background"):
+        rgba = np.asarray(media.open_image(atlas / f"{name}.png"))
+        assert rgba.shape[2] == 4
+        assert 0.2 < (rgba[..., 3] == 255).mean() < 1
+        assert (rgba[..., :3].max(-1) > 0).all()  # colours go on where nothing is seen
+        for kind in ("learned", "sampled", "guide"):
+            assert (atlas / f"{name}_{kind}.png").is_file()
+    assert (atlas / "atlases.png").is_file()
+
+
+def test_the_sampled_atlas_shows_the_photograph(atlas, run, scene):
+    described = read_atlas_file(atlas, run.checkpoint)
+    frame = rendered_frame(run.model, run.clip, 4, True, with_colors=False)
+    image = described.layer(1)
+    size = (image.width, image.height)
+    texels = image.view(run.model, size, None).pixels(atlas_places(run.model, frame)[1], size).numpy()
+    picture = media.read_rgb(atlas / "background_sampled.png")
+    shown = cv2.remap(picture, texels, None, cv2.INTER_LINEAR)
+    behind = scene.frame(4).alpha[0] < 0.01
+    assert psnr(shown[behind][None] / 255, scene.frame(4).rgb[behind][None] / 255) > 27
+
+
+def test_the_inverse_of_a_mapping_leads_back_to_the_pixel(run):
+    frame = rendered_frame(run.model, run.clip, 2, True, with_colors=False)
+    uv = frame.uv[1]
+    low, step = uv.min((0, 1)), np.linalg.norm(uv[32, 49] - uv[32, 48])
+    texels = ((uv - low) / step).astype(np.float32)
+    size = tuple(np.ceil(texels.max((0, 1))).astype(int) + 1)
+    positions, found = inverse_field(texels, size)
+    assert found.mean() > 0.8
+    again = cv2.remap(texels, positions, None, cv2.INTER_LINEAR)
+    wanted = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), axis=-1)
+    assert np.abs(again - wanted)[found].max() < 0.5
+    assert np.abs(again - wanted)[found].mean() < 0.02
+
+
+def edited(folder, out, *flags):
+    only_edit.main([f"--trained_model_folder={folder}", f"--output_folder={out}", "--save_frames", *map(str, flags)])
+    return np.stack([media.read_rgb(path) for path in media.list_images(out / "edited_frames")]).astype(int)
+
+
+@pytest.mark.parametrize("scale", [1, 0.5, 2])
+def test_paint_on_an_exported_atlas_comes_back_to_its_place_at_any_size(atlas, folder, run, tmp_path, scale):
+    described = read_atlas_file(atlas, run.checkpoint).layer(1)
+    width, height = (round(side * scale) for side in (described.width, described.height))
+    paint = np.zeros((height, width, 4), np.uint8)
+    frame = rendered_frame(run.model, run.clip, 4, True, with_colors=False)
+    size = (described.width, described.height)
+    texels = described.view(run.model, size, None).pixels(atlas_places(run.model, frame)[1], size).numpy()
+    x, y = (texels[10, 70] + 0.5) * scale - 0.5
+    cv2.circle(paint, (round(x), round(y)), max(2, round(4 * scale)), (255, 0, 0, 255), -1)
+    media.write_png(tmp_path / "paint.png", paint)
+    frames = edited(folder, tmp_path / "out", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'paint.png'}")
+    red = (frames[4][..., 0] > 200) & (frames[4][..., 1:].max(-1) < 60)
+    rows, columns = np.nonzero(red)
+    assert abs(rows.mean() - 10) < 1.2
+    assert abs(columns.mean() - 70) < 1.2
+
+
+def test_a_part_of_an_exported_atlas_is_put_where_it_was_cut_out(atlas, folder, run, tmp_path):
+    described = read_atlas_file(atlas, run.checkpoint).layer(1)
+    whole = np.zeros((described.height, described.width, 4), np.uint8)
+    whole[20:30, 40:60] = (0, 255, 0, 255)
+    media.write_png(tmp_path / "whole.png", whole)
+    media.write_png(tmp_path / "part.png", whole[12:40, 33:70])
+    first = edited(folder, tmp_path / "a", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'whole.png'}")
+    part = ("--edit_background_at", "33,12", f"--edit_background_path={tmp_path / 'part.png'}")
+    second = edited(folder, tmp_path / "b", f"--atlas={atlas}", *part)
+    assert np.abs(first - second).max() <= 1
+    with pytest.raises(UserError, match=r"part\.png: is 37 x 28, background\.png is"):
+        edited(folder, tmp_path / "c", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'part.png'}")
+
+
+def test_an_atlas_of_another_run_is_named(atlas, trained, tmp_path):
+    media.write_png(tmp_path / "paint.png", np.zeros((10, 10, 4), np.uint8))
+    with pytest.raises(UserError, match=r"atlas\.json belongs to the run pan_"):
+        edited(trained, tmp_path / "out", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'paint.png'}")
+
+
+def test_resolution_padding_and_bits_can_be_chosen(folder, tmp_path):
+    flags = ["--resolution", "200", "--padding", "5", "--bits", "16"]
+    export_atlas.main([f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", *flags])
+    assert abs(max(media.image_size(tmp_path / "out" / "background.png")) - 200) <= 2
+    deep = cv2.imread(str(tmp_path / "out" / "background.png"), cv2.IMREAD_UNCHANGED)
+    assert (deep.dtype, deep.shape[2]) == (np.uint16, 4)
+    with pytest.raises(UserError, match="--resolution is '3', expected auto or pixels from 64 on"):
+        export_atlas.main([f"--trained_model_folder={folder}", f"--output_folder={tmp_path}", "--resolution", "3"])
+
+
+def test_an_openraster_file_is_one(tmp_path):
+    picture = np.zeros((20, 30, 4), np.uint8)
+    picture[5:10, 5:10] = (255, 0, 0, 255)
+    write_openraster(tmp_path / "a.ora", {"paint <here>": np.zeros_like(picture), "atlas": picture})
+    with zipfile.ZipFile(tmp_path / "a.ora") as archive:
+        first = archive.infolist()[0]
+        assert (first.filename, first.compress_type) == ("mimetype", zipfile.ZIP_STORED)
+        assert archive.read("mimetype") == b"image/openraster"
+        assert b'<layer name="paint &lt;here&gt;" src="data/layer0.png"' in archive.read("stack.xml")
+        with Image.open(archive.open("data/layer1.png")) as layer:
+            assert np.array_equal(np.asarray(layer), picture)
+
+
+@pytest.fixture(scope="module")
+def layers(atlas, folder, tmp_path_factory):
+    pytest.importorskip("OpenEXR", reason="ST maps need OpenEXR, which is not installed")
+    out = tmp_path_factory.mktemp("layers") / "out"
+    export_layers.main([f"--trained_model_folder={folder}", f"--output_folder={out}", f"--atlas={atlas}"])
+    return out
+
+
+def test_the_foreground_over_the_plate_is_the_frame(layers, scene):
+    for t in (0, 5):
+        rgba = np.asarray(media.open_image(layers / "foreground" / f"{t:05d}.png")).astype(float)
+        plate = media.read_rgb(layers / "background" / f"{t:05d}.png").astype(float)
+        alpha = rgba[..., 3:] / 255
+        again = rgba[..., :3] * alpha + plate * (1 - alpha)
+        assert psnr(again / 255, scene.frame(t).rgb / 255) > 38
+
+
+def test_the_plate_shows_what_was_hidden(layers, scene):
+    """Behind the object the photograph goes on: here it is known, because the scene was drawn."""
+    t = 4
+    alpha = scene.frame(t).alpha[0]
+    plate = media.read_rgb(layers / "background" / f"{t:05d}.png").astype(float)
+    unseen = media.read_mask(layers / "background_unseen" / f"{t:05d}.png") > 0
+    layer = scene.layers[-1]
+    places = layer.to_photograph(scene.grid(), t).astype(np.float32)
+    truth = cv2.remap(layer.photograph, places, None, cv2.INTER_AREA).astype(float)
+    hidden = (alpha > 0.99) & ~unseen
+    assert hidden.sum() > 30
+    gone = np.abs(scene.frame(t).rgb.astype(float) - truth)[hidden].mean()
+    assert np.abs(plate - truth)[hidden].mean() < 0.4 * gone
+
+
+def test_st_maps_follow_nukes_convention():
+    positions = np.float32([[[0, 0], [3, 0]], [[0, 1], [3, 1]]])
+    expected = [[[0.125, 0.75], [0.875, 0.75]], [[0.125, 0.25], [0.875, 0.25]]]
+    np.testing.assert_allclose(st_values(positions, (4, 2)), expected)
+
+
+def st_map(path, picture):
+    """What Nuke's STMap node makes of a picture (h, w, 3): s to the right, t upwards from the lower left corner."""
+    import OpenEXR
+
+    with OpenEXR.File(str(path)) as file:
+        values = file.channels()["RGBA"].pixels
+    height, width = picture.shape[:2]
+    x, y = values[..., 0] * width - 0.5, (1 - values[..., 1]) * height - 0.5
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR), values[..., 3]
+
+
+def test_an_st_map_lays_the_atlas_over_the_frame_and_its_inverse_the_frame_over_the_atlas(layers, atlas, scene):
+    picture = media.read_rgb(atlas / "background.png")
+    warped, share = st_map(layers / "st_background" / "00004.exr", picture)
+    shown = share > 0.99
+    assert warped.shape == (64, 96, 3)
+    assert psnr(warped[shown][None] / 255, scene.frame(4).rgb[shown][None] / 255) > 26
+    unwrapped, seen = st_map(layers / "st_background_inverse" / "00004.exr", scene.frame(4).rgb)
+    assert unwrapped.shape == picture.shape
+    known = seen > 0.99
+    assert known.mean() > 0.1
+    assert psnr(unwrapped[known][None] / 255, picture[known][None] / 255) > 26
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_point_is_followed(run, scene, layer):
+    start = scene.frame(2).alpha[0] if layer == 0 else 1 - scene.frame(2).alpha[0]
+    inner = cv2.erode((start > 0.99).astype(np.uint8), np.ones((7, 7)))
+    rows, columns = np.nonzero(inner)
+    x, y = float(columns[len(rows) // 2]), float(rows[len(rows) // 2])
+    name, path = track(run, x, y, 2)
+    assert name == ("foreground", "background")[layer]
+    place = scene.layers[layer].to_photograph(np.array([x, y]), 2)
+    for point in path:
+        truth = scene.layers[layer].to_frame(place, point.t)
+        if point.is_visible:
+            assert np.hypot(point.x - truth[0], point.y - truth[1]) < 1.5
+    assert path[2].is_visible
+    assert (path[2].x, path[2].y) == pytest.approx((x, y), abs=0.05)
+
+
+def test_a_track_is_printed_and_written(folder, tmp_path):
+    flags = [f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}"]
+    done = run_script("export_layers.py", *flags, "--track", "20,10,0")
+    assert done.returncode == 0, done.stderr
+    rows = (tmp_path / "out" / "track.csv").read_text().splitlines()
+    assert rows[0] == "frame,x,y,visible"
+    assert len(rows) == 1 + COUNT
+    assert rows[1] in done.stdout
+    with pytest.raises(UserError, match="outside the clip of 8 frames"):
+        export_layers.main([*flags, "--track", "500,10,0"])
+
+
+def test_an_edit_survives_training_anew(folder, run, tmp_path, capsys):
+    """Painted for one run, carried over to another run of the same clip."""
+    from dataclasses import replace
+
+    from config import load_config
+    from training import start_run
+
+    config = load_config(folder / "config.json")
+    other = start_run(replace(config, seed=5, iters_num=40, results_folder_name=str(tmp_path / "results")))
+    other.run()
+    paint = np.zeros((300, 300, 4), np.uint8)
+    paint[120:180, 120:180] = (255, 255, 0, 255)
+    media.write_png(tmp_path / "paint.png", paint)
+    before = edited(folder, tmp_path / "old", f"--edit_background_path={tmp_path / 'paint.png'}")
+    after = edited(
+        other.folder, tmp_path / "new", f"--edit_background_path={tmp_path / 'paint.png'}", f"--transfer_from={folder}"
+    )
+    assert np.abs(before - after).mean() < 1.5
+    assert "carried over: mean difference" in capsys.readouterr().out
+    assert (tmp_path / "new" / "carried_background.png").is_file()
+    assert fingerprint(other.folder / "checkpoint") != fingerprint(folder / "checkpoint")

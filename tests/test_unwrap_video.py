@@ -1,0 +1,129 @@
+"""One command from a video to layers."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import last_line, run_script
+
+import media
+import unwrap_video
+from command_line import UserError
+from metrics.masks import iou
+from preprocessing.extract import Span
+from reporting.estimate import Task, bytes_needed, seconds_needed
+from scenes.catalogue import SCENES
+
+SIZE = (128, 72)
+COUNT = 10
+QUICK = ["--method", "motion", "--flow_method", "dis", "--time_budget", "3"]
+
+
+def write_movie(path, scene, frames=range(COUNT), fps=12.0) -> None:
+    with media.VideoWriter(path, fps, crf=6) as video:
+        for t in frames:
+            video.write(scene.frame(t).rgb)
+
+
+@pytest.fixture(scope="module")
+def unwrapped(tmp_path_factory):
+    """A video, unwrapped: the folder it happened in, and what was printed."""
+    folder = tmp_path_factory.mktemp("my videos é")
+    write_movie(folder / "a pan.mp4", SCENES["pan"](*SIZE, COUNT))
+    done = run_script(unwrap_video.__file__, "a pan.mp4", *QUICK, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_video_becomes_layers_in_one_command(unwrapped):
+    folder, told = unwrapped
+    (run,) = (folder / "results").iterdir()
+    (evaluation,) = (path.parent for path in run.glob("*/metrics.json"))
+    metrics = json.loads((evaluation / "metrics.json").read_text())
+    assert metrics["psnr"] > 22
+    for stage in ("[1 of 4] frames", "[2 of 4] masks", "[3 of 4] flow", "[4 of 4] layers", "done in"):
+        assert stage in told
+    assert "about 0 min on two CPU cores" in told
+    assert media.image_size(folder / "data" / "a pan" / "00000.png") == SIZE
+    assert json.loads((folder / "data" / "a pan.json").read_text())["fps"] == 12
+
+
+def test_the_object_is_found_without_weights_or_help(unwrapped):
+    folder, _ = unwrapped
+    scene = SCENES["pan"](*SIZE, COUNT)
+    masks = [media.read_mask(path) > 127 for path in media.list_images(folder / "data" / "a pan_maskrcnn")]
+    assert np.mean([iou(mask, scene.frame(t).alpha[0] >= 0.5) for t, mask in enumerate(masks)]) > 0.7
+
+
+def test_what_is_done_is_not_done_again(unwrapped):
+    folder, _ = unwrapped
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    again = run_script(unwrap_video.__file__, "a pan.mp4", *QUICK, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    for done in ("10 frames are there already", "all 10 masks are there", "all 18 flow files are there", "trained and"):
+        assert done in again.stdout
+
+
+def test_a_scene_cut_is_named_and_nothing_is_left_behind(tmp_path):
+    first, second = SCENES["pan"](*SIZE, 6), SCENES["cross"](*SIZE, 6)
+    with media.VideoWriter(tmp_path / "two.mp4", 10) as video:
+        for t in range(12):
+            video.write(first.frame(t).rgb if t < 6 else second.frame(t - 6).rgb[::-1, ::-1])
+    done = run_script(unwrap_video.__file__, "two.mp4", *QUICK, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a scene cut between frames 5 and 6; take one scene at a time: --end 0.60 or --start 0.60" in last_line(
+        done.stderr
+    )
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def flags(source, tmp_path, *more: str) -> list[str]:
+    folders = ["--data_folder", str(tmp_path / "data"), "--results_folder", str(tmp_path / "results")]
+    return [str(source), *QUICK, *folders, *more]
+
+
+def test_another_video_of_the_same_name_does_not_take_its_place(tmp_path, unwrapped):
+    folder, _ = unwrapped
+    shutil.copytree(folder / "data", tmp_path / "data")
+    write_movie(tmp_path / "a pan.mp4", SCENES["bend"](*SIZE, COUNT))
+    with pytest.raises(UserError, match="holds frames of something else than this; give the clip another --name"):
+        unwrap_video.main(flags(tmp_path / "a pan.mp4", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--start", "9"], "--start 9: .* is 0.83 s long"),
+        (["--start", "0.5", "--end", "0.4"], "--end 0.4 lies before --start 0.5"),
+        (["--end", "0.05"], "1 frame in this part; at least 2 are needed"),
+        (["--every", "0"], "--every is 0, expected at least 1"),
+        (["--max_frames", "5"], "has 10 frames here, more than --max_frames 5"),
+        (["--time_budget", "nan"], "--time_budget is nan"),
+    ],
+)
+def test_parts_and_numbers_that_make_no_sense_are_refused(tmp_path, unwrapped, more, message):
+    with pytest.raises(UserError, match=message):
+        unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path, *more))
+
+
+def test_parts_of_a_video_have_names_of_their_own():
+    assert Span().describe() == ""
+    assert Span(1.5, 3, 2).describe() == "_from1.5s_to3s_every2"
+
+
+def test_the_estimate_grows_with_the_clip_and_counts_only_what_is_to_do():
+    small = Task(50, (854, 480), (768, 432), True, "motion", "dis", 180)
+    large = Task(100, (3840, 2160), (768, 432), True, "motion", "dis", 180)
+    there = Task(50, (854, 480), (768, 432), False, None, "dis", 180)
+    assert seconds_needed(there) < seconds_needed(small) < seconds_needed(large)
+    assert 180 < seconds_needed(small) < 400
+    assert bytes_needed(there) < bytes_needed(small) < bytes_needed(large)
+
+
+def test_a_full_disk_is_noticed_before_anything_begins(tmp_path, unwrapped, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match=r"MB free, about .* MB are needed; make room"):
+        unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path))
+    assert not (tmp_path / "data").exists()
