@@ -4,6 +4,7 @@ Whichever way an edit was made, it is a premultiplied RGBA picture over a part o
 frame's places and laying it over the frame is all that rendering does (Eq. 15 and 16).
 """
 
+import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -130,7 +131,8 @@ def atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) 
         rgba = read_atlas_edit(edit)
         size = (rgba.shape[1], rgba.shape[0])
         view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
-        edits.append(LayerEdit(layer, rgba, view))
+        # As published, texels are left out where the frame is coarser; only to compare with it.
+        edits.append(LayerEdit(layer, rgba, view) if run.full_range else LayerEdit(layer, rgba, view, math.inf))
     return edits
 
 

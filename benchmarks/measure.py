@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from editing import edit_layers, frame_edits
+from editing import edit_layers
+from edits.spread import frame_edits
 from metrics.image import psnr
 from metrics.mapping import carried_positions, placement_summary
 from metrics.masks import alpha_error, boundary_f, iou

@@ -2,7 +2,6 @@
 
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from edits.mipmap import MipMap
@@ -12,13 +11,16 @@ from rendering import AtlasView, Floats
 class LayerEdit:
     """A picture over a part of one layer's atlas; reading it at a frame's places is all that rendering asks of it."""
 
-    def __init__(self, layer: int, rgba: Tensor, view: AtlasView):
-        """rgba (h, w, 4) in [0, 1], colour premultiplied by opacity."""
-        self.layer, self.rgba, self.view = layer, rgba, view
+    def __init__(self, layer: int, rgba: Tensor, view: AtlasView, sharp_texels: float = 2.0):
+        """rgba (h, w, 4) in [0, 1], colour premultiplied by opacity.
+
+        sharp_texels: so many texels a pixel may cover before it takes their average.
+        """
+        self.layer, self.rgba, self.view, self.sharp_texels = layer, rgba, view, sharp_texels
 
     @cached_property
     def pyramid(self) -> MipMap:
-        return MipMap(self.rgba)
+        return MipMap(self.rgba, self.sharp_texels)
 
     def seen_by(self, places: Tensor) -> Floats:
         """The edit (H, W, 4) at a frame's places (H, W, 2) in the shared atlas."""
@@ -27,4 +29,4 @@ class LayerEdit:
 
     def faded(self, opacity: float) -> "LayerEdit":
         """The same at a share of its opacity."""
-        return LayerEdit(self.layer, self.rgba * torch.tensor(opacity), self.view)
+        return LayerEdit(self.layer, self.rgba * opacity, self.view, self.sharp_texels)

@@ -12,8 +12,9 @@ SMALLEST_TEXELS = 2
 class MipMap:
     """A picture (h, w, C), premultiplied where it has opacity, and its halvings."""
 
-    def __init__(self, picture: Tensor):
-        self.levels = [picture]
+    def __init__(self, picture: Tensor, sharp_texels: float = 2.0):
+        """sharp_texels: so many a pixel may cover unfiltered; linear sampling reads two of them."""
+        self.levels, self.sharp_texels = [picture], sharp_texels
         while min(self.levels[-1].shape[:2]) >= 2 * SMALLEST_TEXELS:
             planes = self.levels[-1].permute(2, 0, 1)[None]
             self.levels.append(functional.avg_pool2d(planes, 2)[0].permute(1, 2, 0).contiguous())
@@ -24,7 +25,7 @@ class MipMap:
         A pixel that covers several texels gets their average: two levels are blended by how far apart neighbouring
         positions lie.
         """
-        finest = detail(pixels).log2().clamp(0, len(self.levels) - 1)
+        finest = (detail(pixels) / self.sharp_texels).clamp(min=1).log2().clamp(0, len(self.levels) - 1)
         height, width = self.levels[0].shape[:2]
         inside = ((pixels > -1) & (pixels < pixels.new_tensor([width, height]))).all(-1)
         if not bool(inside.any()):
@@ -39,11 +40,11 @@ class MipMap:
 
 
 def detail(pixels: Tensor) -> Tensor:
-    """(H, W): how many texels a pixel of a frame covers along its shorter side, at least 1; positions (H, W, 2).
+    """(H, W): how many texels a pixel of a frame covers along its shorter side; positions (H, W, 2).
 
     The shorter side: where a mapping squeezes one direction only, sharpness is kept rather than aliasing removed.
     """
     if min(pixels.shape[:2]) < 2:
         return torch.ones(pixels.shape[:2])
     down, across = (torch.gradient(pixels, dim=axis)[0].norm(dim=-1) for axis in (0, 1))
-    return torch.minimum(down, across).clamp(min=1)
+    return torch.minimum(down, across)

@@ -71,7 +71,7 @@ def spread_paint(layer: int, paints: list[Paint]) -> LayerEdit | None:
     total, count = sums[..., 4:5], sums[..., 5:]
     known = total / count.clamp(min=1e-6)
     fade = (known / LEAST_SHARE - 0.5).clamp(0, 1)
-    return LayerEdit(layer, sums[..., :4] / total.clamp(min=1e-6) * fade, view)
+    return LayerEdit(layer, sums[..., :4] / total.clamp(min=1e-6) * fade, view, 2 * TEXELS_PER_PIXEL)
 
 
 def square_around(places: list[Tensor]) -> tuple[AtlasView, int]:

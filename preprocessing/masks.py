@@ -70,8 +70,8 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     if not missing:
         print(f"all {len(frames)} masks are there already, used as they are: {folder}")
         return folder
-    media.make_folder(folder)
     found = found_masks(frames, missing, request)
+    media.make_folder(folder)
     print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
     if empty := write_all(missing, found, folder):
         names = ", ".join(path.name for path in empty[:5]) + (", ..." if len(empty) > 5 else "")
@@ -108,6 +108,10 @@ def found_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -
         return (mask for path, mask in zip(frames, every, strict=True) if path in set(missing))
     if request.method == "motion":
         return moving(frames, missing)
+    if request.method != "detectron2":
+        from preprocessing.mask_rcnn import check_class_name
+
+        check_class_name(request.class_name)
     try:
         detector = make_detector(request)
     except UserError as error:

@@ -156,7 +156,10 @@ def test_splatting_keeps_the_sum_and_hits_a_texel_exactly():
     [
         ([], "nothing to paint: give --edit_foreground_path"),
         (["--edit_foreground_path={rgb}"], "without opacity, expected RGBA; save it as a PNG with transparency"),
-        (["--edit_foreground_path={wide}"], "is 60 x 40, an atlas edit must be square"),
+        (
+            ["--edit_foreground_path={wide}"],
+            "is 60 x 40, an edit of texture_orig1.png or texture",
+        ),
         (["--edit_background_path={text}"], "not an image that can be read"),
         (["--edit_background_path=missing.png"], "missing.png: no such file"),
         (["--use_edit_frame"], "--use_edit_frame needs --edit_frame_path and --edit_frame_index"),

@@ -15,7 +15,7 @@ import media
 import only_edit
 from command_line import UserError
 from edits.atlas_file import fingerprint, read_atlas_file
-from export.inverse import inverse_field
+from export.inverse import inverse_field, looked_up
 from export.openraster import write_openraster
 from export.st_maps import st_values
 from export.track import track
@@ -40,7 +40,8 @@ def folder(scene, tmp_path_factory):
     place = tmp_path_factory.mktemp("export")
     clip = write_scene(scene, place / "data", fps=12)
     exact_flow(clip)
-    config = tiny_config(clip, place / "results", representation="grid", iters_num=60, maximum_number_of_frames=COUNT)
+    rare = {"iters_num": 60, "evaluate_every": 1000, "checkpoint_every": 1000, "log_every": 100}
+    config = tiny_config(clip, place / "results", representation="grid", maximum_number_of_frames=COUNT, **rare)
     trainer = start_run(config)
     trainer.run()
     return trainer.folder
@@ -71,7 +72,7 @@ def test_an_atlas_holds_what_is_seen_as_finely_as_the_video(atlas, run):
         rgba = np.asarray(media.open_image(atlas / f"{name}.png"))
         assert rgba.shape[2] == 4
         assert 0.2 < (rgba[..., 3] == 255).mean() < 1
-        assert (rgba[..., :3].max(-1) > 0).all()  # colours go on where nothing is seen
+        assert np.median(rgba[..., :3][rgba[..., 3] == 0]) > 20  # colours go on where nothing is seen
         for kind in ("learned", "sampled", "guide"):
             assert (atlas / f"{name}_{kind}.png").is_file()
     assert (atlas / "atlases.png").is_file()
@@ -86,7 +87,7 @@ def test_the_sampled_atlas_shows_the_photograph(atlas, run, scene):
     picture = media.read_rgb(atlas / "background_sampled.png")
     shown = cv2.remap(picture, texels, None, cv2.INTER_LINEAR)
     behind = scene.frame(4).alpha[0] < 0.01
-    assert psnr(shown[behind][None] / 255, scene.frame(4).rgb[behind][None] / 255) > 27
+    assert psnr(shown[behind][None] / 255, scene.frame(4).rgb[behind][None] / 255) > 25  # sampled twice, at 96 x 64
 
 
 def test_the_inverse_of_a_mapping_leads_back_to_the_pixel(run):
@@ -97,7 +98,7 @@ def test_the_inverse_of_a_mapping_leads_back_to_the_pixel(run):
     size = tuple(np.ceil(texels.max((0, 1))).astype(int) + 1)
     positions, found = inverse_field(texels, size)
     assert found.mean() > 0.8
-    again = cv2.remap(texels, positions, None, cv2.INTER_LINEAR)
+    again = looked_up(texels, positions)
     wanted = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), axis=-1)
     assert np.abs(again - wanted)[found].max() < 0.5
     assert np.abs(again - wanted)[found].mean() < 0.02
@@ -120,10 +121,10 @@ def test_paint_on_an_exported_atlas_comes_back_to_its_place_at_any_size(atlas, f
     cv2.circle(paint, (round(x), round(y)), max(2, round(4 * scale)), (255, 0, 0, 255), -1)
     media.write_png(tmp_path / "paint.png", paint)
     frames = edited(folder, tmp_path / "out", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'paint.png'}")
-    red = (frames[4][..., 0] > 200) & (frames[4][..., 1:].max(-1) < 60)
-    rows, columns = np.nonzero(red)
-    assert abs(rows.mean() - 10) < 1.2
-    assert abs(columns.mean() - 70) < 1.2
+    rows, columns = np.nonzero(np.abs(frames[4] - run.clip.frame(4)).max(-1) > 60)
+    tolerance_px = 1.2 / min(scale, 1)  # the disk is drawn at whole texels
+    assert abs(rows.mean() - 10) < tolerance_px
+    assert abs(columns.mean() - 70) < tolerance_px
 
 
 def test_a_part_of_an_exported_atlas_is_put_where_it_was_cut_out(atlas, folder, run, tmp_path):
@@ -183,7 +184,7 @@ def test_the_foreground_over_the_plate_is_the_frame(layers, scene):
         plate = media.read_rgb(layers / "background" / f"{t:05d}.png").astype(float)
         alpha = rgba[..., 3:] / 255
         again = rgba[..., :3] * alpha + plate * (1 - alpha)
-        assert psnr(again / 255, scene.frame(t).rgb / 255) > 38
+        assert psnr(again / 255, scene.frame(t).rgb / 255) > 33
 
 
 def test_the_plate_shows_what_was_hidden(layers, scene):

@@ -36,9 +36,9 @@ def test_flow_padding__padding_is_cropped_off_the_flow():
         y, x = torch.meshgrid(torch.arange(a.shape[2]), torch.arange(a.shape[3]), indexing="ij")
         assert a.shape[2] % 8 == 0
         assert a.shape[3] % 8 == 0
-        return torch.stack((x, y))[None].float()
+        return torch.stack((x, y))[None].repeat(2, 1, 1, 1).float()
 
-    flow = RaftFlow(position_as_flow, CPU)(*np.zeros((2, 45, 77, 3), np.uint8))
+    flow, _ = RaftFlow(position_as_flow, CPU)(*np.zeros((2, 45, 77, 3), np.uint8))
     assert flow.shape == (45, 77, 2)
     assert flow[44, 76].tolist() == [76, 44]
 

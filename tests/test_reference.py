@@ -1,11 +1,14 @@
 """Agreement with numbers recorded from the published implementation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 import media
-from editing import LayerEdit, edit_layers, edited_frames, read_atlas_edit
+from editing import AtlasEdit, EditRequest, edit_layers, edited_frames, read_atlas_edit
+from edits.layer_edit import LayerEdit
 from implicit_neural_networks import positional_encoding
 from metrics.image import psnr
 from rendering import TrainedRun, atlas_image, composite, layer_views, render_frames, sample_image
@@ -190,7 +193,9 @@ def test_the_background_crop_and_both_atlases_agree(expected, frames, model):
 def edits(reference_folder, model, frames):
     views = layer_views(model, frames)
     paths = (reference_folder / "edit_foreground.png", reference_folder / "edit_background.png")
-    return [LayerEdit(layer, read_atlas_edit(path), views[layer]) for layer, path in enumerate(paths)]
+    return [
+        LayerEdit(layer, read_atlas_edit(AtlasEdit(path)), views[layer], math.inf) for layer, path in enumerate(paths)
+    ]
 
 
 def difference(ours, published) -> float:
@@ -213,14 +218,14 @@ def test_edited_frames_agree_closely_with_the_published_drift(expected, model, c
             edit.rgba, edit.view.pixels(places, 1000) * (1000 / 999)
         ).numpy()
     run = TrainedRun(model, clip, False, 1.0)
-    rounded = list(edited_frames(run, iter(frames), edits))
+    rounded = [frame for _, frame in edited_frames(run, frames, edits, EditRequest())]
     assert difference(rounded, expected["edited_frames_uint8"]) < 0.5  # truncation to uint8 costs half a level
 
 
 def test_our_edited_frames_are_pinned(expected, model, clip, frames, edits):
     """Changed on purpose: no drift, rounded values. Sharp squares one texel aside make the difference."""
     run = TrainedRun(model, clip, False, 1.0)
-    ours = list(edited_frames(run, iter(frames), edits))
+    ours = [frame for _, frame in edited_frames(run, frames, edits, EditRequest())]
     assert difference(ours, expected["edited_frames_uint8"]) == pytest.approx(1.197, abs=0.02)
 
 
