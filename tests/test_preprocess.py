@@ -1,7 +1,7 @@
 """Flow and masks: what is written, what is kept, what is refused."""
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,9 +234,94 @@ def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
     torch.manual_seed(0)
     torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict(), tmp_path / "rcnn.pth")
     detector = MaskRcnn("cat", tmp_path / "rcnn.pth", CPU)
-    found = detector([np.zeros((40, 60, 3), np.uint8)] * 2)
-    assert len(found) == 2
+    found = detector([np.zeros((40, 60, 3), np.uint8)])
+    assert len(found) == 1
     assert all(find.mask.shape == (40, 60) for finds in found for find in finds)
+
+
+def test_detectron2_that_is_not_installed_is_named():
+    with pytest.raises(UserError, match="--method detectron2: it is not installed"):
+        masks.make_detector(masks.MaskRequest("detectron2"))
+
+
+def test_detectron2_gets_bgr_and_gives_finds_of_the_class(monkeypatch):
+    """Its interface as its documentation has it; the package itself is not needed."""
+
+    class Instances:
+        pred_classes = torch.tensor([0, 1, 1])
+        scores = torch.tensor([0.9, 0.6, 0.8])
+        pred_masks = torch.zeros(3, 4, 5, dtype=torch.bool)
+
+        def to(self, device):
+            assert device == "cpu"
+            return self
+
+    class Predictor:
+        def __init__(self, settings):
+            assert settings.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.5
+            assert settings.MODEL.WEIGHTS == "https://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+
+        def __call__(self, image):
+            assert image[0, 0].tolist() == [3, 2, 1]
+            return {"instances": Instances()}
+
+    def settings():
+        heads = SimpleNamespace(SCORE_THRESH_TEST=0.0)
+        model = SimpleNamespace(ROI_HEADS=heads, WEIGHTS="", DEVICE="")
+        return SimpleNamespace(MODEL=model, DATASETS=SimpleNamespace(TRAIN=("coco",)), merge_from_file=lambda _: None)
+
+    catalog = SimpleNamespace(get=lambda _: SimpleNamespace(thing_classes=["person", "bird"]))
+    zoo = SimpleNamespace(get_config_file=str, get_checkpoint_url=lambda name: f"https://{name}")
+    parts = {
+        "detectron2": {"model_zoo": zoo},
+        "detectron2.config": {"get_cfg": settings},
+        "detectron2.data": {"MetadataCatalog": catalog},
+        "detectron2.engine": {"DefaultPredictor": Predictor},
+    }
+    for name, values in parts.items():
+        module = ModuleType(name)
+        vars(module).update(values)
+        monkeypatch.setitem(sys.modules, name, module)
+    detector = masks.make_detector(masks.MaskRequest("detectron2", class_name="bird"))
+    image = np.full((4, 5, 3), (1, 2, 3), np.uint8)
+    finds = detector([image])[0]
+    assert [(find.label, round(find.score, 1)) for find in finds] == [(1, 0.8), (1, 0.6)]
+    assert detector.name_of(1) == "bird"
+    with pytest.raises(UserError, match="'dragon' is unknown; use 'anything' or one of: bird, person"):
+        masks.make_detector(masks.MaskRequest("detectron2", class_name="dragon"))
+
+
+def test_several_objects_get_folders_of_their_own_and_one_together(frames, monkeypatch):
+    left, right = np.zeros((64, 96), np.uint8), np.zeros((64, 96), np.uint8)
+    left[20:40, 10:30], right[20:40, 60:80] = 255, 255
+
+    class Detector:
+        batch = 1
+
+        def __call__(self, images):
+            return [[Find(1, 0.9, left), Find(1, 0.8, right)] for _ in images]
+
+        def name_of(self, label):
+            return "cat"
+
+    monkeypatch.setattr(masks, "make_detector", lambda request: Detector())
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
+    found = {suffix: mask_of(frames, suffix) for suffix in ("", "_1", "_2")}
+    np.testing.assert_array_equal(found[""], np.maximum(left, right))
+    np.testing.assert_array_equal(found["_1"], left)
+    np.testing.assert_array_equal(found["_2"], right)
+    for path in frames.with_name("cat_maskrcnn").iterdir():
+        path.unlink()
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--point", "70,30,1"])
+    np.testing.assert_array_equal(mask_of(frames, ""), right)
+    for path in frames.with_name("cat_maskrcnn").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="--instance 3: only 2 objects were found"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "3"])
+
+
+def mask_of(frames, suffix):
+    return np.asarray(Image.open(frames.with_name(f"cat_maskrcnn{suffix}") / "1.png"))
 
 
 @pytest.mark.parametrize("script", ["preprocess_optical_flow.py", "preprocess_mask_rcnn.py"])
