@@ -11,7 +11,7 @@ from tqdm import tqdm
 import media
 from command_line import UserError, named, warn
 from media.flows import find_flow, flow_name, flow_size, write_flow
-from preprocessing.flow_pairs import FlowMethod, Pair, in_processes, in_turn
+from preprocessing.flow_pairs import FlowMethod, Pair, in_threads, in_turn
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def written_pairs(pairs: list[Pair], size: tuple[int, int], request: FlowRequest
 
     from preprocessing.flow_dis import DisFlow
 
-    return in_processes(pairs, size, DisFlow)
+    return in_threads(pairs, size, DisFlow)
 
 
 def imported_pairs(pairs: list[Pair], size: tuple[int, int], folder: Path) -> Iterator[None]:

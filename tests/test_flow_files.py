@@ -12,7 +12,7 @@ from command_line import UserError
 from config import Config
 from media.flows import DamagedFlow, find_flow, flow_size, read_flow, write_flow
 from preprocessing.flow_dis import DisFlow
-from preprocessing.flow_pairs import Pair, in_processes
+from preprocessing.flow_pairs import Pair, in_threads
 from scenes.catalogue import SCENES
 from unwrap_utils import open_clip
 
@@ -61,10 +61,10 @@ def test_either_format_is_found(tmp_path, flow):
     assert find_flow(tmp_path, "0.png", "1.png").suffix == ".npz"
 
 
-def test_a_pool_of_processes_writes_what_one_process_would(tmp_path):
+def test_flow_on_all_cores_is_the_flow_of_one(tmp_path):
     frames = sorted(draw(tmp_path / "data", width=64, height=48, frames=10).iterdir())
     pairs = [Pair(a, b, tmp_path / f"{a.stem}.npz", None) for a, b in pairwise(frames)]
-    assert len(list(in_processes(pairs, (64, 48), DisFlow))) == 9
+    assert len(list(in_threads(pairs, (64, 48), DisFlow))) == 9
     from media import read_rgb
 
     expected = DisFlow()(read_rgb(frames[4]), read_rgb(frames[5]))[0]
