@@ -30,7 +30,7 @@ from rendering import (
     render_frames,
     rendered_frame,
 )
-from reporting.preview import contact_sheet
+from reporting.preview import contact_rows
 
 LARGEST_SIDE_PX = 8192
 FINEST_SHARE = 0.05  # of the pixels may be finer in the video than in the atlas image
@@ -88,7 +88,7 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
         raise UserError(f"{run.checkpoint.parent}: no layer shows in any frame, nothing to export; train again")
     atlas_file = AtlasFile(run.checkpoint.parent.resolve().name, fingerprint(run.checkpoint), images)
     write_atlas_file(folder, atlas_file)
-    media.write_png(folder / "atlases.png", contact_sheet(sheet, height=480))
+    media.write_png(folder / "atlases.png", contact_rows(sheet, 2, height=480))
     return atlas_file
 
 

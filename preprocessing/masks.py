@@ -18,11 +18,11 @@ from command_line import UserError, named, warn
 from media import Pixels
 from metrics.masks import iou
 from preprocessing.mask_tracking import LONG_EDGE_PX, Find, Motion, Track, filled, track_at, tracks_of
-from reporting.preview import contact_sheet
+from reporting.preview import contact_rows
 
 METHODS = ("auto", "maskrcnn", "detectron2", "motion", "import")
 DETECTOR_LONG_EDGE_PX = 960  # detectors reduce what they get; masks of that size also keep the memory small
-SHEET_FRAMES = 6  # of the picture that shows the masks
+SHEET_FRAMES, SHEET_COLUMNS = 6, 3  # of the picture that shows the masks
 OUTLINE = (255, 40, 160)
 
 
@@ -271,7 +271,7 @@ def show_masks(frames: list[Path], folder: Path) -> None:
         thickness = max(1, round(max(image.shape) / 320))
         pictures[frames[t].name] = cv2.drawContours(image.copy(), outlines, -1, OUTLINE, thickness)
     sheet = folder.with_name(f"{folder.name}.png")
-    media.write_png(sheet, contact_sheet(pictures, height=240))
+    media.write_png(sheet, contact_rows(pictures, SHEET_COLUMNS))
     print(f"look at {sheet}: the outlines should follow the object")
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
     if truth.is_dir():

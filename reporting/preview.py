@@ -18,6 +18,22 @@ def contact_sheet(pictures: dict[str, Pixels], height: int = PANEL_HEIGHT_PX) ->
     return np.hstack([panel(caption, picture, height) for caption, picture in pictures.items()])
 
 
+def contact_rows(pictures: dict[str, Pixels], columns: int, height: int = PANEL_HEIGHT_PX) -> Pixels:
+    """The same in rows of so many pictures."""
+    names = list(pictures)
+    rows = [
+        contact_sheet({name: pictures[name] for name in names[first : first + columns]}, height)
+        for first in range(0, len(names), columns)
+    ]
+    return stacked_rows(rows)
+
+
+def stacked_rows(rows: list[Pixels]) -> Pixels:
+    """Pictures below each other, the narrower ones filled up with paper."""
+    width = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER) for row in rows])
+
+
 def panel(caption: str, picture: Pixels, height: int) -> Pixels:
     """One captioned picture with a white border."""
     if picture.ndim == 2:
@@ -39,9 +55,7 @@ def write_preview(path: Path, pictures: dict[str, Pixels], atlases: list[Pixels]
     lower = contact_sheet(
         dict(zip([*names, "background atlas"], map(seen_part, atlases), strict=True)), 2 * PANEL_HEIGHT_PX
     )
-    width = max(upper.shape[1], lower.shape[1])
-    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER) for row in (upper, lower)]
-    media.write_png(path, np.vstack(rows))
+    media.write_png(path, stacked_rows([upper, lower]))
 
 
 def seen_part(atlas: Pixels) -> Pixels:

@@ -192,3 +192,17 @@ def test_a_damaged_note_of_the_fps_is_named(clip_folder):
     clip_folder.with_name("demo.json").write_text("{}")
     with pytest.raises(UserError, match=r'demo\.json: expected JSON such as \{"fps": 25\}'):
         opened(clip_folder)
+
+
+def test_a_long_clip_lies_on_disk_and_is_read_the_same(clip_folder, monkeypatch):
+    import unwrap_utils
+
+    in_memory = loaded(clip_folder)
+    monkeypatch.setattr(unwrap_utils, "IN_MEMORY_BYTES", 0)
+    before = sorted(clip_folder.parent.iterdir())
+    on_disk = loaded(clip_folder)
+    assert sorted(clip_folder.parent.iterdir()) == before  # the file has no name
+    for name in ("frames", "masks", "flow_steps", "flow_valid"):
+        assert torch.equal(getattr(in_memory, name), getattr(on_disk, name))
+    on_disk.frames[0] = 0  # training never writes, but nothing forbids it
+    assert not on_disk.frames[0].any()
