@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import media
 from command_line import UserError, warn
-from edits.atlas_file import NAME, check_aspect, read_atlas_file
+from edits.atlas_file import NAME, AtlasFile, check_aspect, read_atlas_file
 from edits.blending import laid_over, stacked
 from edits.fields import at_size
 from edits.layer_edit import LayerEdit
@@ -100,7 +100,8 @@ def check_square(path: Path, size: tuple[int, int]) -> None:
 
 def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats:
     """An RGBA picture painted over a frame, at (width, height), premultiplied: (H, W, 4)."""
-    rgba = media.read_edit(edit.path) if edit.mask_path is None else media.read_masked(edit.path, edit.mask_path)
+    has_own = edit.mask_path is None or media.has_opacity(edit.path)
+    rgba = media.read_edit(edit.path) if has_own else media.read_masked(edit.path, edit.mask_path)
     if not clip.fits(rgba.shape[1::-1]):
         raise UserError(
             f"{edit.path}: is {rgba.shape[1]} x {rgba.shape[0]}, the frames are {clip.width} x {clip.height}; "
@@ -109,25 +110,28 @@ def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Float
     return media.resize(rgba, *size)
 
 
-def atlas_file_beside(request: EditRequest) -> Path | None:
-    """The atlas.json that the request's pictures belong to; None: they are over the square images."""
-    if request.atlas_path is not None:
-        return request.atlas_path
-    folders = [edit.path.parent for edit in (request.foreground, request.background) if edit is not None]
-    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+def atlas_file_of(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> AtlasFile | None:
+    """What describes the atlas that a picture was painted over; None: it is over the square image."""
+    beside = edit.path.parent / NAME
+    path = request.atlas_path or (beside if beside.is_file() else None)
+    return None if path is None else read_atlas_file(path, run.checkpoint)
+
+
+def wanted_edits(request: EditRequest, run: TrainedRun) -> list[tuple[AtlasEdit, int, AtlasFile | None]]:
+    """The request's pictures over atlases, their layers, and what describes them."""
+    background = len(run.model.layers) - 1
+    pairs = ((request.foreground, 0), (request.background, background))
+    return [(edit, layer, atlas_file_of(request, edit, run)) for edit, layer in pairs if edit is not None]
 
 
 def atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
     """The request's pictures over atlases as edits of layers; frames (a pass over the clip) only if need be."""
-    background = len(run.model.layers) - 1
-    wanted = [(edit, layer) for edit, layer in ((request.foreground, 0), (request.background, background)) if edit]
-    described = atlas_file_beside(request)
+    wanted = wanted_edits(request, run)
     views: list[AtlasView] = []
-    if described is None and wanted:
+    if any(atlas is None for _, _, atlas in wanted):
         views = layer_views(run.model, frames)
-    atlas = read_atlas_file(described, run.checkpoint) if described else None
     edits = []
-    for edit, layer in wanted:
+    for edit, layer, atlas in wanted:
         rgba = read_atlas_edit(edit)
         size = (rgba.shape[1], rgba.shape[0])
         view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
@@ -249,12 +253,8 @@ def over_checkers(picture: Pixels) -> Pixels:
 
 def check_request(request: EditRequest, run: TrainedRun) -> None:
     """Refuse pictures that can't be used before the slow part begins and before anything is written."""
-    clip, described = run.clip, atlas_file_beside(request)
-    atlas = read_atlas_file(described, run.checkpoint) if described else None
-    background = len(run.model.layers) - 1
-    for edit, layer in ((request.foreground, 0), (request.background, background)):
-        if edit is None:
-            continue
+    clip = run.clip
+    for edit, layer, atlas in wanted_edits(request, run):
         size = read_atlas_edit(edit).shape[1::-1]
         if atlas is None and edit.corner is not None:
             raise UserError(f"{edit.path}: the place of a part is told in pixels of an exported atlas; give --atlas")

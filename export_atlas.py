@@ -4,7 +4,7 @@ from pathlib import Path
 
 from command_line import UserError, add_trained_run_flags, parser, run_script, trained_run_options
 
-SMALLEST_PX = 64
+SMALLEST_PX, LARGEST_PX = 64, 8192
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,8 +20,11 @@ def main(arguments: list[str] | None = None) -> None:
     flags.add_argument("--padding", type=int, default=0, help="pixels by which the seen part is grown (default: 0)")
     flags.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
     options = flags.parse_args(arguments)
-    if options.resolution != "auto" and not (options.resolution.isdecimal() and int(options.resolution) >= SMALLEST_PX):
-        raise UserError(f"--resolution is {options.resolution!r}, expected auto or pixels from {SMALLEST_PX} on")
+    is_number = options.resolution.isdecimal() and SMALLEST_PX <= int(options.resolution) <= LARGEST_PX
+    if options.resolution != "auto" and not is_number:
+        raise UserError(
+            f"--resolution is {options.resolution!r}, expected auto or pixels, {SMALLEST_PX} to {LARGEST_PX}"
+        )
     if options.padding < 0:
         raise UserError(f"--padding is {options.padding}, expected pixels from 0 on")
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import add_trained_run_flags, parser, pixel_of_frame, run_script, trained_run_options
+from command_line import UserError, add_trained_run_flags, parser, pixel_of_frame, run_script, trained_run_options
 
 KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
 
@@ -11,7 +11,10 @@ KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
 def main(arguments: list[str] | None = None) -> None:
     """Write sequences, or one point's path, into a folder."""
     options = layer_flags().parse_args(arguments)
+    if options.track is not None and (options.atlas or options.kinds != list(KINDS)):
+        raise UserError("--track follows a point and writes no layers; leave --atlas and --kinds out")
 
+    from export.st_maps import check_st_maps
     from media import fresh_folder, write_text
     from rendering import open_run
 
@@ -28,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"wrote {folder / 'track.csv'}")
         return
 
+    if {"st_maps", "inverse_st_maps"} & set(options.kinds):
+        check_st_maps()
     from edits.atlas_file import read_atlas_file
     from export.atlas import export_atlases
     from export.layers import export_layers

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from media.videos import Audio
     from unwrap_utils import Clip
 
+SAME_FPS = 0.01
 FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_foreground", "edit_frame_background")
 
 
@@ -27,13 +28,15 @@ def main(arguments: list[str] | None = None) -> None:
     run = open_run(*trained_run_options(options))
     if options.transfer_from is None:
         check_request(request, run)
-    audio = None if options.only_edit_layer or options.fps else audio_of(run.clip)
+    else:
+        from edits.transfer import open_older, write_transferred
+
+        old = open_older(run, options.transfer_from, request)
+    audio = None if options.only_edit_layer else audio_of(run.clip)
     folder = make_folder(options.output_folder) if options.overwrite else fresh_folder(options.output_folder)
     output = output_of(options, audio)
     if options.transfer_from is not None:
-        from edits.transfer import write_transferred
-
-        write_transferred(run, options.transfer_from, request, folder, output)
+        write_transferred(run, old, request, folder, output)
     else:
         write_edited_video(run, request, folder, output)
     print(f"open {folder / 'edited.png'} and the video beside it")
@@ -146,12 +149,16 @@ def check_flags(options: argparse.Namespace) -> None:
     for layer in ("foreground", "background"):
         if getattr(options, f"edit_{layer}_at") and not getattr(options, f"edit_{layer}_path"):
             raise UserError(f"--edit_{layer}_at belongs to --edit_{layer}_path")
+    if options.transfer_from and (options.use_edit_frame or options.edit_frame):
+        raise UserError("--transfer_from carries atlas edits over; edits of frames need no carrying, give them alone")
     if options.transfer_from and not atlas_edit:
         raise UserError("--transfer_from carries atlas edits over; give --edit_foreground_path or _background_path")
     if not 0 <= options.opacity <= 1:
         raise UserError(f"--opacity is {options.opacity}, expected 0 to 1")
     if not 0 <= options.crf <= 51:
         raise UserError(f"--crf is {options.crf}, expected 0 to 51")
+    if options.atlas and not atlas_edit:
+        raise UserError("--atlas belongs to an atlas edit; give --edit_foreground_path or --edit_background_path")
     if options.only_edit_layer and options.format == "mp4":
         raise UserError("--only_edit_layer needs opacity, which mp4 has not; use --format prores or png")
 
@@ -196,6 +203,9 @@ def audio_of(clip: "Clip") -> "Audio | None":
 
     note = read_note(clip.folder)
     if note is None or not note.has_audio:
+        return None
+    if abs(clip.fps - note.fps) > SAME_FPS:
+        warn(f"the video is written at {clip.fps:g} frames per second instead of {note.fps:g}, without its sound")
         return None
     source = Path(note.source)
     if not source.is_file():

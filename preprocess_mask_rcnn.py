@@ -73,6 +73,10 @@ def mask_flags() -> argparse.ArgumentParser:
 def check_flags(options: argparse.Namespace) -> None:
     """Refuse combinations of flags that say nothing or two things."""
     imports = options.method == "import"
+    if options.refine and (extra := given_choices(options)):
+        raise UserError(f"--refine mends the masks that are there, --{extra[0]} finds others; give one of the two")
+    if options.method in ("motion", "import") and (extra := given_choices(options, but=("method", "masks"))):
+        raise UserError(f"--{extra[0]} is for detectors; --method {options.method} has no use for it")
     if imports != (options.masks is not None):
         raise UserError("--masks PATH and --method import belong together; give both or neither")
     if given := [name for name in ("label", "threshold") if getattr(options, name) is not None and not imports]:
@@ -83,9 +87,15 @@ def check_flags(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}, expected 1 or more")
-    picks = [name for name in ("instance", "point") if getattr(options, name) is not None]
-    if picks and options.method in ("motion", "import"):
-        raise UserError(f"--{picks[0]} chooses among the finds of a detector; --method {options.method} has none")
+    if options.point is not None and options.objects > 1:
+        raise UserError("--point chooses one object, --objects several; give one of the two")
+
+
+def given_choices(options: argparse.Namespace, but: tuple[str, ...] = ()) -> list[str]:
+    """The flags that say how masks are found and were given."""
+    defaults = {"method": "auto", "class_name": "anything", "objects": 1}
+    names = ("method", "class_name", "weights", "instance", "point", "objects", "masks")
+    return [name for name in names if name not in but and getattr(options, name) != defaults.get(name)]
 
 
 if __name__ == "__main__":

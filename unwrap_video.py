@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         method = options.method or ("import" if options.masks else "auto")
         write_masks(frames, MaskRequest(method, options.class_name, options.mask_weights, source=options.masks))
     with stage("flow", took):
-        write_clip_flow(frames, FlowRequest(options.flow_method, options.max_long_edge, options.flow_weights))
+        write_clip_flow(frames, FlowRequest(flow_method(options), options.max_long_edge, options.flow_weights))
     with stage("layers", took):
         run = layers(options, frames)
     report(run, took)
@@ -56,7 +56,9 @@ def unwrap_flags() -> argparse.ArgumentParser:
     )
     flags.add_argument("--mask_weights", type=Path, help="detector weights as a local file (default: downloaded once)")
     flags.add_argument(
-        "--flow_method", choices=("auto", "raft", "dis", "raft-thirdparty"), default="auto", help="(default: auto)"
+        "--flow_method",
+        choices=("auto", "raft", "dis", "raft-thirdparty"),
+        help="see preprocess_optical_flow.py (default: auto on a GPU; dis without, where RAFT takes hours)",
     )
     flags.add_argument("--flow_weights", type=Path, help="RAFT weights as a local file (default: downloaded once)")
     flags.add_argument("--time_budget", type=float, default=180, help="seconds of training (default: 180)")
@@ -139,7 +141,7 @@ def frames_of_video(options: argparse.Namespace, took: dict[str, float]) -> Path
             print(f"{note.frames} frames are there already: {folder}")
         else:
             say_what_it_is(facts)
-            note = extract(options.input, folder, span, options.allow_cuts)
+            note = extract(options.input, folder, span, options.allow_cuts, options.max_frames)
             print(f"wrote {note.frames} frames of {note.width} x {note.height}, {note.fps:g} per second: {folder}")
     return folder
 
@@ -158,21 +160,28 @@ def say_what_it_is(facts: "VideoFacts") -> None:
 
 def announce(options: argparse.Namespace, count: int, native: tuple[int, int], has_to_extract: bool) -> None:
     """Refuse clips longer than anyone would wait for, and say what this one will take."""
-    from reporting.estimate import Task, announce
+    from preprocessing.extract import too_many
+    from reporting.estimate import Task, say_estimate
 
     if count > options.max_frames:
-        raise UserError(
-            f"{options.input} has {count} frames here, more than --max_frames {options.max_frames}; take a part with "
-            "--start and --end, every second frame with --every 2, or allow more"
-        )
+        raise UserError(too_many(options.input, str(count), options.max_frames))
     scale = min(1.0, options.max_long_edge / max(native))
     working = tuple(max(1, round(side * scale)) for side in native)
     finder = {"import": None, "motion": "motion"}.get("import" if options.masks else options.method, "detector")
-    flow = "raft" if options.flow_method.startswith("raft") else "dis"
-    announce(
+    flow = "dis" if flow_method(options) == "dis" else "raft"
+    say_estimate(
         Task(count, native, working, has_to_extract, finder, flow, options.time_budget),
         named(options.input).parent if options.input.is_dir() else options.data_folder,
     )
+
+
+def flow_method(options: argparse.Namespace) -> str:
+    """The method that was asked for, or the one that suits the machine."""
+    from unwrap_utils import pick_device
+
+    if options.flow_method is None and options.flow_weights is not None:
+        return "raft"
+    return options.flow_method or ("auto" if pick_device().type == "cuda" else "dis")
 
 
 def config_for(options: argparse.Namespace, frames: Path, native: tuple[int, int]) -> "Config":

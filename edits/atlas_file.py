@@ -25,6 +25,7 @@ class LayerImage:
     u: float  # of the center of the upper left pixel, in the layer's own square [-1, 1]
     v: float
     uv_per_pixel: float
+    padding_px: int = 0  # by which its opaque part is larger than what frames show
 
     def view(self, model: Model, size: tuple[int, int], corner: tuple[float, float] | None) -> AtlasView:
         """Where an edit of (width, height) lies in the shared atlas.
@@ -32,18 +33,15 @@ class LayerImage:
         It covers the whole image at any resolution; or, with the (x, y) of its upper left pixel in the image, a part
         of it at the image's resolution.
         """
-        step, first = self.uv_per_pixel, (0.0, 0.0)
-        if corner is None:
-            scale = self.width / size[0]
-            step, first = step * scale, (0.5 * scale - 0.5, 0.5 * self.height / size[1] - 0.5)
-        else:
-            first = corner
+        scale = (self.width / size[0], self.height / size[1]) if corner is None else (1.0, 1.0)
+        first = corner or tuple(0.5 * each - 0.5 for each in scale)
+        steps = [0.5 * self.uv_per_pixel * each for each in scale]
         center = model.atlas_centers[self.layer, 0].tolist()
         left, top = (
             0.5 * (origin + at * self.uv_per_pixel) + middle
             for origin, at, middle in zip((self.u, self.v), first, center, strict=True)
         )
-        return AtlasView(left, top, 0.5 * step * (size[0] - 1), 0.5 * step * (size[1] - 1))
+        return AtlasView(left, top, steps[0] * (size[0] - 1), steps[1] * (size[1] - 1))
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,19 @@ class AtlasFile:
     layers: list[LayerImage]
 
     def layer(self, number: int) -> LayerImage:
-        return next(each for each in self.layers if each.layer == number)
+        """The image of a layer. Raises UserError if it was left out."""
+        if found := next((each for each in self.layers if each.layer == number), None):
+            return found
+        raise UserError(
+            f"the exported atlas of {self.run} has no layer {number}: no frame shows it, so nothing is painted"
+        )
+
+
+def image_of_view(model: Model, name: str, layer: int, view: AtlasView, size: tuple[int, int]) -> LayerImage:
+    """What describes a square picture of (width, height) over a view."""
+    center = model.atlas_centers[layer, 0].tolist()
+    u, v = (2 * (corner - middle) for corner, middle in zip((view.left, view.top), center, strict=True))
+    return LayerImage(name, layer, *size, u, v, 2 * view.edge / (size[0] - 1))
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -82,9 +92,11 @@ def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged, or written by something else; run export_atlas.py again") from None
     if atlas.checkpoint != fingerprint(checkpoint):
+        is_same = atlas.run == checkpoint.resolve().parent.name
+        remedy = "" if is_same else f", or carry the paint over with --transfer_from and the folder of {atlas.run}"
         raise UserError(
-            f"{path} belongs to the run {atlas.run}, not to {checkpoint.parent} as it is now; "
-            "export its atlas again, or carry the paint over with --transfer_from"
+            f"{path} belongs to the run {atlas.run}{' as it was' if is_same else ''}, not to {checkpoint.parent} "
+            f"as it is now; export its atlas again{remedy}"
         )
     return atlas
 

@@ -1,6 +1,5 @@
 """An atlas edit made for one run, expressed in the atlas of another run of the same clip, by way of the frames."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,32 @@ from tqdm import tqdm
 import media
 from command_line import UserError
 from editing import EditRequest, Output, atlas_edits, check_request, write_edits
+from edits.atlas_file import AtlasFile, fingerprint, image_of_view, write_atlas_file
 from edits.layer_edit import LayerEdit
 from edits.spread import Paint, spread_paint
 from media import to_8_bit
-from rendering import FrameStore, TrainedRun, atlas_places, open_run, render_frames, rendered_frame
+from rendering import FrameStore, TrainedRun, atlas_places, open_run, render_frames, rendered_frame, spread_numbers
 
 FRAMES = 12  # of the clip, evenly spread, that carry the paint over
 
 
-def write_transferred(run: TrainedRun, old_folder: Path, request: EditRequest, folder: Path, output: Output) -> None:
-    """Write the edited video of a run from pictures painted for an older one, and say what is lost on the way."""
+def open_older(run: TrainedRun, old_folder: Path, request: EditRequest) -> TrainedRun:
+    """The run that the pictures were painted for. Raises UserError if it or they do not fit."""
     old = open_run(old_folder, run.clip.folder.name, run.clip.folder.parent, None, None)
     if old.clip.size != run.clip.size or len(old.model.layers) != len(run.model.layers):
         raise UserError(
             f"{old_folder}: trained on {'{} frames of {} x {}'.format(*old.clip.size)}, this run on "
             f"{'{} frames of {} x {}'.format(*run.clip.size)}; the clip must be the same"
         )
-    check_request(replace(request, frames=()), old)
+    check_request(request, old)
+    return old
+
+
+def write_transferred(run: TrainedRun, old: TrainedRun, request: EditRequest, folder: Path, output: Output) -> None:
+    """Write the edited video of a run from pictures painted for an older one, and say what is lost on the way.
+
+    The carried pictures are written too, with an atlas.json: they are edits of this run like any other.
+    """
     rendered = render_frames(old.model, old.clip, old.full_range, with_colors=False)
     painted = [edit.faded(request.opacity) for edit in atlas_edits(old, request, rendered)]
     edits = carried_over(old, run, painted)
@@ -34,23 +42,26 @@ def write_transferred(run: TrainedRun, old_folder: Path, request: EditRequest, f
         raise UserError("the edit shows in no frame of the old run, so there is nothing to carry over")
     error = residual(old, run, painted, edits)
     print(f"carried over: mean difference {255 * error:.2f} grey levels where it is painted")
-    for edit in edits:
-        name = "background" if edit.layer == len(run.model.layers) - 1 else f"foreground{edit.layer + 1}"
-        rgba = edit.rgba.numpy()
-        straight = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6)
-        media.write_png(folder / f"carried_{name}.png", to_8_bit(np.dstack((straight, rgba[..., 3]))))
+    write_carried(run, edits, folder)
     write_edits(run, request, folder, output, FrameStore(folder), edits)
 
 
-def chosen_frames(count: int) -> list[int]:
-    """Evenly spread numbers of frames."""
-    return sorted(set(np.linspace(0, count - 1, min(count, FRAMES)).round().astype(int).tolist()))
+def write_carried(run: TrainedRun, edits: list[LayerEdit], folder: Path) -> None:
+    """Write the edits as pictures, straight opacity, and the atlas.json that says where they lie."""
+    images = []
+    for edit in edits:
+        name = f"carried_{run.model.layers[edit.layer].name}.png"
+        rgba = edit.rgba.numpy()
+        straight = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-6)
+        media.write_png(folder / name, to_8_bit(np.dstack((straight, rgba[..., 3]))))
+        images.append(image_of_view(run.model, name, edit.layer, edit.view, rgba.shape[1::-1]))
+    write_atlas_file(folder, AtlasFile(run.name, fingerprint(run.checkpoint), images))
 
 
 def carried_over(old: TrainedRun, new: TrainedRun, edits: list[LayerEdit]) -> list[LayerEdit]:
     """Edits of the old run's layers as edits of the new one's: seen in frames, spread into the new atlas."""
     paints: dict[int, list[Paint]] = {}
-    for t in tqdm(chosen_frames(len(new.clip)), desc="carrying the edit over", unit="frame"):
+    for t in tqdm(spread_numbers(len(new.clip), FRAMES), desc="carrying the edit over", unit="frame"):
         before = rendered_frame(old.model, old.clip, t, old.full_range, with_colors=False)
         after = rendered_frame(new.model, new.clip, t, new.full_range, with_colors=False)
         for edit in edits:
@@ -65,7 +76,7 @@ def carried_over(old: TrainedRun, new: TrainedRun, edits: list[LayerEdit]) -> li
 def residual(old: TrainedRun, new: TrainedRun, before: list[LayerEdit], after: list[LayerEdit]) -> float:
     """Mean difference, premultiplied, of the paint as both runs show it, over the pixels that either paints."""
     total, count = 0.0, 0
-    for t in chosen_frames(len(new.clip)):
+    for t in spread_numbers(len(new.clip), FRAMES):
         shown = []
         for run, edits in ((old, before), (new, after)):
             frame = rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False)

@@ -1,6 +1,5 @@
 """Atlases to paint on: cropped to what is used, as fine as the video, sampled from the frames themselves."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 import media
 from command_line import UserError, warn
 from edits.atlas_file import AtlasFile, LayerImage, fingerprint, write_atlas_file
+from edits.blending import LUMA
 from edits.fields import at_size
 from export.inverse import inverse_field, looked_up
 from export.openraster import write_openraster
@@ -29,6 +29,7 @@ from rendering import (
     mark_seen,
     render_frames,
     rendered_frame,
+    spread_numbers,
 )
 from reporting.preview import contact_rows
 
@@ -41,7 +42,6 @@ AGREEING = 10 / 255  # luminance by which samples may differ from their median t
 OUTLINED_FRAMES = 3
 GRID_PX = 100
 GUIDE_COLOR, GRID_COLOR = (255, 40, 160, 160), (120, 120, 120, 60)
-LUMA = np.float32([0.299, 0.587, 0.114])
 
 
 @dataclass
@@ -71,9 +71,9 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
     beyond what is seen. bits: 8 or 16.
     """
     images, sheet = [], {}
-    frames = list(chosen_numbers(len(run.clip), SAMPLED_FRAMES))
+    frames = spread_numbers(len(run.clip), SAMPLED_FRAMES)
     for layer, name in enumerate(layer_names(run)):
-        described = describe(run, layer, f"{name}.png", resolution, frames)
+        described = describe(run, layer, f"{name}.png", resolution, padding_px, frames)
         if described is None:
             warn(f"the {name} shows in no frame; it is left out")
             continue
@@ -86,18 +86,15 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
         sheet[f"{name}, sampled"] = on_white(atlas.sampled, atlas.seen)
     if not images:
         raise UserError(f"{run.checkpoint.parent}: no layer shows in any frame, nothing to export; train again")
-    atlas_file = AtlasFile(run.checkpoint.parent.resolve().name, fingerprint(run.checkpoint), images)
+    atlas_file = AtlasFile(run.name, fingerprint(run.checkpoint), images)
     write_atlas_file(folder, atlas_file)
     media.write_png(folder / "atlases.png", contact_rows(sheet, 2, height=480))
     return atlas_file
 
 
-def chosen_numbers(count: int, most: int) -> Iterator[int]:
-    """Evenly spread numbers of frames."""
-    return iter(sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist())))
-
-
-def describe(run: TrainedRun, layer: int, name: str, resolution: int | None, frames: list[int]) -> LayerImage | None:
+def describe(
+    run: TrainedRun, layer: int, name: str, resolution: int | None, padding_px: int, frames: list[int]
+) -> LayerImage | None:
     """The part of a layer's square that frames use, and at which resolution; None if none shows the layer."""
     low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
     for frame in render_frames(run.model, run.clip, run.full_range, with_colors=False):
@@ -120,7 +117,7 @@ def describe(run: TrainedRun, layer: int, name: str, resolution: int | None, fra
         step = float(extent.max()) / max(resolution - 1 - 2 * MARGIN_PX, 1)
     width, height = (np.ceil(extent / step).astype(int) + 1 + 2 * MARGIN_PX).tolist()
     u, v = (low - MARGIN_PX * step).tolist()
-    return LayerImage(name, layer, width, height, u, v, step)
+    return LayerImage(name, layer, width, height, u, v, step, padding_px)
 
 
 def finest_steps(uv: Floats) -> Floats:
@@ -156,7 +153,7 @@ def sampled_atlas(
     """
     height, width = image.height, image.width
     most = max(5, int(STACK_BYTES / (height * width * 5)))
-    frames = [frames[i] for i in chosen_numbers(len(frames), most)]
+    frames = [frames[i] for i in spread_numbers(len(frames), most)]
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
     for number, t in enumerate(tqdm(frames, desc=f"sampling the {Path(image.image).stem}", unit="frame")):
@@ -213,12 +210,12 @@ def sharpness(picture: Floats, seen: Floats) -> float:
 
 
 def guide_image(run: TrainedRun, image: LayerImage, view: AtlasView) -> Pixels:
-    """(h, w, 4): a faint grid with numbers, and the outlines of some frames."""
+    """(h, w, 4): a faint grid, and the outlines of some frames."""
     guide = np.zeros((image.height, image.width, 4), np.uint8)
     for position in range(GRID_PX, max(image.width, image.height), GRID_PX):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
-    for t in chosen_numbers(len(run.clip), OUTLINED_FRAMES):
+    for t in spread_numbers(len(run.clip), OUTLINED_FRAMES):
         frame = rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False)
         texels = view.pixels(atlas_places(run.model, frame)[image.layer], (image.width, image.height)).numpy()
         border = np.concatenate([texels[0], texels[1:, -1], texels[-1, -2::-1], texels[-2:0:-1, 0]])

@@ -64,8 +64,12 @@ def atlas_edit(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
     """An exported atlas as something that can be seen by a frame."""
     import torch
 
-    rgba = torch.from_numpy(media.read_edit(folder / image.image))
-    return LayerEdit(image.layer, rgba, image.view(run.model, (image.width, image.height), None))
+    rgba = media.read_edit(folder / image.image)
+    if image.padding_px:  # what is seen, without the colours that go on around it
+        side = 2 * image.padding_px + 1
+        seen = cv2.erode(rgba[..., 3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+        rgba = np.where(seen[..., None] > 0.5, rgba, 0).astype(np.float32)
+    return LayerEdit(image.layer, torch.from_numpy(rgba), image.view(run.model, (image.width, image.height), None))
 
 
 def clean_plate(

@@ -66,8 +66,10 @@ def found_in(frame: Frame, layer: int, wanted: np.ndarray) -> tuple[np.ndarray, 
         inside = position.clip(0, limits)
         slope = value_at(inverse, inside).reshape(2, 2)
         position = inside - slope @ (value_at(uv, inside) - wanted)
-    missed = np.abs(position - position.clip(0, limits)).max()
-    is_visible = missed < FOUND_PX and bool(value_at(frame.visibility[layer], position.clip(0, limits)) > VISIBLE)
+    inside = position.clip(0, limits)
+    missed = value_at(inverse, inside).reshape(2, 2) @ (value_at(uv, inside) - wanted)
+    is_found = max(np.abs(position - inside).max(), np.abs(missed).max()) < FOUND_PX
+    is_visible = is_found and bool(value_at(frame.visibility[layer], inside) > VISIBLE)
     return position, is_visible
 
 

@@ -4,6 +4,7 @@ from media.files import fresh_folder, make_folder, write_text, written_whole
 from media.images import (
     IMAGE_SUFFIXES,
     Pixels,
+    has_opacity,
     image_size,
     list_images,
     natural_key,
@@ -27,6 +28,7 @@ __all__ = [
     "VideoSet",
     "VideoWriter",
     "fresh_folder",
+    "has_opacity",
     "image_size",
     "list_images",
     "make_folder",

@@ -17,6 +17,7 @@ from media.images import Pixels
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".mts", ".ogv"}
 NTSC = 1000 / 1001  # 29.97 stands for 30 * NTSC
 ALPHA_FORMATS = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16")
+FASTEST = 480.0  # frames per second; files that tell more tell the clock of their timestamps
 VARIABLE = 0.02  # a mean rate this much below the rate of the timestamps says that frames are spaced unevenly
 REMEDY = "convert it first, for instance with HandBrake or ffmpeg to H.264 mp4"
 
@@ -34,6 +35,7 @@ class VideoFacts:
     has_audio: bool
     has_alpha: bool
     is_variable: bool  # frames are spaced unevenly
+    has_oblong_pixels: bool = False
 
     @property
     def frames(self) -> int | None:
@@ -58,10 +60,11 @@ def video_facts(path: Path) -> VideoFacts:
     size = re.search(r"\b(\d{1,5})x(\d{1,5})\b", described)
     if size is None or "none" in described.split(" ")[0]:
         raise UserError(f"{path}: its video can't be decoded ({described[:80].strip()}); {REMEDY}")
-    width, height = int(size[1]), int(size[2])
+    width, height = round(int(size[1]) * pixel_aspect(described)), int(size[2])
     turn = re.search(r"rotation of (-?[\d.]+) degrees", told)
     rotation = round(-float(turn[1])) % 360 if turn else 0
-    rate, stamps = (number_before(unit, described) for unit in ("fps", "tbr"))
+    told_rates = (number_before(unit, described) for unit in ("fps", "tbr"))
+    rate, stamps = (each if each and each <= FASTEST else None for each in told_rates)
     fps = true_rate(rate or stamps or 25.0)
     long = re.search(r"Duration: (\d+):(\d+):([\d.]+)", told)
     return VideoFacts(
@@ -73,7 +76,14 @@ def video_facts(path: Path) -> VideoFacts:
         has_audio="Audio:" in told,
         has_alpha=any(name in described for name in ALPHA_FORMATS) or bool(re.search(r"alpha_mode\s*: 1", told)),
         is_variable=bool(rate and stamps and rate < stamps * (1 - VARIABLE)),
+        has_oblong_pixels=pixel_aspect(described) != 1,
     )
+
+
+def pixel_aspect(described: str) -> float:
+    """Width of a pixel by its height, of ffmpeg's description of a stream; 1 but for old and broadcast formats."""
+    found = re.search(r"SAR (\d+):(\d+)", described)
+    return int(found[1]) / int(found[2]) if found and int(found[1]) and int(found[2]) else 1.0
 
 
 def number_before(unit: str, text: str) -> float | None:
@@ -117,8 +127,9 @@ def read_video(
     decoder = ["-c:v", "libvpx-vp9"] if alpha and facts.codec == "vp9" else []  # ffmpeg's own drops opacity
     span = ["-ss", f"{start_s:.6f}"] if start_s > 0 else []
     span += ["-to", f"{end_s:.6f}"] if end_s is not None else []
+    square = "scale=trunc(iw*sar+0.5):ih,setsar=1"  # frames are of square pixels
     filters = [] if fps is None else [f"fps={fps:.9g}"]
-    filters += ["alphaextract"] * alpha
+    filters += [square] * facts.has_oblong_pixels + ["alphaextract"] * alpha
     picture = ["-f", "image2pipe", "-c:v", *(["pgm", "-pix_fmt", "gray"] if alpha else ["ppm", "-pix_fmt", "rgb24"])]
     filtered = ["-vf", ",".join(filters)] if filters else []
     source = ["-v", "error", "-nostdin", *decoder, *span, "-i", f"file:{path.resolve()}", "-map", "0:v:0"]

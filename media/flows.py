@@ -5,6 +5,7 @@ Both are read. .flo (Middlebury) can be imported.
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def read_flow(path: Path) -> Flow:
             return read_flo(path)
         loaded = np.load(path, allow_pickle=False)
         flow = loaded[KEY] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zipfile.error):
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         raise DamagedFlow("not a whole flow file") from None
     if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
         raise DamagedFlow(f"has shape {flow.shape}, expected (height, width, 2)")
@@ -86,8 +87,10 @@ def flow_size(path: Path) -> tuple[int, int] | None:
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
             return shape[1::-1] if len(shape) == 3 and shape[2] == 2 else None
         with zipfile.ZipFile(path) as archive, archive.open(f"{KEY}.npy") as entry:
+            if archive.testzip() is not None:
+                return None
             np.lib.format.read_magic(entry)
             shape, _, _ = np.lib.format.read_array_header_1_0(entry)
             return shape[1::-1] if len(shape) == 3 and shape[2] == 2 else None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return None

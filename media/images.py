@@ -122,10 +122,19 @@ def has_grey_palette(image: Image.Image) -> bool:
     return bool((colors == colors[:, :1]).all())
 
 
+def carries_opacity(image: Image.Image) -> bool:
+    return "A" in image.getbands() or "transparency" in image.info
+
+
+def has_opacity(path: Path) -> bool:
+    """Whether a picture says what is see-through."""
+    return carries_opacity(open_image(path))
+
+
 def read_edit(path: Path) -> NDArray[np.float32]:
     """(H, W, 4) float32 in [0, 1], colour premultiplied by opacity. Raises UserError if it has no opacity."""
     image = open_image(path)
-    if "A" not in image.getbands() and "transparency" not in image.info:
+    if not carries_opacity(image):
         raise UserError(
             f"{path}: {image.mode} picture without opacity, expected RGBA; save it as a PNG with transparency, "
             "see-through where nothing is to change"

@@ -4,7 +4,7 @@ import errno
 import os
 import subprocess
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
@@ -62,7 +62,8 @@ class VideoWriter:
             source += ["-ss", f"{self.audio.start_s:.6f}"]
             source += [] if self.audio.end_s is None else ["-to", f"{self.audio.end_s:.6f}"]
             source += ["-i", f"file:{self.audio.source.resolve()}"]
-            sound = ["-map", "0:v", "-map", "1:a:0", "-c:a", "aac", "-b:a", "192k", "-shortest"]
+            # Silence goes on after the sound, and ends with the pictures, which must not be cut short.
+            sound = ["-map", "0:v", "-map", "1:a:0", "-af", "apad", "-c:a", "aac", "-b:a", "192k", "-shortest"]
         coding = [*self.coding(), "-vf", COLOURS, *COLOUR_TAGS, *sound]
         target = f"file:{self.temporary.resolve()}"  # a plain name could be taken for a protocol or a flag
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *coding, target]
@@ -81,6 +82,7 @@ class VideoWriter:
             self.encoder.stdin.write(np.ascontiguousarray(frame).data)
         except BrokenPipeError:
             self.close()  # raises what the encoder said
+            raise OSError(errno.EIO, "the encoder ended before the last frame", str(self.path)) from None
 
     def close(self, keep: bool = True) -> None:
         """Finish the file, or drop what there is of it. Raises OSError if the encoder could not write it."""
@@ -146,5 +148,6 @@ class VideoSet:
         return self
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
-        for writer in self.writers.values():
-            writer.close(keep=error_type is None)
+        with ExitStack() as closing:  # one that fails does not keep the others from closing
+            for writer in self.writers.values():
+                closing.callback(writer.close, keep=error_type is None)

@@ -54,14 +54,20 @@ class Note:
     width: int
     height: int
     has_audio: bool
+    source_bytes: int
+    source_changed: float  # seconds
 
     def matches(self, source: Path, span: Span) -> bool:
         """Whether these are the frames of a part of a video."""
-        return (Path(self.source), self.start_s, self.end_s, self.every) == (
-            source.resolve(),
+        here = source.stat()
+        mine = (self.source, self.start_s, self.end_s, self.every, self.source_bytes, self.source_changed)
+        return mine == (
+            str(source.resolve()),
             span.start_s,
             span.end_s,
             span.every,
+            here.st_size,
+            here.st_mtime,
         )
 
 
@@ -86,11 +92,13 @@ def check_span(source: Path, span: Span, facts: VideoFacts) -> None:
         raise UserError(f"--start {span.start_s:g}: {source} is {facts.duration_s:g} s long")
 
 
-def extract(source: Path, folder: Path, span: Span, allow_cuts: bool) -> Note:
+def extract(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames: int) -> Note:
     """Write the frames of a part of a video into a new folder, all or none, and the note beside it.
 
-    Raises UserError if there are fewer than two, or a scene cut unless that is allowed.
+    Raises UserError if there are fewer than two or more than max_frames, or a scene cut unless that is allowed.
     """
+    if note_path(folder).exists() and read_note(folder) is None:
+        raise UserError(f"{note_path(folder)} is there and says something else; move it away, or give another --name")
     facts = video_facts(source)
     check_span(source, span, facts)
     unfinished = folder.with_name(f".{folder.name}_unfinished")
@@ -99,21 +107,33 @@ def extract(source: Path, folder: Path, span: Span, allow_cuts: bool) -> Note:
     watcher, size = Watcher(), (facts.width, facts.height)
     try:
         for number, frame in enumerate(frames_of(source, span, facts)):
+            if number >= max_frames:
+                raise UserError(too_many(source, f"more than {max_frames}", max_frames))
             watcher.look(frame)
             size = frame.shape[1::-1]
             media.write_png(unfinished / f"{number:05d}.png", frame)
         if watcher.count < 2:
             raise UserError(f"{source}: {watcher.count} frame in this part; at least 2 are needed to follow a motion")
         fps = facts.fps / span.every
-        check_watched(watcher, source, allow_cuts, lambda t: f"{span.start_s + t / fps:.2f}")
-        note = Note(
-            fps, str(source.resolve()), span.start_s, span.end_s, span.every, watcher.count, *size, facts.has_audio
-        )
-        unfinished.rename(folder)
+        check_watched(watcher, source, allow_cuts, lambda t: f"{span.start_s + (t - 0.5) / fps:.3f}")
+        here = source.stat()
+        part = (str(source.resolve()), span.start_s, span.end_s, span.every)
+        note = Note(fps, *part, watcher.count, *size, facts.has_audio, here.st_size, here.st_mtime)
         media.write_text(note_path(folder), json.dumps(asdict(note), indent=2) + "\n")
+        if folder.is_dir():  # empty
+            folder.rmdir()
+        unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return note
+
+
+def too_many(source: Path, count: str, max_frames: int) -> str:
+    """What to tell about a clip that is longer than anyone would wait for."""
+    return (
+        f"{source} has {count} frames here, --max_frames is {max_frames}; take a part with --start and --end, every "
+        "second frame with --every 2, or allow more"
+    )
 
 
 def frames_of(source: Path, span: Span, facts: VideoFacts) -> Iterator[Pixels]:

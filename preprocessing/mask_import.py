@@ -72,7 +72,7 @@ def masks_in_video(path: Path, frames: list[Path]) -> Iterator[tuple[Path, Pixel
 def span_of_matte(path: Path, folder: Path) -> Span:
     """The part of a matte video that belongs to a clip's frames."""
     note, facts = read_note(folder), video_facts(path)
-    if note is None or facts.duration_s is None:
+    if note is None or facts.duration_s is None or abs(facts.frames - note.frames) <= 1:
         return Span()
     is_short = facts.duration_s < note.start_s + note.frames / note.fps - 1 / note.fps
     return Span() if is_short else Span(note.start_s, note.end_s, note.every)

@@ -24,17 +24,27 @@ Floats = NDArray[np.float32]
 Flow = NDArray[np.floating]
 
 
-@dataclass(frozen=True)
 class Find:
-    """What a detector found in a frame."""
+    """What a detector found in a frame: its class, how sure it is, and a mask, of which only the box is kept."""
 
-    label: int
-    score: float
-    mask: NDArray[np.uint8]  # (H, W) soft, 255 surely inside
+    def __init__(self, label: int, score: float, mask: NDArray[np.uint8]):
+        """mask (H, W), soft, 255 surely inside."""
+        self.label, self.score, self.shape = label, score, mask.shape
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        spans = [slice(int(each[0]), int(each[-1]) + 1) if len(each) else slice(0) for each in (rows, columns)]
+        self.box = tuple(spans)
+        self.inside = mask[self.box].copy()
+
+    @property
+    def mask(self) -> NDArray[np.uint8]:
+        """(H, W) soft, 255 surely inside."""
+        mask = np.zeros(self.shape, np.uint8)
+        mask[self.box] = self.inside
+        return mask
 
     def covers(self, x: float, y: float) -> bool:
         """Whether a pixel is inside."""
-        height, width = self.mask.shape
+        height, width = self.shape
         return 0 <= x < width and 0 <= y < height and bool(self.mask[int(y), int(x)] > 127)
 
 
@@ -136,7 +146,7 @@ def filled(track: Track, count: int, motion: Motion) -> tuple[list[NDArray[np.ui
     Between two finds a mask is carried along the flow from both, the nearer weighing more; beyond the first and the
     last find it is carried a few frames on.
     """
-    size = next(iter(track.finds.values())).mask.shape[::-1]
+    size = next(iter(track.finds.values())).shape[::-1]
     known = sorted(track.finds)
     sums: dict[int, list[tuple[float, Floats]]] = {}
     for t in known:

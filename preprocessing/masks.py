@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -17,10 +17,10 @@ import media
 from command_line import UserError, named, warn
 from media import Pixels
 from metrics.masks import iou
+from preprocessing.errors import NoWeights
 from preprocessing.mask_tracking import LONG_EDGE_PX, Find, Motion, Track, filled, track_at, tracks_of
 from reporting.preview import contact_rows
 
-METHODS = ("auto", "maskrcnn", "detectron2", "motion", "import")
 DETECTOR_LONG_EDGE_PX = 960  # detectors reduce what they get; masks of that size also keep the memory small
 SHEET_FRAMES, SHEET_COLUMNS = 6, 3  # of the picture that shows the masks
 OUTLINE = (255, 40, 160)
@@ -39,6 +39,17 @@ class MaskRequest:
     source: Path | None = None  # import: folder or video
     label: int | None = None
     threshold: float | None = None
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What differs from the defaults, to be noted beside the masks."""
+        defaults = MaskRequest()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: str(value) for name, value in values.items() if value != getattr(defaults, name)}
+
+
+class NothingFound(UserError):
+    """A detector sees no object of the class in any frame."""
 
 
 class Detector(Protocol):
@@ -68,6 +79,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     present = {path.stem for path in media.list_images(folder)} if folder.is_dir() else set()
     missing = [path for path in frames if path.stem not in present]
     if not missing:
+        check_request(folder, request)
         print(f"all {len(frames)} masks are there already, used as they are: {folder}")
         return folder
     found = found_masks(frames, missing, request)
@@ -76,9 +88,35 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     if empty := write_all(missing, found, folder):
         names = ", ".join(path.name for path in empty[:5]) + (", ..." if len(empty) > 5 else "")
         warn(f"no object found in {len(empty)} of {len(missing)} frames, masks are empty there: {names}")
-    show_masks(frames, folder)
+    show_masks(frames, folder, request.words)
     print(f"wrote {folder}")
     return folder
+
+
+def check_request(folder: Path, request: MaskRequest) -> None:
+    """Say so if masks that are there were not found as they are asked for now.
+
+    Raises UserError if it is known how they were found; warns if they are somebody's own.
+    """
+    try:
+        asked = json.loads(report_path(folder).read_text(encoding="utf-8"))["asked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        if request.words:
+            warn(f"{folder} holds masks already; to find others, move it away")
+        return
+    if asked != request.words and "refine" not in asked:
+        before, now = (described(words) for words in (asked, request.words))
+        raise UserError(f"{folder} holds masks found with {before}, asked for is {now}; move it away to find them anew")
+
+
+def described(words: dict[str, str]) -> str:
+    """A request in words."""
+    return ", ".join(f"{name} {value}" for name, value in words.items()) or "the defaults"
+
+
+def report_path(folder: Path) -> Path:
+    """Where it is noted how masks were found, and how good they are."""
+    return folder.with_name(f"{folder.name}.json")
 
 
 def write_all(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
@@ -108,18 +146,18 @@ def found_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -
         return (mask for path, mask in zip(frames, every, strict=True) if path in set(missing))
     if request.method == "motion":
         return moving(frames, missing)
+    is_choice = request.method != "auto" or request.weights is not None
     if request.method != "detectron2":
         from preprocessing.mask_rcnn import check_class_name
 
         check_class_name(request.class_name)
     try:
-        detector = make_detector(request)
-    except UserError as error:
-        if request.method != "auto" or request.weights is not None:
+        return tracked(frames, missing, make_detector(request), request)
+    except (NoWeights, NothingFound) as error:
+        if is_choice:
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
         return moving(frames, missing)
-    return tracked(frames, missing, detector, request)
 
 
 def make_detector(request: MaskRequest) -> Detector:
@@ -157,10 +195,15 @@ def tracked(frames: list[Path], missing: list[Path], detector: Detector, request
     """The masks of one object, followed through the clip, of the missing frames.
 
     With several objects asked for, each also gets all its masks in a folder NAME_maskrcnn_1, _2, ...; the masks
-    returned show them all.
+    returned show them all. Raises NothingFound.
     """
     found, motion = detections(frames, detector)
     chosen = chosen_tracks(tracks_of(found, motion), motion, detector, request, media.image_size(frames[0]))
+    if not chosen:
+        raise NothingFound(
+            f"no {request.class_name if request.class_name != 'anything' else 'known object'} was found in any frame; "
+            "use another --class_name, or --method motion"
+        )
     every = [filled(track, len(frames), motion) for track in chosen]
     for track, (masks, mended) in zip(chosen, every, strict=True):
         seen = sum(mask is not None for mask in masks)
@@ -170,11 +213,11 @@ def tracked(frames: list[Path], missing: list[Path], detector: Detector, request
     if request.objects > 1:
         for number, (masks, _) in enumerate(every, 1):
             target = media.make_folder(folder.with_name(f"{folder.name}_maskrcnn_{number}"))
-            write_all(frames, (at_size(mask, size) for mask in masks), target)
+            there = {path.stem for path in media.list_images(target)}
+            new = [t for t, path in enumerate(frames) if path.stem not in there]
+            write_all([frames[t] for t in new], (at_size(masks[t], size) for t in new), target)
     numbers = {path: t for t, path in enumerate(frames)}
-    for path in missing:
-        masks = [at_size(masks[numbers[path]], size) for masks, _ in every]
-        yield np.maximum.reduce(masks) if masks else at_size(None, size)
+    return (np.maximum.reduce([at_size(masks[numbers[path]], size) for masks, _ in every]) for path in missing)
 
 
 def at_size(mask: Pixels | None, size: tuple[int, int]) -> Pixels:
@@ -255,18 +298,22 @@ def refine_masks(video: Path) -> Path:
     write_all(frames, mended_masks(small_video(clip), rough, frames, frames), unfinished)
     folder.rename(kept)
     unfinished.rename(folder)
-    show_masks(frames, folder)
+    show_masks(frames, folder, {"refine": "True"})
     print(f"wrote {folder}; the masks as they were are in {kept}")
     return folder
 
 
-def show_masks(frames: list[Path], folder: Path) -> None:
-    """Write NAME_maskrcnn.png, some frames with the masks' outlines; where true masks are, say how good they are."""
+def show_masks(frames: list[Path], folder: Path, asked: dict[str, str]) -> None:
+    """Write NAME_maskrcnn.png, some frames with the masks' outlines, and NAME_maskrcnn.json.
+
+    The latter says what was asked for, and where true masks are, how good the found ones are.
+    """
+    masks = {path.stem: path for path in media.list_images(folder)}
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int))
     pictures = {}
     for t in chosen:
         image = media.read_rgb(frames[t])
-        mask = media.resize(media.read_mask(folder / f"{frames[t].stem}.png"), *image.shape[1::-1])
+        mask = media.resize(media.read_mask(masks[frames[t].stem]), *image.shape[1::-1])
         outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         thickness = max(1, round(max(image.shape) / 320))
         pictures[frames[t].name] = cv2.drawContours(image.copy(), outlines, -1, OUTLINE, thickness)
@@ -274,23 +321,22 @@ def show_masks(frames: list[Path], folder: Path) -> None:
     media.write_png(sheet, contact_rows(pictures, SHEET_COLUMNS))
     print(f"look at {sheet}: the outlines should follow the object")
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
-    if truth.is_dir():
-        report_quality(frames, folder, truth)
+    quality = mask_quality(frames, masks, truth) if truth.is_dir() else {}
+    if quality:
+        worst = min(quality, key=quality.get)
+        mean = sum(quality.values()) / len(quality)
+        print(f"J against {truth}: mean {mean:.3f}, worst {quality[worst]:.3f} in {worst}; all: {report_path(folder)}")
+        quality = {"mean_j": round(mean, 4), "j": quality}
+    media.write_text(report_path(folder), json.dumps({"asked": asked} | quality, indent=2) + "\n")
 
 
-def report_quality(frames: list[Path], folder: Path, truth: Path) -> None:
-    """Write NAME_maskrcnn.json: J (IoU with the true mask) of each frame; and say the mean."""
+def mask_quality(frames: list[Path], masks: dict[str, Path], truth: Path) -> dict[str, float]:
+    """J (IoU with the true mask) of each frame whose truth is known; masks by the frames' stems."""
     by_name = {path.stem: path for path in media.list_images(truth)}
     values = {}
     for path in frames:
         if path.stem in by_name:
             expected = media.read_mask(by_name[path.stem]) > 127
-            found = media.resize_labels(media.read_mask(folder / f"{path.stem}.png"), *expected.shape[::-1]) > 127
+            found = media.resize_labels(media.read_mask(masks[path.stem]), *expected.shape[::-1]) > 127
             values[path.name] = round(iou(found, expected), 4)
-    if not values:
-        return
-    worst = min(values, key=values.get)
-    mean = sum(values.values()) / len(values)
-    report = folder.with_name(f"{folder.name}.json")
-    media.write_text(report, json.dumps({"mean_j": round(mean, 4), "j": values}, indent=2) + "\n")
-    print(f"J against {truth}: mean {mean:.3f}, worst {values[worst]:.3f} in {worst}; every frame: {report}")
+    return values

@@ -24,7 +24,7 @@ class Watcher:
     cuts: list[int] = field(default_factory=list)  # first frame after each cut
     empty: list[int] = field(default_factory=list)  # frames of a single colour
     count: int = 0
-    before: Pixels | None = None
+    before: Pixels | None = None  # thumbnail of the last frame that shows something
 
     def __post_init__(self) -> None:
         self.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
@@ -32,11 +32,12 @@ class Watcher:
     def look(self, frame: Pixels) -> None:
         """The next frame (H, W, 3)."""
         small = thumbnail(frame)
-        if small.std() < EMPTY_CONTRAST:
+        if small.std((0, 1)).max() < EMPTY_CONTRAST:
             self.empty.append(self.count)
-        elif self.before is not None and self.before.shape == small.shape and self.is_cut(self.before, small):
-            self.cuts.append(self.count)
-        self.before = small if small.std() >= EMPTY_CONTRAST else None
+        else:
+            if self.before is not None and self.is_cut(self.before, small):
+                self.cuts.append(self.count)
+            self.before = small
         self.count += 1
 
     def is_cut(self, before: Pixels, after: Pixels) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from command_line import UserError
+from preprocessing.errors import NoWeights
 
 CONNECT_SECONDS = 10  # a machine without internet is told so soon
 
@@ -48,7 +49,7 @@ def downloaded_weights(url: str) -> dict:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise UserError(
+        raise NoWeights(
             f"no weights at hand and none could be downloaded ({reason}); "
             f"get {url} elsewhere and give it as --weights FILE"
         ) from None

@@ -52,16 +52,14 @@ def bytes_needed(task: Task) -> tuple[float, float]:
     return stays + task.frames * RENDERED_BYTES * task.working_pixels, stays
 
 
-def announce(task: Task, folder: Path) -> None:
+def say_estimate(task: Task, folder: Path) -> None:
     """Print the estimate. Raises UserError if so much disk is not free where `folder` is or will be."""
     most, stays = bytes_needed(task)
     sizes = "{} x {}, worked on at {} x {}".format(*task.native, *task.working)
-    print(f"{task.frames} frames of {sizes}")
-    print(
-        f"about {seconds_needed(task) / 60:.0f} min on two CPU cores; {most / 1e6:.0f} MB of disk while it runs, "
-        f"{stays / 1e6:.0f} MB after it",
-        flush=True,
-    )
+    print(f"{task.frames or 'an unknown number of'} frames of {sizes}")
+    minutes = seconds_needed(task) / 60
+    print(f"{f'about {minutes:.0f} min' if minutes >= 1 else 'under a minute'} on two CPU cores;", end=" ")
+    print(f"{most / 1e6:.0f} MB of disk while it runs, {stays / 1e6:.0f} MB after it", flush=True)
     place = next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
     free = shutil.disk_usage(place).free
     if free < most:

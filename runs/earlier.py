@@ -1,4 +1,4 @@
-"""Runs that are there already, so that nothing is trained twice."""
+"""Runs that are there already, so that nothing is trained twice on the same input."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +22,16 @@ def newest_run(config: Config) -> Path | None:
         except ConfigError as error:
             warn(f"passed over: {error}")
             continue
-        if replace(its_own, time_budget_s=config.time_budget_s) == config:
+        is_same = replace(its_own, time_budget_s=config.time_budget_s) == config
+        if is_same and (run / "config.json").stat().st_mtime >= inputs_changed_at(Path(config.data_folder)):
             return run
     return None
+
+
+def inputs_changed_at(frames: Path) -> float:
+    """When a clip's frames, masks or flow were last written, seconds."""
+    folders = [frames, *(frames.with_name(f"{frames.name}{suffix}") for suffix in ("_maskrcnn", "_flow"))]
+    return max(path.stat().st_mtime for folder in folders if folder.is_dir() for path in folder.iterdir())
 
 
 def is_evaluated(run: Path, time_budget_s: float) -> bool:

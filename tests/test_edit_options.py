@@ -191,6 +191,7 @@ def test_a_picture_without_opacity_can_have_a_mask(run, tmp_path):
         (["--only_edit_layer", "--format", "mp4", "--edit_frame", "1:a.png"], "needs opacity, which mp4 has not"),
         (["--edit_foreground_at", "3,4"], "nothing to paint"),
         (["--transfer_from", "x", "--edit_frame", "1:a.png"], "--transfer_from carries atlas edits over"),
+        (["--atlas", "x", "--edit_frame", "1:a.png"], "--atlas belongs to an atlas edit"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(run, tmp_path, monkeypatch, flags, message):
@@ -201,16 +202,30 @@ def test_flags_that_make_no_sense_are_refused(run, tmp_path, monkeypatch, flags,
     assert not (tmp_path / "out").exists()
 
 
-def test_sound_comes_along(tmp_path):
+@pytest.mark.parametrize(("start_s", "end_s"), [(0.5, 1.5), (0.5, 0.7), (0.0, None)])
+def test_sound_comes_along_and_cuts_no_picture(tmp_path, start_s, end_s):
+    """As long as the pictures, shorter, longer."""
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine=440", "-t", "2"]
     subprocess.run([*ffmpeg, str(tmp_path / "tone.m4a")], check=True)
-    with VideoWriter(tmp_path / "a.mp4", 10, audio=Audio(tmp_path / "tone.m4a", 0.5, 1.0)) as video:
-        for t in range(5):
-            video.write(np.full((32, 48, 3), 40 * t, np.uint8))
+    with VideoWriter(tmp_path / "a.mp4", 30, audio=Audio(tmp_path / "tone.m4a", start_s, end_s)) as video:
+        for t in range(30):
+            video.write(np.full((132, 148, 3), 8 * t, np.uint8))
     facts = facts_of(tmp_path / "a.mp4")
     assert facts.has_audio
-    assert facts.duration_s == pytest.approx(0.5, abs=0.1)
-    assert len(list(read_video(tmp_path / "a.mp4"))) == 5
+    assert facts.duration_s == pytest.approx(1.0, abs=0.15)
+    frames = list(read_video(tmp_path / "a.mp4"))
+    assert len(frames) == 30
+    assert frames[0].max() < 5
+    assert frames[-1].min() > 225
+
+
+def test_an_encoder_that_ends_early_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match=r"a\.mp4"), VideoWriter(tmp_path / "a.mp4", 10) as video:
+        video.write(np.zeros((32, 48, 3), np.uint8))
+        video.encoder.kill()
+        for _ in range(500):
+            video.write(np.zeros((432, 768, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_colours_survive_the_video_file(tmp_path):
@@ -231,7 +246,18 @@ def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_pat
     note = clip.with_name("demo.json")
     before = note.read_text()
     span = {"start_s": 0, "end_s": None, "every": 1, "frames": 4, "width": 96, "height": 64}
-    note.write_text(json.dumps({"fps": 12, "source": str(tmp_path / "tone.m4a"), "has_audio": True, **span}))
+    note.write_text(
+        json.dumps(
+            {
+                "fps": 12,
+                "source": str(tmp_path / "tone.m4a"),
+                "has_audio": True,
+                "source_bytes": 0,
+                "source_changed": 0,
+                **span,
+            }
+        )
+    )
     path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
     try:
         edit(run, tmp_path / "out", "--edit_frame", f"1:{path}")

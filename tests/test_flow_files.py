@@ -46,6 +46,18 @@ def test_a_half_written_file_counts_as_missing(tmp_path, flow, suffix):
             read_flow(path)
 
 
+def test_a_file_whose_middle_is_lost_counts_as_missing(tmp_path, flow):
+    path = tmp_path / "a.npz"
+    write_flow(path, flow)
+    whole = bytearray(path.read_bytes())
+    for start in range(200, len(whole) - 200, len(whole) // 12):
+        broken = bytes(whole[:start]) + bytes(40) + bytes(whole[start + 40 :])
+        path.write_bytes(broken)
+        assert flow_size(path) is None
+        with pytest.raises(DamagedFlow):
+            read_flow(path)
+
+
 def test_flow_that_is_no_number_is_not_written(tmp_path, flow):
     flow[3, 3] = np.nan
     with pytest.raises(UserError, match="not finite"):

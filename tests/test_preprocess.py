@@ -1,5 +1,6 @@
 """Flow and masks: what is written, what is kept, what is refused."""
 
+import shutil
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -306,6 +307,8 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
 
     monkeypatch.setattr(masks, "make_detector", lambda request: Detector())
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
+    with pytest.raises(UserError, match="holds masks found with objects 2, asked for is instance 2"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "2"])
     found = {suffix: mask_of(frames, suffix) for suffix in ("", "_1", "_2")}
     np.testing.assert_array_equal(found[""], np.maximum(left, right))
     np.testing.assert_array_equal(found["_1"], left)
@@ -314,10 +317,31 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
         path.unlink()
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--point", "70,30,1"])
     np.testing.assert_array_equal(mask_of(frames, ""), right)
-    for path in frames.with_name("cat_maskrcnn").iterdir():
-        path.unlink()
+    own = np.zeros((64, 96), np.uint8)
+    Image.fromarray(own).save(frames.with_name("cat_maskrcnn_2") / "1.png")
+    shutil.rmtree(frames.with_name("cat_maskrcnn"))
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
+    np.testing.assert_array_equal(mask_of(frames, "_2"), own)  # one that is there is kept
+    shutil.rmtree(frames.with_name("cat_maskrcnn"))
     with pytest.raises(UserError, match="--instance 3: only 2 objects were found"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "3"])
+
+
+def test_a_detector_that_finds_nothing_is_an_error_and_auto_takes_motion(frames, monkeypatch, capsys):
+    class Detector:
+        batch = 1
+
+        def __call__(self, images):
+            return [[] for _ in images]
+
+    monkeypatch.setattr(masks, "make_detector", lambda request: Detector())
+    with pytest.raises(UserError, match="no cat was found in any frame; use another --class_name, or --method motion"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
+    assert not frames.with_name("cat_maskrcnn").exists()
+    full = np.full((64, 96), 255, np.uint8)
+    monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([full] * len(missing)))
+    preprocess_mask_rcnn.main(["--vid-path", str(frames)])
+    assert "falling back to --method motion: no known object was found" in capsys.readouterr().err
 
 
 def mask_of(frames, suffix):

@@ -1,7 +1,11 @@
 """One command from a video to layers."""
 
 import json
+import os
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +14,12 @@ from conftest import last_line, run_script
 import media
 import unwrap_video
 from command_line import UserError
+from config import config_text, load_config
 from metrics.masks import iou
-from preprocessing.extract import Span
+from preprocessing.extract import Span, extract
+from preprocessing.masks import MaskRequest, write_masks
 from reporting.estimate import Task, bytes_needed, seconds_needed
+from runs.earlier import newest_run
 from scenes.catalogue import SCENES
 
 SIZE = (128, 72)
@@ -44,7 +51,7 @@ def test_a_video_becomes_layers_in_one_command(unwrapped):
     assert metrics["psnr"] > 22
     for stage in ("[1 of 4] frames", "[2 of 4] masks", "[3 of 4] flow", "[4 of 4] layers", "done in"):
         assert stage in told
-    assert "about 0 min on two CPU cores" in told
+    assert "under a minute on two CPU cores" in told
     assert media.image_size(folder / "data" / "a pan" / "00000.png") == SIZE
     assert json.loads((folder / "data" / "a pan.json").read_text())["fps"] == 12
 
@@ -73,10 +80,57 @@ def test_a_scene_cut_is_named_and_nothing_is_left_behind(tmp_path):
             video.write(first.frame(t).rgb if t < 6 else second.frame(t - 6).rgb[::-1, ::-1])
     done = run_script(unwrap_video.__file__, "two.mp4", *QUICK, cwd=tmp_path)
     assert done.returncode == 2
-    assert "a scene cut between frames 5 and 6; take one scene at a time: --end 0.60 or --start 0.60" in last_line(
+    assert "a scene cut between frames 5 and 6; take one scene at a time: --end 0.550 or --start 0.550" in last_line(
         done.stderr
     )
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_the_advice_on_a_cut_gives_the_two_scenes(tmp_path):
+    """At a rate whose frame times have no end of digits."""
+    first, second = SCENES["pan"](*SIZE, 6), SCENES["cross"](*SIZE, 6)
+    pictures = [first.frame(t).rgb for t in range(5)] + [second.frame(t).rgb[::-1, ::-1] for t in range(5)]
+    with media.VideoWriter(tmp_path / "two.mp4", 30000 / 1001) as video:
+        for picture in pictures:
+            video.write(picture)
+    with pytest.raises(UserError, match="a scene cut between frames 4 and 5") as caught:
+        extract(tmp_path / "two.mp4", tmp_path / "data" / "two", Span(), False, 500)
+    at_s = float(re.search(r"--end ([\d.]+)", str(caught.value))[1])
+    assert extract(tmp_path / "two.mp4", tmp_path / "data" / "one", Span(end_s=at_s), False, 500).frames == 5
+    assert extract(tmp_path / "two.mp4", tmp_path / "data" / "other", Span(start_s=at_s), False, 500).frames == 5
+
+
+def test_a_video_of_unknown_length_ends_at_the_limit(tmp_path, unwrapped):
+    with pytest.raises(UserError, match="has more than 5 frames here, --max_frames is 5"):
+        extract(unwrapped[0] / "a pan.mp4", tmp_path / "pan", Span(), False, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_note_that_the_user_wrote_is_not_overwritten(tmp_path, unwrapped):
+    (tmp_path / "pan.json").write_text('{"fps": 25}')
+    with pytest.raises(UserError, match=r"pan\.json is there and says something else"):
+        extract(unwrapped[0] / "a pan.mp4", tmp_path / "pan", Span(), False, 50)
+
+
+def test_other_masks_are_asked_for_in_vain_only_with_a_word(unwrapped, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(unwrapped[0], folder)
+    source = str(folder / "data" / "a pan")
+    with pytest.raises(UserError, match="holds masks found with method motion, asked for is method import"):
+        write_masks(Path(source), MaskRequest("import", source=folder))
+
+
+def test_masks_made_anew_are_trained_on_anew(unwrapped, tmp_path):
+    shutil.copytree(unwrapped[0], tmp_path / "copy")
+    (run,) = (tmp_path / "copy" / "results").iterdir()
+    frames = tmp_path / "copy" / "data" / "a pan"
+    config = replace(load_config(run / "config.json"), data_folder=str(frames), results_folder_name=str(run.parent))
+    (run / "config.json").write_text(config_text(config))
+    assert newest_run(config) == run
+    mask = frames.with_name("a pan_maskrcnn") / "00000.png"
+    later = run.stat().st_mtime + 60
+    os.utime(mask, (later, later))
+    assert newest_run(config) is None
 
 
 def flags(source, tmp_path, *more: str) -> list[str]:
@@ -99,7 +153,7 @@ def test_another_video_of_the_same_name_does_not_take_its_place(tmp_path, unwrap
         (["--start", "0.5", "--end", "0.4"], "--end 0.4 lies before --start 0.5"),
         (["--end", "0.05"], "1 frame in this part; at least 2 are needed"),
         (["--every", "0"], "--every is 0, expected at least 1"),
-        (["--max_frames", "5"], "has 10 frames here, more than --max_frames 5"),
+        (["--max_frames", "5"], "has 10 frames here, --max_frames is 5"),
         (["--time_budget", "nan"], "--time_budget is nan"),
     ],
 )

@@ -74,6 +74,14 @@ def test_uneven_frames_are_noticed_and_taken_at_the_mean_rate(pictures, tmp_path
     assert abs(count - 12) <= 1
 
 
+def test_pixels_that_are_not_square_are_made_square(pictures, tmp_path):
+    """As DV, DVD and HDV have them: stored narrow, shown wide."""
+    ffmpeg("-i", pictures / "%d.png", "-vf", "crop=48:44,setsar=4/3", "-pix_fmt", "yuv420p", tmp_path / "dv.mp4")
+    facts = video_facts(tmp_path / "dv.mp4")
+    assert (facts.width, facts.height) == (64, 44)
+    assert next(read_video(tmp_path / "dv.mp4")).shape == (44, 64, 3)
+
+
 def test_gif_webm_and_opacity(pictures, tmp_path):
     ffmpeg("-i", pictures / "%d.png", tmp_path / "a.gif")
     ffmpeg("-i", pictures / "%d.png", "-pix_fmt", "yuva420p", "-c:v", "libvpx-vp9", tmp_path / "a.webm")
@@ -137,3 +145,7 @@ def test_frames_of_a_single_colour_are_noticed():
     seen = watched([black, black, *(scene.frame(t).rgb for t in range(6)), black])
     assert seen.empty == [0, 1, 8]
     assert seen.cuts == []
+    blue = np.full((90, 160, 3), (0, 0, 255), np.uint8)
+    other = SCENES["cross"](160, 90, 6)
+    hidden = watched([scene.frame(0).rgb, blue, *(other.frame(t).rgb[::-1, ::-1] for t in range(3))])
+    assert (hidden.empty, hidden.cuts) == ([1], [2])
