@@ -246,6 +246,7 @@ def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_pat
     note = clip.with_name("demo.json")
     before = note.read_text()
     span = {"start_s": 0, "end_s": None, "every": 1, "frames": 4, "width": 96, "height": 64}
+    span |= {"source_bytes": 0, "source_changed": 0}
     note.write_text(
         json.dumps(
             {
