@@ -104,7 +104,7 @@ def check_request(folder: Path, request: MaskRequest) -> None:
         if request.words:
             warn(f"{folder} holds masks already; to find others, move it away")
         return
-    if asked != request.words and "refine" not in asked:
+    if request.words and asked != request.words and "refine" not in asked:
         before, now = (described(words) for words in (asked, request.words))
         raise UserError(f"{folder} holds masks found with {before}, asked for is {now}; move it away to find them anew")
 

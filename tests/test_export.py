@@ -153,7 +153,7 @@ def test_resolution_padding_and_bits_can_be_chosen(folder, tmp_path):
     assert abs(max(media.image_size(tmp_path / "out" / "background.png")) - 200) <= 2
     deep = cv2.imread(str(tmp_path / "out" / "background.png"), cv2.IMREAD_UNCHANGED)
     assert (deep.dtype, deep.shape[2]) == (np.uint16, 4)
-    with pytest.raises(UserError, match="--resolution is '3', expected auto or 64 to 8192 px"):
+    with pytest.raises(UserError, match="--resolution is '3', expected auto or pixels, 64 to 8192"):
         export_atlas.main([f"--trained_model_folder={folder}", f"--output_folder={tmp_path}", "--resolution", "3"])
 
 
