@@ -19,7 +19,7 @@ import media
 from command_line import UserError, warn
 from edits.atlas_file import NAME, AtlasFile, check_aspect, read_atlas_file
 from edits.blending import laid_over, stacked
-from edits.fields import at_size
+from edits.fields import at_size, edit_shares
 from edits.layer_edit import LayerEdit
 from edits.spread import frame_edits
 from media import Pixels, to_8_bit
@@ -160,7 +160,7 @@ def render_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
 
 def edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
     """The edits as a frame shows them: for each layer the paint, later over earlier, and the layer's share."""
-    places, shares = atlas_places(run.model, frame), frame.visibility
+    places, shares = atlas_places(run.model, frame), edit_shares(frame)
     shown = []
     for layer in sorted({edit.layer for edit in edits}):
         paint = stacked([edit.seen_by(places[layer]) for edit in edits if edit.layer == layer])

@@ -4,9 +4,26 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from implicit_neural_networks import visibility
 from rendering import Floats, Frame
+
+CLEAR, SOLID = 0.08, 0.85  # opacity up to the first carries no paint of an object, from the second on all of it
+
+
+def edit_shares(frame: Frame) -> Floats:
+    """(L, H, W): share with which each layer carries paint in each pixel.
+
+    As `visibility`, but learned opacity seldom is quite 0 or 1 inside or outside an object: what is close counts as
+    that, so that opaque paint hides what is below it and leaves no flecks on the other layer. Not where the published
+    range of opacity is asked for, to compare.
+    """
+    if not frame.full_range:
+        return frame.visibility
+    levelled = np.clip((frame.alpha - CLEAR) / (SOLID - CLEAR), 0, 1)
+    return visibility(torch.from_numpy(levelled)).numpy()
 
 
 def at_size(frame: Frame, width: int, height: int) -> Frame:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edits.fields import edit_shares
 from edits.layer_edit import LayerEdit
 from rendering import AtlasView, Floats, Frame, atlas_places
 from runs.models import Model
@@ -20,7 +21,7 @@ LEAST_SHARE = 0.1  # a layer that a painted pixel shows less than this takes a f
 
 def frame_edits(model: Model, frame: Frame, rgba: Floats, layers: list[int]) -> list[LayerEdit]:
     """Paint (H, W, 4), premultiplied, on one rendered frame of that size as edits of the given layers."""
-    places, shares = atlas_places(model, frame), torch.from_numpy(frame.visibility)
+    places, shares = atlas_places(model, frame), torch.from_numpy(edit_shares(frame))
     edits = (spread_frame_edit(rgba, layer, places[layer], shares[layer]) for layer in layers)
     return [edit for edit in edits if edit is not None]
 

@@ -10,6 +10,7 @@ import media
 from command_line import UserError
 from editing import EditRequest, Output, atlas_edits, check_request, write_edits
 from edits.atlas_file import AtlasFile, fingerprint, image_of_view, write_atlas_file
+from edits.fields import edit_shares
 from edits.layer_edit import LayerEdit
 from edits.spread import Paint, spread_paint
 from media import to_8_bit
@@ -66,7 +67,7 @@ def carried_over(old: TrainedRun, new: TrainedRun, edits: list[LayerEdit]) -> li
         after = rendered_frame(new.model, new.clip, t, new.full_range, with_colors=False)
         for edit in edits:
             rgba = torch.from_numpy(edit.seen_by(atlas_places(old.model, before)[edit.layer]))
-            share = torch.from_numpy(np.minimum(before.visibility, after.visibility)[edit.layer])
+            share = torch.from_numpy(np.minimum(edit_shares(before), edit_shares(after))[edit.layer])
             places = atlas_places(new.model, after)[edit.layer]
             paints.setdefault(edit.layer, []).append(Paint(rgba, places, share))
     carried = (spread_paint(layer, each) for layer, each in paints.items())
@@ -80,7 +81,7 @@ def residual(old: TrainedRun, new: TrainedRun, before: list[LayerEdit], after: l
         shown = []
         for run, edits in ((old, before), (new, after)):
             frame = rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False)
-            places, shares = atlas_places(run.model, frame), frame.visibility
+            places, shares = atlas_places(run.model, frame), edit_shares(frame)
             shown.append(sum(edit.seen_by(places[edit.layer]) * shares[edit.layer][..., None] for edit in edits))
         painted = (shown[0][..., 3] > 0.02) | (shown[1][..., 3] > 0.02)
         total += float(np.abs(shown[0] - shown[1])[painted].mean(-1).sum())

@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -276,3 +277,22 @@ def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_pat
     finally:
         note.write_text(before)
     assert video_facts(tmp_path / "silent" / "edited_demo.mp4")["fps"] == 12
+
+
+def test_pictures_of_any_kind_are_taken_or_refused_with_a_reason(run, tmp_path):
+    from PIL import Image
+
+    image = Image.new("P", SIZE, 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    image.paste(1, (14, 10, 34, 22))
+    image.save(tmp_path / "palette.png", transparency=0)
+    edit(run, tmp_path / "palette", "--edit_frame", f"1:{tmp_path / 'palette.png'}", "--save_frames")
+    assert pictures(tmp_path / "palette" / "edited_frames")[1][12:20, 18:30].mean((0, 1))[0] > 240
+    deep = np.zeros((32, 48, 4), np.uint16)
+    deep[10:22, 14:34] = (0, 0, 65535, 65535)  # blue, green, red, opacity, as OpenCV orders them
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    edit(run, tmp_path / "deep", "--edit_frame", f"1:{tmp_path / 'deep.png'}", "--save_frames")
+    assert pictures(tmp_path / "deep" / "edited_frames")[1][12:20, 18:30].mean((0, 1))[0] > 240
+    Image.new("CMYK", SIZE, (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    with pytest.raises(UserError, match=r"print\.jpg: CMYK picture without opacity, expected RGBA"):
+        edit(run, tmp_path / "print", "--edit_frame", f"1:{tmp_path / 'print.jpg'}")

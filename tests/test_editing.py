@@ -9,6 +9,7 @@ from conftest import last_line, run_script, video_facts
 from PIL import Image
 
 import media
+from edits.fields import edit_shares
 from edits.spread import frame_edits, splat, spread_frame_edit
 from metrics.image import psnr
 from rendering import Frame, atlas_places, composite, open_run, render_frames
@@ -133,13 +134,27 @@ def test_a_painted_frame_comes_back_at_over_40_db_even_across_a_soft_edge(run):
     paint[inside] = np.dstack((wave, np.ones((60, 80))))[inside]
     edits = frame_edits(run.model, frame, paint, [0, 1])
     places = atlas_places(run.model, frame)
-    layers = [(edit.seen_by(places[edit.layer]), frame.visibility[edit.layer]) for edit in edits]
+    layers = [(edit.seen_by(places[edit.layer]), edit_shares(frame)[edit.layer]) for edit in edits]
     edited = composite(grey, layers)
     inner = (slice(10, 50), slice(10, 70))
     assert psnr(edited[inner], wave[inner]) > 40
     outside = np.ones((60, 80), bool)
     outside[6:54, 6:74] = False
     np.testing.assert_array_equal(edited[outside], grey[outside])
+
+
+def test_paint_on_an_object_is_opaque_and_leaves_no_flecks_behind_where_opacity_is_not_quite_1(run):
+    frame = turned_frame()
+    frame.alpha[:] = 0.9
+    paint = np.ones((60, 80, 4), np.float32)
+    (edit,) = frame_edits(run.model, frame, paint, [0, 1])
+    assert edit.layer == 0
+    places = atlas_places(run.model, frame)
+    edited = composite(np.zeros((60, 80, 3), np.float32), [(edit.seen_by(places[0]), edit_shares(frame)[0])])
+    assert edited[4:-4, 4:-4].min() > 0.99
+    frame.alpha[:] = 0.05
+    (edit,) = frame_edits(run.model, frame, paint, [0, 1])
+    assert edit.layer == 1
 
 
 def test_splatting_keeps_the_sum_and_hits_a_texel_exactly():
