@@ -81,6 +81,8 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--masks PATH and --method import belong together; give both or neither")
     if given := [name for name in ("label", "threshold") if getattr(options, name) is not None and not imports]:
         raise UserError(f"--{given[0]} belongs to --method import")
+    if imports and not options.masks.exists():
+        raise UserError(f"{options.masks}: no such file or folder; --masks takes mask pictures or a matte video")
     if options.threshold is not None and not 0 <= options.threshold < 1:
         raise UserError(f"--threshold is {options.threshold}, expected a share of white from 0 to below 1")
     for name in ("instance", "objects"):

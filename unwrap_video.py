@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FAST = Path(__file__).resolve().parent / "config" / "fast.json"
 STAGES = ("frames", "masks", "flow", "layers")
 MANY_FRAMES = 500
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,8 +83,11 @@ def unwrap_flags() -> argparse.ArgumentParser:
 
 def check_flags(options: argparse.Namespace) -> None:
     """Refuse numbers and combinations that make no sense."""
-    if not options.input.exists():
-        raise UserError(f"{options.input}: no such file or folder")
+    for path in (options.input, options.masks):
+        if path is not None and not path.exists():
+            raise UserError(f"{path}: no such file or folder")
+    if options.input.suffix.lower() in PICTURES:
+        raise UserError(f"{options.input} is a picture; give a video, or the folder that holds the frames")
     least = {"start": 0, "time_budget": 1e-9, "every": 1, "max_long_edge": 16, "max_frames": 2}
     for name, smallest in least.items():
         value = getattr(options, name)
@@ -227,9 +231,10 @@ def report(run: Path, took: dict[str, float]) -> None:
     print(f"\ndone in {sum(took.values()):.0f} s ({stages})")
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}")
     print(
-        f"to edit, paint over {evaluation / 'texture_orig1.png'} (object) or texture_orig2.png (background)\n"
-        f'in a layer of its own, then: python only_edit.py --trained_model_folder="{run}" '
-        "--output_folder=edited --edit_foreground_path=painted.png"
+        f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
+        "paint over its foreground.png or background.png in a layer of its own, and\n"
+        f'python only_edit.py --trained_model_folder="{run}" --output_folder=edited --atlas=atlas '
+        "--edit_foreground_path=painted.png"
     )
 
 

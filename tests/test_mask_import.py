@@ -144,10 +144,10 @@ def test_every_frame_is_rated_where_the_truth_is_known(clip, source, capsys):
     [
         (["--method", "import"], "--masks PATH and --method import belong together"),
         (["--label", "2"], "--label belongs to --method import"),
-        (["--method", "import", "--masks", "x", "--threshold", "2"], "--threshold is 2.0"),
+        (["--method", "import", "--masks", ".", "--threshold", "2"], "--threshold is 2.0"),
         (["--instance", "0"], "--instance is 0, expected 1 or more"),
         (["--method", "motion", "--point", "3,4,5"], "--point is for detectors; --method motion has no use for it"),
-        (["--method", "import", "--masks", "none"], "none: no folder and no video"),
+        (["--method", "import", "--masks", "none"], "none: no such file or folder"),
         (["--method", "motion", "--class_name", "dragon"], "--class_name is for detectors"),
         (["--refine", "--instance", "2"], "--refine mends the masks that are there, --instance finds others"),
         (["--point", "3,4,5", "--objects", "2"], "--point chooses one object, --objects several"),

@@ -162,6 +162,20 @@ def test_parts_and_numbers_that_make_no_sense_are_refused(tmp_path, unwrapped, m
         unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path, *more))
 
 
+@pytest.mark.parametrize(("name", "message"), [("none.mp4", "no such file"), ("0.png", "is a picture; give a video")])
+def test_what_is_no_video_is_named(tmp_path, name, message):
+    media.write_png(tmp_path / "0.png", np.zeros((9, 9, 3), np.uint8))
+    with pytest.raises(UserError, match=message):
+        unwrap_video.main(flags(tmp_path / name, tmp_path))
+
+
+def test_masks_that_are_not_there_are_named_before_anything_begins(tmp_path, unwrapped):
+    source = str(unwrapped[0] / "a pan.mp4")
+    with pytest.raises(UserError, match="typo: no such file or folder"):
+        unwrap_video.main([source, "--masks", str(tmp_path / "typo"), "--data_folder", str(tmp_path / "data")])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parts_of_a_video_have_names_of_their_own():
     assert Span().describe() == ""
     assert Span(1.5, 3, 2).describe() == "_from1.5s_to3s_every2"
