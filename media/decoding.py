@@ -18,6 +18,7 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".webm", ".mkv", ".avi", ".gif", ".mpg
 NTSC = 1000 / 1001  # 29.97 stands for 30 * NTSC
 ALPHA_FORMATS = ("yuva", "rgba", "bgra", "argb", "abgr", "gbrap", "ya8", "ya16")
 FASTEST = 480.0  # frames per second; files that tell more tell the clock of their timestamps
+SQUARE_TOLERANCE = 0.02
 VARIABLE = 0.02  # a mean rate this much below the rate of the timestamps says that frames are spaced unevenly
 REMEDY = "convert it first, for instance with HandBrake or ffmpeg to H.264 mp4"
 
@@ -81,9 +82,13 @@ def video_facts(path: Path) -> VideoFacts:
 
 
 def pixel_aspect(described: str) -> float:
-    """Width of a pixel by its height, of ffmpeg's description of a stream; 1 but for old and broadcast formats."""
+    """Width of a pixel by its height, of ffmpeg's description of a stream; 1 but for old and broadcast formats.
+
+    Rounding to whole pixels leaves ratios close to 1 in many files: these are 1.
+    """
     found = re.search(r"SAR (\d+):(\d+)", described)
-    return int(found[1]) / int(found[2]) if found and int(found[1]) and int(found[2]) else 1.0
+    aspect = int(found[1]) / int(found[2]) if found and int(found[1]) and int(found[2]) else 1.0
+    return aspect if abs(aspect - 1) > SQUARE_TOLERANCE else 1.0
 
 
 def number_before(unit: str, text: str) -> float | None:

@@ -80,6 +80,8 @@ def test_pixels_that_are_not_square_are_made_square(pictures, tmp_path):
     facts = video_facts(tmp_path / "dv.mp4")
     assert (facts.width, facts.height) == (64, 44)
     assert next(read_video(tmp_path / "dv.mp4")).shape == (44, 64, 3)
+    ffmpeg("-i", pictures / "%d.png", "-vf", "crop=48:44,setsar=1280/1281", "-pix_fmt", "yuv420p", tmp_path / "hd.mp4")
+    assert next(read_video(tmp_path / "hd.mp4")).shape == (44, 48, 3)  # rounding, no format
 
 
 def test_gif_webm_and_opacity(pictures, tmp_path):
