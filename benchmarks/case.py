@@ -31,6 +31,7 @@ def run_case(task: dict) -> None:
     config = case_config(task, output)
     trainer = start_run(config)
     trainer.train_without_evaluating()
+    trainer.save()  # to look at the run afterwards
     run = TrainedRun(trainer.model.eval(), trainer.clip, True, layer_scales_px(trainer.model, trainer.clip.size))
     result = {
         "clip": task["clip"],
