@@ -7,7 +7,7 @@ frame's places and laying it over the frame is all that rendering does (Eq. 15 a
 import math
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ class Output:
     kind: str = "mp4"  # or "prores" (4444), "png" (a folder)
     crf: int = 18
     save_frames: bool = False
-    audio: Audio | None = field(default=None)
+    audio: Audio | None = None
 
 
 def read_atlas_edit(edit: AtlasEdit) -> Tensor:

@@ -1,7 +1,5 @@
 """Write the atlases of a trained run as pictures to paint on."""
 
-from pathlib import Path
-
 from command_line import UserError, add_trained_run_flags, parser, run_script, trained_run_options
 
 SMALLEST_PX, LARGEST_PX = 64, 8192
@@ -33,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     from rendering import open_run
 
     run = open_run(*trained_run_options(options))
-    folder = fresh_folder(Path(options.output_folder))
+    folder = fresh_folder(options.output_folder)
     resolution = None if options.resolution == "auto" else int(options.resolution)
     export_atlases(run, folder, resolution, options.padding, options.bits)
     print(f"open {folder / 'atlases.png'}; paint over foreground.png or background.png, or in the .ora files, then")

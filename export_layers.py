@@ -39,13 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     atlas = read_atlas_file(options.atlas, run.checkpoint) if options.atlas else None
     folder = fresh_folder(options.output_folder)
-    if atlas is None:
-        atlas_folder = fresh_folder(folder / "atlas")
-        atlas = export_atlases(run, atlas_folder, None, 0, 8)
-    else:
+    if options.atlas:
         atlas_folder = options.atlas if options.atlas.is_dir() else options.atlas.parent
+    else:
+        atlas_folder = folder / "atlas"
+        if options.kinds != ["alpha"]:
+            atlas = export_atlases(run, fresh_folder(atlas_folder), None, 0, 8)
     export_layers(run, atlas_folder, atlas, folder, options.kinds)
-    print(f"open {folder / 'layers.png'}")
+    if (folder / "layers.png").is_file():
+        print(f"open {folder / 'layers.png'}")
     print(f"wrote {folder}")
 
 

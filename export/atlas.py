@@ -1,6 +1,7 @@
 """Atlases to paint on: cropped to what is used, as fine as the video, sampled from the frames themselves."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -54,7 +55,7 @@ class LayerAtlas:
     sampled: Floats
     guide: Pixels  # (h, w, 4)
 
-    @property
+    @cached_property
     def is_sampled_sharper(self) -> bool:
         return sharpness(self.sampled, self.seen) > sharpness(self.learned, self.seen)
 
@@ -228,14 +229,15 @@ def guide_image(run: TrainedRun, image: LayerImage, view: AtlasView) -> Pixels:
 
 def write_layer(folder: Path, name: str, atlas: LayerAtlas, padding_px: int, bits: int) -> None:
     """Write a layer's pictures, and the .ora file that holds them as layers with an empty one to paint on."""
-    chosen = atlas.sampled if atlas.is_sampled_sharper else atlas.learned
     alpha = padded_opacity(atlas.seen, padding_px)
-    rgba = np.dstack((continued_colors(chosen, atlas.seen), alpha))
+    kinds = {
+        kind: np.dstack((continued_colors(picture, atlas.seen), alpha))
+        for kind, picture in (("learned", atlas.learned), ("sampled", atlas.sampled))
+    }
+    for kind, picture in kinds.items():
+        media.write_png(folder / f"{name}_{kind}.png", to_8_bit(picture))
+    rgba = kinds["sampled" if atlas.is_sampled_sharper else "learned"]
     media.write_png(folder / f"{name}.png", to_8_bit(rgba)) if bits == 8 else write_png_16(folder / f"{name}.png", rgba)
-    for kind, picture in (("learned", atlas.learned), ("sampled", atlas.sampled)):
-        media.write_png(
-            folder / f"{name}_{kind}.png", to_8_bit(np.dstack((continued_colors(picture, atlas.seen), alpha)))
-        )
     media.write_png(folder / f"{name}_guide.png", atlas.guide)
     layers = {
         "paint here": np.zeros_like(atlas.guide),

@@ -18,7 +18,6 @@ from media import Pixels, to_8_bit
 from rendering import VISIBLE, Floats, Frame, TrainedRun, atlas_places, render_frames
 from reporting.preview import contact_sheet
 
-KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
 TOUCHED = 0.02  # coverage from which a pixel's own colour no longer is the background's alone
 HALO_PX = 2  # around the object, whose blur opacity does not hold
 SHEET_PX = 480
@@ -26,13 +25,16 @@ LEAST_OPACITY = 0.05  # below it a pixel says nothing about the object's colour
 INPAINT_RADIUS_PX = 5
 
 
-def export_layers(run: TrainedRun, atlas_folder: Path, atlas: AtlasFile, folder: Path, kinds: Sequence[str]) -> None:
+def export_layers(
+    run: TrainedRun, atlas_folder: Path, atlas: AtlasFile | None, folder: Path, kinds: Sequence[str]
+) -> None:
     """Write the chosen kinds as sequences named after the frames, at the frames' own size, into folders of their name.
 
-    atlas_folder: what export_atlas wrote, whose pictures the ST maps refer to and the plates come from.
+    atlas_folder: what export_atlas wrote, whose pictures the ST maps refer to and the plates come from; mattes alone
+    need none.
     """
     background = len(run.model.layers) - 1
-    images = {image.layer: image for image in atlas.layers}
+    images = {image.layer: image for image in atlas.layers} if atlas else {}
     plate = atlas_edit(run, images[background], atlas_folder) if background in images else None
     shown: dict[str, Pixels] = {}
     unseen_share = []
@@ -41,21 +43,21 @@ def export_layers(run: TrainedRun, atlas_folder: Path, atlas: AtlasFile, folder:
         name = run.clip.frame_paths[frame.t].stem
         frame = at_size(frame, *run.clip.native_size)
         source = run.clip.native_frame(frame.t).astype(np.float32) / 255
-        clean, unseen = clean_plate(run, frame, source, plate)
-        unseen_share.append(float(unseen.mean()))
-        pictures = {
-            "foreground": foreground(frame, source, clean),
-            "background": to_8_bit(clean),
-            "background_unseen": np.where(unseen, 255, 0).astype(np.uint8),
-            "alpha": to_8_bit(frame.coverage),
-        }
-        wanted = [kind for kind in pictures if kind.removesuffix("_unseen") in kinds]
-        for kind in wanted:
+        pictures = {"alpha": to_8_bit(frame.coverage)} if "alpha" in kinds else {}
+        if {"foreground", "background"} & set(kinds):
+            clean, unseen = clean_plate(run, frame, source, plate)
+            unseen_share.append(float(unseen.mean()))
+            pictures["background"] = to_8_bit(clean)
+            pictures["background_unseen"] = np.where(unseen, 255, 0).astype(np.uint8)
+            pictures["foreground"] = foreground(frame, source, clean)
+        pictures = {kind: each for kind, each in pictures.items() if kind.removesuffix("_unseen") in kinds}
+        for kind in pictures:
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", pictures[kind])
         write_maps(run, frame, images, folder, name, kinds)
         if frame.t == len(run.clip) // 2:
-            shown = {kind: on_grey(pictures[kind]) for kind in pictures}
-    media.write_png(folder / "layers.png", contact_sheet(shown))
+            shown = {kind: on_grey(each) for kind, each in pictures.items()}
+    if shown:
+        media.write_png(folder / "layers.png", contact_sheet(shown))
     if "background" in kinds:
         print(f"{100 * np.mean(unseen_share):.1f} % of the plates were never seen and are inpainted: background_unseen")
 

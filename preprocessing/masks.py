@@ -18,6 +18,8 @@ from command_line import UserError, named, warn
 from media import Pixels
 from metrics.masks import iou
 from preprocessing.errors import NoWeights
+from preprocessing.flow import fitting
+from preprocessing.flow_dis import DisFlow
 from preprocessing.mask_tracking import LONG_EDGE_PX, Find, Motion, Track, filled, track_at, tracks_of
 from reporting.preview import contact_rows
 
@@ -227,28 +229,21 @@ def at_size(mask: Pixels | None, size: tuple[int, int]) -> Pixels:
 
 def detections(frames: list[Path], detector: Detector) -> tuple[list[list[Find]], Motion]:
     """What a detector finds in every frame, and how the frames move."""
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     native = media.image_size(frames[0])
-    reduced, small = (fitted(native, edge) for edge in (DETECTOR_LONG_EDGE_PX, LONG_EDGE_PX))
+    reduced, small = (fitting(native, edge) for edge in (DETECTOR_LONG_EDGE_PX, LONG_EDGE_PX))
     found: list[list[Find]] = []
-    greys: list[Pixels] = []
+    smaller: list[Pixels] = []
     batch: list[Pixels] = []
     for number, path in enumerate(tqdm(frames, desc="looking for objects", unit="frame"), 1):
         image = media.resize(media.read_rgb(path), *reduced)
-        greys.append(cv2.cvtColor(media.resize(image, *small), cv2.COLOR_RGB2GRAY))
+        smaller.append(media.resize(image, *small))
         batch.append(image)
         if len(batch) == detector.batch or number == len(frames):
             found += detector(batch)
             batch = []
-    there = [search.calc(a, b, None).astype(np.float16) for a, b in pairwise(greys)]
-    back = [search.calc(b, a, None).astype(np.float16) for a, b in pairwise(greys)]
-    return found, Motion(there, back, small)
-
-
-def fitted(size: tuple[int, int], long_edge: int) -> tuple[int, int]:
-    """(width, height) of the same aspect, the longer side at most so long; at least 16 pixels, which flow needs."""
-    scale = min(1.0, long_edge / max(size))
-    return tuple(max(16, round(side * scale)) for side in size)
+    search = DisFlow()
+    both = [[flow.astype(np.float16) for flow in search(a, b)] for a, b in pairwise(smaller)]
+    return found, Motion([there for there, _ in both], [back for _, back in both], small)
 
 
 def chosen_tracks(
@@ -269,7 +264,7 @@ def chosen_tracks(
                 f"--point {x:g},{y:g},{t}: outside the clip of {len(motion.there) + 1} frames of "
                 f"{native[0]} x {native[1]}"
             )
-        scale = fitted(native, DETECTOR_LONG_EDGE_PX)[0] / native[0]
+        scale = fitting(native, DETECTOR_LONG_EDGE_PX)[0] / native[0]
         return [track_at(tracks, x * scale, y * scale, t, detector.name_of)]
     first = request.instance or 1
     if request.instance is not None and request.instance > len(tracks):

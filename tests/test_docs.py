@@ -29,8 +29,15 @@ def test_the_readmes_settings_are_real_keys():
 
 
 LEVELS = [  # as docs/ARCHITECTURE.md: a room imports only from rooms after it
-    ["training", "edits.transfer", "export.layers", "preprocessing.masks", "preprocessing.flow"],
-    ["export.atlas", "export.track", "preprocessing.mask_motion", "preprocessing.mask_import", "runs.earlier"],
+    ["training", "edits.transfer", "export.layers", "preprocessing.masks"],
+    [
+        "export.atlas",
+        "export.track",
+        "preprocessing.flow",
+        "preprocessing.mask_motion",
+        "preprocessing.mask_import",
+        "runs.earlier",
+    ],
     ["evaluate", "editing"],
     ["edits.spread", "edits.atlas_file", "export.inverse", "runs.networks", "grids.learner"],
     ["edits.fields", "edits.layer_edit", "reporting.error_maps"],

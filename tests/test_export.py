@@ -187,6 +187,12 @@ def test_the_foreground_over_the_plate_is_the_frame(layers, scene):
         assert psnr(again / 255, scene.frame(t).rgb / 255) > 33
 
 
+def test_mattes_alone_need_no_atlas(folder, tmp_path):
+    flags = [f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", "--kinds", "alpha"]
+    export_layers.main(flags)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["alpha", "layers.png"]
+
+
 def test_the_plate_shows_what_was_hidden(layers, scene):
     """Behind the object the photograph goes on: here it is known, because the scene was drawn."""
     t = 4

@@ -1,5 +1,6 @@
 """One command from a video to layers."""
 
+import errno
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from conftest import last_line, run_script
 import media
 import unwrap_video
 from command_line import UserError
+from command_line import run_script as run_main
 from config import config_text, load_config
 from metrics.masks import iou
 from preprocessing.extract import Span, extract
@@ -188,6 +190,21 @@ def test_the_estimate_grows_with_the_clip_and_counts_only_what_is_to_do():
     assert seconds_needed(there) < seconds_needed(small) < seconds_needed(large)
     assert 180 < seconds_needed(small) < 400
     assert bytes_needed(there) < bytes_needed(small) < bytes_needed(large)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_to_is_one_line_and_leaves_nothing(
+    tmp_path, unwrapped, monkeypatch, capsys, number
+):
+    def refuse(path, image):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(media, "write_png", refuse)
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path)))
+    assert ended.value.code == 2
+    assert "check its permissions and the free space" in last_line(capsys.readouterr().err)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_a_full_disk_is_noticed_before_anything_begins(tmp_path, unwrapped, monkeypatch):

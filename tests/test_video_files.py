@@ -123,6 +123,14 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, movie):
         list(read_video(movie, start_s=99))
 
 
+def test_an_unknown_codec_is_named(pictures, tmp_path):
+    ffmpeg("-i", pictures / "%d.png", "-c:v", "mpeg4", "-vtag", "XVID", tmp_path / "a.avi")
+    path = tmp_path / "strange.avi"
+    path.write_bytes((tmp_path / "a.avi").read_bytes().replace(b"XVID", b"qqqq"))
+    with pytest.raises(UserError, match=r"strange\.avi: .*(can't be decoded|no frame could be read)"):
+        list(read_video(path))
+
+
 def test_a_damaged_video_gives_what_can_be_read_and_a_warning(pictures, tmp_path, capsys):
     coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-vf", "crop=62:44", "-movflags", "+faststart"]
     ffmpeg("-i", pictures / "%d.png", *coded, tmp_path / "a.mp4")
