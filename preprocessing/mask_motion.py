@@ -11,14 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import media
-from alignment.evidence import (
-    SmallClip,
-    background_difference,
-    mended,
-    motion_difference,
-    small_clip,
-    smoothed_along_flow,
-)
+from alignment.cues import SmallClip, background_difference, motion_difference, small_clip
+from alignment.evidence import mended, smoothed_along_flow
 from alignment.layers import layer_transforms
 from command_line import UserError
 from config import Config

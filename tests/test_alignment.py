@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import draw
 
+from alignment.cues import Cue
 from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
 from alignment.layers import all_transforms, layer_transforms, object_boxes
 from alignment.tracks import layer_pairs
@@ -147,7 +148,7 @@ def test_a_bin_seen_only_inside_speaks_for_the_object_and_one_seen_nowhere_for_n
     codes = np.array([[[1, 1, 2, 2, 3]]], np.int32)
     inside = np.array([[[True, True, False, False, False]]])
     taught = np.array([[[True, True, True, True, False]]])
-    ratio = log_likelihood_ratio(codes, inside, taught, is_color=False)[0, 0]
+    ratio = log_likelihood_ratio(Cue(codes, (5,), (0.0,)), inside, taught)[0, 0]
     assert ratio[0] > 4 and ratio[2] < -4 and ratio[4] == pytest.approx(0)
 
 

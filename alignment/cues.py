@@ -1,0 +1,180 @@
+"""What tells an object's pixels from the background's: how they move, what they look like, at a small size."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.transforms import homogeneous
+from unwrap_utils import BACKWARD, FORWARD, STEPS, Video
+
+Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+LONG_EDGE_PX = 192  # cues are weighed at this size: enough to decide, and fast
+DIFFERENCE_BINS = 20
+DIFFERENCE_BLUR = (1.0, 2.5, 0.7)  # in bins: motion against the background's, the object's, look; the second is rough
+COLOR_BINS = (22, 32, 32)  # of L, a, b
+COLOR_BLUR = (0.8, 0.8, 0.8)
+
+
+@dataclass
+class Cue:
+    """What each pixel is like, as numbers of the cells of a histogram over several quantities."""
+
+    codes: NDArray[np.int32]  # (T, h, w)
+    bins: tuple[int, ...]  # of each quantity
+    blur: tuple[float, ...]  # of the histogram, in bins: counts are few
+
+
+@dataclass
+class SmallClip:
+    """A clip at the size at which cues are weighed, T frames of h x w pixels."""
+
+    rgb: NDArray[np.uint8]  # (T, h, w, 3)
+    flow: Floats  # (2, T, h, w, 2) pixels of this size
+    flow_valid: Floats  # (2, T, h, w) share of valid pixels
+    to_full: NDArray[np.float64]  # (3, 3) its pixels to those of the working size
+
+    @property
+    def grid(self) -> Floats:
+        """(h, w, 2) pixel positions."""
+        height, width = self.rgb.shape[1:3]
+        return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
+
+    def reduced(self, transforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Transforms (T, 3, 3) of full pixels as transforms of this clip's pixels."""
+        return np.linalg.inv(self.to_full) @ transforms @ self.to_full
+
+    def carried(self, values: Floats, direction: int, t: int) -> Floats:
+        """What `values` (h, w) of the neighbouring frame show at the pixels of frame t."""
+        ends = self.grid + self.flow[direction, t]
+        return cv2.remap(values, ends, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def shrunk(values: NDArray, size: tuple[int, int]) -> NDArray:
+    """An image (H, W, ...) at (width, height), averaged."""
+    return cv2.resize(values, size, interpolation=cv2.INTER_AREA)
+
+
+def small_size(height: int, width: int) -> tuple[int, int]:
+    """(width, height) at which cues are weighed."""
+    scale = min(1.0, LONG_EDGE_PX / max(height, width))
+    return max(8, round(width * scale)), max(8, round(height * scale))
+
+
+def small_clip(video: Video) -> SmallClip:
+    """A video on the CPU, shrunk."""
+    frames, height, width = video.size
+    size = small_size(height, width)
+    scale = np.array([width / size[0], height / size[1]])
+    flow = np.zeros((2, frames, size[1], size[0], 2), np.float32)
+    valid = np.zeros((2, frames, size[1], size[0]), np.float32)
+    for direction in (FORWARD, BACKWARD):
+        for t in range(frames):
+            known = video.flow_valid[direction, t].numpy().astype(np.float32)
+            moved = video.flow_steps[direction, t].numpy() * np.float32(video.flow_unit_px[direction, t])
+            valid[direction, t] = shrunk(known, size)
+            average = shrunk(moved * known[..., None], size) / np.maximum(valid[direction, t], 1e-3)[..., None]
+            flow[direction, t] = average / scale
+    to_full = np.diag([*scale, 1.0])
+    to_full[:2, 2] = (scale - 1) / 2  # pixel centers
+    rgb = np.stack([shrunk(frame, size) for frame in video.frames.numpy()])
+    return SmallClip(rgb, flow, valid, to_full)
+
+
+def motion_difference(clip: SmallClip, transforms: NDArray[np.float64]) -> Floats:
+    """(T, h, w) pixels by which the flow differs from a layer's motion, mean of both directions; NaN if unknown."""
+    frames = len(clip.rgb)
+    total, count = np.zeros(clip.rgb.shape[:3], np.float32), np.zeros(clip.rgb.shape[:3], np.float32)
+    here = homogeneous(clip.grid)
+    for direction, step in enumerate(STEPS):
+        for t in range(max(0, -step), min(frames, frames - step)):
+            there = here @ (np.linalg.inv(transforms[t + step]) @ transforms[t]).T.astype(np.float32)
+            miss = clip.grid + clip.flow[direction, t] - there[..., :2] / there[..., 2:]
+            known = clip.flow_valid[direction, t] >= 0.5
+            total[t] += np.where(known, np.sqrt(np.square(miss).sum(-1)), 0)
+            count[t] += known
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def background_difference(clip: SmallClip, transforms: NDArray[np.float64], outside: Flags) -> Floats:
+    """(T, h, w) how unlike the background seen at other times a pixel is, in its usual deviations; NaN if unknown.
+
+    outside (T, h, w): pixels that surely show the background.
+    """
+    lab = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in clip.rgb]).astype(np.float32)
+    frames, height, width = lab.shape[:3]
+    corners = homogeneous(np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
+    places = corners @ transforms.transpose(0, 2, 1)
+    places = np.median(places[..., :2] / places[..., 2:], axis=1)  # the frames' middles
+    low, high = places.min(0) - [width, height], places.max(0) + [width, height]
+    canvas = tuple(np.minimum(np.ceil(high - low), [6 * width, 6 * height]).astype(int))
+    onto = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]]) @ transforms
+
+    def unwrapped() -> Iterator[tuple[Floats, Floats]]:
+        """Every frame on the canvas, and 1 where it surely shows the background; one at a time, warping is cheap."""
+        for picture, sure, matrix in zip(lab, outside, onto, strict=True):
+            known = cv2.warpPerspective(sure.astype(np.float32), matrix, canvas) > 0.99
+            yield cv2.warpPerspective(picture, matrix, canvas), known[..., None].astype(np.float32)
+
+    mean, count = averaged((color, known) for color, known in unwrapped())
+    for _ in range(2):  # once more with what differs left out: a robust mean
+        spread = averaged((np.abs(color - mean), known) for color, known in unwrapped())[0] + 1
+        mean, _ = averaged((color, known / (1 + np.square((color - mean) / spread))) for color, known in unwrapped())
+    result = np.empty((frames, height, width), np.float32)
+    seen = (count[..., 0] >= 1).astype(np.float32)
+    usual = spread.mean(-1)
+    for t in range(frames):
+        back = np.linalg.inv(onto[t])
+        values = cv2.warpPerspective(np.dstack((mean, usual)), back, (width, height))
+        there = cv2.warpPerspective(seen, back, (width, height)) > 0.99
+        away = cv2.GaussianBlur(np.abs(lab[t] - values[..., :3]).mean(-1), (0, 0), 1)
+        result[t] = np.where(there, away / (values[..., 3] + 3), np.nan)
+    return result
+
+
+def averaged(pictures: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Weighted mean of pictures (h, w, C) with weights (h, w, 1 or C), and the sum of the weights."""
+    total, weight = np.float32(0), np.float32(0)
+    for picture, share in pictures:
+        total, weight = total + picture * share, weight + share
+    return total / np.maximum(weight, 1e-3), weight
+
+
+def differences_cue(clip: SmallClip, layers: tuple[NDArray, NDArray], outside: Flags) -> Cue:
+    """How a pixel differs from the background's motion, the object's motion and the background's look, all together.
+
+    Together, because they go together: a neck that bends moves unlike the body's transform and unlike the background;
+    seen one by one these speak for and against it. layers: transforms (T, 3, 3) of the background and of the object;
+    outside (T, h, w): pixels that surely show the background.
+    """
+    background, foreground = layers
+    quantities = (
+        motion_difference(clip, background),
+        motion_difference(clip, foreground),
+        background_difference(clip, background, outside),
+    )
+    count = DIFFERENCE_BINS + 2
+    first, second, third = map(binned, quantities)
+    return Cue((first * count + second) * count + third, (count, count, count), DIFFERENCE_BLUR)
+
+
+def color_cue(clip: SmallClip) -> Cue:
+    """The colour of a pixel."""
+    return Cue(color_codes(clip.rgb), COLOR_BINS, COLOR_BLUR)
+
+
+def binned(values: Floats) -> NDArray[np.int32]:
+    """Differences as numbers of bins, logarithmic; the unknown ones have a bin of their own."""
+    edges = np.geomspace(0.05, 50, DIFFERENCE_BINS)
+    return np.where(np.isnan(values), DIFFERENCE_BINS + 1, np.digitize(values, edges)).astype(np.int32)
+
+
+def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """(T, h, w) number of the colour's bin in L, a, b."""
+    lab = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in rgb]).astype(np.int32)
+    steps = [256 // bins + (256 % bins > 0) for bins in COLOR_BINS]
+    return (lab[..., 0] // steps[0] * COLOR_BINS[1] + lab[..., 1] // steps[1]) * COLOR_BINS[2] + lab[..., 2] // steps[2]
