@@ -51,6 +51,7 @@ class Config:
     representation: str = "mlp"  # the published networks, or "grid": explicit grids from a closed-form start
     residual: bool = False  # grid: a smooth factor of light over (x, y, t), close to 1
     residual_coeff: float = 100.0  # of the squared logarithm of that factor
+    unlit_coeff: float = 1.0  # of colour and gradient terms without light: it explains only what layers cannot
     prior_coeff: float = 1500.0  # of opacity's cross-entropy with the mended masks, at the end
     grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
     grid_half_until: float = 0.7  # and at half of it

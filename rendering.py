@@ -56,11 +56,6 @@ class Frame:
         return 1 - self.visibility[-1]
 
 
-def spread_numbers(count: int, most: int) -> list[int]:
-    """At most so many numbers of `count` frames, evenly spread from the first to the last."""
-    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
-
-
 def render_frames(model: Model, clip: Clip, full_range: bool, with_colors: bool = True) -> Iterator[Frame]:
     """Yield the clip's frames as the model sees them, one at a time; rgb stays empty without with_colors."""
     return (rendered_frame(model, clip, t, full_range, with_colors) for t in range(len(clip)))

@@ -35,7 +35,7 @@ INT16_MAX = 32767
 PRETRAIN_LEARNING_RATE = 1e-4
 BYTES_PER_PIXEL = 14  # of a video with one object
 IN_MEMORY_BYTES = 1 << 30  # larger videos are mapped from disk
-READERS = min(8, os.cpu_count() or 1)  # threads that read a clip
+READERS = min(8, (os.cpu_count() or 1) + 1)  # threads that read a clip; one may wait for the disk
 
 
 def pick_device() -> torch.device:
@@ -73,7 +73,7 @@ class Clip:
         """(H, W, 3) uint8."""
         return media.resize(media.read_rgb(self.frame_paths[t]), self.width, self.height)
 
-    @property
+    @cached_property
     def native_size(self) -> tuple[int, int]:
         """(width, height) of the frames as they are."""
         return media.image_size(self.frame_paths[0])
@@ -95,18 +95,16 @@ class Clip:
     def mask(self, path: Path) -> Pixels:
         """(H, W) uint8 of one of `masks` or `truth`, 255 inside the object. Raises UserError on another aspect."""
         values = media.read_mask(path)
-        frame_size = media.image_size(self.frame_paths[0])
         if not self.fits(values.shape[::-1]):
             raise UserError(
-                f"{path} is {values.shape[1]} x {values.shape[0]}, the frames are {frame_size[0]} x {frame_size[1]}; "
-                "make the mask from the same frames"
+                f"{path} is {values.shape[1]} x {values.shape[0]}, the frames are "
+                f"{self.native_size[0]} x {self.native_size[1]}; make the mask from the same frames"
             )
         return media.resize_labels(values, self.width, self.height)
 
     def fits(self, size: tuple[int, int]) -> bool:
         """Whether a picture (width, height) has the aspect of the frames, as they are or as they are worked on."""
-        native = media.image_size(self.frame_paths[0])
-        return same_aspect(size, native) or same_aspect(size, (self.width, self.height))
+        return same_aspect(size, self.native_size) or same_aspect(size, (self.width, self.height))
 
     def flow_path(self, t: int, direction: int) -> Path:
         """The file of the flow that leaves frame t. Raises UserError where there is none."""
@@ -161,6 +159,11 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     if min(width, height) < SMALLEST_PX:
         raise UserError(f"{folder}: {width} x {height} pixels to work on, at least {SMALLEST_PX} each way are needed")
     return Clip(folder, tuple(paths), width, height, fps or config.fps or recorded_fps(folder))
+
+
+def spread_numbers(count: int, most: int) -> list[int]:
+    """At most so many numbers of `count` frames, evenly spread from the first to the last."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
 def recorded_fps(folder: Path) -> float:

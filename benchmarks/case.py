@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import media
-from benchmarks.measure import measure_against_scene, some_frames
+from benchmarks.measure import measure_against_scene
 from config import Config, load_config
 from rendering import Floats, FrameStore, TrainedRun, composite, layer_views, render_frames
 from reporting.figures import atlas_figures, frame_figures, mean_figures, peak_memory_mb, seen_atlases
@@ -18,6 +18,7 @@ from reporting.preview import contact_sheet, seen_part
 from runs.models import layer_scales_px
 from scenes.catalogue import SCENES
 from training import start_run
+from unwrap_utils import spread_numbers
 
 SHOWN_FRAMES = 3
 FOREVER = 10**9
@@ -67,7 +68,7 @@ def case_config(task: dict, output: Path) -> Config:
 def measure(run: TrainedRun, store: FrameStore, task: dict, sheet: Path) -> dict[str, float]:
     """All figures that apply, and the contact sheet."""
     per_frame: dict[str, list[float]] = {}
-    kept, shown = {}, some_frames(len(run.clip), SHOWN_FRAMES)
+    kept, shown = {}, spread_numbers(len(run.clip), SHOWN_FRAMES)
     for frame in render_frames(run.model, run.clip, run.full_range):
         for name, value in frame_figures(run.clip, frame).items():
             per_frame.setdefault(name, []).append(value)

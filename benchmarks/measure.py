@@ -13,6 +13,7 @@ from metrics.masks import alpha_error, boundary_f, iou
 from metrics.temporal import warp_error
 from rendering import VISIBLE, Floats, Frame, FrameStore, TrainedRun, atlas_places, composite
 from scenes.scene import Scene
+from unwrap_utils import spread_numbers
 
 MARKS = 200  # marks carried per frame that they are put on
 MARKED_FRAMES = 3  # frames on which marks are put: at a quarter, half and three quarters of the clip
@@ -32,11 +33,6 @@ def opacity_figures(store: FrameStore, scene: Scene) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in figures.items()}
 
 
-def some_frames(count: int, wanted: int) -> list[int]:
-    """`wanted` frame numbers spread evenly over a clip, its ends included; all of a short clip."""
-    return sorted({round(t) for t in np.linspace(0, count - 1, min(wanted, count))})
-
-
 def marked_frames(count: int) -> list[int]:
     """The frames on which marks and patterns are painted."""
     return sorted(
@@ -51,7 +47,7 @@ def placement_errors(run: TrainedRun, store: FrameStore, scene: Scene, seed: int
     looked for in frames all over the clip wherever the marked point is truly visible.
     """
     chance, errors = np.random.default_rng(seed), []
-    targets = [(t, atlas_places(run.model, store.frame(t)).numpy()) for t in some_frames(len(run.clip), TARGETS)]
+    targets = [(t, atlas_places(run.model, store.frame(t)).numpy()) for t in spread_numbers(len(run.clip), TARGETS)]
     for t in marked_frames(len(run.clip)):
         frame = store.frame(t)
         places, layers = atlas_places(run.model, frame).numpy(), frame.visibility.argmax(0)
@@ -87,7 +83,7 @@ def round_trips(run: TrainedRun, store: FrameStore, scene: Scene) -> Iterator[fl
     for t in marked_frames(len(run.clip)):
         paint = np.dstack((pattern(scene.grid()), np.ones((scene.height, scene.width)))).astype(np.float32)
         edits = frame_edits(run.model, store.frame(t), paint, list(range(background + 1)))
-        for other in some_frames(len(run.clip), TARGETS):
+        for other in spread_numbers(len(run.clip), TARGETS):
             points, visible = scene.grid(), scene.visible(scene.grid(), other)
             origins = scene.carried(points, visible, other, t)
             seen = scene.is_seen(origins, visible, t)
@@ -110,7 +106,7 @@ def steadiness(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, fl
     figures = {}
     for name, step in (("warp_error_short", 1), ("warp_error_long", LONG_RANGE)):
         errors = []
-        for t in some_frames(len(run.clip), TARGETS):
+        for t in spread_numbers(len(run.clip), TARGETS):
             if t + step < len(run.clip):
                 flow, visible = scene.flow(t, t + step)
                 errors.append(warp_error(edited(store.frame(t)), edited(store.frame(t + step)), flow, visible))

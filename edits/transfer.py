@@ -14,7 +14,8 @@ from edits.fields import edit_shares
 from edits.layer_edit import LayerEdit
 from edits.spread import Paint, spread_paint
 from media import to_8_bit
-from rendering import FrameStore, TrainedRun, atlas_places, open_run, render_frames, rendered_frame, spread_numbers
+from rendering import FrameStore, TrainedRun, atlas_places, open_run, render_frames, rendered_frame
+from unwrap_utils import spread_numbers
 
 FRAMES = 12  # of the clip, evenly spread, that carry the paint over
 

@@ -30,9 +30,9 @@ from rendering import (
     mark_seen,
     render_frames,
     rendered_frame,
-    spread_numbers,
 )
 from reporting.preview import contact_rows
+from unwrap_utils import spread_numbers
 
 LARGEST_SIDE_PX = 8192
 FINEST_SHARE = 0.05  # of the pixels may be finer in the video than in the atlas image

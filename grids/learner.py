@@ -143,13 +143,16 @@ class GridLearner:
             expected = part.interpolated(self.probability[index, view.t][:, None])
             prior = (prior_loss(logit, expected) * inside).sum() / pixels
             terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
-        if model.light:
-            light = view.light(stage.lattice)
-            rendered = rendered * light
-            terms["light"] = config.residual_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
-        total, color, gradient = Photometric.apply(rendered, target, config.rgb_coeff, gradient_weight)
-        terms["photometric"] = total
+        weights = config.rgb_coeff, gradient_weight
+        terms["photometric"] = 0
+        if model.light:
+            terms["light"] = config.residual_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
+            unlit, _, _ = Photometric.apply(rendered, target, *weights)
+            terms["photometric"] = config.unlit_coeff * unlit
+            rendered = rendered * view.light(stage.lattice)
+        total, color, gradient = Photometric.apply(rendered, target, *weights)
+        terms["photometric"] = terms["photometric"] + total
         terms["color"], terms["gradient"] = config.rgb_coeff * color, gradient_weight * gradient
         return terms
 

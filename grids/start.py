@@ -14,13 +14,15 @@ from alignment.layers import all_transforms, box_corners, object_boxes
 from grids.model import BOX_MARGIN, GridModel, Shape, start_jacobians
 from grids.unwrap import averaged_atlas
 from media import to_8_bit
-from unwrap_utils import Video
+from unwrap_utils import Video, spread_numbers
 
 LARGEST_ATLAS = 4_000_000  # texels
-CLEAREST = 0.98  # opacity that the start gives at most, so that training can still change its mind
+CLEAREST = 0.998  # opacity that the start gives at most, so that training can still change its mind
 ATLAS_MARGIN = 0.08  # of an object's extent, around it
 COARSEST_SCALE = 0.1  # this share of the frames may be larger in pixels than in texels
-LIKELY, POSSIBLE = 0.5, 0.2  # probabilities that count for an object's atlas, and for its box
+SURE = 0.8  # the evidence's probability that counts as certain, its opposite as excluded: no haze where nothing is
+FIRST_FRAMES = 24  # that make the atlases of the first picture
+LIKELY, POSSIBLE = 0.5, 0.05  # probabilities that count for an object's atlas, and for its box
 
 
 def start_model(
@@ -35,7 +37,7 @@ def start_model(
     transforms = all_transforms(host)
     frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
-    show(built_model(host, transforms, masks, has_light, frames, stride)[0])
+    show(built_model(host, transforms, masks, has_light, frames, stride, FIRST_FRAMES)[0])
     evidence = [mended(host, mask, transforms[-1], motion) for mask, motion in zip(masks, transforms, strict=False)]
     likely = np.stack([full_probability(each, host.frames.numpy()) for each in evidence])
     return built_model(host, transforms, likely, has_light, frames, stride)
@@ -48,11 +50,13 @@ def built_model(
     has_light: bool,
     frames: Tensor,
     stride: int,
+    averaged: int | None = None,
 ) -> tuple[GridModel, Tensor]:
     """A model from transforms (L, T, 3, 3) and the objects' probability (F, T, H, W), 255 for certain,
     with averaged atlases.
 
-    frames (T, 3, H / stride, W / stride): the video reduced, whose resolution the atlases get.
+    frames (T, 3, H / stride, W / stride): the video reduced, whose resolution the atlases get. averaged: at most so
+    many of them, evenly spread, make the atlases.
     """
     _, height, width = video.size
     extents = [object_boxes(each > 255 * LIKELY, 0.0) for each in likely]
@@ -69,13 +73,14 @@ def built_model(
     probability = (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
     for group, each in zip(model.alphas, probability, strict=True):
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
-    average_atlases(model, frames, probability, stride)
+    average_atlases(model, frames, probability, stride, averaged)
     return model, probability
 
 
 def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(T, H, W), 255 for certain: a quarter of the memory that floats take."""
-    return np.stack([to_8_bit(evidence.at_size(frame, t)) for t, frame in enumerate(rgb)])
+    frames = (evidence.at_size(frame, t) for t, frame in enumerate(rgb))
+    return np.stack([to_8_bit((frame - (1 - SURE)) / (2 * SURE - 1)) for frame in frames])
 
 
 def in_texels(
@@ -119,11 +124,14 @@ def reduced_frames(video: Video, stride: int) -> Tensor:
     return torch.stack([functional.avg_pool2d(plane.float(), stride).round().byte() for plane in planes])
 
 
-def average_atlases(model: GridModel, frames: Tensor, opacity: Tensor, stride: int) -> None:
+def average_atlases(
+    model: GridModel, frames: Tensor, opacity: Tensor, stride: int, averaged: int | None = None
+) -> None:
     """Give the model atlases averaged from frames (T, 3, h, w) of a stride, at that reduction.
 
-    opacity (F, T, ny, nx) of the objects at the nodes of its grid.
+    opacity (F, T, ny, nx) of the objects at the nodes of its grid. averaged: at most so many frames; None: all.
     """
+    chosen = spread_numbers(len(frames), averaged or len(frames))
     behind = torch.ones_like(opacity[0])
     shares = []
     for each in opacity:
@@ -131,5 +139,5 @@ def average_atlases(model: GridModel, frames: Tensor, opacity: Tensor, stride: i
         behind = behind * (1 - each)
     for layer, share in enumerate([*shares, behind]):
         # Squared: pixels that mix two layers tell little about either.
-        atlas = averaged_atlas(model, layer, frames, share.square(), stride)
+        atlas = averaged_atlas(model, layer, frames, share.square(), stride, chosen)
         model.atlases[layer] = torch.nn.Parameter(atlas.contiguous())

@@ -1,5 +1,7 @@
 """Atlases by averaging: every texel looks up where it lies in each frame and takes the mean of what it finds there."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import torch
@@ -66,8 +68,10 @@ def footprint(model: GridModel, layer: int, t: int, lattice: Lattice) -> tuple[s
 
 
 @torch.no_grad()
-def averaged_atlas(model: GridModel, layer: int, frames: Tensor, visibility: Tensor, stride: int) -> Tensor:
-    """(1, 3, h, w): a layer's atlas as the mean of what the frames show of it.
+def averaged_atlas(
+    model: GridModel, layer: int, frames: Tensor, visibility: Tensor, stride: int, chosen: Sequence[int]
+) -> Tensor:
+    """(1, 3, h, w): a layer's atlas as the mean of what the chosen frames show of it.
 
     frames (T, 3, H / stride, W / stride) uint8, whose light is taken off; visibility (T, ny, nx) share of the layer at
     nodes that lie evenly from the first pixel to the last.
@@ -76,7 +80,7 @@ def averaged_atlas(model: GridModel, layer: int, frames: Tensor, visibility: Ten
     size = model.shape.size[1:]
     total = np.zeros((*lattice.shape, 3), np.float32)
     weight = np.zeros(lattice.shape, np.float32)
-    for t in range(len(frames)):
+    for t in chosen:
         rows, columns = footprint(model, layer, t, lattice)
         part = lattice.cropped(rows, columns)
         places = inverse_mapping(model, layer, t, part).clamp(-1e4, 1e4).cpu().numpy()

@@ -108,12 +108,19 @@ def read_mask(path: Path) -> Pixels:
         values = raw.astype(np.uint8) if image.mode != "F" and raw.max() <= LARGEST_LABEL else grey_to_8_bit(image)
     elif "A" in image.getbands():
         opacity = np.asarray(image.getchannel("A"))
-        values = opacity if opacity.min() < 255 else np.asarray(image.convert("RGB")).max(-1)
+        values = opacity if opacity.min() < 255 else strongest_channel(image)
     else:
-        values = np.asarray(image.convert("RGB")).max(-1)
+        values = strongest_channel(image)
     if values.max() <= LARGEST_LABEL and path.suffix.lower() not in LOSSY_SUFFIXES:
         return np.where(values > 0, 255, 0).astype(np.uint8)
     return np.array(values)
+
+
+def strongest_channel(image: Image.Image) -> Pixels:
+    """(H, W) uint8; grey pictures as they are."""
+    if image.mode in ("L", "1"):
+        return np.asarray(image.convert("L"))
+    return np.maximum.reduce([np.asarray(band) for band in image.convert("RGB").split()])
 
 
 def has_grey_palette(image: Image.Image) -> bool:

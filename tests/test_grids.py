@@ -98,7 +98,7 @@ def test_light_is_taken_off_when_frames_are_averaged():
     shown = model.frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
     frames = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
     frames[1] = (200 * shown).round().byte()
-    atlas = averaged_atlas(model, 1, frames, torch.ones(2, 8, 8), 1)
+    atlas = averaged_atlas(model, 1, frames, torch.ones(2, 8, 8), 1, range(2))
     assert atlas.sub(200 / 255).abs().max() < 0.005
 
 
