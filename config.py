@@ -22,6 +22,7 @@ class Config:
     # data
     data_folder: str  # the frames' folder; NAME_flow and NAME_maskrcnn lie beside it
     maximum_number_of_frames: int = 70
+    objects: int = 1  # foreground objects, the front one first; several have masks in NAME_maskrcnn_1, _2, ... each
     resx: int | None = 768  # working width, pixels; null keeps the aspect (or, with resy null too, the native size)
     resy: int | None = 432  # working height, pixels
     fps: float | None = None  # of the videos written; null: the clip's own (NAME.json), else 10
@@ -112,6 +113,7 @@ CHOICES = {
 }
 AT_LEAST = {
     "maximum_number_of_frames": 2,
+    "objects": 1,
     "resx": 8,
     "resy": 8,
     "tile_size": 2,
@@ -128,6 +130,7 @@ AT_LEAST = {
     "global_rigidity_derivative_amount_fg": 1,
     "global_rigidity_derivative_amount_bg": 1,
 }
+MOST_OBJECTS = 3  # for more the square that all atlases share has no room
 LARGEST = 2**53  # above it whole numbers lose digits on their way through JSON
 ABOVE_ZERO = (
     "fps",
@@ -206,6 +209,8 @@ def value_problem(key: str, value: object, expected: type | UnionType) -> str | 
         return "must be above 0"
     if value < AT_LEAST.get(key, 0):
         return f"must be at least {AT_LEAST.get(key, 0)}"
+    if key == "objects" and value > MOST_OBJECTS:
+        return f"must be at most {MOST_OBJECTS}"
     if key.startswith("number_of_channels") and value == 0:
         return "must be at least 1"
     return None

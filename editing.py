@@ -19,7 +19,7 @@ import media
 from command_line import UserError, warn
 from edits.atlas_file import NAME, AtlasFile, check_aspect, read_atlas_file
 from edits.blending import laid_over, stacked
-from edits.fields import at_size, edit_shares
+from edits.fields import WHOLE, Box, at_size, box_around, edit_shares
 from edits.layer_edit import LayerEdit
 from edits.spread import frame_edits
 from media import Pixels, to_8_bit
@@ -38,6 +38,7 @@ from rendering import (
 from reporting.preview import contact_sheet
 from unwrap_utils import Clip
 
+BACKGROUND = -1
 PREVIEW_PX = 640  # width of a frame in edited.png
 CHECKERED = (0.75, 0.85)  # greys behind an edit that is shown alone
 
@@ -46,6 +47,7 @@ CHECKERED = (0.75, 0.85)  # greys behind an edit that is shown alone
 class AtlasEdit:
     """A picture over an atlas image."""
 
+    layer: int  # an object's number from 0, the front one first; BACKGROUND is the last layer
     path: Path
     corner: tuple[float, float] | None = None  # where in the exported image it begins; None: it covers all of it
 
@@ -63,11 +65,10 @@ class FrameEdit:
 class EditRequest:
     """What to paint, and how it is laid over the frames."""
 
-    foreground: AtlasEdit | None = None
-    background: AtlasEdit | None = None
+    atlases: tuple[AtlasEdit, ...] = ()  # later ones win where they overlap
     atlas_path: Path | None = None  # atlas.json of the pictures painted on; None: beside them, else the square ones
     frames: tuple[FrameEdit, ...] = ()  # later ones win where they overlap
-    frame_layers: tuple[str, ...] = ("foreground", "background")
+    frame_layers: tuple[str | int, ...] = ("foreground", "background")  # take paint on frames; or objects' numbers
     blend: str = "normal"
     opacity: float = 1.0
     is_native: bool = False  # rendered at the size of the frames as they are
@@ -119,9 +120,26 @@ def atlas_file_of(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> Atl
 
 def wanted_edits(request: EditRequest, run: TrainedRun) -> list[tuple[AtlasEdit, int, AtlasFile | None]]:
     """The request's pictures over atlases, their layers, and what describes them."""
-    background = len(run.model.layers) - 1
-    pairs = ((request.foreground, 0), (request.background, background))
-    return [(edit, layer, atlas_file_of(request, edit, run)) for edit, layer in pairs if edit is not None]
+    return [(edit, layer_number(run, edit.layer), atlas_file_of(request, edit, run)) for edit in request.atlases]
+
+
+def layer_number(run: TrainedRun, layer: int) -> int:
+    """The number of a layer of the run, BACKGROUND's too. Raises UserError for an object that it has not."""
+    objects = len(run.model.layers) - 1
+    if layer >= objects:
+        raise UserError(
+            f"object {layer + 1}: the run {run.name} has {objects}, counted from the front; "
+            'more are trained with "objects" in the config and masks for each'
+        )
+    return objects if layer == BACKGROUND else layer
+
+
+def frame_layers(request: EditRequest, run: TrainedRun) -> list[int]:
+    """The numbers of the layers that take paint on frames; "foreground" is every object."""
+    objects = range(len(run.model.layers) - 1)
+    named = {"foreground": [*objects], "background": [len(objects)]}
+    chosen = [named[name] if isinstance(name, str) else [layer_number(run, name)] for name in request.frame_layers]
+    return sorted({number for numbers in chosen for number in numbers})
 
 
 def atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
@@ -142,9 +160,7 @@ def atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) 
 
 def painted_frames(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
     """The request's pictures over frames as edits of layers."""
-    background = len(run.model.layers) - 1
-    layers = [*range(background)] * ("foreground" in request.frame_layers)
-    layers += [background] * ("background" in request.frame_layers)
+    layers = frame_layers(request, run)
     edits = []
     for edit in request.frames:
         frame = rendered_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
@@ -175,14 +191,25 @@ def edited_frames(
     width, height = render_size(run, request)
     for frame in frames:
         source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
-        seen = at_size(frame, width, height)
-        picture = source.astype(np.float32) / 255
-        color, opacity = laid_over(picture, edit_layers(run, seen, edits), seen.light, request.blend)
-        if request.is_alone:
-            straight = color / np.maximum(opacity, 1e-6)
-            yield source, to_8_bit(np.dstack((straight, opacity)))
-        else:
-            yield source, to_8_bit(picture * (1 - opacity) + color)
+        edited = np.zeros((height, width, 4), np.uint8) if request.is_alone else source.copy()
+        box = painted_box(run, frame, edits) if request.is_native else WHOLE
+        if box is not None:
+            seen = at_size(frame, width, height, box)
+            picture = source[box].astype(np.float32) / 255
+            color, opacity = laid_over(picture, edit_layers(run, seen, edits), seen.light, request.blend)
+            if request.is_alone:
+                edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
+            else:
+                edited[box] = to_8_bit(picture * (1 - opacity) + color)
+        yield source, edited
+
+
+def painted_box(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> Box | None:
+    """The part of a frame, of native size, beyond which the edits show nothing: a fraction of a large frame, mostly."""
+    painted = np.zeros(frame.alpha.shape[1:], bool)
+    for paint, _ in edit_layers(run, frame, edits):
+        painted |= paint[..., 3] > 0
+    return box_around(painted, *run.clip.native_size)
 
 
 def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, output: Output) -> None:
@@ -262,6 +289,7 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
             check_square(edit.path, size)
         elif edit.corner is None:
             check_aspect(edit.path, size, atlas.layer(layer))
+    frame_layers(request, run)
     for edit in request.frames:
         if not 0 <= edit.index < len(clip):
             raise UserError(f"edit of frame {edit.index}: the clip has frames 0 to {len(clip) - 1}")

@@ -82,7 +82,7 @@ def evaluate(
     metrics["per_frame"] = per_frame
     plot_per_frame(folder / "quality.png", per_frame)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_page(folder, clip.name, metrics)
+    write_page(folder, clip.name, metrics, [layer.name for layer in model.layers])
     return Evaluation(folder, metrics, atlases, pictures)
 
 
@@ -138,7 +138,7 @@ def write_atlases(atlases: list[Pixels], seen: list[Tensor], folder: Path, opaci
     """Write the atlas images (S, S, 3), and with opacity_images also see-through ones by how they are seen (S, S)."""
     for number, (atlas, share) in enumerate(zip(atlases, seen, strict=True), 1):
         if not (share > VISIBLE).any() and number < len(atlases):
-            warn(f"foreground {number} shows in no frame, its atlas is black: train longer, or mend the rough masks")
+            warn(f"object {number} shows in no frame, its atlas is black: train longer, or mend the rough masks")
         write_png(folder / f"texture_orig{number}.png", atlas)
         if opacity_images:
             write_png(folder / f"texture_orig{number}_alpha.png", np.dstack((atlas, to_8_bit(share.numpy()))))

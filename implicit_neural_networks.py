@@ -112,16 +112,16 @@ class Sample:
 class AtlasModel(nn.Module):
     """Mappings and opacities of all layers, and the atlas they share. Points are normalized (x, y, t)."""
 
-    def __init__(self, config: Config, foregrounds: int = 1):
+    def __init__(self, config: Config):
         super().__init__()
-        self.layers = make_layers(foregrounds)
+        self.layers = make_layers(config.objects)
         foreground_frequencies = config.number_of_positional_encoding_mapping1 * config.use_positional_encoding_mapping1
         background_frequencies = config.number_of_positional_encoding_mapping2 * config.use_positional_encoding_mapping2
         foreground = (config.number_of_channels_mapping1, config.number_of_layers_mapping1, foreground_frequencies)
         background = (config.number_of_channels_mapping2, config.number_of_layers_mapping2, background_frequencies)
-        self.mappings = nn.ModuleList([IMLP(3, 2, *size) for size in [foreground] * foregrounds + [background]])
+        self.mappings = nn.ModuleList([IMLP(3, 2, *size) for size in [foreground] * config.objects + [background]])
         alpha = (config.number_of_channels_alpha, config.number_of_layers_alpha, config.positional_encoding_num_alpha)
-        self.alphas = nn.ModuleList([IMLP(3, 1, *alpha) for _ in range(foregrounds)])
+        self.alphas = nn.ModuleList([IMLP(3, 1, *alpha) for _ in range(config.objects)])
         atlas = (config.number_of_channels_atlas, config.number_of_layers_atlas, config.positional_encoding_num_atlas)
         self.atlas = IMLP(2, 3, *atlas, skips=ATLAS_SKIPS)
         for network in (*self.alphas, self.atlas):

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from unwrap_utils import Clip
 
 SAME_FPS = 0.01
-FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_foreground", "edit_frame_background")
+FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
+FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", *FRAME_LAYERS)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,6 +61,14 @@ def edit_flags() -> argparse.ArgumentParser:
         "export_atlas.py wrote (with its atlas.json beside it)",
     )
     what.add_argument("--edit_background_path", type=Path, help="the same over the background's: texture_orig2.png")
+    what.add_argument(
+        "--edit_object",
+        type=numbered_picture,
+        nargs="+",
+        default=[],
+        metavar="N:PNG",
+        help="RGBA pictures over the atlases of single objects of several, 1 is the front one: 1:a.png 2:b.png",
+    )
     what.add_argument("--atlas", type=Path, help="atlas.json of the pictures painted over (default: beside them)")
     for layer in ("foreground", "background"):
         what.add_argument(
@@ -81,6 +90,7 @@ def edit_flags() -> argparse.ArgumentParser:
     what.add_argument("--edit_frame_mask", type=Path, help="opacity of a frame edit that has none of its own")
     what.add_argument("--edit_frame_foreground", action="store_true", help="only the foreground takes the paint")
     what.add_argument("--edit_frame_background", action="store_true", help="only the background takes the paint")
+    what.add_argument("--edit_frame_object", type=int, metavar="N", help="only this object does, 1 is the front one")
     what.add_argument(
         "--transfer_from", type=Path, metavar="OLD_RUN", help="the atlas edits were painted for this run of the clip"
     )
@@ -117,16 +127,16 @@ def position(text: str) -> tuple[float, float]:
 
 
 def numbered_picture(text: str) -> tuple[int, Path]:
-    """N:PNG as a frame number and a path."""
+    """N:PNG as a number, of a frame or an object, and a path."""
     number, colon, path = text.partition(":")
     if not colon or not number.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a frame number and a picture such as 7:painted.png")
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number and a picture such as 7:painted.png")
     return int(number), Path(path)
 
 
 def check_flags(options: argparse.Namespace) -> None:
     """Refuse combinations of flags that say nothing or two things."""
-    atlas_edit = options.edit_foreground_path or options.edit_background_path
+    atlas_edit = options.edit_foreground_path or options.edit_background_path or options.edit_object
     frame_flags = [name for name in FRAME_FLAGS if getattr(options, name) not in (None, False)]
     if options.use_edit_frame:
         if options.edit_frame_path is None or options.edit_frame_index is None:
@@ -142,17 +152,22 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(f"--{frame_flags[0]} was given without --use_edit_frame; add it to edit by a frame")
     elif not atlas_edit:
         raise UserError(
-            "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_frame or --use_edit_frame"
+            "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_object, --edit_frame or "
+            "--use_edit_frame"
         )
     if options.edit_frame_mask and not (options.use_edit_frame or options.edit_frame):
         raise UserError("--edit_frame_mask belongs to a frame edit")
     for layer in ("foreground", "background"):
         if getattr(options, f"edit_{layer}_at") and not getattr(options, f"edit_{layer}_path"):
             raise UserError(f"--edit_{layer}_at belongs to --edit_{layer}_path")
+    numbers = [number for number, _ in options.edit_object]
+    numbers += [] if options.edit_frame_object is None else [options.edit_frame_object]
+    if numbers and min(numbers) < 1:
+        raise UserError(f"object {min(numbers)}: objects are counted from 1, the front one")
     if options.transfer_from and (options.use_edit_frame or options.edit_frame):
         raise UserError("--transfer_from carries atlas edits over; edits of frames need no carrying, give them alone")
     if options.transfer_from and not atlas_edit:
-        raise UserError("--transfer_from carries atlas edits over; give --edit_foreground_path or _background_path")
+        raise UserError("--transfer_from carries atlas edits over; give --edit_foreground_path or another")
     if not 0 <= options.opacity <= 1:
         raise UserError(f"--opacity is {options.opacity}, expected 0 to 1")
     if not 0 <= options.crf <= 51:
@@ -165,19 +180,20 @@ def check_flags(options: argparse.Namespace) -> None:
 
 def edit_request(options: argparse.Namespace) -> "EditRequest":
     """What the flags ask for."""
-    from editing import AtlasEdit, EditRequest, FrameEdit
+    from editing import BACKGROUND, AtlasEdit, EditRequest, FrameEdit
 
-    def atlas_edit(layer: str) -> AtlasEdit | None:
-        path = getattr(options, f"edit_{layer}_path")
-        return AtlasEdit(path, getattr(options, f"edit_{layer}_at")) if path else None
-
+    atlases = [AtlasEdit(number - 1, path) for number, path in options.edit_object]
+    if options.edit_foreground_path:
+        atlases.append(AtlasEdit(0, options.edit_foreground_path, options.edit_foreground_at))
+    if options.edit_background_path:
+        atlases.append(AtlasEdit(BACKGROUND, options.edit_background_path, options.edit_background_at))
     painted = list(options.edit_frame or [])
     if options.use_edit_frame:
         painted = [(options.edit_frame_index, options.edit_frame_path)]
     layers = [name for name in ("foreground", "background") if getattr(options, f"edit_frame_{name}")]
+    layers += [] if options.edit_frame_object is None else [options.edit_frame_object - 1]
     return EditRequest(
-        atlas_edit("foreground"),
-        atlas_edit("background"),
+        tuple(atlases),
         options.atlas,
         tuple(FrameEdit(number, path, options.edit_frame_mask) for number, path in painted),
         tuple(layers or ("foreground", "background")),

@@ -62,7 +62,11 @@ def mask_flags() -> argparse.ArgumentParser:
     choice.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
     choice.add_argument("--point", type=pixel_of_frame, metavar="X,Y,FRAME", help="the object at this pixel of a frame")
     flags.add_argument(
-        "--objects", type=int, default=1, help="so many objects, each also in NAME_maskrcnn_1, _2, ... (default: 1)"
+        "--objects",
+        type=int,
+        default=1,
+        help="so many objects, each also in NAME_maskrcnn_1, _2, ...; "
+        "with import the labels 1, 2, ... of label pictures (default: 1)",
     )
     flags.add_argument("--masks", type=Path, help="import: folder of pictures, or a video (opacity or brightness)")
     flags.add_argument("--label", type=int, help="import: only this label of label pictures")
@@ -75,7 +79,8 @@ def check_flags(options: argparse.Namespace) -> None:
     imports = options.method == "import"
     if options.refine and (extra := given_choices(options)):
         raise UserError(f"--refine mends the masks that are there, --{extra[0]} finds others; give one of the two")
-    if options.method in ("motion", "import") and (extra := given_choices(options, but=("method", "masks"))):
+    usable = ("method", "masks", "objects") if imports else ("method", "masks")
+    if options.method in ("motion", "import") and (extra := given_choices(options, but=usable)):
         raise UserError(f"--{extra[0]} is for detectors; --method {options.method} has no use for it")
     if imports != (options.masks is not None):
         raise UserError("--masks PATH and --method import belong together; give both or neither")
@@ -89,6 +94,8 @@ def check_flags(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}, expected 1 or more")
+    if options.label is not None and options.objects > 1:
+        raise UserError("--label takes one of the labels, --objects several, from 1 on; give one of the two")
     if options.point is not None and options.objects > 1:
         raise UserError("--point chooses one object, --objects several; give one of the two")
 

@@ -3,7 +3,9 @@
 `render_frames` yields one frame at a time and consumers take it from there; no array spans the video.
 """
 
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from tqdm import tqdm
 
 from command_line import UserError
 from config import load_config
@@ -205,6 +208,17 @@ class FrameStore:
     def frames(self) -> Iterator[Frame]:
         """The frames alone."""
         return map(self.frame, range(self.count))
+
+
+@contextmanager
+def stored(run: "TrainedRun", folder: Path) -> Iterator[FrameStore]:
+    """All frames of a run, rendered once, without colours; they lie in `folder` as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix=".fields_", dir=folder) as kept:
+        store = FrameStore(Path(kept))
+        frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
+        for frame in tqdm(frames, total=len(run.clip), desc="reading the mapping", unit="frame"):
+            store.add(frame)
+        yield store
 
 
 def sample_image(image: Tensor, pixels: Tensor) -> Tensor:

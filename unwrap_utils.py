@@ -52,6 +52,7 @@ class Clip:
     width: int
     height: int
     fps: float
+    objects: int = 1
 
     @property
     def name(self) -> str:
@@ -86,6 +87,21 @@ class Clip:
     def masks(self) -> tuple[Path, ...] | None:
         """The rough mask of each frame, paired by name; None if the clip has no masks."""
         return paired_masks(self.beside("_maskrcnn"), self.frame_paths)
+
+    @cached_property
+    def object_masks(self) -> tuple[tuple[Path, ...], ...]:
+        """The rough masks of every object, the front one first. Raises UserError naming the folder that is missing."""
+        found = []
+        for folder in map(self.beside, mask_suffixes(self.objects)):
+            masks = paired_masks(folder, self.frame_paths)
+            if masks is None:
+                several = f" --objects {self.objects}" if self.objects > 1 else ""
+                raise UserError(
+                    f"{folder}: no such folder; run python preprocess_mask_rcnn.py --vid-path {self.folder}{several} "
+                    "or put your own masks there"
+                )
+            found.append(masks)
+        return tuple(found)
 
     @cached_property
     def truth(self) -> tuple[Path, ...] | None:
@@ -139,6 +155,11 @@ class Clip:
         return self.flow(t, FORWARD), self.flow(t + 1, BACKWARD)
 
 
+def mask_suffixes(objects: int) -> list[str]:
+    """What follows a clip's name in the names of its mask folders, the front object first."""
+    return ["_maskrcnn"] if objects == 1 else [f"_maskrcnn_{number}" for number in range(1, objects + 1)]
+
+
 def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     """Find and check the frames of a clip. Raises UserError; nothing but headers is read."""
     folder = named(Path(folder))
@@ -158,7 +179,7 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     width, height = working_size(sizes[0], config.resx, config.resy)
     if min(width, height) < SMALLEST_PX:
         raise UserError(f"{folder}: {width} x {height} pixels to work on, at least {SMALLEST_PX} each way are needed")
-    return Clip(folder, tuple(paths), width, height, fps or config.fps or recorded_fps(folder))
+    return Clip(folder, tuple(paths), width, height, fps or config.fps or recorded_fps(folder), config.objects)
 
 
 def spread_numbers(count: int, most: int) -> list[int]:
@@ -289,7 +310,7 @@ def frame_points(t: int, height: int, width: int, device: torch.device) -> Tenso
     return torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3).float()
 
 
-def empty_video(size: tuple[int, int, int], folder: Path | None = None) -> Video:
+def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects: int = 1) -> Video:
     """A video of (T, H, W) to be filled, without motion; a long one lies on disk, where the system keeps what is used.
 
     The file has no name and is gone with the video; it is in `folder`, if that can be written to.
@@ -305,7 +326,7 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None) -> Video
 
     return Video(
         frames=zeros((*size, 3), np.uint8),
-        masks=zeros((1, *size), np.uint8),
+        masks=zeros((objects, *size), np.uint8),
         flow_steps=zeros((2, *size, 2), np.int16),
         flow_unit_px=torch.ones(2, frames),
         flow_valid=zeros((2, *size), np.bool_),
@@ -314,26 +335,23 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None) -> Video
 
 def load_video(clip: Clip, device: torch.device) -> Video:
     """Read a clip for training. Raises UserError for whatever is missing or damaged, before any of it is used."""
-    if clip.masks is None:
-        raise UserError(
-            f"{clip.beside('_maskrcnn')}: no such folder; "
-            f"run python preprocess_mask_rcnn.py --vid-path {clip.folder} or put your own masks there"
-        )
-    count = len(clip)
-    video = empty_video(clip.size, clip.folder.parent)
+    masks, count = clip.object_masks, len(clip)
+    video = empty_video(clip.size, clip.folder.parent, clip.objects)
     with ThreadPoolExecutor(READERS) as readers:  # decoding leaves Python to the others
         read = readers.map(lambda t: read_frame(clip, video, t), range(count))
         for _ in tqdm(read, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
             pass
-    if not (video.masks > 127).any():
-        warn(f"{clip.beside('_maskrcnn')}: all masks are empty; everything will be background")
+    for paths, planes in zip(masks, video.masks, strict=True):
+        if not (planes > 127).any():
+            warn(f"{paths[0].parent}: all masks are empty; everything will be background")
     return video.to(device)
 
 
 def read_frame(clip: Clip, video: Video, t: int) -> None:
-    """Put frame t, its mask, and the flow to and from the next one into a video."""
+    """Put frame t, its masks, and the flow to and from the next one into a video."""
     video.frames[t] = torch.from_numpy(clip.frame(t))
-    video.masks[0, t] = torch.from_numpy(clip.mask(clip.masks[t]))
+    for plane, masks in zip(video.masks, clip.object_masks, strict=True):
+        plane[t] = torch.from_numpy(clip.mask(masks[t]))
     if t + 1 < len(clip):
         there, back = clip.flow_pair(t)
         store_flow(video, FORWARD, t, there, consistent_flow(there, back))

@@ -4,10 +4,12 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from command_line import UserError, named, parser, run_script
+from config import MOST_OBJECTS
 
 if TYPE_CHECKING:
     from config import Config
@@ -31,7 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     frames = frames_given(options, took) if options.input.is_dir() else frames_of_video(options, took)
     with stage("masks", took):
         method = options.method or ("import" if options.masks else "auto")
-        write_masks(frames, MaskRequest(method, options.class_name, options.mask_weights, source=options.masks))
+        request = MaskRequest(method, options.class_name, options.mask_weights, source=options.masks)
+        write_masks(frames, replace(request, objects=options.objects))
     with stage("flow", took):
         write_clip_flow(frames, FlowRequest(flow_method(options), options.max_long_edge, options.flow_weights))
     with stage("layers", took):
@@ -55,6 +58,7 @@ def unwrap_flags() -> argparse.ArgumentParser:
         choices=("auto", "maskrcnn", "detectron2", "motion", "import"),
         help="how masks are found, see preprocess_mask_rcnn.py (default: auto, or import with --masks)",
     )
+    flags.add_argument("--objects", type=int, default=1, help="so many objects, 1 to 3, each in a layer (default: 1)")
     flags.add_argument("--mask_weights", type=Path, help="detector weights as a local file (default: downloaded once)")
     flags.add_argument(
         "--flow_method",
@@ -95,6 +99,10 @@ def check_flags(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {value}, expected at least {smallest:g}")
     if options.method == "import" and options.masks is None:
         raise UserError("--method import needs --masks, a folder of mask pictures or a matte video")
+    if not 1 <= options.objects <= MOST_OBJECTS:
+        raise UserError(f"--objects is {options.objects}, expected 1 to {MOST_OBJECTS}")
+    if options.objects > 1 and options.method == "motion":
+        raise UserError("--method motion finds one object; for several use a detector, or --masks with label pictures")
     if options.masks is not None and options.method not in (None, "import"):
         raise UserError(f"--masks brings masks along, --method {options.method} finds them; give one of the two")
     if options.input.is_dir() and (options.start or options.end is not None or options.every != 1 or options.name):
@@ -190,8 +198,6 @@ def flow_method(options: argparse.Namespace) -> str:
 
 def config_for(options: argparse.Namespace, frames: Path, native: tuple[int, int]) -> "Config":
     """The fast config for these frames of (width, height); the longer side is limited, the other one follows."""
-    from dataclasses import replace
-
     from config import load_config
 
     edge = min(options.max_long_edge, max(native))
@@ -201,6 +207,7 @@ def config_for(options: argparse.Namespace, frames: Path, native: tuple[int, int
         results_folder_name=str(options.results_folder),
         time_budget_s=options.time_budget,
         maximum_number_of_frames=options.max_frames,
+        objects=options.objects,
         resx=edge if native[0] >= native[1] else None,
         resy=None if native[0] >= native[1] else edge,
     )

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from implicit_neural_networks import visibility
 from rendering import Floats, Frame
 
+Box = tuple[slice, slice]  # rows and columns
+WHOLE = (slice(None), slice(None))
+SPARE_PX = 2  # around what is painted: neighbours are blended between pixels
 CLEAR, SOLID = 0.08, 0.85  # opacity up to the first carries no paint of an object, from the second on all of it
 
 
@@ -26,27 +29,41 @@ def edit_shares(frame: Frame) -> Floats:
     return visibility(torch.from_numpy(levelled)).numpy()
 
 
-def at_size(frame: Frame, width: int, height: int) -> Frame:
-    """The frame's uv, opacity and light at (width, height), without colours.
+def at_size(frame: Frame, width: int, height: int, box: Box = WHOLE) -> Frame:
+    """The frame's uv, opacity and light at (width, height), without colours; only those in a box of these pixels.
 
     All are smooth between pixels: linear, and continued linearly beyond the outermost pixel centers.
     """
-    if frame.alpha.shape[1:] == (height, width):
+    if frame.alpha.shape[1:] == (height, width) and box == WHOLE:
         return frame
     return replace(
         frame,
-        uv=np.stack([enlarged(each, width, height) for each in frame.uv]),
-        alpha=np.stack([enlarged(each, width, height).clip(0, 1) for each in frame.alpha]),
-        light=None if frame.light is None else enlarged(frame.light, width, height),
+        uv=np.stack([enlarged(each, width, height, box) for each in frame.uv]),
+        alpha=np.stack([enlarged(each, width, height, box).clip(0, 1) for each in frame.alpha]),
+        light=None if frame.light is None else enlarged(frame.light, width, height, box),
     )
 
 
-def enlarged(field: Floats, width: int, height: int) -> NDArray[np.float32]:
-    """A field (h, w[, C]) at the centers of width x height pixels that cover the same picture."""
+def box_around(inside: NDArray[np.bool_], width: int, height: int) -> Box | None:
+    """The rows and columns of width x height pixels that hold what is inside a mask (h, w) and SPARE_PX of its pixels
+    around it; None of nothing."""
+    axes = []
+    for shown, size in ((inside.any(1), height), (inside.any(0), width)):
+        found = np.flatnonzero(shown)
+        if len(found) == 0:
+            return None
+        scale = size / len(shown)
+        first, end = (found[0] - SPARE_PX) * scale, (found[-1] + 1 + SPARE_PX) * scale
+        axes.append(slice(max(0, int(first)), min(size, int(np.ceil(end)))))
+    return tuple(axes)
+
+
+def enlarged(field: Floats, width: int, height: int, box: Box = WHOLE) -> NDArray[np.float32]:
+    """A field (h, w[, C]) at the centers of width x height pixels that cover the same picture; those in the box."""
     rows, columns = field.shape[:2]
     padded = continued(continued(field, 0), 1)
-    x = (np.arange(width, dtype=np.float32) + 0.5) * (columns / width) - 0.5 + 1
-    y = (np.arange(height, dtype=np.float32) + 0.5) * (rows / height) - 0.5 + 1
+    x = (np.arange(width, dtype=np.float32)[box[1]] + 0.5) * (columns / width) - 0.5 + 1
+    y = (np.arange(height, dtype=np.float32)[box[0]] + 0.5) * (rows / height) - 0.5 + 1
     return cv2.remap(padded, *np.meshgrid(x, y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 

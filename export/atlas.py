@@ -24,12 +24,12 @@ from rendering import (
     AtlasView,
     Floats,
     Frame,
+    FrameStore,
     TrainedRun,
     atlas_image,
     atlas_places,
     mark_seen,
-    render_frames,
-    rendered_frame,
+    stored,
 )
 from reporting.preview import contact_rows
 from unwrap_utils import spread_numbers
@@ -72,19 +72,19 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
     beyond what is seen. bits: 8 or 16.
     """
     images, sheet = [], {}
-    frames = spread_numbers(len(run.clip), SAMPLED_FRAMES)
-    for layer, name in enumerate(layer_names(run)):
-        described = describe(run, layer, f"{name}.png", resolution, padding_px, frames)
-        if described is None:
-            warn(f"the {name} shows in no frame; it is left out")
-            continue
-        atlas = layer_atlas(run, described, frames)
-        write_layer(folder, name, atlas, padding_px, bits)
-        images.append(described)
-        kind = "sampled from the frames" if atlas.is_sampled_sharper else "learned"
-        print(f"{name}: {described.width} x {described.height}, {kind} (the sharper of the two)")
-        sheet[f"{name}, learned"] = on_white(atlas.learned, atlas.seen)
-        sheet[f"{name}, sampled"] = on_white(atlas.sampled, atlas.seen)
+    with stored(run, folder) as store:
+        for layer, name in enumerate(layer_names(run)):
+            described = describe(run, store, layer, f"{name}.png", resolution, padding_px)
+            if described is None:
+                warn(f"the {name} shows in no frame; it is left out")
+                continue
+            atlas = layer_atlas(run, store, described)
+            write_layer(folder, name, atlas, padding_px, bits)
+            images.append(described)
+            kind = "sampled from the frames" if atlas.is_sampled_sharper else "learned"
+            print(f"{name}: {described.width} x {described.height}, {kind} (the sharper of the two)")
+            sheet[f"{name}, learned"] = on_white(atlas.learned, atlas.seen)
+            sheet[f"{name}, sampled"] = on_white(atlas.sampled, atlas.seen)
     if not images:
         raise UserError(f"{run.checkpoint.parent}: no layer shows in any frame, nothing to export; train again")
     atlas_file = AtlasFile(run.name, fingerprint(run.checkpoint), images)
@@ -94,16 +94,17 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
 
 
 def describe(
-    run: TrainedRun, layer: int, name: str, resolution: int | None, padding_px: int, frames: list[int]
+    run: TrainedRun, store: FrameStore, layer: int, name: str, resolution: int | None, padding_px: int
 ) -> LayerImage | None:
     """The part of a layer's square that frames use, and at which resolution; None if none shows the layer."""
     low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
-    for frame in render_frames(run.model, run.clip, run.full_range, with_colors=False):
+    measured = spread_numbers(store.count, SAMPLED_FRAMES)
+    for frame in store.frames():
         uv, shown = frame.uv[layer], frame.visibility[layer] > VISIBLE
         if not shown.any():
             continue
         low, high = np.minimum(low, uv[shown].min(0)), np.maximum(high, uv[shown].max(0))
-        if frame.t in frames:
+        if frame.t in measured:
             steps.append(finest_steps(uv)[shown])
     if not steps:
         return None
@@ -129,23 +130,23 @@ def finest_steps(uv: Floats) -> Floats:
     return np.sqrt(np.maximum(half - np.sqrt(np.maximum(half**2 - product, 0)), 1e-18))
 
 
-def layer_atlas(run: TrainedRun, image: LayerImage, frames: list[int]) -> LayerAtlas:
+def layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> LayerAtlas:
     """All pictures of one layer."""
     size = (image.width, image.height)
     view = image.view(run.model, size, None)
     seen = torch.zeros(image.height, image.width)
-    for frame in render_frames(run.model, run.clip, run.full_range, with_colors=False):
+    for frame in store.frames():
         places, shares = atlas_places(run.model, frame), torch.from_numpy(frame.visibility)
         mark_seen(seen, view, places[image.layer], shares[image.layer])
     seen = seen.numpy()
     learned = atlas_image(run.model, view, size)
-    sampled, known = sampled_atlas(run, image, view, frames)
+    sampled, known = sampled_atlas(run, store, image, view)
     sampled = np.where(known[..., None], sampled, learned)
-    return LayerAtlas(image, seen, learned, sampled, guide_image(run, image, view))
+    return LayerAtlas(image, seen, learned, sampled, guide_image(run, store, image, view))
 
 
 def sampled_atlas(
-    run: TrainedRun, image: LayerImage, view: AtlasView, frames: list[int]
+    run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """(h, w, 3): the frames themselves, unwrapped, and where any was found.
 
@@ -154,13 +155,11 @@ def sampled_atlas(
     """
     height, width = image.height, image.width
     most = max(5, int(STACK_BYTES / (height * width * 5)))
-    frames = [frames[i] for i in spread_numbers(len(frames), most)]
+    frames = spread_numbers(store.count, min(most, SAMPLED_FRAMES))
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
     for number, t in enumerate(tqdm(frames, desc=f"sampling the {Path(image.image).stem}", unit="frame")):
-        frame = at_size(
-            rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False), *run.clip.native_size
-        )
+        frame = at_size(store.frame(t), *run.clip.native_size)
         colors[number], weights[number] = frame_on_atlas(run, frame, image, view)
     sampled = np.zeros((height, width, 3), np.float32)
     rows = max(1, int(4e7 / (len(frames) * width)))
@@ -210,15 +209,14 @@ def sharpness(picture: Floats, seen: Floats) -> float:
     return float(steps[inner].mean())
 
 
-def guide_image(run: TrainedRun, image: LayerImage, view: AtlasView) -> Pixels:
+def guide_image(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Pixels:
     """(h, w, 4): a faint grid, and the outlines of some frames."""
     guide = np.zeros((image.height, image.width, 4), np.uint8)
     for position in range(GRID_PX, max(image.width, image.height), GRID_PX):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
-    for t in spread_numbers(len(run.clip), OUTLINED_FRAMES):
-        frame = rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False)
-        texels = view.pixels(atlas_places(run.model, frame)[image.layer], (image.width, image.height)).numpy()
+    for t in spread_numbers(store.count, OUTLINED_FRAMES):
+        texels = view.pixels(atlas_places(run.model, store.frame(t))[image.layer], (image.width, image.height)).numpy()
         border = np.concatenate([texels[0], texels[1:, -1], texels[-1, -2::-1], texels[-2:0:-1, 0]])
         outline = np.rint(border).clip(-30000, 30000).astype(np.int32)
         cv2.polylines(guide, [outline[:, None]], True, GUIDE_COLOR, 1)

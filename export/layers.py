@@ -43,14 +43,14 @@ def export_layers(
         name = run.clip.frame_paths[frame.t].stem
         frame = at_size(frame, *run.clip.native_size)
         source = run.clip.native_frame(frame.t).astype(np.float32) / 255
-        pictures = {"alpha": to_8_bit(frame.coverage)} if "alpha" in kinds else {}
+        pictures = mattes(run, frame) if "alpha" in kinds else {}
         if {"foreground", "background"} & set(kinds):
             clean, unseen = clean_plate(run, frame, source, plate)
             unseen_share.append(float(unseen.mean()))
             pictures["background"] = to_8_bit(clean)
             pictures["background_unseen"] = np.where(unseen, 255, 0).astype(np.uint8)
             pictures["foreground"] = foreground(frame, source, clean)
-        pictures = {kind: each for kind, each in pictures.items() if kind.removesuffix("_unseen") in kinds}
+        pictures = {kind: each for kind, each in pictures.items() if kind.split("_")[0] in kinds}
         for kind in pictures:
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", pictures[kind])
         write_maps(run, frame, images, folder, name, kinds)
@@ -60,6 +60,15 @@ def export_layers(
         media.write_png(folder / "layers.png", contact_sheet(shown))
     if "background" in kinds:
         print(f"{100 * np.mean(unseen_share):.1f} % of the plates were never seen and are inpainted: background_unseen")
+
+
+def mattes(run: TrainedRun, frame: Frame) -> dict[str, Pixels]:
+    """Opacity (H, W) of the foreground; of several objects also what the frame shows of each, by the layers' names."""
+    pictures = {"alpha": to_8_bit(frame.coverage)}
+    if len(run.model.layers) > 2:
+        shares = zip(run.model.layers, frame.visibility, strict=True)
+        pictures |= {f"alpha_{layer.name}": to_8_bit(share) for layer, share in list(shares)[:-1]}
+    return pictures
 
 
 def atlas_edit(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:

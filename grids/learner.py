@@ -141,7 +141,8 @@ class GridLearner:
             sparse = ((1 - alpha.detach()) * color).square().sum() / pixels
             terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
             expected = part.interpolated(self.probability[index, view.t][:, None])
-            prior = (prior_loss(logit, expected) * inside).sum() / pixels
+            known = inside * part.interpolated(self.uncovered(index)[view.t][:, None]) if index else inside
+            prior = (prior_loss(logit, expected) * known).sum() / pixels
             terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
         weights = config.rgb_coeff, gradient_weight
@@ -155,6 +156,10 @@ class GridLearner:
         terms["photometric"] = terms["photometric"] + total
         terms["color"], terms["gradient"] = config.rgb_coeff * color, gradient_weight * gradient
         return terms
+
+    def uncovered(self, index: int) -> Tensor:
+        """(T, ny, nx): how likely no object in front of this one hides it; masks say nothing of what is hidden."""
+        return (1 - self.probability[:index]).prod(0)
 
     def prior_weight(self, share: float) -> float:
         """Of the cross-entropy with the evidence: falls from the published bootstrapping factor, never to nothing."""

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -144,7 +144,7 @@ def write_all(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list
 def found_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -> Iterable[Pixels]:
     """The masks (H, W) uint8 of the missing frames, in order; `auto` says when it falls back."""
     if request.method == "import":
-        every = imported(frames, request)
+        every = imported_objects(frames, request) if request.objects > 1 else imported(frames, request)
         return (mask for path, mask in zip(frames, every, strict=True) if path in set(missing))
     if request.method == "motion":
         return moving(frames, missing)
@@ -156,7 +156,7 @@ def found_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -
     try:
         return tracked(frames, missing, make_detector(request), request)
     except (NoWeights, NothingFound) as error:
-        if is_choice:
+        if is_choice or request.objects > 1:
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
         return moving(frames, missing)
@@ -185,6 +185,24 @@ def imported(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:
     return imported_masks(request.source, frames, request.label, request.threshold)
 
 
+def imported_objects(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:
+    """Masks of all objects together; each object, a label from 1 on, also gets a folder of its own."""
+    requests = [replace(request, label=number) for number in range(1, request.objects + 1)]
+    for each in requests:
+        write_object(frames, imported(frames, each), each.label)
+    return (np.maximum.reduce(masks) for masks in zip(*(imported(frames, each) for each in requests), strict=True))
+
+
+def write_object(frames: list[Path], masks: Iterable[Pixels], number: int) -> None:
+    """Write the masks of one object of several, NAME_maskrcnn_1, _2, ...; those that are there are kept."""
+    folder = frames[0].parent
+    target = media.make_folder(folder.with_name(f"{folder.name}_maskrcnn_{number}"))
+    there = {path.stem for path in media.list_images(target)}
+    new = [path for path in frames if path.stem not in there]
+    write_all(new, (mask for path, mask in zip(frames, masks, strict=True) if path.stem not in there), target)
+    print(f"object {number}: {target}")
+
+
 def moving(frames: list[Path], missing: list[Path]) -> Iterator[Pixels]:
     """The masks of what moves in the clip, of the missing frames."""
     from preprocessing.mask_motion import mended_masks, moving_masks, small_clip_of, small_video
@@ -210,14 +228,10 @@ def tracked(frames: list[Path], missing: list[Path], detector: Detector, request
     for track, (masks, mended) in zip(chosen, every, strict=True):
         seen = sum(mask is not None for mask in masks)
         print(f"{detector.name_of(track.label)}: in {seen} of {len(frames)} frames, {len(mended)} of them filled in")
-    folder = frames[0].parent
     size = media.image_size(frames[0])
     if request.objects > 1:
         for number, (masks, _) in enumerate(every, 1):
-            target = media.make_folder(folder.with_name(f"{folder.name}_maskrcnn_{number}"))
-            there = {path.stem for path in media.list_images(target)}
-            new = [t for t, path in enumerate(frames) if path.stem not in there]
-            write_all([frames[t] for t in new], (at_size(masks[t], size) for t in new), target)
+            write_object(frames, (at_size(mask, size) for mask in masks), number)
     numbers = {path: t for t, path in enumerate(frames)}
     return (np.maximum.reduce([at_size(masks[numbers[path]], size) for masks, _ in every]) for path in missing)
 

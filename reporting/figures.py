@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import torch
 
+from implicit_neural_networks import make_layers
 from media import Pixels, to_8_bit
 from metrics.image import load_lpips, psnr, ssim
 from metrics.mapping import rigidity_summary
@@ -68,9 +69,8 @@ def atlas_figures(store: FrameStore, seen: list[torch.Tensor], px_per_uv: list[f
 
 
 def layer_names(count: int) -> list[str]:
-    """Foregrounds, by number where there are several, and the background."""
-    foregrounds = ["foreground"] if count == 2 else [f"foreground_{number}" for number in range(1, count)]
-    return [*foregrounds, "background"]
+    """Names of so many layers, front to back."""
+    return [layer.name for layer in make_layers(count - 1)]
 
 
 def peak_memory_mb() -> float | None:

@@ -7,30 +7,6 @@ from urllib.parse import quote
 from media import natural_key, write_text
 
 UNITS = {"psnr": " dB", "seconds": " s", "peak_memory_mb": " MB"}
-EXPLANATIONS = {
-    "reconstruction": "what the two layers show together",
-    "alpha": "opacity of the foreground",
-    "alpha_vs_mask_rcnn": "opacity (left) and the rough mask it started from",
-    "residuals": "difference from the frames",
-    "uv_1": "foreground mapping as colours",
-    "uv_1_masked": "the same, where the foreground is visible",
-    "uv_2": "background mapping as colours",
-    "checkerboard_1": "squares that lie still on the foreground",
-    "checkerboard_2": "squares that lie still on the background",
-    "edited1": "letters printed on the foreground atlas",
-    "edited2": "letters printed on the background atlas",
-    "edited1_tex": "the whole foreground layer with letters, opacity aside",
-    "edited2_tex": "the whole background layer with letters",
-    "edit": "letters on both",
-    "global_info": "where colour, rigidity and flow are violated",
-    "texture_orig1": "foreground atlas",
-    "texture_orig2": "background atlas",
-    "texture_orig1_alpha": "foreground atlas, see-through where no frame sees it",
-    "texture_orig2_alpha": "background atlas, see-through where no frame sees it",
-    "texture_edit1": "foreground atlas with letters",
-    "texture_edit2": "background atlas with letters",
-    "quality": "figures of each frame",
-}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: #fafafa; color: #222 }
 section { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1.2rem }
@@ -40,17 +16,44 @@ table { border-collapse: collapse } td, th { padding: .1rem 1.2rem .1rem 0; text
 """
 
 
-def write_page(folder: Path, clip_name: str, metrics: dict) -> None:
-    """Write index.html over all pictures and videos that lie in the folder."""
+def explanations(layers: list[str]) -> dict[str, str]:
+    """What each kind of picture and video shows, in the order of the page; layers by name, front to back."""
+    of_layers: dict[str, str] = {}
+    for number, name in enumerate(layers, 1):
+        of_layers |= {
+            f"uv_{number}": f"{name} mapping as colours",
+            f"uv_{number}_masked": f"the same, where the {name} is visible",
+            f"checkerboard_{number}": f"squares that lie still on the {name}",
+            f"edited{number}": f"letters printed on the {name} atlas",
+            f"edited{number}_tex": f"the whole {name} layer with letters, opacity aside",
+            f"texture_orig{number}": f"{name} atlas",
+            f"texture_orig{number}_alpha": f"{name} atlas, see-through where no frame sees it",
+            f"texture_edit{number}": f"{name} atlas with letters",
+        }
+    return {
+        "reconstruction": "what the layers show together",
+        "alpha": "opacity of the foreground",
+        "alpha_vs_mask_rcnn": "opacity (left) and the rough mask it started from",
+        "residuals": "difference from the frames",
+        **of_layers,
+        "edit": "letters on all layers",
+        "global_info": "where colour, rigidity and flow are violated",
+        "quality": "figures of each frame",
+    }
+
+
+def write_page(folder: Path, clip_name: str, metrics: dict, layers: list[str]) -> None:
+    """Write index.html over all pictures and videos that lie in the folder; layers by name, front to back."""
+    told = explanations(layers)
     figures = [(name, value) for name, value in metrics.items() if isinstance(value, int | float)]
     rows = "".join(
         f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td></tr>" for name, value in figures
     )
-    pictures = "".join(shown(path, clip_name) for path in sorted(folder.glob("*.png"), key=natural_key))
-    videos = sorted(folder.glob("*.mp4"), key=lambda path: rank(kind_of(path, clip_name)))
+    pictures = "".join(shown(path, clip_name, told) for path in sorted(folder.glob("*.png"), key=natural_key))
+    videos = sorted(folder.glob("*.mp4"), key=lambda path: rank(kind_of(path, clip_name), told))
     parts = [
         f"<h1>{escape(clip_name)}</h1><table>{rows}</table>",
-        f"<h2>Videos</h2><section>{''.join(shown(path, clip_name) for path in videos)}</section>",
+        f"<h2>Videos</h2><section>{''.join(shown(path, clip_name, told) for path in videos)}</section>",
         f"<h2>Atlases and plots</h2><section>{pictures}</section>",
     ]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(clip_name)}</title>'
@@ -62,18 +65,18 @@ def kind_of(path: Path, clip_name: str) -> str:
     return path.stem.removesuffix(f"_{clip_name}")
 
 
-def rank(kind: str) -> tuple[int, str]:
-    """Place of a video on the page: the order of EXPLANATIONS, unknown ones last."""
-    kinds = list(EXPLANATIONS)
+def rank(kind: str, told: dict[str, str]) -> tuple[int, str]:
+    """Place of a video on the page: the order of the explanations, unknown ones last."""
+    kinds = list(told)
     return (kinds.index(kind) if kind in kinds else len(kinds), kind)
 
 
-def shown(path: Path, clip_name: str) -> str:
+def shown(path: Path, clip_name: str, told: dict[str, str]) -> str:
     """One picture or video with its name and what it shows."""
     name, link = escape(path.name), quote(path.name)
     if path.suffix == ".mp4":
         element = f'<video src="{link}" controls loop muted autoplay playsinline></video>'
     else:
         element = f'<a href="{link}"><img src="{link}" alt="{name}"></a>'
-    explanation = escape(EXPLANATIONS.get(kind_of(path, clip_name), ""))
+    explanation = escape(told.get(kind_of(path, clip_name), ""))
     return f"<figure>{element}<figcaption><b>{name}</b> {explanation}</figcaption></figure>"

@@ -8,6 +8,7 @@ import torch
 from command_line import warn
 from config import Config, ConfigError, load_config
 from implicit_neural_networks import read_checkpoint
+from unwrap_utils import mask_suffixes
 
 
 def newest_run(config: Config) -> Path | None:
@@ -23,14 +24,16 @@ def newest_run(config: Config) -> Path | None:
             warn(f"passed over: {error}")
             continue
         is_same = replace(its_own, time_budget_s=config.time_budget_s) == config
-        if is_same and (run / "config.json").stat().st_mtime >= inputs_changed_at(Path(config.data_folder)):
+        if is_same and (run / "config.json").stat().st_mtime >= inputs_changed_at(config):
             return run
     return None
 
 
-def inputs_changed_at(frames: Path) -> float:
+def inputs_changed_at(config: Config) -> float:
     """When a clip's frames, masks or flow were last written, seconds."""
-    folders = [frames, *(frames.with_name(f"{frames.name}{suffix}") for suffix in ("_maskrcnn", "_flow"))]
+    frames = Path(config.data_folder)
+    suffixes = ["", "_flow", *mask_suffixes(config.objects)]
+    folders = [frames.with_name(f"{frames.name}{suffix}") for suffix in suffixes]
     return max(path.stat().st_mtime for folder in folders if folder.is_dir() for path in folder.iterdir())
 
 

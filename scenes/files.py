@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from media import to_8_bit, write_png, write_text
+from implicit_neural_networks import visibility
+from media import make_folder, to_8_bit, write_png, write_text
 from scenes.rough import rough_mask
 from scenes.scene import Scene
 
@@ -14,7 +16,8 @@ from scenes.scene import Scene
 def write_scene(scene: Scene, data: Path, fps: float = 12.0, seed: int = 0, missing: float = 0.0) -> Path:
     """Write frames, rough masks, and the truth: NAME_gt masks, NAME_gt_flow with 1 in its third channel where visible.
 
-    Returns the frames' folder. Objects count as one in the masks; `missing` is the share of frames without a mask.
+    Returns the frames' folder. Several objects count as one in the masks, and each also has masks of its own,
+    NAME_maskrcnn_1, _2, ...; `missing` is the share of frames without a mask.
     """
     folder = data / scene.name
     folders = {suffix: data / f"{scene.name}{suffix}" for suffix in ("", "_gt", "_gt_flow", "_maskrcnn")}
@@ -27,6 +30,10 @@ def write_scene(scene: Scene, data: Path, fps: float = 12.0, seed: int = 0, miss
         write_png(folder / name, frame.rgb)
         write_png(folders["_gt"] / name, to_8_bit(opacity >= 0.5))
         write_png(folders["_maskrcnn"] / name, rough_mask(opacity, seed + t, missing))
+        shown = visibility(torch.from_numpy(frame.alpha))[:-1].numpy()
+        for number, alpha in enumerate(shown if scene.objects > 1 else (), 1):
+            target = make_folder(data / f"{scene.name}_maskrcnn_{number}")
+            write_png(target / name, rough_mask(alpha, seed + t + number * scene.frames, missing))
         for other in (t - 1, t + 1):
             if 0 <= other < scene.frames:
                 flow, visible = scene.flow(t, other)

@@ -1,5 +1,7 @@
 """The networks and the model that owns them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_config
@@ -61,7 +63,7 @@ def test_every_layer_has_a_square_of_its_own_in_the_shared_atlas():
 
 
 def test_two_objects_have_networks_of_their_own(config):
-    model = AtlasModel(config, foregrounds=2)
+    model = AtlasModel(replace(config, objects=2))
     sample = model(points())
     assert sample.uv.shape == (3, 20, 2)
     assert sample.alpha.shape == (2, 20, 1)
@@ -88,8 +90,6 @@ def test_opacity_is_bounded_in_training_and_full_when_rendering(config):
 
 
 def test_low_precision_stays_close_and_leaves_coordinates_alone(config):
-    from dataclasses import replace
-
     torch.manual_seed(0)
     exact = AtlasModel(config)
     rough = AtlasModel(replace(config, precision="bfloat16"))
@@ -108,8 +108,6 @@ def test_a_saved_model_renders_the_same_pixels(config, tmp_path):
 
 
 def test_a_checkpoint_of_other_sizes_is_named(config, tmp_path):
-    from dataclasses import replace
-
     checkpoint = AtlasModel(config).checkpoint()
     wider = AtlasModel(replace(config, number_of_channels_atlas=24))
     with pytest.raises(UserError, match=r"checkpoint: F_atlas hidden\.0\.weight is \(16, 40\), the config asks for"):

@@ -194,7 +194,8 @@ def edits(reference_folder, model, frames):
     views = layer_views(model, frames)
     paths = (reference_folder / "edit_foreground.png", reference_folder / "edit_background.png")
     return [
-        LayerEdit(layer, read_atlas_edit(AtlasEdit(path)), views[layer], math.inf) for layer, path in enumerate(paths)
+        LayerEdit(layer, read_atlas_edit(AtlasEdit(layer, path)), views[layer], math.inf)
+        for layer, path in enumerate(paths)
     ]
 
 
