@@ -27,6 +27,7 @@ MISSED = 0.3  # a mask whose object is this much smaller than usual is taken for
 FORGETTING = 0.9  # per frame, of a mask carried along the flow
 TAUGHT_PIXELS = 200_000
 LEAST_AGREEMENT = 0.4  # IoU with the rough masks below which mending has gone astray
+SPECK, SPECK_ABOVE = 0.03, 0.2  # a part this much smaller than the largest is none of the object's; parts lie above
 GUIDE_RADIUS_PX, GUIDE_EPS = 4, 1e-3
 
 
@@ -182,7 +183,18 @@ def one_round(
     away = outline_distance(carried_masks(clip, probability, known) > 0.5) / (NEAR * size)
     doubt = NEAR_WEIGHT * away.clip(-1, 1) + FAR_WEIGHT * (away - 1).clip(0, 6)
     score = smoothed_along_flow(clip, verdict.clip(-LARGEST_VERDICT, LARGEST_VERDICT) - doubt)
-    return np.stack([fit(frame) for fit, frame in zip(filters, sigmoid(score), strict=True)])
+    return np.stack([without_specks(fit(frame)) for fit, frame in zip(filters, sigmoid(score), strict=True)])
+
+
+def without_specks(probability: Floats) -> Floats:
+    """A frame's probability (h, w) without what lies apart from the object and is tiny against it."""
+    count, parts, facts, _ = cv2.connectedComponentsWithStats((probability > SPECK_ABOVE).astype(np.uint8))
+    if count < 3:  # nothing, or one part
+        return probability
+    areas = facts[:, cv2.CC_STAT_AREA]
+    is_speck = areas < SPECK * areas[1:].max()
+    is_speck[0] = False  # around the parts
+    return np.where(is_speck[parts], 0, probability).astype(np.float32)
 
 
 def object_size(inside: Flags) -> float:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import loss_utils
+from alignment.evidence import without_specks
 from command_line import UserError
 from config import Config
 from grids.fields import Lattice
@@ -22,6 +24,7 @@ from unwrap_utils import BACKWARD, FORWARD, Video
 STRIDES = (4, 2, 1)
 PAIRS = {4: 6, 2: 4, 1: 1}  # of neighbouring frames in a batch; more points than fit the cache cost more each
 FLOW_STRIDE_PX = 4  # mappings are smooth: their terms are evaluated on a sparser lattice, shifted at random
+SPECK_LOGIT = 12.0  # by which the logarithm of the odds falls where a speck goes
 DECAY_START, DECAY_END = 0.4, 0.05
 
 
@@ -74,15 +77,20 @@ class GridLearner:
         return Stage(stride, Lattice.of_stride(stride, self.model.shape.size[1:]), frames)
 
     def enter(self, stride: int) -> Stage:
-        """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames. Never back."""
+        """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames. Never back.
+
+        Specks of opacity go first, so that what is behind them is learned instead.
+        """
         if stride < self.stage.stride:
             self.stage = self.stage_of(stride)
+            clear_specks(self.model, self.opacity())
             average_atlases(self.model, self.stage.frames, self.opacity(), stride)
         return self.stage
 
     def finish(self) -> None:
-        """A run that ends early gets atlases of the full resolution all the same."""
+        """A run that ends early gets atlases of the full resolution all the same; specks of opacity go."""
         self.enter(STRIDES[-1])
+        clear_specks(self.model, self.opacity())
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
@@ -257,6 +265,17 @@ class GridLearner:
             self.chance.set_state(checkpoint["grid_random_state"].cpu())
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
+
+
+@torch.no_grad()
+def clear_specks(model: GridModel, opacity: Tensor) -> None:
+    """Take away what lies apart from an object and is tiny against it: opacity spent on a ripple or a leaf.
+
+    opacity (F, T, ny, nx) of the objects at the nodes of its finest grid.
+    """
+    for group, frames in zip(model.alphas, opacity.cpu().numpy(), strict=True):
+        gone = np.stack([without_specks(frame) != frame for frame in frames])
+        group[-1].values[:, 0] -= SPECK_LOGIT * torch.from_numpy(gone).to(group[-1].values.device)
 
 
 def in_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:

@@ -342,3 +342,18 @@ def test_a_checkpoint_without_the_state_of_the_training_can_still_be_rendered_bu
     load_model(path, load_config(run.folder / "config.json"), torch.device("cpu"))
     with pytest.raises(UserError, match="no usable state of the training"):
         Trainer(load_config(run.folder / "config.json"), tmp_path).restore(path)
+
+
+def test_specks_of_opacity_are_cleared_and_the_object_stays(run):
+    from grids.learner import clear_specks
+
+    model = GridModel.from_checkpoint(run.model.checkpoint(), run.checkpoint_path)
+    opacity = torch.zeros(1, 6, *model.alphas[0][-1].values.shape[2:])
+    opacity[:, :, 5:25, 5:30] = 0.9
+    opacity[:, 2, 2:4, 40:42] = 0.9  # apart and tiny, in one frame
+    before = model.alphas[0][-1].values.detach().clone()
+    clear_specks(model, opacity)
+    fallen = before - model.alphas[0][-1].values.detach()
+    assert (fallen[2, 0, 2:4, 40:42] > 5).all()
+    fallen[2, 0, 2:4, 40:42] = 0
+    assert (fallen == 0).all()
