@@ -54,6 +54,7 @@ class Config:
     residual_coeff: float = 100.0  # of the squared logarithm of that factor
     unlit_coeff: float = 1.0  # of colour and gradient terms without light: it explains only what layers cannot
     prior_coeff: float = 1500.0  # of opacity's cross-entropy with the mended masks, at the end
+    grid_light_px: int = 16  # spacing of the nodes of light
     grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
     grid_half_until: float = 0.7  # and at half of it
     grid_rate_mapping: float = 0.03  # learning rates: texels
@@ -122,6 +123,7 @@ AT_LEAST = {
     "number_of_layers_atlas": 2,
     "number_of_layers_alpha": 2,
     "iters_num": 1,
+    "grid_light_px": 1,
     "evaluate_every": 1,
     "checkpoint_every": 1,
     "log_every": 1,

@@ -34,11 +34,12 @@ from rendering import (
     layer_views,
     render_frames,
     rendered_frame,
+    rendered_into,
 )
 from reporting.preview import contact_sheet
 from unwrap_utils import Clip
 
-BACKGROUND = -1
+BACKGROUND, ALL_OBJECTS = -1, -2  # in requests, which know no number of layers
 PREVIEW_PX = 640  # width of a frame in edited.png
 CHECKERED = (0.75, 0.85)  # greys behind an edit that is shown alone
 
@@ -68,7 +69,7 @@ class EditRequest:
     atlases: tuple[AtlasEdit, ...] = ()  # later ones win where they overlap
     atlas_path: Path | None = None  # atlas.json of the pictures painted on; None: beside them, else the square ones
     frames: tuple[FrameEdit, ...] = ()  # later ones win where they overlap
-    frame_layers: tuple[str | int, ...] = ("foreground", "background")  # take paint on frames; or objects' numbers
+    frame_layers: tuple[int, ...] = (ALL_OBJECTS, BACKGROUND)  # that take paint on frames
     blend: str = "normal"
     opacity: float = 1.0
     is_native: bool = False  # rendered at the size of the frames as they are
@@ -94,7 +95,7 @@ def check_square(path: Path, size: tuple[int, int]) -> None:
     """Refuse an edit of a square atlas image that is not square."""
     if size[0] != size[1]:
         raise UserError(
-            f"{path}: is {size[0]} x {size[1]}, an edit of texture_orig1.png or texture_orig2.png must be square, at "
+            f"{path}: is {size[0]} x {size[1]}, an edit of a texture_orig1.png, ... must be square, at "
             f"any size; an edit of an exported atlas needs its {NAME} beside it, or --atlas"
         )
 
@@ -135,11 +136,11 @@ def layer_number(run: TrainedRun, layer: int) -> int:
 
 
 def frame_layers(request: EditRequest, run: TrainedRun) -> list[int]:
-    """The numbers of the layers that take paint on frames; "foreground" is every object."""
-    objects = range(len(run.model.layers) - 1)
-    named = {"foreground": [*objects], "background": [len(objects)]}
-    chosen = [named[name] if isinstance(name, str) else [layer_number(run, name)] for name in request.frame_layers]
-    return sorted({number for numbers in chosen for number in numbers})
+    """The numbers of the layers that take paint on frames."""
+    wanted = set(request.frame_layers)
+    if ALL_OBJECTS in wanted:
+        wanted = wanted - {ALL_OBJECTS} | set(range(len(run.model.layers) - 1))
+    return sorted({layer_number(run, layer) for layer in wanted})
 
 
 def atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
@@ -175,13 +176,18 @@ def render_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
 
 
 def edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
-    """The edits as a frame shows them: for each layer the paint, later over earlier, and the layer's share."""
-    places, shares = atlas_places(run.model, frame), edit_shares(frame)
-    shown = []
-    for layer in sorted({edit.layer for edit in edits}):
-        paint = stacked([edit.seen_by(places[layer]) for edit in edits if edit.layer == layer])
-        shown.append((paint, shares[layer]))
-    return shown
+    """The edits as a frame shows them: for each layer the paint and the layer's share."""
+    shares = edit_shares(frame)
+    return [(paint, shares[layer]) for layer, paint in painted_layers(run, frame, edits).items()]
+
+
+def painted_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> dict[int, Floats]:
+    """The paint (H, W, 4) of each edited layer at a frame's places, later edits over earlier ones."""
+    places = atlas_places(run.model, frame)
+    return {
+        layer: stacked([edit.seen_by(places[layer]) for edit in edits if edit.layer == layer])
+        for layer in sorted({edit.layer for edit in edits})
+    }
 
 
 def edited_frames(
@@ -189,10 +195,11 @@ def edited_frames(
 ) -> Iterator[tuple[Pixels, Pixels]]:
     """Yield for each frame the frame as it is (H, W, 3) and edited; alone: (H, W, 4), straight opacity."""
     width, height = render_size(run, request)
+    is_larger = run.full_range and width > run.clip.width  # the published way of sampling may miss what is small
     for frame in frames:
         source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
         edited = np.zeros((height, width, 4), np.uint8) if request.is_alone else source.copy()
-        box = painted_box(run, frame, edits) if request.is_native else WHOLE
+        box = painted_box(run, frame, edits) if is_larger else WHOLE
         if box is not None:
             seen = at_size(frame, width, height, box)
             picture = source[box].astype(np.float32) / 255
@@ -207,7 +214,7 @@ def edited_frames(
 def painted_box(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> Box | None:
     """The part of a frame, of native size, beyond which the edits show nothing: a fraction of a large frame, mostly."""
     painted = np.zeros(frame.alpha.shape[1:], bool)
-    for paint, _ in edit_layers(run, frame, edits):
+    for paint in painted_layers(run, frame, edits).values():
         painted |= paint[..., 3] > 0
     return box_around(painted, *run.clip.native_size)
 
@@ -225,14 +232,7 @@ def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, outp
 
 def make_edits(run: TrainedRun, request: EditRequest, store: FrameStore) -> list[LayerEdit]:
     """The request as edits of layers; frames that had to be rendered for it are in the store."""
-
-    def rendered() -> Iterator[Frame]:
-        every = render_frames(run.model, run.clip, run.full_range, with_colors=False)
-        for frame in tqdm(every, total=len(run.clip), desc="reading the mapping", unit="frame"):
-            store.add(frame)
-            yield frame
-
-    return atlas_edits(run, request, rendered()) + painted_frames(run, request)
+    return atlas_edits(run, request, rendered_into(store, run)) + painted_frames(run, request)
 
 
 def write_edits(

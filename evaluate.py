@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from command_line import warn
+from implicit_neural_networks import layer_names
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
 from metrics.temporal import warp_error
 from rendering import (
@@ -82,7 +83,7 @@ def evaluate(
     metrics["per_frame"] = per_frame
     plot_per_frame(folder / "quality.png", per_frame)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_page(folder, clip.name, metrics, [layer.name for layer in model.layers])
+    write_page(folder, clip.name, metrics, layer_names(len(model.layers)))
     return Evaluation(folder, metrics, atlases, pictures)
 
 
@@ -105,8 +106,8 @@ def write_reconstruction(
             alpha, rgb = to_8_bit(frame.coverage), to_8_bit(frame.rgb)
             videos.write("reconstruction", rgb)
             videos.write("alpha", alpha)
-            if clip.masks is not None:
-                videos.write("alpha_vs_mask_rcnn", np.hstack((alpha, clip.mask(clip.masks[frame.t]))))
+            if (mask := clip.mask_of_all(frame.t)) is not None:
+                videos.write("alpha_vs_mask_rcnn", np.hstack((alpha, mask)))
             videos.write("residuals", to_8_bit(residual))
             write_uv_videos(videos, frame, truth)
             if frame.t == len(clip) // 2:

@@ -83,6 +83,11 @@ def make_layers(foregrounds: int) -> list[Layer]:
     return [Layer(*pair) for pair in zip(names, FOREGROUND_CENTERS[:foregrounds], strict=True)] + [BACKGROUND]
 
 
+def layer_names(count: int) -> list[str]:
+    """Names of so many layers, front to back."""
+    return [layer.name for layer in make_layers(count - 1)]
+
+
 def visibility(alpha: Tensor) -> Tensor:
     """Share of each layer in a pixel, front to back (Eq. 1): opacities (F, N, 1) -> (F + 1, N, 1), summing to 1."""
     behind = torch.cat((torch.ones_like(alpha[:1]), torch.cumprod(1 - alpha, dim=0)))
@@ -114,6 +119,7 @@ class AtlasModel(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        self.config = config
         self.layers = make_layers(config.objects)
         foreground_frequencies = config.number_of_positional_encoding_mapping1 * config.use_positional_encoding_mapping1
         background_frequencies = config.number_of_positional_encoding_mapping2 * config.use_positional_encoding_mapping2
@@ -193,6 +199,8 @@ class AtlasModel(nn.Module):
 
     def load_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint. Raises UserError naming what is missing or of another size."""
+        if mappings := sum(key.startswith("model_F_mapping") for key in checkpoint):
+            check_objects(path, mappings - 1, self.config)
         for name, network in self.named_networks().items():
             state = checkpoint.get(f"{name}_state_dict")
             if not isinstance(state, dict):
@@ -210,6 +218,15 @@ class AtlasModel(nn.Module):
                         f"{tuple(value.shape)}; use the config.json that lies beside the checkpoint"
                     )
             network.load_state_dict(state)
+
+
+def check_objects(path: Path, objects: int, config: Config) -> None:
+    """Raise UserError for a checkpoint of another number of objects than the config has."""
+    if objects != config.objects:
+        raise UserError(
+            f"{path}: holds {objects} object(s), the config asks for {config.objects}; "
+            "use the config.json that lies beside the checkpoint"
+        )
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -60,11 +60,12 @@ def edit_flags() -> argparse.ArgumentParser:
         help="RGBA picture over the foreground's atlas: over texture_orig1.png (any square size), or over what "
         "export_atlas.py wrote (with its atlas.json beside it)",
     )
-    what.add_argument("--edit_background_path", type=Path, help="the same over the background's: texture_orig2.png")
+    what.add_argument("--edit_background_path", type=Path, help="the same over the background's: the last texture_orig")
     what.add_argument(
         "--edit_object",
         type=numbered_picture,
         nargs="+",
+        action="extend",
         default=[],
         metavar="N:PNG",
         help="RGBA pictures over the atlases of single objects of several, 1 is the front one: 1:a.png 2:b.png",
@@ -81,6 +82,7 @@ def edit_flags() -> argparse.ArgumentParser:
         "--edit_frame",
         type=numbered_picture,
         nargs="+",
+        action="extend",
         metavar="N:PNG",
         help="RGBA pictures over frames, by number from 0: 7:a.png 31:b.png; later ones win where they overlap",
     )
@@ -180,7 +182,7 @@ def check_flags(options: argparse.Namespace) -> None:
 
 def edit_request(options: argparse.Namespace) -> "EditRequest":
     """What the flags ask for."""
-    from editing import BACKGROUND, AtlasEdit, EditRequest, FrameEdit
+    from editing import ALL_OBJECTS, BACKGROUND, AtlasEdit, EditRequest, FrameEdit
 
     atlases = [AtlasEdit(number - 1, path) for number, path in options.edit_object]
     if options.edit_foreground_path:
@@ -190,13 +192,14 @@ def edit_request(options: argparse.Namespace) -> "EditRequest":
     painted = list(options.edit_frame or [])
     if options.use_edit_frame:
         painted = [(options.edit_frame_index, options.edit_frame_path)]
-    layers = [name for name in ("foreground", "background") if getattr(options, f"edit_frame_{name}")]
+    chosen = {ALL_OBJECTS: options.edit_frame_foreground, BACKGROUND: options.edit_frame_background}
+    layers = [layer for layer, is_chosen in chosen.items() if is_chosen]
     layers += [] if options.edit_frame_object is None else [options.edit_frame_object - 1]
     return EditRequest(
         tuple(atlases),
         options.atlas,
         tuple(FrameEdit(number, path, options.edit_frame_mask) for number, path in painted),
-        tuple(layers or ("foreground", "background")),
+        tuple(layers or chosen),
         options.blend,
         options.opacity,
         options.edit_space == "native",

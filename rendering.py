@@ -210,14 +210,21 @@ class FrameStore:
         return map(self.frame, range(self.count))
 
 
+def rendered_into(store: FrameStore, run: "TrainedRun") -> Iterator[Frame]:
+    """Yield all frames of a run, without colours, each kept in the store."""
+    frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
+    for frame in tqdm(frames, total=len(run.clip), desc="reading the mapping", unit="frame"):
+        store.add(frame)
+        yield frame
+
+
 @contextmanager
 def stored(run: "TrainedRun", folder: Path) -> Iterator[FrameStore]:
     """All frames of a run, rendered once, without colours; they lie in `folder` as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix=".fields_", dir=folder) as kept:
         store = FrameStore(Path(kept))
-        frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
-        for frame in tqdm(frames, total=len(run.clip), desc="reading the mapping", unit="frame"):
-            store.add(frame)
+        for _ in rendered_into(store, run):
+            pass
         yield store
 
 

@@ -103,6 +103,12 @@ class Clip:
             found.append(masks)
         return tuple(found)
 
+    def mask_of_all(self, t: int) -> Pixels | None:
+        """(H, W) uint8: the rough masks of all objects in frame t; None if a folder of them is not there."""
+        if not all(self.beside(suffix).is_dir() for suffix in mask_suffixes(self.objects)):
+            return None
+        return np.maximum.reduce([self.mask(paths[t]) for paths in self.object_masks])
+
     @cached_property
     def truth(self) -> tuple[Path, ...] | None:
         """The true mask of each frame; None if the clip has no `NAME_gt` folder."""

@@ -182,7 +182,7 @@ def announce(options: argparse.Namespace, count: int, native: tuple[int, int], h
     finder = {"import": None, "motion": "motion"}.get("import" if options.masks else options.method, "detector")
     flow = "dis" if flow_method(options) == "dis" else "raft"
     say_estimate(
-        Task(count, native, working, has_to_extract, finder, flow, options.time_budget),
+        Task(count, native, working, has_to_extract, finder, flow, options.time_budget, options.objects),
         named(options.input).parent if options.input.is_dir() else options.data_folder,
     )
 
@@ -239,7 +239,8 @@ def report(run: Path, took: dict[str, float]) -> None:
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}")
     print(
         f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
-        "paint over its foreground.png or background.png in a layer of its own, and\n"
+        "paint over its foreground.png or background.png (foreground2.png: --edit_object 2:PNG) in a layer of its own, "
+        "and\n"
         f'python only_edit.py --trained_model_folder="{run}" --output_folder=edited --atlas=atlas '
         "--edit_foreground_path=painted.png"
     )

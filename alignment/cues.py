@@ -144,14 +144,13 @@ def averaged(pictures: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]
     return total / np.maximum(weight, 1e-3), weight
 
 
-def differences_cue(clip: SmallClip, layers: tuple[NDArray, NDArray], outside: Flags) -> Cue:
+def differences_cue(clip: SmallClip, background: NDArray, foreground: NDArray, outside: Flags) -> Cue:
     """How a pixel differs from the background's motion, the object's motion and the background's look, all together.
 
     Together, because they go together: a neck that bends moves unlike the body's transform and unlike the background;
-    seen one by one these speak for and against it. layers: transforms (T, 3, 3) of the background and of the object;
+    seen one by one these speak for and against it. background, foreground: transforms (T, 3, 3);
     outside (T, h, w): pixels that surely show the background.
     """
-    background, foreground = layers
     quantities = (
         motion_difference(clip, background),
         motion_difference(clip, foreground),
@@ -168,7 +167,7 @@ def color_cue(clip: SmallClip) -> Cue:
 
 
 def binned(values: Floats) -> NDArray[np.int32]:
-    """Differences as numbers of bins, logarithmic; the unknown ones have a bin of their own."""
+    """Differences as numbers of bins, logarithmic; the unknown ones get the last, beyond the largest."""
     edges = np.geomspace(0.05, 50, DIFFERENCE_BINS)
     return np.where(np.isnan(values), DIFFERENCE_BINS + 1, np.digitize(values, edges)).astype(np.int32)
 

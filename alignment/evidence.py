@@ -156,11 +156,11 @@ def mended(
         return Evidence(rough, filters)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd(0.2 * object_size(rough > 0.5)),) * 2)
     outside = np.stack([cv2.dilate(mask, reach) for mask in rough]) < 0.3
-    layers = clip.reduced(background), clip.reduced(foreground)
-    cues = [differences_cue(clip, layers, outside), color_cue(clip)]
+    motions = clip.reduced(background), clip.reduced(foreground)
+    cues = [differences_cue(clip, *motions, outside), color_cue(clip)]
     probability = rough
     for number in range(ROUNDS):
-        found = one_round(clip, cues, probability, filters, UNCLEAR[min(number, 1)])
+        found = one_round(clip, cues, probability, rough > 0.5, filters, UNCLEAR[min(number, 1)])
         if agreement(found > 0.5, rough > 0.5) < LEAST_AGREEMENT:
             break
         probability = found
@@ -168,9 +168,9 @@ def mended(
 
 
 def one_round(
-    clip: SmallClip, cues: list[Cue], probability: Floats, filters: list[GuidedFilter], unclear: float
+    clip: SmallClip, cues: list[Cue], probability: Floats, rough: Flags, filters: list[GuidedFilter], unclear: float
 ) -> Floats:
-    """Learn the cues from labels (T, h, w), and label anew."""
+    """Learn the cues from labels (T, h, w), and label anew; what the rough masks (T, h, w) hold is no speck."""
     inside = probability > 0.5
     size = object_size(inside)
     known = np.sqrt(inside.sum((1, 2))) > MISSED * size
@@ -183,17 +183,22 @@ def one_round(
     away = outline_distance(carried_masks(clip, probability, known) > 0.5) / (NEAR * size)
     doubt = NEAR_WEIGHT * away.clip(-1, 1) + FAR_WEIGHT * (away - 1).clip(0, 6)
     score = smoothed_along_flow(clip, verdict.clip(-LARGEST_VERDICT, LARGEST_VERDICT) - doubt)
-    return np.stack([without_specks(fit(frame)) for fit, frame in zip(filters, sigmoid(score), strict=True)])
+    fitted = (fit(frame) for fit, frame in zip(filters, sigmoid(score), strict=True))
+    return np.stack([without_specks(*each) for each in zip(fitted, rough, strict=True)])
 
 
-def without_specks(probability: Floats) -> Floats:
-    """A frame's probability (h, w) without what lies apart from the object and is tiny against it."""
+def without_specks(probability: Floats, kept: Flags) -> Floats:
+    """A frame's probability (h, w) without what lies apart from the object and is tiny against it.
+
+    Parts that hold any pixel of `kept` (h, w) stay: a ball beside its player.
+    """
     count, parts, facts, _ = cv2.connectedComponentsWithStats((probability > SPECK_ABOVE).astype(np.uint8))
     if count < 3:  # nothing, or one part
         return probability
     areas = facts[:, cv2.CC_STAT_AREA]
     is_speck = areas < SPECK * areas[1:].max()
     is_speck[0] = False  # around the parts
+    is_speck[np.unique(parts[kept])] = False
     return np.where(is_speck[parts], 0, probability).astype(np.float32)
 
 

@@ -107,5 +107,5 @@ def check_aspect(path: Path, size: tuple[int, int], image: LayerImage) -> None:
     if abs(expected - size[1]) > ASPECT_PX:
         raise UserError(
             f"{path}: is {size[0]} x {size[1]}, {image.image} is {image.width} x {image.height}; paint over that "
-            "picture at any size but of its aspect, or say with --edit_*_at X,Y where a part of it begins"
+            "picture at any size but of its aspect, or tell where a part begins (--edit_foreground_at, _background_at)"
         )

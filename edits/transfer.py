@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 import media
 from command_line import UserError
-from editing import EditRequest, Output, atlas_edits, check_request, write_edits
+from editing import EditRequest, Output, atlas_edits, check_request, edit_layers, painted_layers, write_edits
 from edits.atlas_file import AtlasFile, fingerprint, image_of_view, write_atlas_file
 from edits.fields import edit_shares
 from edits.layer_edit import LayerEdit
@@ -23,7 +23,10 @@ FRAMES = 12  # of the clip, evenly spread, that carry the paint over
 def open_older(run: TrainedRun, old_folder: Path, request: EditRequest) -> TrainedRun:
     """The run that the pictures were painted for. Raises UserError if it or they do not fit."""
     old = open_run(old_folder, run.clip.folder.name, run.clip.folder.parent, None, None)
-    if old.clip.size != run.clip.size or len(old.model.layers) != len(run.model.layers):
+    if len(old.model.layers) != len(run.model.layers):
+        objects = [len(each.model.layers) - 1 for each in (old, run)]
+        raise UserError(f"{old_folder}: has {objects[0]} objects, this run {objects[1]}; both must have as many")
+    if old.clip.size != run.clip.size:
         raise UserError(
             f"{old_folder}: trained on {'{} frames of {} x {}'.format(*old.clip.size)}, this run on "
             f"{'{} frames of {} x {}'.format(*run.clip.size)}; the clip must be the same"
@@ -66,11 +69,11 @@ def carried_over(old: TrainedRun, new: TrainedRun, edits: list[LayerEdit]) -> li
     for t in tqdm(spread_numbers(len(new.clip), FRAMES), desc="carrying the edit over", unit="frame"):
         before = rendered_frame(old.model, old.clip, t, old.full_range, with_colors=False)
         after = rendered_frame(new.model, new.clip, t, new.full_range, with_colors=False)
-        for edit in edits:
-            rgba = torch.from_numpy(edit.seen_by(atlas_places(old.model, before)[edit.layer]))
-            share = torch.from_numpy(np.minimum(edit_shares(before), edit_shares(after))[edit.layer])
-            places = atlas_places(new.model, after)[edit.layer]
-            paints.setdefault(edit.layer, []).append(Paint(rgba, places, share))
+        shares = np.minimum(edit_shares(before), edit_shares(after))
+        places = atlas_places(new.model, after)
+        for layer, rgba in painted_layers(old, before, edits).items():
+            paint = Paint(torch.from_numpy(rgba), places[layer], torch.from_numpy(shares[layer]))
+            paints.setdefault(layer, []).append(paint)
     carried = (spread_paint(layer, each) for layer, each in paints.items())
     return [edit for edit in carried if edit is not None]
 
@@ -82,8 +85,7 @@ def residual(old: TrainedRun, new: TrainedRun, before: list[LayerEdit], after: l
         shown = []
         for run, edits in ((old, before), (new, after)):
             frame = rendered_frame(run.model, run.clip, t, run.full_range, with_colors=False)
-            places, shares = atlas_places(run.model, frame), edit_shares(frame)
-            shown.append(sum(edit.seen_by(places[edit.layer]) * shares[edit.layer][..., None] for edit in edits))
+            shown.append(sum(paint * share[..., None] for paint, share in edit_layers(run, frame, edits)))
         painted = (shown[0][..., 3] > 0.02) | (shown[1][..., 3] > 0.02)
         total += float(np.abs(shown[0] - shown[1])[painted].mean(-1).sum())
         count += int(painted.sum())

@@ -14,10 +14,11 @@ import media
 from command_line import UserError, warn
 from edits.atlas_file import AtlasFile, LayerImage, fingerprint, write_atlas_file
 from edits.blending import LUMA
-from edits.fields import at_size
+from edits.fields import Box, at_size
 from export.inverse import inverse_field, looked_up
 from export.openraster import write_openraster
 from grids.unwrap import filled
+from implicit_neural_networks import layer_names
 from media import Pixels, to_8_bit
 from rendering import (
     VISIBLE,
@@ -60,20 +61,15 @@ class LayerAtlas:
         return sharpness(self.sampled, self.seen) > sharpness(self.learned, self.seen)
 
 
-def layer_names(run: TrainedRun) -> list[str]:
-    """File names of the layers, front to back."""
-    return [layer.name for layer in run.model.layers]
-
-
 def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, padding_px: int, bits: int) -> AtlasFile:
-    """Write both atlases, their guides, .ora files and atlas.json into `folder`.
+    """Write all atlases, their guides, .ora files and atlas.json into `folder`.
 
     resolution: longer side of each image in pixels; None: as fine as the video. padding_px: how far colour is continued
     beyond what is seen. bits: 8 or 16.
     """
     images, sheet = [], {}
     with stored(run, folder) as store:
-        for layer, name in enumerate(layer_names(run)):
+        for layer, name in enumerate(layer_names(len(run.model.layers))):
             described = describe(run, store, layer, f"{name}.png", resolution, padding_px)
             if described is None:
                 warn(f"the {name} shows in no frame; it is left out")
@@ -160,7 +156,8 @@ def sampled_atlas(
     weights = np.zeros((len(frames), height, width), np.float16)
     for number, t in enumerate(tqdm(frames, desc=f"sampling the {Path(image.image).stem}", unit="frame")):
         frame = at_size(store.frame(t), *run.clip.native_size)
-        colors[number], weights[number] = frame_on_atlas(run, frame, image, view)
+        if (box := shown_part(run, frame, image, view)) is not None:
+            colors[number][box], weights[number][box] = frame_on_atlas(run, frame, image, view, box)
     sampled = np.zeros((height, width, 3), np.float32)
     rows = max(1, int(4e7 / (len(frames) * width)))
     for top in range(0, height, rows):
@@ -169,14 +166,26 @@ def sampled_atlas(
     return sampled, (weights > 0).any(0)
 
 
+def shown_part(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView) -> Box | None:
+    """Rows and columns of an atlas image that a frame shows; None if it does not show the layer."""
+    shown = frame.visibility[image.layer] > VISIBLE
+    if not shown.any():
+        return None
+    size = (image.width, image.height)
+    texels = view.pixels(atlas_places(run.model, frame)[image.layer], size).numpy()[shown]
+    low, high = np.floor(texels.min(0)).astype(int), np.ceil(texels.max(0)).astype(int) + 1
+    columns, rows = (slice(max(0, low[i]), max(1, min(size[i], high[i]))) for i in (0, 1))
+    return rows, columns
+
+
 def frame_on_atlas(
-    run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView
+    run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView, box: Box
 ) -> tuple[Pixels, NDArray[np.float16]]:
-    """One frame's colours (h, w, 3) on an atlas image, and how much they count (h, w)."""
-    layer, size = image.layer, (image.width, image.height)
-    places = atlas_places(run.model, frame)[layer]
-    texels = view.pixels(places, size).numpy()
-    positions, found = inverse_field(texels, size)
+    """One frame's colours (h, w, 3) on a part of an atlas image, and how much they count (h, w)."""
+    layer, (rows, columns) = image.layer, box
+    texels = view.pixels(atlas_places(run.model, frame)[layer], (image.width, image.height)).numpy()
+    texels = texels - np.float32([columns.start, rows.start])
+    positions, found = inverse_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
     picture = run.clip.native_frame(frame.t).astype(np.float32) / 255
     if frame.light is not None:
         picture = picture / np.maximum(frame.light, 0.1)

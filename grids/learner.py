@@ -17,8 +17,8 @@ from grids.fields import Lattice
 from grids.losses import Photometric, prior_loss, relative_jacobians
 from grids.model import FramesOfGrids, GridModel, grid_groups, start_jacobians
 from grids.optimizer import RowAdam
-from grids.start import average_atlases, reduced_frames, start_model
-from implicit_neural_networks import visibility
+from grids.start import LIKELY, average_atlases, reduced_frames, start_model
+from implicit_neural_networks import check_objects, visibility
 from unwrap_utils import BACKWARD, FORWARD, Video
 
 STRIDES = (4, 2, 1)
@@ -51,7 +51,8 @@ class GridLearner:
 
     def begin(self, show: Callable[[GridModel], None]) -> None:
         """The closed-form start; show gets a first model while the rest of the start goes on."""
-        self.take(*start_model(self.video, self.config.residual, STRIDES[0], show), STRIDES[0])
+        light_px = self.config.grid_light_px if self.config.residual else 0
+        self.take(*start_model(self.video, light_px, STRIDES[0], show), STRIDES[0])
 
     def take(self, model: GridModel, probability: Tensor, stride: int) -> None:
         """Train this model, whose atlases are reduced by `stride`.
@@ -83,14 +84,14 @@ class GridLearner:
         """
         if stride < self.stage.stride:
             self.stage = self.stage_of(stride)
-            clear_specks(self.model, self.opacity())
+            clear_specks(self.model, self.opacity(), self.probability)
             average_atlases(self.model, self.stage.frames, self.opacity(), stride)
         return self.stage
 
     def finish(self) -> None:
         """A run that ends early gets atlases of the full resolution all the same; specks of opacity go."""
         self.enter(STRIDES[-1])
-        clear_specks(self.model, self.opacity())
+        clear_specks(self.model, self.opacity(), self.probability)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
@@ -149,7 +150,7 @@ class GridLearner:
             sparse = ((1 - alpha.detach()) * color).square().sum() / pixels
             terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
             expected = part.interpolated(self.probability[index, view.t][:, None])
-            known = inside * part.interpolated(self.uncovered(index)[view.t][:, None]) if index else inside
+            known = inside * part.interpolated(self.uncovered(index, view.t)) if index else inside
             prior = (prior_loss(logit, expected) * known).sum() / pixels
             terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
@@ -157,17 +158,17 @@ class GridLearner:
         terms["photometric"] = 0
         if model.light:
             terms["light"] = config.residual_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
-            unlit, _, _ = Photometric.apply(rendered, target, *weights)
-            terms["photometric"] = config.unlit_coeff * unlit
+            if config.unlit_coeff:
+                terms["photometric"] = config.unlit_coeff * Photometric.apply(rendered, target, *weights)[0]
             rendered = rendered * view.light(stage.lattice)
         total, color, gradient = Photometric.apply(rendered, target, *weights)
         terms["photometric"] = terms["photometric"] + total
         terms["color"], terms["gradient"] = config.rgb_coeff * color, gradient_weight * gradient
         return terms
 
-    def uncovered(self, index: int) -> Tensor:
-        """(T, ny, nx): how likely no object in front of this one hides it; masks say nothing of what is hidden."""
-        return (1 - self.probability[:index]).prod(0)
+    def uncovered(self, index: int, t: Tensor) -> Tensor:
+        """(K, 1, ny, nx): how likely no object in front hides this one; masks say nothing of what is hidden."""
+        return (1 - self.probability[:index, t]).prod(0)[:, None]
 
     def prior_weight(self, share: float) -> float:
         """Of the cross-entropy with the evidence: falls from the published bootstrapping factor, never to nothing."""
@@ -258,6 +259,7 @@ class GridLearner:
         """Take everything that decides the next step from a checkpoint. Raises UserError."""
         model = GridModel.from_checkpoint(checkpoint, path)
         model.check(self.video.size)
+        check_objects(path, len(model.alphas), self.config)
         try:
             self.take(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
@@ -268,13 +270,14 @@ class GridLearner:
 
 
 @torch.no_grad()
-def clear_specks(model: GridModel, opacity: Tensor) -> None:
+def clear_specks(model: GridModel, opacity: Tensor, probability: Tensor) -> None:
     """Take away what lies apart from an object and is tiny against it: opacity spent on a ripple or a leaf.
 
-    opacity (F, T, ny, nx) of the objects at the nodes of its finest grid.
+    opacity, probability (F, T, ny, nx) of the objects at the nodes of its finest grid; what is probable stays.
     """
-    for group, frames in zip(model.alphas, opacity.cpu().numpy(), strict=True):
-        gone = np.stack([without_specks(frame) != frame for frame in frames])
+    likely = (probability > LIKELY).cpu().numpy()
+    for group, frames, kept in zip(model.alphas, opacity.cpu().numpy(), likely, strict=True):
+        gone = np.stack([without_specks(*each) != each[0] for each in zip(frames, kept, strict=True)])
         group[-1].values[:, 0] -= SPECK_LOGIT * torch.from_numpy(gone).to(group[-1].values.device)
 
 

@@ -14,7 +14,7 @@ from implicit_neural_networks import Sample, make_layers
 
 MAPPING_LEVELS = ((96, 8), (32, 2), (16, 1))  # spacing of the nodes: pixels, frames
 ALPHA_LEVELS = ((8, 1), (2, 1))
-LIGHT_LEVELS = ((24, 1),)
+EARLIER_LIGHT_PX = 24  # of runs whose checkpoints do not say it
 BOX_MARGIN = 0.15  # of an object's box, around it, where it may still grow
 LIGHTEST = 0.7  # natural logarithm of the strongest light and shadow
 
@@ -25,7 +25,7 @@ class Shape:
 
     size: tuple[int, int, int]  # (T, H, W)
     atlas_sizes: tuple[tuple[int, int], ...]  # (height, width) of each layer's atlas, in texels
-    has_light: bool
+    light_px: int  # spacing of the nodes of light; 0: none
 
 
 class GridModel(nn.Module):
@@ -48,7 +48,7 @@ class GridModel(nn.Module):
 
         self.mappings = nn.ModuleList([grids(2, MAPPING_LEVELS) for _ in self.layers])
         self.alphas = nn.ModuleList([grids(1, ALPHA_LEVELS) for _ in range(foregrounds)])
-        self.light = grids(3, LIGHT_LEVELS) if shape.has_light else nn.ModuleList()
+        self.light = grids(3, ((shape.light_px, 1),)) if shape.light_px else nn.ModuleList()
         self.atlases = nn.ParameterList([torch.zeros(1, 3, *size) for size in shape.atlas_sizes])
         self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))  # pixels -> texels
         whole = torch.tensor([0, height, 0, width])
@@ -149,7 +149,7 @@ class GridModel(nn.Module):
         shape = {
             "size": list(self.shape.size),
             "atlas_sizes": [list(size) for size in self.shape.atlas_sizes],
-            "has_light": self.shape.has_light,
+            "light_px": self.shape.light_px,
         }
         return {"grid_shape": shape, "grid_state_dict": self.state_dict()}
 
@@ -159,7 +159,8 @@ class GridModel(nn.Module):
         try:
             shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])
-            model = cls(Shape(tuple(shape["size"]), sizes, bool(shape["has_light"])))
+            light_px = shape["light_px"] if "light_px" in shape else EARLIER_LIGHT_PX * shape["has_light"]
+            model = cls(Shape(tuple(shape["size"]), sizes, int(light_px)))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
                 f"{path}: holds no grids, though config.json beside it says representation 'grid'; "

@@ -22,6 +22,7 @@ from preprocessing.flow import fitting
 from preprocessing.flow_dis import DisFlow
 from preprocessing.mask_tracking import LONG_EDGE_PX, Find, Motion, Track, filled, track_at, tracks_of
 from reporting.preview import contact_rows
+from unwrap_utils import mask_suffixes, spread_numbers
 
 DETECTOR_LONG_EDGE_PX = 960  # detectors reduce what they get; masks of that size also keep the memory small
 SHEET_FRAMES, SHEET_COLUMNS = 6, 3  # of the picture that shows the masks
@@ -78,13 +79,19 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     video = named(video)
     frames = frames_in(video)
     folder = video.with_name(f"{video.name}_maskrcnn")
-    present = {path.stem for path in media.list_images(folder)} if folder.is_dir() else set()
-    missing = [path for path in frames if path.stem not in present]
+    missing = without_masks(frames, folder)
+    objects = object_folders(video, request)
+    are_there = bool(objects) and not any(without_masks(frames, each) for each in objects)
+    if objects and not are_there and any(each.is_dir() for each in (folder, *objects)):
+        raise UserError(
+            f"{folder} or the folders of single objects ({objects[0].name}, ...) hold some masks but not all; "
+            "complete those of the objects, or move all these folders away to find masks anew"
+        )
     if not missing:
         check_request(folder, request)
         print(f"all {len(frames)} masks are there already, used as they are: {folder}")
         return folder
-    found = found_masks(frames, missing, request)
+    found = masks_of_all(missing, objects) if are_there else found_masks(frames, missing, request)
     media.make_folder(folder)
     print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
     if empty := write_all(missing, found, folder):
@@ -93,6 +100,25 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     show_masks(frames, folder, request.words)
     print(f"wrote {folder}")
     return folder
+
+
+def object_folders(video: Path, request: MaskRequest) -> list[Path]:
+    """The mask folders of single objects, where several are asked for."""
+    suffixes = mask_suffixes(request.objects) if request.objects > 1 else []
+    return [video.with_name(video.name + suffix) for suffix in suffixes]
+
+
+def without_masks(frames: list[Path], folder: Path) -> list[Path]:
+    """The frames that have no mask in a folder."""
+    present = {path.stem for path in media.list_images(folder)} if folder.is_dir() else set()
+    return [path for path in frames if path.stem not in present]
+
+
+def masks_of_all(frames: list[Path], folders: list[Path]) -> Iterator[Pixels]:
+    """The masks of all objects together, from the folders of each."""
+    named_masks = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
+    for frame in frames:
+        yield np.maximum.reduce([media.read_mask(masks[frame.stem]) for masks in named_masks])
 
 
 def check_request(folder: Path, request: MaskRequest) -> None:
@@ -187,20 +213,25 @@ def imported(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:
 
 def imported_objects(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:
     """Masks of all objects together; each object, a label from 1 on, also gets a folder of its own."""
-    requests = [replace(request, label=number) for number in range(1, request.objects + 1)]
-    for each in requests:
-        write_object(frames, imported(frames, each), each.label)
-    return (np.maximum.reduce(masks) for masks in zip(*(imported(frames, each) for each in requests), strict=True))
+    if request.source is None or not request.source.is_dir():
+        raise UserError(f"{request.source}: --objects {request.objects} needs a folder of label pictures")
+    folders = object_folders(frames[0].parent, request)
+    for label, folder in enumerate(folders, 1):
+        if len(write_object(frames, imported(frames, replace(request, label=label)), folder)) == len(frames):
+            shutil.rmtree(folder)
+            raise UserError(
+                f"{request.source}: no picture has the label {label}, expected labels 1 to {request.objects}; "
+                "lower --objects, or leave it out for masks of one object"
+            )
+    return masks_of_all(frames, folders)
 
 
-def write_object(frames: list[Path], masks: Iterable[Pixels], number: int) -> None:
-    """Write the masks of one object of several, NAME_maskrcnn_1, _2, ...; those that are there are kept."""
-    folder = frames[0].parent
-    target = media.make_folder(folder.with_name(f"{folder.name}_maskrcnn_{number}"))
-    there = {path.stem for path in media.list_images(target)}
-    new = [path for path in frames if path.stem not in there]
-    write_all(new, (mask for path, mask in zip(frames, masks, strict=True) if path.stem not in there), target)
-    print(f"object {number}: {target}")
+def write_object(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
+    """Write the masks of one object of several; returns the frames whose masks are empty."""
+    media.make_folder(folder)
+    empty = write_all(frames, masks, folder)
+    print(f"masks of one object: {folder}")
+    return empty
 
 
 def moving(frames: list[Path], missing: list[Path]) -> Iterator[Pixels]:
@@ -224,14 +255,18 @@ def tracked(frames: list[Path], missing: list[Path], detector: Detector, request
             f"no {request.class_name if request.class_name != 'anything' else 'known object'} was found in any frame; "
             "use another --class_name, or --method motion"
         )
+    if len(chosen) < request.objects:
+        raise NothingFound(
+            f"{len(chosen)} of {request.objects} objects were found, see the list above; lower --objects, or use "
+            "another --class_name or label pictures as --masks"
+        )
     every = [filled(track, len(frames), motion) for track in chosen]
     for track, (masks, mended) in zip(chosen, every, strict=True):
         seen = sum(mask is not None for mask in masks)
         print(f"{detector.name_of(track.label)}: in {seen} of {len(frames)} frames, {len(mended)} of them filled in")
     size = media.image_size(frames[0])
-    if request.objects > 1:
-        for number, (masks, _) in enumerate(every, 1):
-            write_object(frames, (at_size(mask, size) for mask in masks), number)
+    for folder, (masks, _) in zip(object_folders(frames[0].parent, request), every, strict=False):
+        write_object(frames, (at_size(mask, size) for mask in masks), folder)
     numbers = {path: t for t, path in enumerate(frames)}
     return (np.maximum.reduce([at_size(masks[numbers[path]], size) for masks, _ in every]) for path in missing)
 
@@ -305,6 +340,8 @@ def refine_masks(video: Path) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
     write_all(frames, mended_masks(small_video(clip), rough, frames, frames), unfinished)
+    if folder.with_name(f"{folder.name}_1").is_dir():
+        warn(f"the masks of single objects ({folder.name}_1, ...) stay as they are; grids mend them when they start")
     folder.rename(kept)
     unfinished.rename(folder)
     show_masks(frames, folder, {"refine": "True"})
@@ -318,9 +355,8 @@ def show_masks(frames: list[Path], folder: Path, asked: dict[str, str]) -> None:
     The latter says what was asked for, and where true masks are, how good the found ones are.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int))
     pictures = {}
-    for t in chosen:
+    for t in spread_numbers(len(frames), SHEET_FRAMES):
         image = media.read_rgb(frames[t])
         mask = media.resize(media.read_mask(masks[frames[t].stem]), *image.shape[1::-1])
         outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)

@@ -51,7 +51,7 @@ def downloaded_weights(url: str) -> dict:
         reason = getattr(error, "reason", error)
         raise NoWeights(
             f"no weights at hand and none could be downloaded ({reason}); "
-            f"get {url} elsewhere and give it as --weights FILE"
+            f"get {url} elsewhere and give it as --weights FILE (unwrap_video.py: --mask_weights, --flow_weights)"
         ) from None
     finally:
         socket.setdefaulttimeout(before)

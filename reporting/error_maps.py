@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import loss_utils
+from implicit_neural_networks import layer_names
 from media import Pixels, VideoSet
 from metrics.temporal import along_flow
 from rendering import Floats, Frame, FrameStore
-from reporting.figures import layer_names
 from unwrap_utils import FORWARD, Clip
 
 LEAST_RIGIDITY = 2 * 2**0.5

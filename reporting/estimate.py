@@ -10,7 +10,7 @@ from command_line import UserError
 SECONDS = {"frames": 0.12, "motion": 0.6, "detector": 12.0, "dis": 0.25, "raft": 50.0, "evaluation": 3.2}
 MASK_MEGAPIXELS = {"motion": 0.13, "detector": 0.52}  # masks are looked for in smaller frames
 FRAME_BYTES, FLOW_BYTES = 2.0, 1.0  # per pixel, compressed
-RENDERED_BYTES = 40.0  # per pixel, while an evaluation lasts
+RENDERED_BYTES, OBJECT_BYTES = 28.0, 12.0  # per pixel, while an evaluation lasts: with no object, of each
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Task:
     finds_masks_by: str | None  # "motion", "detector" or None: masks are given
     finds_flow_by: str  # "dis" or "raft"
     time_budget_s: float
+    objects: int = 1
 
     @property
     def native_pixels(self) -> int:
@@ -49,7 +50,8 @@ def bytes_needed(task: Task) -> tuple[float, float]:
     stays = task.frames * (
         task.has_to_extract * FRAME_BYTES * task.native_pixels + 2 * FLOW_BYTES * task.working_pixels
     )
-    return stays + task.frames * RENDERED_BYTES * task.working_pixels, stays
+    rendered = RENDERED_BYTES + OBJECT_BYTES * task.objects
+    return stays + task.frames * rendered * task.working_pixels, stays
 
 
 def say_estimate(task: Task, folder: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import torch
 
-from implicit_neural_networks import make_layers
+from implicit_neural_networks import layer_names
 from media import Pixels, to_8_bit
 from metrics.image import load_lpips, psnr, ssim
 from metrics.mapping import rigidity_summary
@@ -66,11 +66,6 @@ def atlas_figures(store: FrameStore, seen: list[torch.Tensor], px_per_uv: list[f
             if math.isfinite(value):  # not of a layer that no frame shows
                 figures[f"{kind}_{name}"] = value
     return {name: round(value, 6) for name, value in figures.items()}
-
-
-def layer_names(count: int) -> list[str]:
-    """Names of so many layers, front to back."""
-    return [layer.name for layer in make_layers(count - 1)]
 
 
 def peak_memory_mb() -> float | None:

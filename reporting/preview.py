@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import media
+from implicit_neural_networks import layer_names
 from media import Pixels
 
 PANEL_HEIGHT_PX, CAPTION_PX, GAP_PX = 320, 28, 8
@@ -51,10 +52,8 @@ def panel(caption: str, picture: Pixels, height: int) -> Pixels:
 def write_preview(path: Path, pictures: dict[str, Pixels], atlases: list[Pixels]) -> None:
     """Input, reconstruction and opacity of one frame above what is seen of the atlases, the foreground's first."""
     upper = contact_sheet({name: pictures[name] for name in ("input", "reconstruction", "alpha")})
-    names = [f"foreground atlas {n}" if len(atlases) > 2 else "foreground atlas" for n in range(1, len(atlases))]
-    lower = contact_sheet(
-        dict(zip([*names, "background atlas"], map(seen_part, atlases), strict=True)), 2 * PANEL_HEIGHT_PX
-    )
+    names = [f"{name} atlas" for name in layer_names(len(atlases))]
+    lower = contact_sheet(dict(zip(names, map(seen_part, atlases), strict=True)), 2 * PANEL_HEIGHT_PX)
     media.write_png(path, stacked_rows([upper, lower]))
 
 

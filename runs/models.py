@@ -6,7 +6,7 @@ import torch
 
 from config import Config
 from grids.model import GridModel
-from implicit_neural_networks import AtlasModel, read_checkpoint
+from implicit_neural_networks import AtlasModel, check_objects, read_checkpoint
 
 Model = AtlasModel | GridModel
 
@@ -15,7 +15,9 @@ def load_model(path: Path, config: Config, device: torch.device) -> Model:
     """The model in a checkpoint, ready to render. Raises UserError naming what is missing or does not fit."""
     checkpoint = read_checkpoint(path, device)
     if config.representation == "grid":
-        return GridModel.from_checkpoint(checkpoint, path).to(device).eval()
+        model = GridModel.from_checkpoint(checkpoint, path)
+        check_objects(path, len(model.alphas), config)
+        return model.to(device).eval()
     model = AtlasModel(config).to(device)
     model.load_checkpoint(checkpoint, path)
     return model.eval()

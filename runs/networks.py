@@ -69,7 +69,9 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     add("flow_alpha", change, batch.flow_weight, config.alpha_flow_factor)
 
     if iteration <= config.stop_bootstrapping_iteration:
-        entropy = loss_utils.bootstrapping_loss(alpha[:, batch.samples], batch.samples_mask).sum(0)
+        shown = torch.cumprod(1 - batch.samples_mask, dim=0)  # masks say nothing of what one in front hides
+        known = torch.cat((torch.ones_like(shown[:1]), shown[:-1]))
+        entropy = (known * loss_utils.bootstrapping_loss(alpha[:, batch.samples], batch.samples_mask)).sum(0)
         add("bootstrapping", entropy, batch.samples_weight, config.alpha_bootstrapping_factor)
 
     # Flow terms carry two rows of weights, forward and backward, and are the mean of the two means.

@@ -1,5 +1,7 @@
 """Several foreground objects: masks, mappings, atlases and edits of their own."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import exact_flow, last_line, run_script, tiny_config
@@ -8,6 +10,7 @@ import export_layers
 import media
 import only_edit
 import preprocess_mask_rcnn
+from alignment.evidence import without_specks
 from command_line import UserError
 from config import ConfigError, load_config
 from metrics.masks import iou
@@ -160,3 +163,57 @@ def test_one_command_refuses_objects_that_motion_cannot_tell_apart(clip):
     done = run_script("unwrap_video.py", clip, "--method", "motion", "--objects", 2)
     assert done.returncode == 2
     assert "--method motion finds one object" in last_line(done.stderr)
+
+
+def test_labels_that_no_picture_has_are_named_and_leave_nothing(clip, tmp_path):
+    frames = tmp_path / "one"
+    for t in range(2):
+        media.write_png(media.make_folder(frames) / f"{t:05d}.png", media.read_rgb(clip / f"{t:05d}.png"))
+        media.write_png(media.make_folder(tmp_path / "hard") / f"{t:05d}.png", np.full((64, 96), 255, np.uint8))
+    arguments = ["--vid-path", str(frames), "--method", "import", "--masks", str(tmp_path / "hard"), "--objects", "2"]
+    with pytest.raises(UserError, match="no picture has the label 1, expected labels 1 to 2"):
+        preprocess_mask_rcnn.main(arguments)
+    assert not (tmp_path / "one_maskrcnn_1").exists() and not (tmp_path / "one_maskrcnn").exists()
+
+
+def test_masks_of_single_objects_that_are_there_make_those_of_all(clip, tmp_path):
+    frames = tmp_path / "own"
+    for t in range(2):
+        media.write_png(media.make_folder(frames) / f"{t:05d}.png", media.read_rgb(clip / f"{t:05d}.png"))
+        for number in (1, 2):
+            mask = np.zeros((64, 96), np.uint8)
+            mask[:, number * 10 : number * 10 + 5] = 255
+            media.write_png(media.make_folder(tmp_path / f"own_maskrcnn_{number}") / f"{t:05d}.png", mask)
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
+    assert (media.read_mask(tmp_path / "own_maskrcnn" / "00001.png") > 0).sum() == 64 * 10
+    (tmp_path / "own_maskrcnn_2" / "00001.png").unlink()
+    with pytest.raises(UserError, match=r"own_maskrcnn_1, .*hold some masks but not all"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
+
+
+def test_a_run_of_other_objects_than_its_config_says_is_refused(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"objects": 1}))
+    (tmp_path / "checkpoint").write_bytes((run / "checkpoint").read_bytes())
+    with pytest.raises(UserError, match=r"holds 2 object\(s\), the config asks for 1"):
+        open_run(tmp_path, None, None, None, None)
+
+
+def test_several_pictures_over_one_object_are_carried_to_another_run_as_one(run, tmp_path):
+    red, blue = (
+        paint(tmp_path / f"{name}.png", color) for name, color in (("red", (255, 0, 0)), ("blue", (0, 0, 255)))
+    )
+    both = ("--edit_object", f"1:{red}", "--edit_object", f"1:{blue}", f"--transfer_from={run}")
+    only_edit.main([f"--trained_model_folder={run}", f"--output_folder={tmp_path / 'out'}", *both])
+    rgba = np.asarray(media.open_image(tmp_path / "out" / "carried_foreground.png"))
+    opaque = rgba[rgba[..., 3] > 200]
+    assert len(opaque) > 50 and np.median(opaque[:, 2]) > 240 and np.median(opaque[:, 0]) < 15  # the later one
+
+
+def test_a_small_part_that_the_rough_mask_holds_is_no_speck():
+    probability = np.zeros((40, 60), np.float32)
+    probability[5:30, 5:40], probability[10:12, 50:52], probability[30:32, 50:52] = 0.9, 0.9, 0.9
+    rough = np.zeros((40, 60), bool)
+    rough[11, 51] = True
+    kept = without_specks(probability, rough)
+    assert kept[11, 51] > 0.5 and kept[31, 51] == 0 and (kept[5:30, 5:40] > 0.5).all()
