@@ -218,7 +218,8 @@ def imported_objects(frames: list[Path], request: MaskRequest) -> Iterator[Pixel
     folders = object_folders(frames[0].parent, request)
     for label, folder in enumerate(folders, 1):
         if len(write_object(frames, imported(frames, replace(request, label=label)), folder)) == len(frames):
-            shutil.rmtree(folder)
+            for made in folders[:label]:
+                shutil.rmtree(made)
             raise UserError(
                 f"{request.source}: no picture has the label {label}, expected labels 1 to {request.objects}; "
                 "lower --objects, or leave it out for masks of one object"

@@ -169,9 +169,9 @@ def test_labels_that_no_picture_has_are_named_and_leave_nothing(clip, tmp_path):
     frames = tmp_path / "one"
     for t in range(2):
         media.write_png(media.make_folder(frames) / f"{t:05d}.png", media.read_rgb(clip / f"{t:05d}.png"))
-        media.write_png(media.make_folder(tmp_path / "hard") / f"{t:05d}.png", np.full((64, 96), 255, np.uint8))
+        media.write_png(media.make_folder(tmp_path / "hard") / f"{t:05d}.png", np.ones((64, 96), np.uint8))
     arguments = ["--vid-path", str(frames), "--method", "import", "--masks", str(tmp_path / "hard"), "--objects", "2"]
-    with pytest.raises(UserError, match="no picture has the label 1, expected labels 1 to 2"):
+    with pytest.raises(UserError, match="no picture has the label 2, expected labels 1 to 2"):
         preprocess_mask_rcnn.main(arguments)
     assert not (tmp_path / "one_maskrcnn_1").exists() and not (tmp_path / "one_maskrcnn").exists()
 
