@@ -95,7 +95,7 @@ def check_square(path: Path, size: tuple[int, int]) -> None:
     """Refuse an edit of a square atlas image that is not square."""
     if size[0] != size[1]:
         raise UserError(
-            f"{path}: is {size[0]} x {size[1]}, an edit of a texture_orig1.png, ... must be square, at "
+            f"{path}: is {size[0]} x {size[1]}, an edit of texture_orig1.png or texture_orig2.png must be square, at "
             f"any size; an edit of an exported atlas needs its {NAME} beside it, or --atlas"
         )
 

@@ -33,12 +33,16 @@ def main(arguments: list[str] | None = None) -> None:
     run = open_run(*trained_run_options(options))
     folder = fresh_folder(options.output_folder)
     resolution = None if options.resolution == "auto" else int(options.resolution)
-    export_atlases(run, folder, resolution, options.padding, options.bits)
-    print(f"open {folder / 'atlases.png'}; paint over foreground.png or background.png, or in the .ora files, then")
-    print(
+    atlas = export_atlases(run, folder, resolution, options.padding, options.bits)
+    print(f"open {folder / 'atlases.png'}; paint over a layer's picture, or in its .ora file, and carry it through:")
+    command = (
         f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited '
-        f'--atlas="{folder}" --edit_foreground_path=painted.png'
+        f'--atlas="{folder}"'
     )
+    for image in atlas.layers:
+        is_background = image.layer == len(run.model.layers) - 1
+        flag = "--edit_background_path=" if is_background else f"--edit_object {image.layer + 1}:"
+        print(f"{command} {'--edit_foreground_path=' if image.layer == 0 else flag}painted_{image.image}")
     print(f"wrote {folder}")
 
 

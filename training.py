@@ -300,6 +300,7 @@ def resume_run(folder: Path, time_budget_s: float | None = None) -> Trainer:
     config = load_config(folder / "config.json")
     if time_budget_s is not None:
         config = replace(config, time_budget_s=time_budget_s)
+    read_checkpoint(folder / "checkpoint")  # before the clip is read, which takes longer
     trainer = Trainer(config, folder)
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.watch.restore(float(checkpoint.get("seconds", 0.0)))

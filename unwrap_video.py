@@ -58,7 +58,13 @@ def unwrap_flags() -> argparse.ArgumentParser:
         choices=("auto", "maskrcnn", "detectron2", "motion", "import"),
         help="how masks are found, see preprocess_mask_rcnn.py (default: auto, or import with --masks)",
     )
-    flags.add_argument("--objects", type=int, default=1, help="so many objects, 1 to 3, each in a layer (default: 1)")
+    flags.add_argument(
+        "--objects",
+        type=int,
+        default=1,
+        help="so many objects, 1 to 3, each in a layer (default: 1); "
+        "told apart by a detector, or labels 1, 2, ... of --masks",
+    )
     flags.add_argument("--mask_weights", type=Path, help="detector weights as a local file (default: downloaded once)")
     flags.add_argument(
         "--flow_method",
@@ -239,8 +245,7 @@ def report(run: Path, took: dict[str, float]) -> None:
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}")
     print(
         f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
-        "paint over its foreground.png or background.png (foreground2.png: --edit_object 2:PNG) in a layer of its own, "
-        "and\n"
+        "paint over one of its pictures in a layer of its own, and\n"
         f'python only_edit.py --trained_model_folder="{run}" --output_folder=edited --atlas=atlas '
         "--edit_foreground_path=painted.png"
     )

@@ -93,7 +93,11 @@ def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
         raise UserError(f"{path}: damaged, or written by something else; run export_atlas.py again") from None
     if atlas.checkpoint != fingerprint(checkpoint):
         is_same = atlas.run == checkpoint.resolve().parent.name
-        remedy = "" if is_same else f", or carry the paint over with --transfer_from and the folder of {atlas.run}"
+        remedy = (
+            ""
+            if is_same
+            else f", or, if both are of one clip, carry the paint over: --transfer_from and the folder of {atlas.run}"
+        )
         raise UserError(
             f"{path} belongs to the run {atlas.run}{' as it was' if is_same else ''}, not to {checkpoint.parent} "
             f"as it is now; export its atlas again{remedy}"

@@ -84,11 +84,12 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     are_there = bool(objects) and not any(without_masks(frames, each) for each in objects)
     if objects and not are_there and any(each.is_dir() for each in (folder, *objects)):
         raise UserError(
-            f"{folder} or the folders of single objects ({objects[0].name}, ...) hold some masks but not all; "
-            "complete those of the objects, or move all these folders away to find masks anew"
+            f"{folder} and the folders of single objects ({objects[0].name}, ...) hold masks, but not of "
+            f"{request.objects} objects in every frame; complete them, or move all these folders away to start anew"
         )
     if not missing:
-        check_request(folder, request)
+        if not are_there:
+            check_request(folder, request)
         print(f"all {len(frames)} masks are there already, used as they are: {folder}")
         return folder
     found = masks_of_all(missing, objects) if are_there else found_masks(frames, missing, request)
@@ -182,7 +183,12 @@ def found_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -
     try:
         return tracked(frames, missing, make_detector(request), request)
     except (NoWeights, NothingFound) as error:
-        if is_choice or request.objects > 1:
+        if request.objects > 1:
+            raise UserError(
+                f"{error}; --method motion, which needs no weights, can't tell {request.objects} objects apart: give "
+                "label pictures as --masks"
+            ) from None
+        if is_choice:
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
         return moving(frames, missing)

@@ -187,7 +187,7 @@ def test_masks_of_single_objects_that_are_there_make_those_of_all(clip, tmp_path
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
     assert (media.read_mask(tmp_path / "own_maskrcnn" / "00001.png") > 0).sum() == 64 * 10
     (tmp_path / "own_maskrcnn_2" / "00001.png").unlink()
-    with pytest.raises(UserError, match=r"own_maskrcnn_1, .*hold some masks but not all"):
+    with pytest.raises(UserError, match=r"own_maskrcnn_1, .*hold masks, but not of 2 objects in every frame"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
 
 
