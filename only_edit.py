@@ -96,6 +96,12 @@ def edit_flags() -> argparse.ArgumentParser:
     what.add_argument(
         "--transfer_from", type=Path, metavar="OLD_RUN", help="the atlas edits were painted for this run of the clip"
     )
+    add_rendering_flags(flags)
+    return flags
+
+
+def add_rendering_flags(flags: argparse.ArgumentParser) -> None:
+    """How an edit is laid over the frames, and what is written."""
     how = flags.add_argument_group("how it is laid over the frames")
     how.add_argument("--blend", choices=("normal", "multiply", "screen", "overlay", "color"), default="normal")
     how.add_argument("--opacity", type=float, default=1.0, help="of the whole edit, 0 to 1 (default: 1)")
@@ -116,7 +122,6 @@ def edit_flags() -> argparse.ArgumentParser:
     out.add_argument("--crf", type=int, default=18, help="quality of the mp4, 0 (lossless) to 51 (default: 18)")
     out.add_argument("--save_frames", action="store_true", help="also write lossless PNGs to edited_frames/")
     out.add_argument("--overwrite", action="store_true", help="write into the output folder though it holds files")
-    return flags
 
 
 def position(text: str) -> tuple[float, float]:
