@@ -10,6 +10,8 @@ from typing import get_args
 
 from command_line import UserError
 
+Levels = tuple[tuple[int, int], ...]  # (pixels, frames) between the nodes of grids that are added up
+
 
 class ConfigError(UserError):
     """A config file that cannot be used; the message names the file and the key."""
@@ -53,10 +55,19 @@ class Config:
     residual: bool = False  # grid: a smooth factor of light over (x, y, t), close to 1
     residual_coeff: float = 100.0  # of the squared logarithm of that factor
     unlit_coeff: float = 1.0  # of colour and gradient terms without light: it explains only what layers cannot
-    prior_coeff: float = 1500.0  # of opacity's cross-entropy with the mended masks, at the end
-    grid_light_px: int = 16  # spacing of the nodes of light
+    prior_coeff: float = 4000.0  # of opacity's cross-entropy with the mended masks, at the end
+    grid_levels_mapping: Levels = ((96, 8), (32, 2), (16, 1))  # nodes of displacements lie so many pixels, frames apart
+    grid_levels_alpha: Levels = ((8, 1), (2, 1))  # nodes of opacity; the last ones, in every frame, meet the masks
+    grid_light_px: int = 16  # spacing of the nodes of light, in every frame
     grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
     grid_half_until: float = 0.7  # and at half of it
+    grid_quarter_pairs: int = (
+        6  # pairs of neighbouring frames in a batch; more points than fit the cache cost more each
+    )
+    grid_half_pairs: int = 4
+    grid_full_pairs: int = 1
+    grid_decay_from: float = 0.4  # share of the run from which the learning rates fall
+    grid_rate_end: float = 0.05  # to this share of them
     grid_rate_mapping: float = 0.03  # learning rates: texels
     grid_rate_alpha: float = 0.05  # logarithm of the odds
     grid_rate_atlas: float = 0.004  # colour
@@ -124,6 +135,9 @@ AT_LEAST = {
     "number_of_layers_alpha": 2,
     "iters_num": 1,
     "grid_light_px": 1,
+    "grid_quarter_pairs": 1,
+    "grid_half_pairs": 1,
+    "grid_full_pairs": 1,
     "evaluate_every": 1,
     "checkpoint_every": 1,
     "log_every": 1,
@@ -145,7 +159,9 @@ ABOVE_ZERO = (
     "grid_rate_alpha",
     "grid_rate_atlas",
     "grid_rate_light",
+    "grid_rate_end",
 )
+LEVELS = "must be a list of one or more pairs [pixels, frames] of whole numbers from 1 on"
 
 
 def load_config(path: Path) -> Config:
@@ -169,31 +185,49 @@ def load_config(path: Path) -> Config:
             raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         if problem := value_problem(key, value, known[key]):
             raise ConfigError(f"{path}: {key} {problem}, got {value!r}")
+        if known[key] == Levels:
+            values[key] = tuple(map(tuple, value))
     if missing := [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]:
         raise ConfigError(f"{path}: missing key {', '.join(missing)}")
     config = Config(**values)
+    if problem := misfit(config):
+        raise ConfigError(f"{path}: {problem}")
+    return config
+
+
+def misfit(config: Config) -> str | None:
+    """What is wrong with values that are right by themselves but do not go together, or None."""
     if config.sampling == "tiles" and config.derivative_amount >= config.tile_size:
-        raise ConfigError(
-            f"{path}: derivative_amount {config.derivative_amount} does not fit into tiles of tile_size "
-            f"{config.tile_size}; raise tile_size or set sampling to 'published'"
+        return (
+            f"derivative_amount {config.derivative_amount} does not fit into tiles of tile_size {config.tile_size}; "
+            "raise tile_size or set sampling to 'published'"
         )
     if not config.grid_quarter_until <= config.grid_half_until <= 1:
-        raise ConfigError(
-            f"{path}: grid_quarter_until {config.grid_quarter_until} and grid_half_until {config.grid_half_until} are "
+        return (
+            f"grid_quarter_until {config.grid_quarter_until} and grid_half_until {config.grid_half_until} are "
             "shares of the run, expected one after the other and at most 1"
         )
+    if config.grid_decay_from >= 1:
+        return f"grid_decay_from {config.grid_decay_from} is a share of the run, expected below 1"
+    if config.grid_levels_alpha[-1][1] != 1:
+        return (
+            f"the last of grid_levels_alpha, {list(config.grid_levels_alpha[-1])}, is compared with the masks; "
+            "expected nodes in every frame, [pixels, 1]"
+        )
     if config.representation == "mlp" and config.residual:
-        raise ConfigError(f"{path}: residual is learned by representation 'grid' alone; set residual to false")
+        return "residual is learned by representation 'grid' alone; set residual to false"
     if config.initialisation == "alignment" and (config.representation == "grid" or not config.pretrain_iter_number):
-        raise ConfigError(
-            f"{path}: initialisation 'alignment' is for representation 'mlp' with pretrain_iter_number above 0 "
+        return (
+            "initialisation 'alignment' is for representation 'mlp' with pretrain_iter_number above 0 "
             "(grids always start from the alignment)"
         )
-    return config
+    return None
 
 
 def value_problem(key: str, value: object, expected: type | UnionType) -> str | None:
     """What is wrong with one value, or None."""
+    if expected == Levels:
+        return None if are_levels(value) else LEVELS
     accepted = tuple(get_args(expected)) or (expected,)
     if float in accepted:
         accepted += (int,)
@@ -218,6 +252,16 @@ def value_problem(key: str, value: object, expected: type | UnionType) -> str | 
     return None
 
 
+def are_levels(value: object) -> bool:
+    """True for [[pixels, frames], ...] as JSON has them."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(level, list) and len(level) == 2 for level in value)
+        and all(type(each) is int and 1 <= each <= LARGEST for level in value for each in level)
+    )
+
+
 def type_name(expected: type | UnionType) -> str:
     """A type as users know it from JSON."""
     names = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false", type(None): "null"}
@@ -225,5 +269,6 @@ def type_name(expected: type | UnionType) -> str:
 
 
 def config_text(config: Config) -> str:
-    """The config as JSON, every key present: what a run's folder keeps."""
-    return json.dumps(asdict(config), indent=4) + "\n"
+    """The config as JSON, every key present, one a line: what a run's folder keeps."""
+    lines = (f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in asdict(config).items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"

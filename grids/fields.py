@@ -5,7 +5,8 @@ operation there is, forward and backward, and a crop of the lattice is a choice 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,17 @@ def hat_weights(positions: Tensor, last: float, nodes: int) -> Tensor:
     return (1 - (places[:, None] - numbers).abs()).clamp(min=0)
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on the device, without waiting until a GPU has done what it was given before."""
+    return tensor.to(device, non_blocking=True)
+
+
+@lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as a tensor on the device, sent there once; not to be changed."""
+    return torch.tensor(values, dtype=torch.float32).to(device)
+
+
 @dataclass
 class Lattice:
     """Rows and columns of pixels at which fields are evaluated, of frames of H x W pixels.
@@ -31,6 +43,7 @@ class Lattice:
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
+    weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_stride(cls, stride: int, size: tuple[int, int]) -> "Lattice":
@@ -51,28 +64,33 @@ class Lattice:
 
     def points(self, device: torch.device) -> Tensor:
         """(3, h * w): homogeneous pixel positions, row by row."""
-        y, x = torch.meshgrid(self.rows_px.to(device), self.columns_px.to(device), indexing="ij")
+        y, x = torch.meshgrid(sent(self.rows_px, device), sent(self.columns_px, device), indexing="ij")
         return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
     def inside(self, boxes: Tensor, device: torch.device) -> Tensor:
         """(K, 1, h, w) 1 within each of the boxes (K, 4), top, bottom, left, right, else 0; boxes on the CPU."""
         top, bottom, left, right = boxes.T[:, :, None]
-        rows = ((self.rows_px >= top) & (self.rows_px < bottom)).float().to(device)
-        columns = ((self.columns_px >= left) & (self.columns_px < right)).float().to(device)
+        rows = sent(((self.rows_px >= top) & (self.rows_px < bottom)).float(), device)
+        columns = sent(((self.columns_px >= left) & (self.columns_px < right)).float(), device)
         return (rows[:, :, None] * columns[:, None])[:, None]
 
     def interpolated(self, nodes: Tensor) -> Tensor:
         """Values at nodes (K, C, ny, nx) to values at the lattice (K, C, h, w)."""
-        height, width = self.size
-        across = hat_weights(self.columns_px, width - 1, nodes.shape[3]).to(nodes.device)
-        down = hat_weights(self.rows_px, height - 1, nodes.shape[2]).to(nodes.device)
+        down, across = self.node_weights(tuple(nodes.shape[2:]), nodes.device)
         return down @ (nodes @ across.T)
+
+    def node_weights(self, nodes: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """(h, ny), (w, nx): what each node adds to each row and column; made once."""
+        if nodes not in self.weights:
+            axes = zip((self.rows_px, self.columns_px), self.size, nodes, strict=True)
+            self.weights[nodes] = tuple(sent(hat_weights(axis, side - 1, count), device) for axis, side, count in axes)
+        return self.weights[nodes]
 
 
 def at_points(nodes: Tensor, points_px: Tensor, size: tuple[int, int]) -> Tensor:
     """Values at nodes (K, C, ny, nx) to values at any points (K, 2, N) (x, y) -> (K, C, N)."""
     height, width = size
-    scale = points_px.new_tensor([max(width - 1, 1), max(height - 1, 1)])[:, None]
+    scale = constant((max(width - 1, 1), max(height - 1, 1)), points_px.device)[:, None]
     grid = (points_px / scale * 2 - 1).transpose(1, 2)[:, None]
     return functional.grid_sample(nodes, grid, align_corners=True, padding_mode="border")[:, :, 0]
 

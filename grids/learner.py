@@ -15,17 +15,15 @@ from command_line import UserError
 from config import Config
 from grids.fields import Lattice
 from grids.losses import Photometric, prior_loss, relative_jacobians
-from grids.model import FramesOfGrids, GridModel, grid_groups, start_jacobians
+from grids.model import FramesOfGrids, GridModel, Spacing, grid_groups, start_jacobians
 from grids.optimizer import RowAdam
 from grids.start import LIKELY, average_atlases, reduced_frames, start_model
 from implicit_neural_networks import check_objects, visibility
 from unwrap_utils import BACKWARD, FORWARD, Video
 
 STRIDES = (4, 2, 1)
-PAIRS = {4: 6, 2: 4, 1: 1}  # of neighbouring frames in a batch; more points than fit the cache cost more each
 FLOW_STRIDE_PX = 4  # mappings are smooth: their terms are evaluated on a sparser lattice, shifted at random
 SPECK_LOGIT = 12.0  # by which the logarithm of the odds falls where a speck goes
-DECAY_START, DECAY_END = 0.4, 0.05
 
 
 @dataclass
@@ -51,8 +49,7 @@ class GridLearner:
 
     def begin(self, show: Callable[[GridModel], None]) -> None:
         """The closed-form start; show gets a first model while the rest of the start goes on."""
-        light_px = self.config.grid_light_px if self.config.residual else 0
-        self.take(*start_model(self.video, light_px, STRIDES[0], show), STRIDES[0])
+        self.take(*start_model(self.video, Spacing.of(self.config), STRIDES[0], show), STRIDES[0])
 
     def take(self, model: GridModel, probability: Tensor, stride: int) -> None:
         """Train this model, whose atlases are reduced by `stride`.
@@ -71,6 +68,11 @@ class GridLearner:
         if share < self.config.grid_quarter_until:
             return 4
         return 2 if share < self.config.grid_half_until else 1
+
+    def pairs_at(self, stride: int) -> int:
+        """Pairs of neighbouring frames in a batch."""
+        config = self.config
+        return {4: config.grid_quarter_pairs, 2: config.grid_half_pairs, 1: config.grid_full_pairs}[stride]
 
     def stage_of(self, stride: int) -> Stage:
         """The frames at 1 / stride of the resolution."""
@@ -121,7 +123,7 @@ class GridLearner:
     def step(self, iteration: int, share: float) -> dict[str, Tensor]:
         """One iteration, at a share of the run (0 to 1); returns the weighted terms."""
         stage = self.enter(self.stride_at(share))
-        t = self.next_pairs(PAIRS[stage.stride])
+        t = self.next_pairs(self.pairs_at(stage.stride))
         self.frames_used += len(t)
         view = FramesOfGrids(self.model, t, training=True)
         terms = self.picture_terms(view, stage, share) | self.motion_terms(view)
@@ -221,7 +223,7 @@ class GridLearner:
     def move(self, view: FramesOfGrids, share: float) -> None:
         """Let the optimizer move what the batch used."""
         config = self.config
-        fallen = DECAY_END ** max(0.0, (share - DECAY_START) / (1 - DECAY_START))
+        fallen = config.grid_rate_end ** max(0.0, (share - config.grid_decay_from) / (1 - config.grid_decay_from))
         rates = {
             "mappings": config.grid_rate_mapping,
             "alphas": config.grid_rate_alpha,

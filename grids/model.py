@@ -1,6 +1,6 @@
 """The explicit representation: mappings, opacities, atlases and light as grids, behind the interface of AtlasModel."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from command_line import UserError
-from grids.fields import Grid, Lattice, at_points, nodes_for
+from config import Config, Levels
+from grids.fields import Grid, Lattice, at_points, constant, nodes_for, sent
 from implicit_neural_networks import Sample, make_layers
 
-MAPPING_LEVELS = ((96, 8), (32, 2), (16, 1))  # spacing of the nodes: pixels, frames
-ALPHA_LEVELS = ((8, 1), (2, 1))
-EARLIER_LIGHT_PX = 24  # of runs whose checkpoints do not say it
 BOX_MARGIN = 0.15  # of an object's box, around it, where it may still grow
 LIGHTEST = 0.7  # natural logarithm of the strongest light and shadow
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """How far apart nodes lie: (pixels, frames) of each grid of a field."""
+
+    mapping: Levels
+    alpha: Levels
+    light_px: int  # 0: no light
+
+    @classmethod
+    def of(cls, config: Config) -> "Spacing":
+        """As a config wants it."""
+        light_px = config.grid_light_px if config.residual else 0
+        return cls(config.grid_levels_mapping, config.grid_levels_alpha, light_px)
+
+    @classmethod
+    def saved(cls, shape: dict[str, Any]) -> "Spacing":
+        """As a checkpoint's grid_shape has it; earlier ones do not say all of it."""
+        if "spacing" not in shape:
+            light_px = shape["light_px"] if "light_px" in shape else EARLIER.light_px * shape["has_light"]
+            return replace(EARLIER, light_px=int(light_px))
+        mapping, alpha = (tuple(map(tuple, shape["spacing"][name])) for name in ("mapping", "alpha"))
+        return cls(mapping, alpha, int(shape["spacing"]["light_px"]))
+
+
+EARLIER = Spacing(mapping=((96, 8), (32, 2), (16, 1)), alpha=((8, 1), (2, 1)), light_px=24)
 
 
 @dataclass(frozen=True)
@@ -25,7 +50,7 @@ class Shape:
 
     size: tuple[int, int, int]  # (T, H, W)
     atlas_sizes: tuple[tuple[int, int], ...]  # (height, width) of each layer's atlas, in texels
-    light_px: int  # spacing of the nodes of light; 0: none
+    spacing: Spacing
 
 
 class GridModel(nn.Module):
@@ -39,16 +64,16 @@ class GridModel(nn.Module):
         super().__init__()
         self.shape = shape
         self.layers = make_layers(len(shape.atlas_sizes) - 1)
-        frames, height, width = shape.size
+        (frames, height, width), spacing = shape.size, shape.spacing
         foregrounds = len(self.layers) - 1
 
-        def grids(channels: int, levels: tuple[tuple[int, int], ...]) -> nn.ModuleList:
+        def grids(channels: int, levels: Levels) -> nn.ModuleList:
             nodes = dict.fromkeys(nodes_for(shape.size, *level) for level in levels)
             return nn.ModuleList([Grid(channels, each, frames) for each in nodes])
 
-        self.mappings = nn.ModuleList([grids(2, MAPPING_LEVELS) for _ in self.layers])
-        self.alphas = nn.ModuleList([grids(1, ALPHA_LEVELS) for _ in range(foregrounds)])
-        self.light = grids(3, ((shape.light_px, 1),)) if shape.light_px else nn.ModuleList()
+        self.mappings = nn.ModuleList([grids(2, spacing.mapping) for _ in self.layers])
+        self.alphas = nn.ModuleList([grids(1, spacing.alpha) for _ in range(foregrounds)])
+        self.light = grids(3, ((spacing.light_px, 1),)) if spacing.light_px else nn.ModuleList()
         self.atlases = nn.ParameterList([torch.zeros(1, 3, *size) for size in shape.atlas_sizes])
         self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))  # pixels -> texels
         whole = torch.tensor([0, height, 0, width])
@@ -149,7 +174,7 @@ class GridModel(nn.Module):
         shape = {
             "size": list(self.shape.size),
             "atlas_sizes": [list(size) for size in self.shape.atlas_sizes],
-            "light_px": self.shape.light_px,
+            "spacing": asdict(self.shape.spacing),
         }
         return {"grid_shape": shape, "grid_state_dict": self.state_dict()}
 
@@ -159,8 +184,7 @@ class GridModel(nn.Module):
         try:
             shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])
-            light_px = shape["light_px"] if "light_px" in shape else EARLIER_LIGHT_PX * shape["has_light"]
-            model = cls(Shape(tuple(shape["size"]), sizes, int(light_px)))
+            model = cls(Shape(tuple(shape["size"]), sizes, Spacing.saved(shape)))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
                 f"{path}: holds no grids, though config.json beside it says representation 'grid'; "
@@ -183,7 +207,7 @@ class FramesOfGrids:
     def __init__(self, model: GridModel, t: Tensor, training: bool = False):
         """t (K,): frame numbers, on the CPU."""
         self.model, self.t_on_host = model, t
-        self.t = t = t.to(model.transforms.device)
+        self.t = t = sent(t, model.transforms.device)
         self.leaves: dict[str, Tensor] = {}
         self.nodes: dict[str, list[Tensor]] = {}
         for name, group in grid_groups(model).items():
@@ -270,7 +294,7 @@ def texels_to_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:
     These hold for the image at any resolution: coarse to fine, a place keeps its coordinates.
     """
     height, width = size
-    return (texels + 0.5) * texels.new_tensor([2 / width, 2 / height]) - 1
+    return (texels + 0.5) * constant((2 / width, 2 / height), texels.device) - 1
 
 
 def start_jacobians(transforms: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from alignment.evidence import Evidence, mended
 from alignment.layers import all_transforms, box_corners, object_boxes
-from grids.model import BOX_MARGIN, GridModel, Shape, start_jacobians
+from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
 from grids.unwrap import averaged_atlas
 from media import to_8_bit
 from unwrap_utils import Video, spread_numbers
@@ -26,28 +26,28 @@ LIKELY, POSSIBLE = 0.5, 0.05  # probabilities that count for an object's atlas, 
 
 
 def start_model(
-    video: Video, light_px: int, stride: int, show: Callable[[GridModel], None]
+    video: Video, spacing: Spacing, stride: int, show: Callable[[GridModel], None]
 ) -> tuple[GridModel, Tensor]:
     """A model that already shows the clip, and the objects' probability (F, T, ny, nx) at the nodes of their opacity.
 
-    light_px: spacing of the nodes of light, 0 for none; stride: reduction of the atlases to begin with. show gets a
-    first model, from the rough masks as they are, before the evidence is weighed.
+    stride: reduction of the atlases to begin with. show gets a first model, from the rough masks as they are, before
+    the evidence is weighed.
     """
     host = video.to(torch.device("cpu"))
     transforms = all_transforms(host)
     frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
-    show(built_model(host, transforms, masks, light_px, frames, stride, FIRST_FRAMES)[0])
+    show(built_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
     evidence = [mended(host, mask, transforms[-1], motion) for mask, motion in zip(masks, transforms, strict=False)]
     likely = np.stack([full_probability(each, host.frames.numpy()) for each in evidence])
-    return built_model(host, transforms, likely, light_px, frames, stride)
+    return built_model(host, transforms, likely, spacing, frames, stride)
 
 
 def built_model(
     video: Video,
     transforms: NDArray[np.float64],
     likely: NDArray[np.uint8],
-    light_px: int,
+    spacing: Spacing,
     frames: Tensor,
     stride: int,
     averaged: int | None = None,
@@ -66,7 +66,7 @@ def built_model(
         in_texels(motion, extent, (height, width), margin)
         for motion, extent, margin in zip(transforms, extents, margins, strict=True)
     ]
-    model = GridModel(Shape(video.size, tuple(size for _, size in fitted), light_px))
+    model = GridModel(Shape(video.size, tuple(size for _, size in fitted), spacing))
     model.transforms.copy_(torch.from_numpy(np.stack([matrix for matrix, _ in fitted])))
     model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > 255 * POSSIBLE, BOX_MARGIN) for each in likely])))
     probability = torch.stack([node_values(each, model.alphas[0][-1].values.shape[2:]) for each in likely])

@@ -13,7 +13,7 @@ from command_line import UserError
 from config import load_config
 from grids.fields import Grid, Lattice, at_points, hat_weights, nodes_for
 from grids.losses import Photometric, relative_jacobians
-from grids.model import FramesOfGrids, GridModel, Shape
+from grids.model import EARLIER, FramesOfGrids, GridModel, Shape, Spacing
 from grids.optimizer import EPS, RowAdam
 from grids.unwrap import atlas_lattice, filled, inverse_mapping
 from implicit_neural_networks import read_checkpoint
@@ -82,7 +82,7 @@ def test_nodes_lie_at_most_as_far_apart_as_asked(frames):
 
 
 def test_an_object_is_nowhere_beyond_its_box_of_each_frame():
-    model = GridModel(Shape((3, 40, 56), ((20, 20), (50, 90)), 0))
+    model = GridModel(Shape((3, 40, 56), ((20, 20), (50, 90)), replace(EARLIER, light_px=0)))
     model.boxes[0] = torch.tensor([[10, 20, 5, 15], [0, 0, 0, 0], [12, 30, 20, 40]])
     alpha = model.frames(0, 1, 2).whole_alpha(0, Lattice.of_stride(1, (40, 56)))[:, 0]
     assert (alpha[0] > 0).sum() == 100 and alpha[0, 10:20, 5:15].min() > 0
@@ -93,7 +93,7 @@ def test_an_object_is_nowhere_beyond_its_box_of_each_frame():
 def test_light_is_taken_off_when_frames_are_averaged():
     from grids.unwrap import averaged_atlas
 
-    model = GridModel(Shape((2, 32, 32), ((32, 32), (32, 32)), 24))
+    model = GridModel(Shape((2, 32, 32), ((32, 32), (32, 32)), EARLIER))
     model.light[0].values.data[1] = float(np.log(0.8))
     shown = model.frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
     frames = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
@@ -156,7 +156,7 @@ def test_a_mapping_that_kept_its_start_is_perfectly_rigid_whatever_its_scale():
 def moved_model() -> GridModel:
     """Layers that scale, shift and bend."""
     torch.manual_seed(0)
-    model = GridModel(Shape(SIZE, ((60, 80), (50, 90)), 24))
+    model = GridModel(Shape(SIZE, ((60, 80), (50, 90)), EARLIER))
     model.transforms[:] = torch.tensor([[1.2, 0.1, 6.0], [-0.1, 1.2, 5.0], [0, 0, 1]])
     for group in model.mappings:
         for grid in group:
@@ -361,10 +361,21 @@ def test_specks_of_opacity_are_cleared_and_the_object_stays(run):
     assert (fallen == 0).all()
 
 
-def test_a_checkpoint_from_before_the_light_said_how_coarse_it_is_still_loads():
-    model = GridModel(Shape((2, 32, 96), ((32, 32), (32, 96)), 24))
+@pytest.mark.parametrize(
+    ("said", "light_px"), [({"has_light": True}, 24), ({"has_light": False}, 0), ({"light_px": 16}, 16)]
+)
+def test_checkpoints_from_before_grids_said_how_coarse_they_are_still_load(said, light_px):
+    model = GridModel(Shape((2, 32, 96), ((32, 32), (32, 96)), replace(EARLIER, light_px=light_px)))
     checkpoint = model.checkpoint()
-    del checkpoint["grid_shape"]["light_px"]
-    checkpoint["grid_shape"]["has_light"] = True
-    loaded = GridModel.from_checkpoint(checkpoint, "checkpoint")
-    assert loaded.light[0].values.shape == model.light[0].values.shape
+    del checkpoint["grid_shape"]["spacing"]
+    checkpoint["grid_shape"] |= said
+    assert GridModel.from_checkpoint(checkpoint, "checkpoint").shape == model.shape
+
+
+def test_levels_and_spacings_come_from_the_config_and_lie_in_the_checkpoint(clip, tmp_path):
+    levels = {"grid_levels_mapping": ((40, 2), (20, 1)), "grid_levels_alpha": ((4, 1),), "grid_light_px": 32}
+    trainer = start_run(grid_config(clip, tmp_path, **levels))
+    assert [grid.values.shape for grid in trainer.model.mappings[0]] == [(3, 2, 3, 4), (4, 2, 5, 6)]
+    assert [grid.values.shape for grid in trainer.model.alphas[0]] == [(4, 1, 17, 25)]
+    loaded = load_model(trainer.checkpoint_path, grid_config(clip, tmp_path), torch.device("cpu"))
+    assert loaded.shape.spacing == Spacing.of(trainer.config)
