@@ -66,7 +66,7 @@ def layer_pairs(video: Video, member: NDArray[np.bool_]) -> Pairs:
         y, x = np.nonzero(inner & video.flow_valid[FORWARD, t, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX].numpy())
         if len(x) == 0:
             continue
-        chosen = chance.permutation(len(x))[:CANDIDATES_PER_FRAME]
+        chosen = chance.choice(len(x), min(len(x), CANDIDATES_PER_FRAME), replace=False)
         points = np.stack((x[chosen], y[chosen]), axis=1).astype(float) + BORDER_PX
         positions, valid = follow(video, t, points, max(DISTANCES))
         for distance in DISTANCES:
