@@ -43,7 +43,7 @@ class Lattice:
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
-    weights: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    made: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)  # weights of nodes
 
     @classmethod
     def of_stride(cls, stride: int, size: tuple[int, int]) -> "Lattice":
@@ -81,10 +81,11 @@ class Lattice:
 
     def node_weights(self, nodes: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """(h, ny), (w, nx): what each node adds to each row and column; made once."""
-        if nodes not in self.weights:
+        key = (*nodes, device)
+        if key not in self.made:
             axes = zip((self.rows_px, self.columns_px), self.size, nodes, strict=True)
-            self.weights[nodes] = tuple(sent(hat_weights(axis, side - 1, count), device) for axis, side, count in axes)
-        return self.weights[nodes]
+            self.made[key] = tuple(sent(hat_weights(axis, side - 1, count), device) for axis, side, count in axes)
+        return self.made[key]
 
 
 def at_points(nodes: Tensor, points_px: Tensor, size: tuple[int, int]) -> Tensor:

@@ -173,7 +173,10 @@ class GridLearner:
         return (1 - self.probability[:index, t]).prod(0)[:, None]
 
     def prior_weight(self, share: float) -> float:
-        """Of the cross-entropy with the evidence: falls from the published bootstrapping factor, never to nothing."""
+        """Of the cross-entropy with the evidence: falls from the published bootstrapping factor to `prior_coeff`.
+
+        That is above the published factor unless a config says otherwise: then the weight is constant.
+        """
         config = self.config
         return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * share))
 
