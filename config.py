@@ -61,9 +61,8 @@ class Config:
     grid_light_px: int = 16  # spacing of the nodes of light, in every frame
     grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
     grid_half_until: float = 0.7  # and at half of it
-    grid_quarter_pairs: int = (
-        6  # pairs of neighbouring frames in a batch; more points than fit the cache cost more each
-    )
+    # Pairs of neighbouring frames in a batch; more points than fit the cache cost more each.
+    grid_quarter_pairs: int = 6
     grid_half_pairs: int = 4
     grid_full_pairs: int = 1
     grid_decay_from: float = 0.4  # share of the run from which the learning rates fall
@@ -209,6 +208,8 @@ def misfit(config: Config) -> str | None:
         )
     if config.grid_decay_from >= 1:
         return f"grid_decay_from {config.grid_decay_from} is a share of the run, expected below 1"
+    if config.grid_rate_end > 1:
+        return f"grid_rate_end {config.grid_rate_end} is the share of the rates that is left, expected at most 1"
     if config.grid_levels_alpha[-1][1] != 1:
         return (
             f"the last of grid_levels_alpha, {list(config.grid_levels_alpha[-1])}, is compared with the masks; "

@@ -260,9 +260,8 @@ def consistent_flow(flow: NDArray[np.float32], back: NDArray[np.float32]) -> NDA
     y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     squares = np.square(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR))
-    return inside & (
-        squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2
-    )  # a sum over two channels takes 20 times as long
+    # A sum along an axis of two takes 20 times as long as adding them.
+    return inside & (squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2)
 
 
 @dataclass

@@ -23,7 +23,10 @@ def hat_weights(positions: Tensor, last: float, nodes: int) -> Tensor:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on the device, without waiting until a GPU has done what it was given before."""
+    """A small tensor of the CPU on the device, without waiting until a GPU has done what it was given before.
+
+    What is large (64 kB and more, not pinned) may wait all the same, and is to be computed on the device.
+    """
     return tensor.to(device, non_blocking=True)
 
 
@@ -43,7 +46,7 @@ class Lattice:
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
-    made: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)  # weights of nodes
+    weights: dict[tuple, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)  # once computed
 
     @classmethod
     def of_stride(cls, stride: int, size: tuple[int, int]) -> "Lattice":
@@ -80,12 +83,13 @@ class Lattice:
         return down @ (nodes @ across.T)
 
     def node_weights(self, nodes: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """(h, ny), (w, nx): what each node adds to each row and column; made once."""
+        """(h, ny), (w, nx): what each node adds to each row and column; computed once a lattice."""
         key = (*nodes, device)
-        if key not in self.made:
+        if key not in self.weights:
             axes = zip((self.rows_px, self.columns_px), self.size, nodes, strict=True)
-            self.made[key] = tuple(sent(hat_weights(axis, side - 1, count), device) for axis, side, count in axes)
-        return self.made[key]
+            weights = (hat_weights(sent(axis, device), side - 1, count) for axis, side, count in axes)
+            self.weights[key] = tuple(weights)
+        return self.weights[key]
 
 
 def at_points(nodes: Tensor, points_px: Tensor, size: tuple[int, int]) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 import loss_utils
 from alignment.evidence import without_specks
-from command_line import UserError
+from command_line import UserError, warn
 from config import Config
 from grids.fields import Lattice
 from grids.losses import Photometric, prior_loss, relative_jacobians
-from grids.model import FramesOfGrids, GridModel, Spacing, grid_groups, start_jacobians
+from grids.model import EARLIER, FramesOfGrids, GridModel, Spacing, grid_groups, start_jacobians
 from grids.optimizer import RowAdam
 from grids.start import LIKELY, average_atlases, reduced_frames, start_model
 from implicit_neural_networks import check_objects, visibility
@@ -173,9 +173,9 @@ class GridLearner:
         return (1 - self.probability[:index, t]).prod(0)[:, None]
 
     def prior_weight(self, share: float) -> float:
-        """Of the cross-entropy with the evidence: falls from the published bootstrapping factor to `prior_coeff`.
+        """Of the cross-entropy with the evidence: `prior_coeff`, or the bootstrapping factor while that is larger.
 
-        That is above the published factor unless a config says otherwise: then the weight is constant.
+        The latter fades tenfold with each tenth of the run; as configs have it by default it never is larger.
         """
         config = self.config
         return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * share))
@@ -223,10 +223,14 @@ class GridLearner:
         )
         return terms
 
+    def decay(self, share: float) -> float:
+        """What is left of the learning rates at a share of the run."""
+        begin = self.config.grid_decay_from
+        return self.config.grid_rate_end ** max(0.0, (share - begin) / (1 - begin))
+
     def move(self, view: FramesOfGrids, share: float) -> None:
         """Let the optimizer move what the batch used."""
-        config = self.config
-        fallen = config.grid_rate_end ** max(0.0, (share - config.grid_decay_from) / (1 - config.grid_decay_from))
+        config, fallen = self.config, self.decay(share)
         rates = {
             "mappings": config.grid_rate_mapping,
             "alphas": config.grid_rate_alpha,
@@ -265,6 +269,8 @@ class GridLearner:
         model = GridModel.from_checkpoint(checkpoint, path)
         model.check(self.video.size)
         check_objects(path, len(model.alphas), self.config)
+        if model.shape.spacing not in (Spacing.of(self.config), EARLIER):
+            warn(f"{path}: begun with other grid_levels_*, grid_light_px or residual than in the config; these stay")
         try:
             self.take(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])

@@ -68,8 +68,9 @@ class GridModel(nn.Module):
         foregrounds = len(self.layers) - 1
 
         def grids(channels: int, levels: Levels) -> nn.ModuleList:
-            nodes = dict.fromkeys(nodes_for(shape.size, *level) for level in levels)
-            return nn.ModuleList([Grid(channels, each, frames) for each in nodes])
+            # Levels that come to the same nodes are one grid; the last level stays the last.
+            nodes = dict.fromkeys(nodes_for(shape.size, *level) for level in reversed(levels))
+            return nn.ModuleList([Grid(channels, each, frames) for each in reversed(nodes)])
 
         self.mappings = nn.ModuleList([grids(2, spacing.mapping) for _ in self.layers])
         self.alphas = nn.ModuleList([grids(1, spacing.alpha) for _ in range(foregrounds)])

@@ -1,8 +1,8 @@
 """A second device without hardware: its tensors hold what the CPU computes, and what makes the host wait is noted.
 
 It finds what a GPU would: tensors on two devices in one operation, `.numpy()` without `.cpu()`, and copies and readings
-that stop the host until the device is done. PyTorch's interface for backends in Python is experimental; without it
-`DEVICE` is None.
+that stop the host until the device is done; not how large a copy is, nor what hides within an operation. PyTorch's
+interface for backends in Python is experimental; without it `DEVICE` is None.
 """
 
 import traceback
@@ -29,6 +29,7 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 READINGS = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "equal", "is_nonzero")
 COPIES = ("_to_copy", "copy_")
+INDEXING = ("index", "index_put", "index_put_")
 
 
 class ElsewhereTensor(Tensor):
@@ -53,7 +54,7 @@ class ElsewhereTensor(Tensor):
         return computed(operation, args, kwargs or {}, [])
 
     def tolist(self):
-        return self.held.tolist()
+        return self.cpu().tolist()
 
     def new_tensor(self, data, dtype=None):
         return torch.tensor(data, dtype=dtype or self.dtype).to(DEVICE)  # as PyTorch does it, waiting included
@@ -84,8 +85,7 @@ def computed(operation, args, kwargs, waits: list[str]):
         is_to, is_from = isinstance(args[0], ElsewhereTensor), isinstance(args[1], ElsewhereTensor)
     if waiting := what_waits(name, args, kwargs, is_from, is_to):
         waits.append(f"{waiting} at {place()}")
-    is_alone = name in COPIES or name.startswith("index")
-    if is_from and not is_alone and any(each.dim() and not isinstance(each, ElsewhereTensor) for each in tensors):
+    if is_mixed(name, args, tensors):
         raise RuntimeError(f"{name} of tensors on two devices at {place()}")
     kwargs = kwargs | ({"device": "cpu"} if "device" in kwargs else {})
     held_args, held_kwargs = pytree.tree_map_only(ElsewhereTensor, lambda each: each.held, (args, kwargs))
@@ -97,11 +97,21 @@ def computed(operation, args, kwargs, waits: list[str]):
     return return_and_correct_aliasing(operation, args, kwargs, pytree.tree_map_only(Tensor, ElsewhereTensor, result))
 
 
+def is_mixed(name: str, args, tensors: list[Tensor]) -> bool:
+    """True if an operation has tensors on both devices, other than numbers (tensors without dimensions) on the CPU."""
+    if name in COPIES:
+        return False
+    if name in INDEXING and isinstance(args[0], ElsewhereTensor):  # its indices may lie on the CPU
+        tensors = [each for each in (args[0], *args[2:]) if isinstance(each, Tensor)]
+    are_elsewhere = {isinstance(each, ElsewhereTensor) for each in tensors if each.dim()}
+    return len(are_elsewhere) > 1
+
+
 def what_waits(name: str, args, kwargs, is_from: bool, is_to: bool) -> str | None:
     """Why the host has to wait for the device in an operation, or None."""
     if is_from and name in READINGS:
         return "a value is read"
-    if is_from and name.startswith("index"):
+    if is_from and name in INDEXING:
         picks = [each for each in pytree.tree_leaves(args[1]) if isinstance(each, Tensor)]
         if any(each.dtype in (torch.bool, torch.uint8) for each in picks):
             return "a mask chooses elements"

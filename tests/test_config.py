@@ -73,6 +73,7 @@ def written(path, **values):
         ({"grid_levels_alpha": [[8, 1.5]]}, "grid_levels_alpha must be a list"),
         ({"grid_levels_alpha": [[2, 1], [8, 2]]}, r"expected nodes in every frame, \[pixels, 1\]"),
         ({"grid_decay_from": 1.0}, "expected below 1"),
+        ({"grid_rate_end": 2.0}, "expected at most 1"),
         ({"residual": True}, "set residual to false"),
         ({"representation": "grid", "initialisation": "alignment"}, "grids always start from the alignment"),
         ({"representation": "voxels"}, "representation must be one of 'mlp', 'grid'"),

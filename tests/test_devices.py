@@ -1,4 +1,4 @@
-"""Another device than the CPU: everything runs there, gives the same, and a training step never waits for it.
+"""Another device than the CPU: training, evaluating, editing and exporting run there, and steps do not wait for it.
 
 Without a GPU a device written in Python stands in (tests/elsewhere.py).
 """
@@ -66,8 +66,51 @@ def begun(config, clip, device, generator):
     return learner
 
 
+def are_elsewhere(model) -> bool:
+    return {parameter.device for parameter in model.parameters()} == {elsewhere.DEVICE}
+
+
 def losses(learner):
     return [{name: float(value) for name, value in learner.step(i, s).items()} for i, s in enumerate(SHARES)]
+
+
+@needs_elsewhere
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda here, there: there + here,
+        lambda here, there: here[there.long()],
+        lambda here, there: there.index_add_(0, here.long(), there),
+        lambda here, there: there.index_select(0, here.long()),
+        lambda here, there: there.index_put_((there.long(),), here),
+    ],
+)
+def test_the_stand_in_refuses_tensors_on_two_devices(mixing):
+    with elsewhere.Watched(), pytest.raises(RuntimeError, match="two devices"):
+        mixing(torch.zeros(3), torch.zeros(3, device=elsewhere.DEVICE))
+
+
+@needs_elsewhere
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda there: float(there[0]),
+        lambda there: there.tolist(),
+        lambda there: there.cpu(),
+        lambda there: there.new_tensor([1.0]),
+        lambda there: there[there > 0],
+        lambda there: there.nonzero(),
+        lambda there: there[torch.tensor([0])],
+        lambda there: torch.zeros(2).to(there.device),
+    ],
+)
+def test_the_stand_in_notes_what_waits(waiting):
+    with elsewhere.Watched() as watched:
+        there = torch.zeros(3, device=elsewhere.DEVICE)
+        torch.zeros(2).to(there.device, non_blocking=True)
+        assert watched.waits == []
+        waiting(there)
+        assert len(watched.waits) == 1
 
 
 @needs_elsewhere
@@ -76,7 +119,9 @@ def test_training_elsewhere_gives_what_the_cpu_gives(clip, tmp_path, representat
     config = settings(clip, tmp_path, representation)
     here = losses(begun(config, clip, torch.device("cpu"), torch.Generator()))
     with elsewhere.Watched():
-        there = losses(begun(config, clip, elsewhere.DEVICE, Generator(elsewhere.DEVICE)))
+        learner = begun(config, clip, elsewhere.DEVICE, Generator(elsewhere.DEVICE))
+        there = losses(learner)
+    assert are_elsewhere(learner.model)
     assert there == here
 
 
@@ -127,7 +172,8 @@ def test_scripts_work_elsewhere(clip, tmp_path, representation, monkeypatch):
     with elsewhere.Watched():
         trainer = start_run(settings(clip, tmp_path / "results", representation))
         trainer.run()
-        assert isinstance(trainer.model.transforms if representation == "grid" else trainer.video.frames, torch.Tensor)
+        assert are_elsewhere(trainer.model)
+        assert are_elsewhere(rendering.open_run(trainer.folder, None, None, None, None).model)
         run = f"--trained_model_folder={trainer.folder}"
         only_evaluate.main([run, f"--output_folder={tmp_path / 'evaluation'}"])
         export_atlas.main([run, f"--output_folder={atlas}"])

@@ -26,6 +26,7 @@ def test_the_readmes_settings_are_real_keys():
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert len(named) > 8
     assert named <= keys
+    assert {key for key in keys if key.startswith("grid_")} <= named
 
 
 LEVELS = [  # as docs/ARCHITECTURE.md: a room imports only from rooms after it

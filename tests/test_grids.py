@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import curve, draw, tiny_config
+from conftest import curve, draw, tiny_config, write_config
 
 import loss_utils
 from command_line import UserError
 from config import load_config
 from grids.fields import Grid, Lattice, at_points, hat_weights, nodes_for
+from grids.learner import GridLearner
 from grids.losses import Photometric, relative_jacobians
 from grids.model import EARLIER, FramesOfGrids, GridModel, Shape, Spacing
 from grids.optimizer import EPS, RowAdam
@@ -370,6 +371,40 @@ def test_checkpoints_from_before_grids_said_how_coarse_they_are_still_load(said,
     del checkpoint["grid_shape"]["spacing"]
     checkpoint["grid_shape"] |= said
     assert GridModel.from_checkpoint(checkpoint, "checkpoint").shape == model.shape
+
+
+def test_the_last_level_of_opacity_stays_the_last_where_levels_repeat():
+    spacing = replace(EARLIER, alpha=((2, 1), (8, 8), (2, 1)))
+    model = GridModel(Shape((4, 32, 64), ((32, 32), (32, 64)), spacing))
+    assert [grid.values.shape[0] for grid in model.alphas[0]] == [2, 4]
+
+
+def test_a_run_that_goes_on_says_that_its_levels_are_not_the_configs(clip, tmp_path, capsys):
+    trainer = start_run(grid_config(clip, tmp_path, grid_light_px=8))
+    resume_run(trainer.folder)
+    assert "begun with other" not in capsys.readouterr().err
+    write_config(trainer.folder / "config.json", replace(trainer.config, grid_light_px=32))
+    assert resume_run(trainer.folder).model.shape.spacing.light_px == 8
+    assert "begun with other grid_levels_*, grid_light_px" in capsys.readouterr().err
+
+
+def test_the_schedule_is_the_configs(run):
+    config = replace(
+        run.config,
+        grid_quarter_until=0.1,
+        grid_half_until=0.2,
+        grid_quarter_pairs=3,
+        grid_half_pairs=2,
+        grid_full_pairs=1,
+        grid_decay_from=0.5,
+        grid_rate_end=0.01,
+        alpha_bootstrapping_factor=2000.0,
+        prior_coeff=300.0,
+    )
+    learner = GridLearner(config, run.video, torch.Generator())
+    assert [learner.pairs_at(learner.stride_at(share)) for share in (0.0, 0.1, 0.2)] == [3, 2, 1]
+    assert [learner.decay(share) for share in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [learner.prior_weight(share) for share in (0.0, 0.05, 1.0)] == pytest.approx([2000, 632, 300], rel=0.01)
 
 
 def test_levels_and_spacings_come_from_the_config_and_lie_in_the_checkpoint(clip, tmp_path):
