@@ -1,0 +1,78 @@
+"""How far the closed-form start drifts from the truth of the exact scenes, before any training.
+
+python benchmarks/alignment.py [--scenes pan turn] [--frames 70]
+
+Points of a layer in the clip's middle frame are carried to every frame that still shows them, by the transforms and
+by the truth. Objects that bend have no transform that fits; the displacements that training learns are for them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from command_line import run_script
+
+SPACING_PX = 8  # of the points
+
+
+def main() -> None:
+    """Print one table."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--scenes", nargs="+", default=["pan", "bend", "turn", "fast", "light"])
+    flags.add_argument("--size", nargs=2, type=int, default=[768, 432], help="width and height of the scenes")
+    flags.add_argument("--frames", type=int, default=70)
+    flags.add_argument("--output", type=Path, default=Path("benchmarks_out"), help="where the scenes are kept")
+    options = flags.parse_args()
+    print("| scene | layer | chained, px: mean | largest | refined, px: mean | largest |\n|---|---|---|---|---|---|")
+    for name in options.scenes:
+        for row in drifts(name, tuple(options.size), options.frames, options.output / "data"):
+            print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |".format(*row), flush=True)
+
+
+def drifts(name: str, size: tuple[int, int], frames: int, data: Path):
+    """(scene, layer, mean and largest distance chained, the same refined), a row for each layer of one scene."""
+    import torch
+
+    from alignment.layers import layer_transforms
+    from alignment.tracks import layer_pairs
+    from alignment.transforms import chained
+    from benchmarks.data import prepare_scene
+    from config import Config
+    from scenes.catalogue import SCENES
+    from unwrap_utils import load_video, open_clip
+
+    scene, folder = SCENES[name](*size, frames), prepare_scene(name, list(size), frames, data)
+    config = Config(data_folder=str(folder), resx=None, resy=None, maximum_number_of_frames=frames)
+    video = load_video(open_clip(folder, config), torch.device("cpu"))
+    masks = video.masks.numpy()[0] > 127
+    for layer, (label, member, kind) in enumerate((("object", masks, "affine"), ("background", ~masks, "homography"))):
+        chain = "similarity" if kind == "affine" else kind
+        simple = chained(layer_pairs(video, member), frames, frames // 2, chain)
+        fine = layer_transforms(video, member, kind)
+        yield name, label, *errors_px(scene, layer, simple), *errors_px(scene, layer, fine)
+
+
+def errors_px(scene, layer: int, transforms) -> tuple[float, float]:
+    """Mean and largest distance over all frames, pixels; transforms (T, 3, 3) of a layer of the scene."""
+    import numpy as np
+
+    from alignment.transforms import transformed
+
+    middle = len(transforms) // 2
+    shown = scene.visible(scene.grid(), middle) == layer
+    points = scene.grid()[::SPACING_PX, ::SPACING_PX][shown[::SPACING_PX, ::SPACING_PX]]
+    layers, errors = np.full(len(points), layer), []
+    for t, matrix in enumerate(transforms):
+        expected = scene.carried(points, layers, middle, t)
+        seen = scene.is_seen(expected[None], layers[None], t)[0]
+        found = transformed(np.linalg.inv(matrix) @ transforms[middle], points)
+        errors.append(np.linalg.norm(found - expected, axis=1)[seen])
+    together = np.concatenate(errors)
+    return float(together.mean()), float(together.max())
+
+
+if __name__ == "__main__":
+    run_script(main)
