@@ -14,8 +14,10 @@ Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 LONG_EDGE_PX = 192  # cues are weighed at this size: enough to decide, and fast
-DIFFERENCE_BINS = 20
-DIFFERENCE_BLUR = (1.0, 2.5, 0.7)  # in bins: motion against the background's, the object's, look; the second is rough
+DIFFERENCE_BINS = 10
+DIFFERENCE_BLUR = (0.5, 1.25, 0.35, 0.35)  # in bins: motion against the background's, the object's (rough), two of look
+BRIGHTNESS = np.float32([0.3, 0.6, 0.1])  # of red, green, blue
+DARKEST, BRIGHTEST = 0.2, 1.05  # of the background's brightness that a shadow on it may have, and that noise may
 COLOR_BINS = (22, 32, 32)  # of L, a, b
 COLOR_BLUR = (0.8, 0.8, 0.8)
 
@@ -100,13 +102,14 @@ def motion_difference(clip: SmallClip, transforms: NDArray[np.float64]) -> Float
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def background_difference(clip: SmallClip, transforms: NDArray[np.float64], outside: Flags) -> Floats:
-    """(T, h, w) how unlike the background seen at other times a pixel is, in its usual deviations; NaN if unknown.
+def background_differences(clip: SmallClip, transforms: NDArray[np.float64], outside: Flags) -> tuple[Floats, Floats]:
+    """Two (T, h, w): how unlike the background seen at other times a pixel is, in usual deviations; NaN if unknown.
 
+    The second is apart from shadows, which differ by their brightness alone: the background is darkened like the pixel.
     outside (T, h, w): pixels that surely show the background.
     """
-    lab = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in clip.rgb]).astype(np.float32)
-    frames, height, width = lab.shape[:3]
+    rgb = clip.rgb.astype(np.float32)
+    frames, height, width = rgb.shape[:3]
     corners = homogeneous(np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
     places = corners @ transforms.transpose(0, 2, 1)
     places = np.median(places[..., :2] / places[..., 2:], axis=1)  # the frames' middles
@@ -116,7 +119,7 @@ def background_difference(clip: SmallClip, transforms: NDArray[np.float64], outs
 
     def unwrapped() -> Iterator[tuple[Floats, Floats]]:
         """Every frame on the canvas, and 1 where it surely shows the background; one at a time, warping is cheap."""
-        for picture, sure, matrix in zip(lab, outside, onto, strict=True):
+        for picture, sure, matrix in zip(rgb, outside, onto, strict=True):
             known = cv2.warpPerspective(sure.astype(np.float32), matrix, canvas) > 0.99
             yield cv2.warpPerspective(picture, matrix, canvas), known[..., None].astype(np.float32)
 
@@ -124,16 +127,29 @@ def background_difference(clip: SmallClip, transforms: NDArray[np.float64], outs
     for _ in range(2):  # once more with what differs left out: a robust mean
         spread = averaged((np.abs(color - mean), known) for color, known in unwrapped())[0] + 1
         mean, _ = averaged((color, known / (1 + np.square((color - mean) / spread))) for color, known in unwrapped())
-    result = np.empty((frames, height, width), np.float32)
+    result = np.empty((2, frames, height, width), np.float32)
     seen = (count[..., 0] >= 1).astype(np.float32)
     usual = spread.mean(-1)
     for t in range(frames):
         back = np.linalg.inv(onto[t])
         values = cv2.warpPerspective(np.dstack((mean, usual)), back, (width, height))
         there = cv2.warpPerspective(seen, back, (width, height)) > 0.99
-        away = cv2.GaussianBlur(np.abs(lab[t] - values[..., :3]).mean(-1), (0, 0), 1)
-        result[t] = np.where(there, away / (values[..., 3] + 3), np.nan)
-    return result
+        expected = values[..., :3]
+        apart = np.abs(lab(rgb[t]) - lab(expected)).mean(-1), np.abs(rgb[t] - darkened(expected, rgb[t])).mean(-1)
+        for number, away in enumerate(apart):
+            result[number, t] = np.where(there, cv2.GaussianBlur(away, (0, 0), 1) / (values[..., 3] + 3), np.nan)
+    return result[0], result[1]
+
+
+def lab(picture: Floats) -> Floats:
+    """(h, w, 3) L, a, b, from 0 to 255, of red, green, blue."""
+    return cv2.cvtColor(picture.round().clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2LAB).astype(np.float32)
+
+
+def darkened(picture: Floats, like: Floats) -> Floats:
+    """A picture (h, w, 3) with the smoothed brightness of another, as far as a shadow can give it."""
+    here, there = (cv2.GaussianBlur(each @ BRIGHTNESS, (0, 0), 1) for each in (picture, like))
+    return picture * (there / np.maximum(here, 4)).clip(DARKEST, BRIGHTEST)[..., None]
 
 
 def averaged(pictures: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
@@ -151,14 +167,11 @@ def differences_cue(clip: SmallClip, background: NDArray, foreground: NDArray, o
     seen one by one these speak for and against it. background, foreground: transforms (T, 3, 3);
     outside (T, h, w): pixels that surely show the background.
     """
-    quantities = (
-        motion_difference(clip, background),
-        motion_difference(clip, foreground),
-        background_difference(clip, background, outside),
-    )
-    count = DIFFERENCE_BINS + 2
-    first, second, third = map(binned, quantities)
-    return Cue((first * count + second) * count + third, (count, count, count), DIFFERENCE_BLUR)
+    motions = (motion_difference(clip, each) for each in (background, foreground))
+    codes, count = np.zeros(clip.rgb.shape[:3], np.int32), DIFFERENCE_BINS + 2
+    for quantity in (*motions, *background_differences(clip, background, outside)):
+        codes = codes * count + binned(quantity)
+    return Cue(codes, (count,) * len(DIFFERENCE_BLUR), DIFFERENCE_BLUR)
 
 
 def color_cue(clip: SmallClip) -> Cue:

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.cues import Cue, Flags, Floats, SmallClip, color_cue, differences_cue, shrunk, small_clip
-from unwrap_utils import BACKWARD, FORWARD, STEPS, Video
+from alignment.cues import Cue, Flags, Floats, SmallClip, color_cue, differences_cue, shrunk
+from unwrap_utils import BACKWARD, FORWARD, STEPS
 
 ROUNDS = 3
 RAREST = 1e-6  # share of the pixels that any cell is taken to hold
@@ -22,6 +22,7 @@ LARGEST_VERDICT = 6.0
 VERDICT_WEIGHT = 1.5  # of the cues together against the place
 NEAR, NEAR_WEIGHT, FAR_WEIGHT = 1.0, 2.0, 0.3  # how doubt grows with the distance to the mask, in object sizes
 UNCLEAR = (0.08, 0.03)  # object sizes around the labels' outline that teach nothing: in the first round, later
+TAUGHT_REACH = 0.6  # object sizes: what lies further off competes with nothing, and would outnumber shadows
 SMOOTHINGS = 3
 MISSED = 0.3  # a mask whose object is this much smaller than usual is taken for missed
 FORGETTING = 0.9  # per frame, of a mask carried along the flow
@@ -145,10 +146,12 @@ class Evidence:
 
 
 def mended(
-    video: Video, masks: NDArray[np.uint8], background: NDArray[np.float64], foreground: NDArray[np.float64]
+    clip: SmallClip, masks: NDArray[np.uint8], background: NDArray[np.float64], foreground: NDArray[np.float64]
 ) -> Evidence:
-    """The object's probability at every pixel, from rough masks (T, H, W) uint8 and how both layers move (T, 3, 3)."""
-    clip = small_clip(video)
+    """The object's probability at every pixel, from rough masks (T, H, W) uint8 and how both layers move (T, 3, 3).
+
+    masks and transforms are of the working size, clip is the video shrunk.
+    """
     size = clip.rgb.shape[2:0:-1]
     rough = np.stack([shrunk(mask, size) for mask in masks]).astype(np.float32) / 255
     filters = [GuidedFilter(frame) for frame in clip.rgb]
@@ -174,7 +177,8 @@ def one_round(
     inside = probability > 0.5
     size = object_size(inside)
     known = np.sqrt(inside.sum((1, 2))) > MISSED * size
-    taught = known[:, None, None] & (np.abs(outline_distance(inside)) > unclear * size)
+    distance = outline_distance(inside)
+    taught = known[:, None, None] & (np.abs(distance) > unclear * size) & (distance < TAUGHT_REACH * size)
     likelihoods = np.stack([log_likelihood_ratio(cue, inside, taught) for cue in cues], axis=-1)
     chosen = np.flatnonzero(taught)
     chosen = np.random.default_rng(0).permutation(chosen)[:TAUGHT_PIXELS]

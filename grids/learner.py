@@ -49,7 +49,8 @@ class GridLearner:
 
     def begin(self, show: Callable[[GridModel], None]) -> None:
         """The closed-form start; show gets a first model while the rest of the start goes on."""
-        self.take(*start_model(self.video, Spacing.of(self.config), STRIDES[0], show), STRIDES[0])
+        spacing, quality = Spacing.of(self.config), self.config.mask_quality
+        self.take(*start_model(self.video, spacing, quality, STRIDES[0], show), STRIDES[0])
 
     def take(self, model: GridModel, probability: Tensor, stride: int) -> None:
         """Train this model, whose atlases are reduced by `stride`.

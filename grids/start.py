@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from alignment.cues import SmallClip, small_clip
 from alignment.evidence import Evidence, mended
+from alignment.exactness import are_exact
 from alignment.layers import all_transforms, box_corners, object_boxes
 from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
 from grids.unwrap import averaged_atlas
@@ -26,21 +28,22 @@ LIKELY, POSSIBLE = 0.5, 0.05  # probabilities that count for an object's atlas, 
 
 
 def start_model(
-    video: Video, spacing: Spacing, stride: int, show: Callable[[GridModel], None]
+    video: Video, spacing: Spacing, mask_quality: str, stride: int, show: Callable[[GridModel], None]
 ) -> tuple[GridModel, Tensor]:
     """A model that already shows the clip, and the objects' probability (F, T, ny, nx) at the nodes of their opacity.
 
-    stride: reduction of the atlases to begin with. show gets a first model, from the rough masks as they are, before
-    the evidence is weighed.
+    mask_quality: the config's. stride: reduction of the atlases to begin with. show gets a first model, from the masks
+    as they are, before the evidence is weighed.
     """
     host = video.to(torch.device("cpu"))
     transforms = all_transforms(host)
     frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
     show(built_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
-    evidence = [mended(host, mask, transforms[-1], motion) for mask, motion in zip(masks, transforms, strict=False)]
-    likely = np.stack([full_probability(each, host.frames.numpy()) for each in evidence])
-    return built_model(host, transforms, likely, spacing, frames, stride)
+    clip, rgb = small_clip(host), host.frames.numpy()
+    each_object = zip(masks, transforms, strict=False)  # the last transforms are the background's
+    likely = [object_probability(clip, rgb, mask, transforms[-1], motion, mask_quality) for mask, motion in each_object]
+    return built_model(host, transforms, np.stack(likely), spacing, frames, stride)
 
 
 def built_model(
@@ -75,6 +78,25 @@ def built_model(
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
     average_atlases(model, frames, probability, stride, averaged)
     return model, probability
+
+
+def object_probability(
+    clip: SmallClip,
+    rgb: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    background: NDArray[np.float64],
+    foreground: NDArray[np.float64],
+    mask_quality: str,
+) -> NDArray[np.uint8]:
+    """(T, H, W), 255 for certain: exact masks as they are, but for frames without any; rough ones mended."""
+    is_exact = mask_quality == "exact" or (mask_quality == "auto" and are_exact(clip, rgb, masks))
+    empty = ~masks.any((1, 2))
+    if is_exact:
+        print('masks that lie on edges and are steady are kept; "mask_quality": "rough" mends them all the same')
+        if not empty.any():
+            return masks
+    likely = full_probability(mended(clip, masks, background, foreground), rgb)
+    return np.where(empty[:, None, None], likely, masks) if is_exact else likely
 
 
 def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

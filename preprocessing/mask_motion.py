@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import media
-from alignment.cues import SmallClip, background_difference, motion_difference, small_clip
+from alignment.cues import SmallClip, background_differences, motion_difference, small_clip
 from alignment.evidence import mended, smoothed_along_flow
 from alignment.layers import layer_transforms
 from command_line import UserError
@@ -23,6 +23,7 @@ LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of t
 NOISE_PX = 0.15  # motion below it, at the size of the evidence, says nothing
 SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.6  # of a frame, that an object may cover
 CLEARLY = 2.4  # score of what moves 11 times as much as the usual deviation: water and leaves move less
+BARELY = 0.15  # score of the usual deviation itself
 FOUND_SHARE = 0.5  # of the frames must show something that moves so clearly, else less will do
 
 
@@ -62,7 +63,7 @@ def moving_masks(video: Video) -> NDArray[np.uint8]:
     between = threshold(score)
     inside = largest_parts(score > max(between, CLEARLY))
     if inside.any((1, 2)).mean() < FOUND_SHARE:
-        inside = largest_parts(score > between)
+        inside = largest_parts(score > max(between, BARELY))
     if not inside.any():
         raise UserError(
             "nothing moves against the background, so masks can't be found by motion; "
@@ -80,7 +81,7 @@ def motion_score(clip: SmallClip, background: NDArray[np.float64]) -> NDArray[np
     noise = max(float(np.nanmedian(moved)), NOISE_PX)
     motion = np.log(np.nan_to_num(moved, nan=noise) / noise + 0.1)
     still = moved < 2 * noise
-    looks = background_difference(clip, background, still)
+    looks = background_differences(clip, background, still)[0]
     usual = float(np.nanmedian(looks))
     look = np.log(np.nan_to_num(looks, nan=usual) / max(usual, 1e-3) + 0.1)
     return smoothed_along_flow(clip, (motion + 0.5 * look).astype(np.float32))
@@ -117,7 +118,7 @@ def mended_masks(
     inside = rough > 127
     background = layer_transforms(video, ~inside, "homography")
     foreground = layer_transforms(video, inside, "affine")
-    evidence = mended(video, rough, background, foreground)
+    evidence = mended(small_clip(video), rough, background, foreground)
     for path in wanted:
         t = frames.index(path)
         yield np.where(evidence.at_size(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)

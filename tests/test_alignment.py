@@ -1,16 +1,19 @@
 """The closed-form start: how layers move, and which pixels are the object's."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, exact_flow
 
-from alignment.cues import Cue
+from alignment.cues import Cue, SmallClip, background_differences, small_clip
 from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
+from alignment.exactness import are_exact
 from alignment.layers import all_transforms, layer_transforms, object_boxes
 from alignment.tracks import layer_pairs
 from alignment.transforms import generators, is_sound, transformed
 from config import Config
+from grids.start import object_probability
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 from unwrap_utils import Video, load_video, open_clip
@@ -114,7 +117,7 @@ def test_a_transform_has_the_freedom_of_its_kind(kind, freedom):
 def test_mended_masks_are_better_than_the_rough_ones(video, truth):
     transforms = all_transforms(video)
     rough = video.masks[0].numpy()
-    evidence = mended(video, rough, transforms[-1], transforms[0])
+    evidence = mended(small_clip(video), rough, transforms[-1], transforms[0])
     true = np.stack([truth.frame(t).alpha[0] > 0.5 for t in range(SIZE["frames"])])
     found = np.stack([evidence.at_size(frame, t) > 0.5 for t, frame in enumerate(video.frames.numpy())])
     assert agreement(found, true) > agreement(rough > 127, true) + 0.05
@@ -125,15 +128,81 @@ def test_a_frame_without_a_mask_gets_its_object_from_its_neighbours(video, truth
     transforms = all_transforms(video)
     rough = video.masks[0].numpy().copy()
     rough[4] = 0
-    evidence = mended(video, rough, transforms[-1], transforms[0])
+    evidence = mended(small_clip(video), rough, transforms[-1], transforms[0])
     found = evidence.at_size(video.frames[4].numpy(), 4) > 0.5
     assert agreement(found[None], truth.frame(4).alpha[:1] > 0.5) > 0.8
 
 
 def test_a_clip_without_any_object_stays_without(video):
     transforms = all_transforms(video)
-    evidence = mended(video, np.zeros_like(video.masks[0].numpy()), transforms[-1], transforms[0])
+    evidence = mended(small_clip(video), np.zeros_like(video.masks[0].numpy()), transforms[-1], transforms[0])
     assert not evidence.small.any()
+
+
+def test_a_shadow_differs_from_the_background_by_its_brightness_alone():
+    chance = np.random.default_rng(0)
+    background = cv2.GaussianBlur(chance.integers(0, 255, (48, 64, 3)).astype(np.float32), (0, 0), 2).clip(60, 200)
+    frames, still = np.repeat(background[None], 6, axis=0), np.tile(np.eye(3), (6, 1, 1))
+    frames[2, 10:20, 10:30] *= 0.5  # a shadow
+    frames[2, 30:40, 10:30] = frames[2, 30:40, 30:50, ::-1]  # a thing of its own
+    unknown = np.zeros((2, *frames.shape[:3], 2), np.float32)
+    clip = SmallClip(frames.astype(np.uint8), unknown, unknown[..., 0], np.eye(3))
+    outside = np.ones(frames.shape[:3], bool)
+    outside[2, 10:40, 10:30] = False
+    plain, apart = (each[2] for each in background_differences(clip, still, outside))
+    shadow, thing = np.s_[12:18, 12:28], np.s_[32:38, 12:28]
+    assert plain[shadow].mean() > 5
+    assert apart[shadow].mean() < 0.2 * apart[thing].mean()
+    assert apart[shadow].mean() < 0.1 * plain[shadow].mean()
+
+
+@pytest.fixture(scope="module")
+def sharp(tmp_path_factory) -> tuple[Video, np.ndarray]:
+    """A scene large enough for outlines to lie on edges, and its exact masks (T, H, W)."""
+    scene = SCENES["bend"](256, 144, 8)
+    folder = write_scene(scene, tmp_path_factory.mktemp("sharp"))
+    exact_flow(folder)
+    masks = np.stack([np.where(scene.frame(t).alpha[0] > 0.5, 255, 0) for t in range(8)])
+    return video_of(folder), masks.astype(np.uint8)
+
+
+def test_exact_masks_are_told_from_rough_ones(sharp):
+    video, exact = sharp
+    clip, frames = small_clip(video), video.frames.numpy()
+    assert are_exact(clip, frames, exact)
+    assert not are_exact(clip, frames, video.masks[0].numpy())
+    grown = np.stack([cv2.dilate(mask, np.ones((7, 7), np.uint8)) for mask in exact])
+    assert not are_exact(clip, frames, grown)
+    assert not are_exact(clip, frames, np.zeros_like(exact))
+    assert not are_exact(clip, frames, np.full_like(exact, 255))
+
+
+def test_masks_that_lie_on_edges_but_lose_parts_now_and_then_are_rough(sharp):
+    video, exact = sharp
+    jumping = exact.copy()
+    for mask in jumping[::2]:
+        rows = np.flatnonzero(mask.any(1))
+        mask[: int(rows.mean())] = 0  # the upper half is missed
+    assert not are_exact(small_clip(video), video.frames.numpy(), jumping)
+
+
+def test_exact_masks_are_kept_and_a_frame_without_one_is_filled(sharp):
+    video, exact = sharp
+    transforms, given = all_transforms(video), exact.copy()
+    given[4] = 0
+    motions, clip, frames = (transforms[-1], transforms[0]), small_clip(video), video.frames.numpy()
+    kept = object_probability(clip, frames, given, *motions, "auto")
+    assert np.array_equal(np.delete(kept, 4, axis=0), np.delete(given, 4, axis=0))
+    assert agreement(kept[4:5] > 127, exact[4:5] > 127) > 0.8
+    assert not np.array_equal(object_probability(clip, frames, given, *motions, "rough")[0], given[0])
+
+
+def test_rough_masks_said_to_be_exact_are_kept(sharp):
+    video, _ = sharp
+    transforms, rough = all_transforms(video), video.masks[0].numpy().copy()
+    rough[rough.max((1, 2)) == 0] = 255  # so that no frame is empty
+    clip, frames = small_clip(video), video.frames.numpy()
+    assert object_probability(clip, frames, rough, transforms[-1], transforms[0], "exact") is rough
 
 
 def test_a_telling_cue_weighs_more_than_noise():
