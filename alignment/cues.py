@@ -103,9 +103,10 @@ def motion_difference(clip: SmallClip, transforms: NDArray[np.float64]) -> Float
 
 
 def background_differences(clip: SmallClip, transforms: NDArray[np.float64], outside: Flags) -> tuple[Floats, Floats]:
-    """Two (T, h, w): how unlike the background seen at other times a pixel is, in usual deviations; NaN if unknown.
+    """Two (T, h, w): how unlike the background seen at other times a pixel is; NaN if unknown.
 
-    The second is apart from shadows, which differ by their brightness alone: the background is darkened like the pixel.
+    In L, a, b; and in red, green, blue, where what is expected is first darkened like the pixel, as a shadow would do
+    it. Both are relative to how much the place's red, green and blue usually deviate.
     outside (T, h, w): pixels that surely show the background.
     """
     rgb = clip.rgb.astype(np.float32)
@@ -135,14 +136,14 @@ def background_differences(clip: SmallClip, transforms: NDArray[np.float64], out
         values = cv2.warpPerspective(np.dstack((mean, usual)), back, (width, height))
         there = cv2.warpPerspective(seen, back, (width, height)) > 0.99
         expected = values[..., :3]
-        apart = np.abs(lab(rgb[t]) - lab(expected)).mean(-1), np.abs(rgb[t] - darkened(expected, rgb[t])).mean(-1)
+        apart = np.abs(to_lab(rgb[t]) - to_lab(expected)).mean(-1), np.abs(rgb[t] - darkened(expected, rgb[t])).mean(-1)
         for number, away in enumerate(apart):
             result[number, t] = np.where(there, cv2.GaussianBlur(away, (0, 0), 1) / (values[..., 3] + 3), np.nan)
     return result[0], result[1]
 
 
-def lab(picture: Floats) -> Floats:
-    """(h, w, 3) L, a, b, from 0 to 255, of red, green, blue."""
+def to_lab(picture: NDArray) -> Floats:
+    """(h, w, 3) L, a, b, from 0 to 255, of red, green, blue from 0 to 255."""
     return cv2.cvtColor(picture.round().clip(0, 255).astype(np.uint8), cv2.COLOR_RGB2LAB).astype(np.float32)
 
 
@@ -161,7 +162,7 @@ def averaged(pictures: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]
 
 
 def differences_cue(clip: SmallClip, background: NDArray, foreground: NDArray, outside: Flags) -> Cue:
-    """How a pixel differs from the background's motion, the object's motion and the background's look, all together.
+    """How a pixel differs from the background's motion, the object's motion and the background's two looks, together.
 
     Together, because they go together: a neck that bends moves unlike the body's transform and unlike the background;
     seen one by one these speak for and against it. background, foreground: transforms (T, 3, 3);
@@ -187,6 +188,6 @@ def binned(values: Floats) -> NDArray[np.int32]:
 
 def color_codes(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """(T, h, w) number of the colour's bin in L, a, b."""
-    lab = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2LAB) for frame in rgb]).astype(np.int32)
+    lab = np.stack([to_lab(frame) for frame in rgb]).astype(np.int32)
     steps = [256 // bins + (256 % bins > 0) for bins in COLOR_BINS]
     return (lab[..., 0] // steps[0] * COLOR_BINS[1] + lab[..., 1] // steps[1]) * COLOR_BINS[2] + lab[..., 2] // steps[2]

@@ -22,7 +22,7 @@ LARGEST_VERDICT = 6.0
 VERDICT_WEIGHT = 1.5  # of the cues together against the place
 NEAR, NEAR_WEIGHT, FAR_WEIGHT = 1.0, 2.0, 0.3  # how doubt grows with the distance to the mask, in object sizes
 UNCLEAR = (0.08, 0.03)  # object sizes around the labels' outline that teach nothing: in the first round, later
-TAUGHT_REACH = 0.6  # object sizes: what lies further off competes with nothing, and would outnumber shadows
+TAUGHT_REACH, LEAST_REACH_PX = 0.6, 8.0  # object sizes: far pixels would outnumber a shadow's; doubt deals with them
 SMOOTHINGS = 3
 MISSED = 0.3  # a mask whose object is this much smaller than usual is taken for missed
 FORGETTING = 0.9  # per frame, of a mask carried along the flow
@@ -178,7 +178,8 @@ def one_round(
     size = object_size(inside)
     known = np.sqrt(inside.sum((1, 2))) > MISSED * size
     distance = outline_distance(inside)
-    taught = known[:, None, None] & (np.abs(distance) > unclear * size) & (distance < TAUGHT_REACH * size)
+    reach = max(TAUGHT_REACH * size, LEAST_REACH_PX)
+    taught = known[:, None, None] & (np.abs(distance) > unclear * size) & (distance < reach)
     likelihoods = np.stack([log_likelihood_ratio(cue, inside, taught) for cue in cues], axis=-1)
     chosen = np.flatnonzero(taught)
     chosen = np.random.default_rng(0).permutation(chosen)[:TAUGHT_PIXELS]

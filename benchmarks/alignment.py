@@ -3,11 +3,13 @@
 python benchmarks/alignment.py [--scenes pan turn] [--frames 70]
 
 Points of a layer in the clip's middle frame are carried to every frame that still shows them, by the transforms and
-by the truth. Objects that bend have no transform that fits; the displacements that training learns are for them.
+by the truth: chained from frame to frame, and as training starts from them. Objects that bend have no transform that
+fits; the displacements that training learns are for them.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,13 +17,14 @@ sys.path.insert(0, str(ROOT))
 
 from command_line import run_script
 
+ONE_OBJECT = ["pan", "bend", "turn", "fast", "light"]  # scenes with one
 SPACING_PX = 8  # of the points
 
 
 def main() -> None:
     """Print one table."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--scenes", nargs="+", default=["pan", "bend", "turn", "fast", "light"])
+    flags.add_argument("--scenes", nargs="+", choices=ONE_OBJECT, default=ONE_OBJECT)
     flags.add_argument("--size", nargs=2, type=int, default=[768, 432], help="width and height of the scenes")
     flags.add_argument("--frames", type=int, default=70)
     flags.add_argument("--output", type=Path, default=Path("benchmarks_out"), help="where the scenes are kept")
@@ -32,7 +35,7 @@ def main() -> None:
             print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |".format(*row), flush=True)
 
 
-def drifts(name: str, size: tuple[int, int], frames: int, data: Path):
+def drifts(name: str, size: tuple[int, int], frames: int, data: Path) -> Iterator[tuple]:
     """(scene, layer, mean and largest distance chained, the same refined), a row for each layer of one scene."""
     import torch
 

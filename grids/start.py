@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from alignment.cues import SmallClip, small_clip
+from alignment.cues import small_clip
 from alignment.evidence import Evidence, mended
-from alignment.exactness import are_exact
+from alignment.exactness import frames_to_mend
 from alignment.layers import all_transforms, box_corners, object_boxes
 from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
 from grids.unwrap import averaged_atlas
@@ -41,8 +41,17 @@ def start_model(
     masks = host.masks.numpy()
     show(built_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
     clip, rgb = small_clip(host), host.frames.numpy()
-    each_object = zip(masks, transforms, strict=False)  # the last transforms are the background's
-    likely = [object_probability(clip, rgb, mask, transforms[-1], motion, mask_quality) for mask, motion in each_object]
+    likely = []
+    for number, (mask, motion) in enumerate(zip(masks, transforms[:-1], strict=True), 1):
+        wanted = frames_to_mend(clip, rgb, mask, mask_quality)
+        if not wanted.all():
+            print(
+                f"object {number}: masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept (mask_quality)"
+            )
+        if wanted.any():
+            found = full_probability(mended(clip, mask, transforms[-1], motion), rgb)
+            mask = np.where(wanted[:, None, None], found, mask)
+        likely.append(mask)
     return built_model(host, transforms, np.stack(likely), spacing, frames, stride)
 
 
@@ -78,25 +87,6 @@ def built_model(
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
     average_atlases(model, frames, probability, stride, averaged)
     return model, probability
-
-
-def object_probability(
-    clip: SmallClip,
-    rgb: NDArray[np.uint8],
-    masks: NDArray[np.uint8],
-    background: NDArray[np.float64],
-    foreground: NDArray[np.float64],
-    mask_quality: str,
-) -> NDArray[np.uint8]:
-    """(T, H, W), 255 for certain: exact masks as they are, but for frames without any; rough ones mended."""
-    is_exact = mask_quality == "exact" or (mask_quality == "auto" and are_exact(clip, rgb, masks))
-    empty = ~masks.any((1, 2))
-    if is_exact:
-        print('masks that lie on edges and are steady are kept; "mask_quality": "rough" mends them all the same')
-        if not empty.any():
-            return masks
-    likely = full_probability(mended(clip, masks, background, foreground), rgb)
-    return np.where(empty[:, None, None], likely, masks) if is_exact else likely
 
 
 def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,5 +1,7 @@
 """The closed-form start: how layers move, and which pixels are the object's."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,12 +10,13 @@ from conftest import draw, exact_flow
 
 from alignment.cues import Cue, SmallClip, background_differences, small_clip
 from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
-from alignment.exactness import are_exact
+from alignment.exactness import STEADY, are_exact, frames_to_mend, missed, steadiness
 from alignment.layers import all_transforms, layer_transforms, object_boxes
 from alignment.tracks import layer_pairs
 from alignment.transforms import generators, is_sound, transformed
 from config import Config
-from grids.start import object_probability
+from grids.model import Spacing
+from grids.start import start_model
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 from unwrap_utils import Video, load_video, open_clip
@@ -177,32 +180,55 @@ def test_exact_masks_are_told_from_rough_ones(sharp):
     assert not are_exact(clip, frames, np.full_like(exact, 255))
 
 
-def test_masks_that_lie_on_edges_but_lose_parts_now_and_then_are_rough(sharp):
+def test_masks_that_lose_parts_now_and_then_are_not_steady(sharp):
     video, exact = sharp
     jumping = exact.copy()
     for mask in jumping[::2]:
         rows = np.flatnonzero(mask.any(1))
         mask[: int(rows.mean())] = 0  # the upper half is missed
-    assert not are_exact(small_clip(video), video.frames.numpy(), jumping)
+    clip, numbers = small_clip(video), np.arange(len(exact))
+    assert steadiness(clip, exact, numbers) > STEADY + 0.05
+    assert steadiness(clip, jumping, numbers) < STEADY - 0.2
+    assert not are_exact(clip, video.frames.numpy(), jumping)
 
 
-def test_exact_masks_are_kept_and_a_frame_without_one_is_filled(sharp):
+def test_where_no_flow_is_valid_masks_are_not_taken_for_exact(sharp):
     video, exact = sharp
-    transforms, given = all_transforms(video), exact.copy()
-    given[4] = 0
-    motions, clip, frames = (transforms[-1], transforms[0]), small_clip(video), video.frames.numpy()
-    kept = object_probability(clip, frames, given, *motions, "auto")
-    assert np.array_equal(np.delete(kept, 4, axis=0), np.delete(given, 4, axis=0))
-    assert agreement(kept[4:5] > 127, exact[4:5] > 127) > 0.8
-    assert not np.array_equal(object_probability(clip, frames, given, *motions, "rough")[0], given[0])
+    clip = small_clip(video)
+    clip.flow_valid[:] = 0
+    assert not are_exact(clip, video.frames.numpy(), exact)
 
 
-def test_rough_masks_said_to_be_exact_are_kept(sharp):
-    video, _ = sharp
-    transforms, rough = all_transforms(video), video.masks[0].numpy().copy()
-    rough[rough.max((1, 2)) == 0] = 255  # so that no frame is empty
+def test_of_exact_masks_only_short_gaps_are_mended(sharp):
+    video, exact = sharp
     clip, frames = small_clip(video), video.frames.numpy()
-    assert object_probability(clip, frames, rough, transforms[-1], transforms[0], "exact") is rough
+    given = exact.copy()
+    given[4] = 0
+    given[7] = 0  # gone at the end: not missed
+    assert np.flatnonzero(frames_to_mend(clip, frames, given, "auto")).tolist() == [4]
+    assert not frames_to_mend(clip, frames, given, "exact").any()
+    assert frames_to_mend(clip, frames, given, "rough").all()
+    assert frames_to_mend(clip, frames, video.masks[0].numpy(), "auto").all()
+
+
+def test_a_long_gap_says_that_the_object_is_hidden():
+    masks = np.full((10, 4, 4), 255, np.uint8)
+    masks[2:8] = 0
+    assert not missed(masks).any()
+    masks[7] = 255
+    assert np.flatnonzero(missed(masks)).tolist() == [2, 3, 4, 5, 6]
+
+
+def test_the_start_keeps_exact_masks_and_fills_in_the_missed_one(sharp, capsys):
+    video, exact = sharp
+    given = exact.copy()
+    given[4] = 0
+    video = replace(video, masks=torch.from_numpy(given)[None])
+    _, probability = start_model(video, Spacing.of(Config(data_folder="unused")), "auto", 4, lambda model: None)
+    assert "masks of 7 of 8 frames are exact and kept" in capsys.readouterr().out
+    found = np.stack([cv2.resize(each.numpy(), (256, 144)) > 0.5 for each in probability[0]])
+    assert agreement(np.delete(found, 4, axis=0), np.delete(exact, 4, axis=0) > 127) > 0.97
+    assert agreement(found[4:5], exact[4:5] > 127) > 0.8
 
 
 def test_a_telling_cue_weighs_more_than_noise():
