@@ -56,6 +56,7 @@ def test_a_video_becomes_layers_in_one_command(unwrapped):
     assert "under a minute on two CPU cores" in told
     assert media.image_size(folder / "data" / "a pan" / "00000.png") == SIZE
     assert json.loads((folder / "data" / "a pan.json").read_text())["fps"] == 12
+    assert load_config(run / "config.json").mask_quality == "rough"  # found, not careful work
 
 
 def test_the_object_is_found_without_weights_or_help(unwrapped):
