@@ -17,9 +17,7 @@ FRAMES = 24  # that are looked at, evenly spread
 BAND = 1 / 96  # of the long edge: how far around the outline edges are compared
 LEAST_BAND_PX = 8
 ON_EDGES = 1.45  # how much stronger than around it they must be
-STEADY = (
-    0.9  # least IoU with the next mask, carried along the flow; a second witness: jumping masks have weak edges, too
-)
+STEADY = 0.9  # least IoU with the next mask, carried along the flow; jumping masks have weak edges, too
 LEAST_KNOWN = 4.0  # pixels of two masks together whose flow must be valid
 LONGEST_GAP = 5  # frames without a mask that are taken for missed; longer, and the object is hidden or gone
 

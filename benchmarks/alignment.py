@@ -39,7 +39,7 @@ def drifts(name: str, size: tuple[int, int], frames: int, data: Path) -> Iterato
     """(scene, layer, mean and largest distance chained, the same refined), a row for each layer of one scene."""
     import torch
 
-    from alignment.layers import layer_transforms
+    from alignment.layers import all_transforms
     from alignment.tracks import layer_pairs
     from alignment.transforms import chained
     from benchmarks.data import prepare_scene
@@ -50,12 +50,12 @@ def drifts(name: str, size: tuple[int, int], frames: int, data: Path) -> Iterato
     scene, folder = SCENES[name](*size, frames), prepare_scene(name, list(size), frames, data)
     config = Config(data_folder=str(folder), resx=None, resy=None, maximum_number_of_frames=frames)
     video = load_video(open_clip(folder, config), torch.device("cpu"))
-    masks = video.masks.numpy()[0] > 127
-    for layer, (label, member, kind) in enumerate((("object", masks, "affine"), ("background", ~masks, "homography"))):
-        chain = "similarity" if kind == "affine" else kind
+    masks, refined = video.masks.numpy()[0] > 127, all_transforms(video)
+    for layer, (label, member, chain) in enumerate(
+        (("object", masks, "similarity"), ("background", ~masks, "homography"))
+    ):
         simple = chained(layer_pairs(video, member), frames, frames // 2, chain)
-        fine = layer_transforms(video, member, kind)
-        yield name, label, *errors_px(scene, layer, simple), *errors_px(scene, layer, fine)
+        yield name, label, *errors_px(scene, layer, simple), *errors_px(scene, layer, refined[layer])
 
 
 def errors_px(scene, layer: int, transforms) -> tuple[float, float]:

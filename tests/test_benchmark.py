@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script, tiny_config, write_config
 
+from benchmarks.alignment import drifts, errors_px
 from benchmarks.measure import measure_against_scene, placement_errors
 from benchmarks.table import markdown
 from implicit_neural_networks import AtlasModel
@@ -105,3 +106,17 @@ def test_a_wrong_selection_is_named(tmp_path, arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_transforms_refined_over_all_frames_drift_less_than_chained_ones(tmp_path):
+    rows = {label: errors for _, label, *errors in drifts("pan", (192, 108), 24, tmp_path)}
+    assert rows.keys() == {"object", "background"}
+    for chained, _, refined, _ in rows.values():
+        assert refined < 0.8 * chained
+        assert refined < 1.5
+
+
+def test_drift_is_measured_from_where_the_truth_carries_points(scene):
+    still = np.tile(np.eye(3), (8, 1, 1))
+    mean, largest = errors_px(scene, 1, still)  # the camera pans: nothing but the middle frame fits
+    assert largest > mean > 1.0

@@ -147,11 +147,12 @@ def test_a_training_step_never_waits_for_a_gpu(clip, tmp_path, representation):
     learner = begun(settings(clip, tmp_path, representation), clip, device, torch.Generator(device))
     for number, share in enumerate(SHARES):
         learner.step(2 * number, share)
-        torch.cuda.set_sync_debug_mode("error")
+        torch.cuda.set_sync_debug_mode("error")  # a step that waits raises
         try:
-            learner.step(2 * number + 1, share)
+            terms = learner.step(2 * number + 1, share)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+        assert all(value.is_cuda and value.isfinite() for value in terms.values())
 
 
 @needs_elsewhere
