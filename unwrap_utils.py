@@ -25,6 +25,7 @@ from command_line import UserError, named, warn
 from config import Config
 from media import Pixels
 from media.flows import DamagedFlow, find_flow, flow_name, read_flow
+from media.mask_notes import are_found
 
 FORWARD, BACKWARD = 0, 1  # flow to the next frame, to the previous one
 STEPS = (1, -1)  # frames that each of them moves
@@ -273,6 +274,7 @@ class Video:
     flow_steps: Tensor  # (2, T, H, W, 2) int16 (dx, dy), forward and backward, in units of flow_unit_px
     flow_unit_px: Tensor  # (2, T) float32
     flow_valid: Tensor  # (2, T, H, W) bool; False where a frame has no neighbour
+    masks_found: Tensor  # (F,) bool: by a detector or by motion, so they are rough; False if nothing is known of them
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -337,6 +339,7 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects:
         flow_steps=zeros((2, *size, 2), np.int16),
         flow_unit_px=torch.ones(2, frames),
         flow_valid=zeros((2, *size), np.bool_),
+        masks_found=torch.zeros(objects, dtype=torch.bool),
     )
 
 
@@ -348,7 +351,8 @@ def load_video(clip: Clip, device: torch.device) -> Video:
         read = readers.map(lambda t: read_frame(clip, video, t), range(count))
         for _ in tqdm(read, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
             pass
-    for paths, planes in zip(masks, video.masks, strict=True):
+    for number, (paths, planes) in enumerate(zip(masks, video.masks, strict=True)):
+        video.masks_found[number] = are_found(clip.beside("_maskrcnn"), paths[0].parent)
         if not (planes > 127).any():
             warn(f"{paths[0].parent}: all masks are empty; everything will be background")
     return video.to(device)

@@ -214,7 +214,6 @@ def config_for(options: argparse.Namespace, frames: Path, native: tuple[int, int
         time_budget_s=options.time_budget,
         maximum_number_of_frames=options.max_frames,
         objects=options.objects,
-        mask_quality="auto" if options.masks else "rough",  # found ones look steady, even where they are wrong
         resx=edge if native[0] >= native[1] else None,
         resy=None if native[0] >= native[1] else edge,
     )

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.distant import distant_pairs
 from alignment.tracks import layer_pairs
-from alignment.transforms import aligned, transformed
+from alignment.transforms import OUTLIER_PX, aligned, is_sound, refined, transformed, typical_outlier_px
 from unwrap_utils import Video
 
 Floats = NDArray[np.float64]
@@ -16,16 +17,47 @@ def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> Floa
     video on the CPU; member (T, H, W): pixels of the layer; kind: similarity, affine or homography.
     """
     frames, height, width = video.size
+    return aligned(layer_pairs(video, member), frames, reference_frame(member), kind, (height, width))
+
+
+def reference_frame(member: NDArray[np.bool_]) -> int:
+    """The middle one of the frames that show a layer; member (T, H, W)."""
     shown = np.flatnonzero(member.any((1, 2)))
-    reference = int(shown[len(shown) // 2]) if len(shown) else frames // 2
-    return aligned(layer_pairs(video, member), frames, reference, kind, (height, width))
+    return int(shown[len(shown) // 2]) if len(shown) else len(member) // 2
 
 
 def all_transforms(video: Video) -> Floats:
     """(L, T, 3, 3): of every layer by its rough masks, the background last: affine for objects, else homographies."""
+    return np.stack([layer_transforms(video, member, kind) for member, kind in members(video)])
+
+
+def steadied(video: Video, transforms: Floats) -> Floats:
+    """The same transforms (L, T, 3, 3), refined once more with frames far apart compared directly: without drift."""
+    return np.stack(
+        [
+            steadied_layer(video, each, member, kind)
+            for each, (member, kind) in zip(transforms, members(video), strict=True)
+        ]
+    )
+
+
+def steadied_layer(video: Video, transforms: Floats, member: NDArray[np.bool_], kind: str) -> Floats:
+    """One layer's transforms (T, 3, 3) refined with frames far apart; as they were where these say nothing sound."""
+    distant = distant_pairs(video, member, transforms)
+    if len(distant.source) == 0:
+        return transforms
+    pairs, size, reference = layer_pairs(video, member) + distant, video.size[1:], reference_frame(member)
+    with np.errstate(all="ignore"):
+        # At first as wide as the drift that was found, else the distant points would be the outliers.
+        result = refined(transforms, pairs, reference, kind, size, typical_outlier_px(transforms, distant))
+        result = refined(result, pairs, reference, kind, size, min(typical_outlier_px(result, pairs), OUTLIER_PX))
+    return result if is_sound(result, size) else transforms
+
+
+def members(video: Video) -> list[tuple[NDArray[np.bool_], str]]:
+    """The pixels (T, H, W) of each layer by the rough masks, and the kind of its transforms; video on the CPU."""
     masks = video.masks.numpy() > 127
-    objects = [layer_transforms(video, mask, "affine") for mask in masks]
-    return np.stack([*objects, layer_transforms(video, ~masks.any(0), "homography")])
+    return [*((mask, "affine") for mask in masks), (~masks.any(0), "homography")]
 
 
 def object_boxes(inside: NDArray[np.bool_], margin: float) -> NDArray[np.int64]:

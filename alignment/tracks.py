@@ -1,6 +1,6 @@
 """Pairs of points that the flow connects, over several distances in time: what an alignment is fitted to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,17 @@ BORDER_PX = 2  # flow is unreliable there
 
 @dataclass
 class Pairs:
-    """Points of one layer in pairs of frames: P pairs of N points, those beyond a pair's own weigh 0."""
+    """Points of one layer in pairs of frames: P pairs of N points, those beyond a pair's own count 0."""
 
     source: NDArray[np.int64]  # (P,) frame numbers
     target: NDArray[np.int64]  # (P,)
     start_px: Floats  # (P, N, 2) (x, y) in the source frame
     end_px: Floats  # (P, N, 2) where the flow takes them in the target frame
-    weight: Floats  # (P, N) 0 or 1
+    weight: Floats  # (P, N) how much a point counts
+
+    def __add__(self, other: "Pairs") -> "Pairs":
+        both = (np.concatenate((getattr(self, field.name), getattr(other, field.name))) for field in fields(Pairs))
+        return Pairs(*both)
 
     def of(self, source: int, target: int) -> tuple[Floats, Floats]:
         """The points (n, 2) of one pair of frames and their ends (n, 2); none if the pair is not there."""
@@ -83,7 +87,7 @@ def layer_pairs(video: Video, member: NDArray[np.bool_]) -> Pairs:
     return stacked(rows)
 
 
-def stacked(rows: list[tuple[int, int, Floats, Floats]]) -> Pairs:
+def stacked(rows: list[tuple[int, int, Floats, Floats]], weight: float = 1.0) -> Pairs:
     """Lists of points of different length as arrays, filled up with weight 0."""
     pairs = Pairs(
         np.array([row[0] for row in rows], np.int64),
@@ -94,5 +98,5 @@ def stacked(rows: list[tuple[int, int, Floats, Floats]]) -> Pairs:
     for index, (_, _, start, end) in enumerate(rows):
         pairs.start_px[index, : len(start)] = start
         pairs.end_px[index, : len(end)] = end
-        pairs.weight[index, : len(start)] = 1
+        pairs.weight[index, : len(start)] = weight
     return pairs

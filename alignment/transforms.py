@@ -14,6 +14,8 @@ Floats = NDArray[np.float64]
 
 FEWEST_POINTS = 12  # below it a pair of frames says nothing about a transform
 OUTLIER_PX = 2.0  # residuals beyond it hardly count
+SHARP_PX = 0.5  # the same where most of a layer's points agree much better
+TYPICAL = 2.0  # times their median, residuals count as outliers
 ITERATIONS = 12
 PRIOR_WEIGHT = 1e-2  # of "as in the neighbouring frame", where nothing else is known, against one point
 
@@ -56,6 +58,11 @@ def neighbour_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
     return matrix
 
 
+def chain_kind(kind: str) -> str:
+    """The kind of a layer's chain: an object's is one of similarities, which noise can't collapse."""
+    return "homography" if kind == "homography" else "similarity"
+
+
 def chained(pairs: Pairs, frames: int, reference: int, kind: str) -> Floats:
     """(T, 3, 3) frame -> reference frame, from neighbours; where a pair says nothing, the layer stands still."""
     found = (neighbour_transform(*pairs.of(t, t + 1), kind) for t in range(frames - 1))
@@ -69,7 +76,14 @@ def chained(pairs: Pairs, frames: int, reference: int, kind: str) -> Floats:
     return result
 
 
-def refined(transforms: Floats, pairs: Pairs, reference: int, kind: str, size: tuple[int, int]) -> Floats:
+def refined(
+    transforms: Floats,
+    pairs: Pairs,
+    reference: int,
+    kind: str,
+    size: tuple[int, int],
+    outlier_px: float = OUTLIER_PX,
+) -> Floats:
     """All transforms (T, 3, 3) refined together: where a point of one frame lands in the other, as the flow says.
 
     Residuals are measured in the frames' own pixels, which keeps the scale from shrinking, with Cauchy weights.
@@ -82,7 +96,7 @@ def refined(transforms: Floats, pairs: Pairs, reference: int, kind: str, size: t
     start, end = (transformed(to_unit, points) for points in (pairs.start_px, pairs.end_px))
     best, cost = current, np.inf
     for _ in range(ITERATIONS):
-        steps, now = solved(current, start, end, pairs, moves, reference, OUTLIER_PX / half)
+        steps, now = solved(current, start, end, pairs, moves, reference, outlier_px / half)
         if not now < cost:  # NaN included
             break
         best, gain, cost = current, cost - now, now
@@ -91,6 +105,14 @@ def refined(transforms: Floats, pairs: Pairs, reference: int, kind: str, size: t
         current = current @ (np.eye(3) + np.einsum("tg,gij->tij", steps.reshape(frames, -1), moves))
         current = current / current[:, 2:, 2:]
     return best @ to_unit
+
+
+def typical_outlier_px(transforms: Floats, pairs: Pairs) -> float:
+    """From where on residuals of transforms (T, 3, 3) are outliers: those of a rigid layer agree better than others."""
+    between = np.linalg.inv(transforms[pairs.target]) @ transforms[pairs.source]
+    there = homogeneous(pairs.start_px) @ between.transpose(0, 2, 1)
+    away = np.linalg.norm(there[..., :2] / there[..., 2:] - pairs.end_px, axis=-1)
+    return max(TYPICAL * float(np.median(away[pairs.weight > 0])), SHARP_PX)
 
 
 def is_sound(transforms: Floats, size: tuple[int, int]) -> bool:
@@ -159,12 +181,12 @@ def solved(
 def aligned(pairs: Pairs, frames: int, reference: int, kind: str, size: tuple[int, int]) -> Floats:
     """(T, 3, 3) frame pixels -> pixels of the reference frame. kind: similarity, affine or homography.
 
-    An object's chain is one of similarities, which noise can't collapse; refinement gives it its full freedom. What is
-    not sound gives way to something simpler: a chain, similarities, no motion at all.
+    Refinement gives a chain its full freedom. What is not sound gives way to something simpler: a chain, similarities,
+    no motion at all.
     """
     attempts = [(kind, True), (kind, False), ("similarity", True), ("similarity", False)]
     for freedom, refining in attempts if len(pairs.source) else []:
-        result = chained(pairs, frames, reference, "homography" if freedom == "homography" else "similarity")
+        result = chained(pairs, frames, reference, chain_kind(freedom))
         if refining:
             with np.errstate(all="ignore"):
                 result = refined(result, pairs, reference, freedom, size) if is_sound(result, size) else result

@@ -3,13 +3,15 @@
 python benchmarks/alignment.py [--scenes pan turn] [--frames 70]
 
 Points of a layer in the clip's middle frame are carried to every frame that still shows them, by the transforms and
-by the truth: chained from frame to frame, and as training starts from them. Objects that bend have no transform that
-fits; the displacements that training learns are for them.
+by the truth: chained from frame to frame, refined together over the flow, and refined with frames far apart compared
+directly, as training starts from them. Objects that bend have no transform that fits; the displacements that training
+learns are for them.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,19 +31,20 @@ def main() -> None:
     flags.add_argument("--frames", type=int, default=70)
     flags.add_argument("--output", type=Path, default=Path("benchmarks_out"), help="where the scenes are kept")
     options = flags.parse_args()
-    print("| scene | layer | chained, px: mean | largest | refined, px: mean | largest |\n|---|---|---|---|---|---|")
+    print("| scene | layer | chained, px: mean | largest | over the flow: mean | largest | start: mean | largest |")
+    print("|---" * 8 + "|")
     for name in options.scenes:
-        for row in drifts(name, tuple(options.size), options.frames, options.output / "data"):
-            print("| {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |".format(*row), flush=True)
+        for scene, layer, *errors in drifts(name, tuple(options.size), options.frames, options.output / "data"):
+            print(f"| {scene} | {layer} | " + " | ".join(f"{error:.2f}" for error in errors) + " |", flush=True)
 
 
 def drifts(name: str, size: tuple[int, int], frames: int, data: Path) -> Iterator[tuple]:
-    """(scene, layer, mean and largest distance chained, the same refined), a row for each layer of one scene."""
+    """(scene, layer, mean and largest distance chained, the same over the flow, and at the start), of every layer."""
     import torch
 
-    from alignment.layers import all_transforms
+    from alignment.layers import all_transforms, members, steadied
     from alignment.tracks import layer_pairs
-    from alignment.transforms import chained
+    from alignment.transforms import chain_kind, chained
     from benchmarks.data import prepare_scene
     from config import Config
     from scenes.catalogue import SCENES
@@ -50,12 +53,12 @@ def drifts(name: str, size: tuple[int, int], frames: int, data: Path) -> Iterato
     scene, folder = SCENES[name](*size, frames), prepare_scene(name, list(size), frames, data)
     config = Config(data_folder=str(folder), resx=None, resy=None, maximum_number_of_frames=frames)
     video = load_video(open_clip(folder, config), torch.device("cpu"))
-    masks, refined = video.masks.numpy()[0] > 127, all_transforms(video)
-    for layer, (label, member, chain) in enumerate(
-        (("object", masks, "similarity"), ("background", ~masks, "homography"))
-    ):
-        simple = chained(layer_pairs(video, member), frames, frames // 2, chain)
-        yield name, label, *errors_px(scene, layer, simple), *errors_px(scene, layer, refined[layer])
+    refined = all_transforms(video)
+    start = steadied(video, refined)
+    for layer, (member, kind) in enumerate(members(video)):
+        simple = chained(layer_pairs(video, member), frames, frames // 2, chain_kind(kind))
+        errors = (errors_px(scene, layer, each) for each in (simple, refined[layer], start[layer]))
+        yield name, ("object", "background")[layer], *chain.from_iterable(errors)
 
 
 def errors_px(scene, layer: int, transforms) -> tuple[float, float]:

@@ -34,7 +34,7 @@ def print_errors(size: tuple[int, int], pairs: int) -> None:
     """Mean end-point error, and what the forward-backward check keeps of each scene."""
     import numpy as np
 
-    from preprocessing.flow_dis import DisFlow
+    from alignment.dis_flow import DisFlow
     from scenes.catalogue import SCENES
     from unwrap_utils import consistent_flow
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from alignment.cues import small_clip
 from alignment.evidence import Evidence, mended
 from alignment.exactness import frames_to_mend
-from alignment.layers import all_transforms, box_corners, object_boxes
+from alignment.layers import all_transforms, box_corners, object_boxes, steadied
 from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
 from grids.unwrap import averaged_atlas
 from media import to_8_bit
@@ -40,10 +40,12 @@ def start_model(
     frames = reduced_frames(host, stride)
     masks = host.masks.numpy()
     show(built_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
+    transforms = steadied(host, transforms)
     clip, rgb = small_clip(host), host.frames.numpy()
     likely = []
     for number, (mask, motion) in enumerate(zip(masks, transforms[:-1], strict=True), 1):
-        wanted = frames_to_mend(clip, rgb, mask, mask_quality)
+        is_found = mask_quality == "auto" and bool(host.masks_found[number - 1])
+        wanted = frames_to_mend(clip, rgb, mask, "rough" if is_found else mask_quality)
         if not wanted.all():
             print(
                 f"object {number}: masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept (mask_quality)"

@@ -91,7 +91,7 @@ def written_pairs(pairs: list[Pair], size: tuple[int, int], request: FlowRequest
     if raft is not None:
         return in_turn(pairs, size, raft)
 
-    from preprocessing.flow_dis import DisFlow
+    from alignment.dis_flow import DisFlow
 
     return in_threads(pairs, size, DisFlow)
 

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 import media
 from alignment.cues import SmallClip, background_differences, motion_difference, small_clip
+from alignment.dis_flow import DisFlow
 from alignment.evidence import mended, smoothed_along_flow
 from alignment.layers import layer_transforms
 from command_line import UserError
 from config import Config
-from preprocessing.flow_dis import DisFlow
 from unwrap_utils import BACKWARD, FORWARD, Clip, Video, consistent_flow, empty_video, open_clip, store_flow
 
 LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of the frames as they are

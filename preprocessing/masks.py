@@ -1,6 +1,5 @@
 """Masks of the moving object by any method, beside the frames: NAME_maskrcnn/STEM.png, white inside."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,12 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 import media
+from alignment.dis_flow import DisFlow
 from command_line import UserError, named, warn
 from media import Pixels
+from media.mask_notes import are_found, asked_for, note_path, write_note
 from metrics.masks import iou
 from preprocessing.errors import NoWeights
 from preprocessing.flow import fitting
-from preprocessing.flow_dis import DisFlow
 from preprocessing.mask_tracking import LONG_EDGE_PX, Find, Motion, Track, filled, track_at, tracks_of
 from reporting.preview import contact_rows
 from unwrap_utils import mask_suffixes, spread_numbers
@@ -92,13 +92,16 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
             check_request(folder, request)
         print(f"all {len(frames)} masks are there already, used as they are: {folder}")
         return folder
-    found = masks_of_all(missing, objects) if are_there else found_masks(frames, missing, request)
+    masks = masks_of_all(missing, objects) if are_there else found_masks(frames, missing, request)
+    # Found masks beside somebody's own are taken for theirs.
+    is_new = not are_there and (missing == frames or are_found(folder, folder))
+    found = [folder, *objects] if is_new and request.method != "import" else []
     media.make_folder(folder)
     print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
-    if empty := write_all(missing, found, folder):
+    if empty := write_all(missing, masks, folder):
         names = ", ".join(path.name for path in empty[:5]) + (", ..." if len(empty) > 5 else "")
         warn(f"no object found in {len(empty)} of {len(missing)} frames, masks are empty there: {names}")
-    show_masks(frames, folder, request.words)
+    show_masks(frames, folder, request.words, found)
     print(f"wrote {folder}")
     return folder
 
@@ -127,9 +130,8 @@ def check_request(folder: Path, request: MaskRequest) -> None:
 
     Raises UserError if it is known how they were found; warns if they are somebody's own.
     """
-    try:
-        asked = json.loads(report_path(folder).read_text(encoding="utf-8"))["asked"]
-    except (OSError, ValueError, KeyError, TypeError):
+    asked = asked_for(folder)
+    if asked is None:
         if request.words:
             warn(f"{folder} holds masks already; to find others, move it away")
         return
@@ -141,11 +143,6 @@ def check_request(folder: Path, request: MaskRequest) -> None:
 def described(words: dict[str, str]) -> str:
     """A request in words."""
     return ", ".join(f"{name} {value}" for name, value in words.items()) or "the defaults"
-
-
-def report_path(folder: Path) -> Path:
-    """Where it is noted how masks were found, and how good they are."""
-    return folder.with_name(f"{folder.name}.json")
 
 
 def write_all(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
@@ -351,15 +348,15 @@ def refine_masks(video: Path) -> Path:
         warn(f"the masks of single objects ({folder.name}_1, ...) stay as they are; grids mend them when they start")
     folder.rename(kept)
     unfinished.rename(folder)
-    show_masks(frames, folder, {"refine": "True"})
+    show_masks(frames, folder, {"refine": "True"}, [])
     print(f"wrote {folder}; the masks as they were are in {kept}")
     return folder
 
 
-def show_masks(frames: list[Path], folder: Path, asked: dict[str, str]) -> None:
-    """Write NAME_maskrcnn.png, some frames with the masks' outlines, and NAME_maskrcnn.json.
+def show_masks(frames: list[Path], folder: Path, asked: dict[str, str], found: list[Path]) -> None:
+    """Write NAME_maskrcnn.png, some frames with the masks' outlines, and the note NAME_maskrcnn.json.
 
-    The latter says what was asked for, and where true masks are, how good the found ones are.
+    found: the folders in which a method found every mask. Where true masks are, the note says how good these are.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
     pictures = {}
@@ -377,9 +374,9 @@ def show_masks(frames: list[Path], folder: Path, asked: dict[str, str]) -> None:
     if quality:
         worst = min(quality, key=quality.get)
         mean = sum(quality.values()) / len(quality)
-        print(f"J against {truth}: mean {mean:.3f}, worst {quality[worst]:.3f} in {worst}; all: {report_path(folder)}")
+        print(f"J against {truth}: mean {mean:.3f}, worst {quality[worst]:.3f} in {worst}; all: {note_path(folder)}")
         quality = {"mean_j": round(mean, 4), "j": quality}
-    media.write_text(report_path(folder), json.dumps({"asked": asked} | quality, indent=2) + "\n")
+    write_note(folder, asked, found, quality)
 
 
 def mask_quality(frames: list[Path], masks: dict[str, Path], truth: Path) -> dict[str, float]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import loss_utils
-from alignment.layers import all_transforms, box_corners, object_boxes
+from alignment.layers import all_transforms, box_corners, object_boxes, steadied
 from command_line import UserError
 from config import Config
 from implicit_neural_networks import AtlasModel, Sample, visibility
@@ -109,7 +109,7 @@ def alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
     """Every layer's transforms (L, T, 3, 3) pixels -> uv, and the uv_mapping_scale they need, at most the given one."""
     host = video.to(torch.device("cpu"))
     frames, height, width = host.size
-    transforms = all_transforms(host)
+    transforms = steadied(host, all_transforms(host))
     masks = host.masks.numpy() > 127
     whole = np.tile([0, height, 0, width], (frames, 1))
     boxes = [*(object_boxes(mask, 0.0) for mask in masks), whole]

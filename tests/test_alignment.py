@@ -9,11 +9,13 @@ import torch
 from conftest import draw, exact_flow
 
 from alignment.cues import Cue, SmallClip, background_differences, small_clip
+from alignment.distant import MOST_FRAMES, distant_frames
 from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
 from alignment.exactness import STEADY, are_exact, frames_to_mend, missed, steadiness
-from alignment.layers import all_transforms, layer_transforms, object_boxes
+from alignment.layers import all_transforms, layer_transforms, object_boxes, steadied
 from alignment.tracks import layer_pairs
 from alignment.transforms import generators, is_sound, transformed
+from benchmarks.alignment import errors_px
 from config import Config
 from grids.model import Spacing
 from grids.start import start_model
@@ -76,8 +78,47 @@ def test_a_layer_is_followed_through_frames_whose_mask_was_missed(video, truth):
     assert np.linalg.norm(moved - after) < 2.0 < np.linalg.norm(before - after)
 
 
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory) -> Video:
+    """24 frames of rigid layers whose flow falls short by 3 %, everywhere."""
+    folder = write_scene(SCENES["pan"](256, 144, 36), tmp_path_factory.mktemp("drifting"))
+    exact_flow(folder)
+    video = video_of(folder)
+    return replace(video, flow_unit_px=video.flow_unit_px * 0.97)
+
+
+def test_frames_far_apart_compared_directly_take_drift_away(drifting):
+    """Bundle adjustment over flow alone can't see that it falls short."""
+    scene = SCENES["pan"](256, 144, 36)
+    followed = all_transforms(drifting)
+    for layer in (0, 1):
+        before, after = (errors_px(scene, layer, each[layer])[0] for each in (followed, steadied(drifting, followed)))
+        assert after < 0.75 * before
+
+
+def test_where_frames_show_nothing_to_compare_transforms_stay(drifting):
+    blank = replace(drifting, frames=torch.full_like(drifting.frames, 90), masks=torch.zeros_like(drifting.masks))
+    followed = all_transforms(blank)
+    np.testing.assert_array_equal(steadied(blank, followed)[0], followed[0])
+    assert is_sound(steadied(blank, followed)[1], drifting.size[1:])
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [(16, []), (18, [(0, 16)]), (36, [(0, 16), (4, 20), (8, 24), (12, 28), (16, 32), (0, 32)])],
+)
+def test_which_frames_are_compared(frames, expected):
+    assert distant_frames(frames) == expected
+
+
+def test_long_clips_are_compared_at_few_frames_whatever_their_length():
+    compared = distant_frames(3000)
+    assert len({t for pair in compared for t in pair}) <= MOST_FRAMES
+    assert len(compared) < 70
+
+
 def test_without_any_valid_flow_every_frame_lies_on_the_reference(video):
-    blind = Video(video.frames, video.masks, video.flow_steps, video.flow_unit_px, torch.zeros_like(video.flow_valid))
+    blind = replace(video, flow_valid=torch.zeros_like(video.flow_valid))
     np.testing.assert_array_equal(all_transforms(blind), np.broadcast_to(np.eye(3), (2, SIZE["frames"], 3, 3)))
 
 
@@ -106,7 +147,7 @@ def test_a_transform_with_a_horizon_in_the_frame_is_not_sound():
 def test_matches_that_make_no_sense_give_sound_transforms_all_the_same(video):
     chance = np.random.default_rng(0)
     steps = torch.from_numpy(chance.integers(-30000, 30000, video.flow_steps.shape).astype(np.int16))
-    wild = Video(video.frames, video.masks, steps, video.flow_unit_px, torch.ones_like(video.flow_valid))
+    wild = replace(video, flow_steps=steps, flow_valid=torch.ones_like(video.flow_valid))
     for transforms in all_transforms(wild):
         assert is_sound(transforms, video.size[1:])
 
@@ -229,6 +270,15 @@ def test_the_start_keeps_exact_masks_and_fills_in_the_missed_one(sharp, capsys):
     found = np.stack([cv2.resize(each.numpy(), (256, 144)) > 0.5 for each in probability[0]])
     assert agreement(np.delete(found, 4, axis=0), np.delete(exact, 4, axis=0) > 127) > 0.97
     assert agreement(found[4:5], exact[4:5] > 127) > 0.8
+
+
+def test_the_start_mends_masks_that_were_found_however_exact_they_look(sharp, capsys):
+    video, exact = sharp
+    found = replace(video, masks=torch.from_numpy(exact)[None], masks_found=torch.tensor([True]))
+    start_model(found, Spacing.of(Config(data_folder="unused")), "auto", 4, lambda model: None)
+    assert "exact and kept" not in capsys.readouterr().out
+    start_model(found, Spacing.of(Config(data_folder="unused")), "exact", 4, lambda model: None)
+    assert "masks of 8 of 8 frames are exact and kept" in capsys.readouterr().out
 
 
 def test_a_telling_cue_weighs_more_than_noise():

@@ -8,10 +8,10 @@ import pytest
 from conftest import draw, run_script
 
 import preprocess_optical_flow
+from alignment.dis_flow import DisFlow
 from command_line import UserError
 from config import Config
 from media.flows import DamagedFlow, find_flow, flow_size, read_flow, write_flow
-from preprocessing.flow_dis import DisFlow
 from preprocessing.flow_pairs import Pair, in_threads
 from scenes.catalogue import SCENES
 from unwrap_utils import open_clip

@@ -12,9 +12,10 @@ from PIL import Image
 
 import preprocess_mask_rcnn
 import preprocess_optical_flow
+from alignment.dis_flow import DisFlow
 from command_line import UserError
+from media.mask_notes import are_found
 from preprocessing import flow, flow_raft, masks, weights
-from preprocessing.flow_dis import DisFlow
 from preprocessing.mask_rcnn import class_names, finds_of
 from preprocessing.mask_tracking import Find
 from scenes.catalogue import demo
@@ -309,6 +310,8 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
     with pytest.raises(UserError, match="holds masks found with objects 2, asked for is instance 2"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "2"])
+    folders = [frames.with_name(f"cat_maskrcnn{suffix}") for suffix in ("", "_1", "_2")]
+    assert all(are_found(folders[0], each) for each in folders)
     found = {suffix: mask_of(frames, suffix) for suffix in ("", "_1", "_2")}
     np.testing.assert_array_equal(found[""], np.maximum(left, right))
     np.testing.assert_array_equal(found["_1"], left)
@@ -325,6 +328,22 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
     shutil.rmtree(frames.with_name("cat_maskrcnn"))
     with pytest.raises(UserError, match="--instance 3: only 2 objects were found"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "3"])
+
+
+def test_the_note_says_of_which_masks_a_method_found_every_one(frames, monkeypatch):
+    full, folder = np.full((64, 96), 255, np.uint8), frames.with_name("cat_maskrcnn")
+    monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([full] * len(missing)))
+    assert not are_found(folder, folder)
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "motion"])
+    assert are_found(folder, folder)
+    (folder / "1.png").unlink()
+    assert not are_found(folder, folder)
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "motion"])
+    assert not are_found(folder, folder)  # what was there may be somebody's own by now
+    shutil.rmtree(folder)
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "motion"])
+    folder.with_name("cat_maskrcnn.json").write_text("[]")  # somebody wrote something else
+    assert not are_found(folder, folder)
 
 
 def test_a_detector_that_finds_nothing_is_an_error_and_auto_takes_motion(frames, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import last_line, run_script
 
 import media
@@ -23,6 +24,8 @@ from preprocessing.masks import MaskRequest, write_masks
 from reporting.estimate import Task, bytes_needed, seconds_needed
 from runs.earlier import newest_run
 from scenes.catalogue import SCENES
+from unwrap_utils import load_video, open_clip
+from unwrap_video import FAST
 
 SIZE = (128, 72)
 COUNT = 10
@@ -56,7 +59,15 @@ def test_a_video_becomes_layers_in_one_command(unwrapped):
     assert "under a minute on two CPU cores" in told
     assert media.image_size(folder / "data" / "a pan" / "00000.png") == SIZE
     assert json.loads((folder / "data" / "a pan.json").read_text())["fps"] == 12
-    assert load_config(run / "config.json").mask_quality == "rough"  # found, not careful work
+
+
+def test_masks_that_were_found_are_known_as_such_until_somebody_changes_them(unwrapped, tmp_path):
+    shutil.copytree(unwrapped[0] / "data", tmp_path / "data")
+    frames = tmp_path / "data" / "a pan"
+    clip = open_clip(frames, load_config(FAST))
+    assert load_video(clip, torch.device("cpu")).masks_found.tolist() == [True]
+    media.write_png(frames.with_name("a pan_maskrcnn") / "00003.png", np.zeros(SIZE[::-1], np.uint8))
+    assert load_video(clip, torch.device("cpu")).masks_found.tolist() == [False]
 
 
 def test_the_object_is_found_without_weights_or_help(unwrapped):
