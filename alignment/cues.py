@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.transforms import homogeneous
+from alignment.transforms import homogeneous, resizing
 from unwrap_utils import BACKWARD, FORWARD, STEPS, Video
 
 Floats = NDArray[np.float32]
@@ -81,10 +81,8 @@ def small_clip(video: Video) -> SmallClip:
             valid[direction, t] = shrunk(known, size)
             average = shrunk(moved * known[..., None], size) / np.maximum(valid[direction, t], 1e-3)[..., None]
             flow[direction, t] = average / scale
-    to_full = np.diag([*scale, 1.0])
-    to_full[:2, 2] = (scale - 1) / 2  # pixel centers
     rgb = np.stack([shrunk(frame, size) for frame in video.frames.numpy()])
-    return SmallClip(rgb, flow, valid, to_full)
+    return SmallClip(rgb, flow, valid, resizing(size, (width, height)))
 
 
 def motion_difference(clip: SmallClip, transforms: NDArray[np.float64]) -> Floats:

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+import media
 from alignment.dis_flow import DisFlow
-from alignment.tracks import POINTS_PER_PAIR, Floats, Pairs, stacked
-from alignment.transforms import FEWEST_POINTS, transformed
+from alignment.tracks import BORDER_PX, POINTS_PER_PAIR, Floats, Pairs, stacked
+from alignment.transforms import FEWEST_POINTS, resizing, transformed
 from unwrap_utils import Video, consistent_flow
 
 MOST_FRAMES = 18  # that are compared with each other
@@ -20,6 +21,8 @@ LEAST_STEP = 4  # frames between two of these
 NEAREST = 16  # frames apart, at least; nearer ones are tied by the flow followed
 LONG_EDGE_PX = 512  # at which they are compared
 WEIGHT = 16  # one point compared directly counts as so many that were followed
+WINDOW_PX = 9  # around a point, that its texture is looked for in
+LEAST_SLOPE = 2.0  # grey levels per pixel, in every direction; flow of what is flat is a guess
 
 
 def distant_pairs(video: Video, member: NDArray[np.bool_], transforms: Floats) -> Pairs:
@@ -27,20 +30,18 @@ def distant_pairs(video: Video, member: NDArray[np.bool_], transforms: Floats) -
     _, height, width = video.size
     scale = min(1.0, LONG_EDGE_PX / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    x, y = size[0] / width, size[1] / height
-    to_small = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])  # between the pixels' centers
+    to_small, to_full = resizing((width, height), size), resizing(size, (width, height))
     chance, search, rows = np.random.default_rng(0), DisFlow(), []
     for here, there in distant_frames(len(transforms)):
         if not (member[here].any() and member[there].any()):
             continue
-        between = np.linalg.inv(transforms[here]) @ transforms[there]
-        images = [small(video.frames[t].numpy(), size) for t in (here, there)]
-        inside = [small(member[t].astype(np.uint8), size) for t in (here, there)]
-        points, ends = compared(*images, *inside, to_small @ between @ np.linalg.inv(to_small), search)
+        between = to_small @ np.linalg.inv(transforms[here]) @ transforms[there] @ to_full
+        images = [media.resize(video.frames[t].numpy(), *size) for t in (here, there)]
+        inside = [without_border(media.resize(member[t].astype(np.uint8), *size)) for t in (here, there)]
+        points, ends = compared(*images, *inside, between, search)
         if len(points) >= FEWEST_POINTS:
             chosen = chance.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
-            back = np.linalg.inv(to_small)
-            rows.append((here, there, *(transformed(back, each[chosen]) for each in (points, ends))))
+            rows.append((here, there, *(transformed(to_full, each[chosen]) for each in (points, ends))))
     return stacked(rows, WEIGHT)
 
 
@@ -52,9 +53,12 @@ def distant_frames(frames: int) -> list[tuple[int, int]]:
     return [(t, t + distance) for distance in distances for t in range(0, frames - distance, step)]
 
 
-def small(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A picture (H, W, ...) at (width, height)."""
-    return picture if picture.shape[1::-1] == size else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+def without_border(inside: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels of a layer (H, W), 1 or 0, but for those at the border, where flow is unreliable."""
+    inner = np.zeros_like(inside)
+    middle = (slice(BORDER_PX, -BORDER_PX),) * 2
+    inner[middle] = inside[middle]
+    return inner
 
 
 def compared(
@@ -67,12 +71,22 @@ def compared(
 ) -> tuple[Floats, Floats]:
     """Points (n, 2) of the first frame (H, W, 3), and where they are in the second, which `between` lays onto it.
 
-    Inside (H, W), 1 or 0: pixels of the layer; both ends of a pair lie there.
+    Inside (H, W), 1 or 0: pixels of the layer; both ends of a pair lie there, on what has texture.
     """
-    size = first.shape[1::-1]
-    laid = cv2.warpPerspective(second, between, size)
-    inside = first_inside * cv2.warpPerspective(second_inside, between, size, flags=cv2.INTER_NEAREST)
+    height, width = first_inside.shape
+    laid = cv2.warpPerspective(second, between, (width, height), borderMode=cv2.BORDER_REPLICATE)
     there, back = search(first, laid)
-    y, x = np.nonzero(consistent_flow(there, back) & (inside > 0))
+    y, x = np.nonzero(consistent_flow(there, back) & (first_inside > 0) & has_texture(first))
     points = np.stack((x, y), axis=1).astype(float)
-    return points, transformed(np.linalg.inv(between), points + there[y, x])
+    ends = transformed(np.linalg.inv(between), points + there[y, x])
+    column, row = np.rint(ends).astype(int).T
+    kept = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    kept &= second_inside[row.clip(0, height - 1), column.clip(0, width - 1)] > 0
+    return points[kept], ends[kept]
+
+
+def has_texture(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(H, W): around a pixel of an image (H, W, 3) the picture changes in every direction."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    # OpenCV's derivatives, over a window, are such that this is four times the square of the mean slope.
+    return cv2.cornerMinEigenVal(grey, WINDOW_PX) > 4 * LEAST_SLOPE**2

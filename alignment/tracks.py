@@ -22,7 +22,7 @@ class Pairs:
     source: NDArray[np.int64]  # (P,) frame numbers
     target: NDArray[np.int64]  # (P,)
     start_px: Floats  # (P, N, 2) (x, y) in the source frame
-    end_px: Floats  # (P, N, 2) where the flow takes them in the target frame
+    end_px: Floats  # (P, N, 2) where they are in the target frame
     weight: Floats  # (P, N) how much a point counts
 
     def __add__(self, other: "Pairs") -> "Pairs":
@@ -88,7 +88,7 @@ def layer_pairs(video: Video, member: NDArray[np.bool_]) -> Pairs:
 
 
 def stacked(rows: list[tuple[int, int, Floats, Floats]], weight: float = 1.0) -> Pairs:
-    """Lists of points of different length as arrays, filled up with weight 0."""
+    """Lists of points of different length as arrays: all count `weight`, what fills up counts 0."""
     pairs = Pairs(
         np.array([row[0] for row in rows], np.int64),
         np.array([row[1] for row in rows], np.int64),

@@ -43,6 +43,12 @@ def transformed(matrix: Floats, points: Floats) -> Floats:
     return moved[..., :2] / moved[..., 2:]
 
 
+def resizing(before: tuple[int, int], after: tuple[int, int]) -> Floats:
+    """(3, 3): where the pixels of a picture (width, height) lie when it is resized; centers are whole numbers."""
+    x, y = after[0] / before[0], after[1] / before[1]
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
 def neighbour_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
     """Robust transform (3, 3) that takes points (n, 2) to their ends; None if too few points agree."""
     if len(start) < FEWEST_POINTS:
@@ -84,10 +90,10 @@ def refined(
     size: tuple[int, int],
     outlier_px: float = OUTLIER_PX,
 ) -> Floats:
-    """All transforms (T, 3, 3) refined together: where a point of one frame lands in the other, as the flow says.
+    """All transforms (T, 3, 3) refined together: where a point of one frame lands in the other, as the pairs say.
 
-    Residuals are measured in the frames' own pixels, which keeps the scale from shrinking, with Cauchy weights.
-    size: (height, width).
+    Residuals are measured in the frames' own pixels, which keeps the scale from shrinking, with Cauchy weights: those
+    beyond outlier_px hardly count. size: (height, width).
     """
     half = max(size) / 2
     to_unit = np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
