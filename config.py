@@ -55,7 +55,7 @@ class Config:
     residual: bool = False  # grid: a smooth factor of light over (x, y, t), close to 1
     residual_coeff: float = 100.0  # of the squared logarithm of that factor
     unlit_coeff: float = 1.0  # of colour and gradient terms without light: it explains only what layers cannot
-    mask_quality: str = "auto"  # grid: "rough" masks are mended, "exact" ones kept; "auto" looks at them
+    mask_quality: str = "auto"  # grid: "rough" masks are mended, "exact" ones kept; "auto": found ones are rough
     prior_coeff: float = 4000.0  # of opacity's cross-entropy with the mended masks; below it the prior never fades
     grid_levels_mapping: Levels = ((96, 8), (32, 2), (16, 1))  # nodes of displacements lie so many pixels, frames apart
     grid_levels_alpha: Levels = ((8, 1), (2, 1))  # nodes of opacity; the last ones, in every frame, meet the masks

@@ -33,12 +33,15 @@ def are_exact(clip: SmallClip, frames: NDArray[np.uint8], masks: NDArray[np.uint
     return float(np.mean(contrasts)) >= ON_EDGES and steadiness(clip, masks, chosen) >= STEADY
 
 
-def frames_to_mend(clip: SmallClip, frames: NDArray[np.uint8], masks: NDArray[np.uint8], mask_quality: str) -> Flags:
-    """(T,) frames whose masks (T, H, W) uint8 are better mended; mask_quality is the config's.
+def frames_to_mend(
+    clip: SmallClip, frames: NDArray[np.uint8], masks: NDArray[np.uint8], mask_quality: str, are_found: bool
+) -> Flags:
+    """(T,) frames whose masks (T, H, W) uint8 are better mended.
 
-    All of rough masks; of those that look exact, what was missed; none of those that are said to be exact.
+    All of rough masks, and of those that a method found, which look steady even where they are wrong; of others that
+    look exact, what was missed; none of those that are said to be exact. mask_quality is the config's.
     """
-    if mask_quality == "auto" and are_exact(clip, frames, masks):
+    if mask_quality == "auto" and not are_found and are_exact(clip, frames, masks):
         return missed(masks)
     return np.full(len(masks), mask_quality != "exact")
 

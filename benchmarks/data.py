@@ -5,6 +5,7 @@ from pathlib import Path
 
 import preprocess_optical_flow
 from command_line import UserError
+from media.mask_notes import note_path
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -29,6 +30,9 @@ def prepare_clip(path: Path, data: Path) -> Path:
         source, link = path.with_name(path.name + suffix).resolve(), data / f"{path.name}{suffix}"
         if source.is_dir() and not link.exists():
             link.symlink_to(source, target_is_directory=True)
+    note, link = (note_path(folder / f"{path.name}_maskrcnn") for folder in (path.parent.resolve(), data))
+    if note.is_file() and not link.exists():
+        link.symlink_to(note)
     return with_flow(data / path.name)
 
 

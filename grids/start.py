@@ -44,8 +44,7 @@ def start_model(
     clip, rgb = small_clip(host), host.frames.numpy()
     likely = []
     for number, (mask, motion) in enumerate(zip(masks, transforms[:-1], strict=True), 1):
-        is_found = mask_quality == "auto" and bool(host.masks_found[number - 1])
-        wanted = frames_to_mend(clip, rgb, mask, "rough" if is_found else mask_quality)
+        wanted = frames_to_mend(clip, rgb, mask, mask_quality, bool(host.masks_found[number - 1]))
         if not wanted.all():
             print(
                 f"object {number}: masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept (mask_quality)"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from command_line import warn
 from media.files import write_text
 from media.images import list_images
 
@@ -19,9 +20,16 @@ def note_path(folder: Path) -> Path:
 
 
 def write_note(folder: Path, asked: dict[str, str], found: Sequence[Path], quality: dict[str, Any]) -> None:
-    """Note what was asked for, which folders hold nothing but what a method found, and how good it is."""
-    prints = {"found": {each.name: fingerprint(each) for each in found}} if found else {}
-    write_text(note_path(folder), json.dumps({"asked": asked} | prints | quality, indent=2) + "\n")
+    """Note what was asked for, which folders hold nothing but what a method found, and how good it is.
+
+    What was noted of other folders stays. A file of that name that is no such note is kept, with a warning.
+    """
+    if note_path(folder).exists() and asked_for(folder) is None:
+        warn(f"{note_path(folder)} is there and says something else; how these masks were found is not noted")
+        return
+    fingerprints = found_before(folder) | {suffix(folder, each): fingerprint(each) for each in found}
+    note = {"asked": asked, "found": fingerprints} | quality
+    write_text(note_path(folder), json.dumps(note, indent=2) + "\n")
 
 
 def asked_for(folder: Path) -> dict[str, str] | None:
@@ -32,8 +40,19 @@ def asked_for(folder: Path) -> dict[str, str] | None:
 
 def are_found(folder: Path, masks: Path) -> bool:
     """Whether `masks`, the folder itself or that of a single object, holds what a method found, untouched since."""
+    noted = found_before(folder).get(suffix(folder, masks))
+    return noted is not None and noted == fingerprint(masks)
+
+
+def found_before(folder: Path) -> dict[str, int]:
+    """The fingerprints of folders when a method had found their masks, by suffix."""
     found = read_note(folder).get("found")
-    return isinstance(found, dict) and masks.name in found and found[masks.name] == fingerprint(masks)
+    return found if isinstance(found, dict) else {}
+
+
+def suffix(folder: Path, masks: Path) -> str:
+    """What tells a single object's folder from that of all: nothing for the latter. A clip may be renamed."""
+    return masks.name.removeprefix(folder.name)
 
 
 def read_note(folder: Path) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
         return folder
     masks = masks_of_all(missing, objects) if are_there else found_masks(frames, missing, request)
     # Found masks beside somebody's own are taken for theirs.
-    is_new = not are_there and (missing == frames or are_found(folder, folder))
-    found = [folder, *objects] if is_new and request.method != "import" else []
+    all_are_found = not are_there and (missing == frames or are_found(folder, folder))
+    found = [folder, *objects] if all_are_found and request.method != "import" else []
     media.make_folder(folder)
     print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
     if empty := write_all(missing, masks, folder):
@@ -348,7 +348,7 @@ def refine_masks(video: Path) -> Path:
         warn(f"the masks of single objects ({folder.name}_1, ...) stay as they are; grids mend them when they start")
     folder.rename(kept)
     unfinished.rename(folder)
-    show_masks(frames, folder, {"refine": "True"}, [])
+    show_masks(frames, folder, {"refine": "True"}, found=[])
     print(f"wrote {folder}; the masks as they were are in {kept}")
     return folder
 

@@ -8,6 +8,7 @@ import torch
 from command_line import warn
 from config import Config, ConfigError, load_config
 from implicit_neural_networks import read_checkpoint
+from media.mask_notes import note_path
 from unwrap_utils import mask_suffixes
 
 
@@ -30,11 +31,13 @@ def newest_run(config: Config) -> Path | None:
 
 
 def inputs_changed_at(config: Config) -> float:
-    """When a clip's frames, masks or flow were last written, seconds."""
+    """When a clip's frames, masks, the note on these, or flow were last written, seconds."""
     frames = Path(config.data_folder)
     suffixes = ["", "_flow", *mask_suffixes(config.objects)]
     folders = [frames.with_name(f"{frames.name}{suffix}") for suffix in suffixes]
-    return max(path.stat().st_mtime for folder in folders if folder.is_dir() for path in folder.iterdir())
+    files = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    note = note_path(frames.with_name(f"{frames.name}_maskrcnn"))
+    return max(path.stat().st_mtime for path in [*files, *([note] if note.is_file() else [])])
 
 
 def is_evaluated(run: Path, time_budget_s: float) -> bool:

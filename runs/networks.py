@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import loss_utils
-from alignment.layers import all_transforms, box_corners, object_boxes, steadied
+from alignment.layers import all_transforms, box_corners, members, object_boxes, steadied
 from command_line import UserError
 from config import Config
 from implicit_neural_networks import AtlasModel, Sample, visibility
@@ -110,9 +110,8 @@ def alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
     host = video.to(torch.device("cpu"))
     frames, height, width = host.size
     transforms = steadied(host, all_transforms(host))
-    masks = host.masks.numpy() > 127
     whole = np.tile([0, height, 0, width], (frames, 1))
-    boxes = [*(object_boxes(mask, 0.0) for mask in masks), whole]
+    boxes = [*(object_boxes(member, 0.0) for member, _ in members(host)[:-1]), whole]
     corners = [box_corners(motion, box) for motion, box in zip(transforms, boxes, strict=True)]
     middles = [(points.max(0) + points.min(0)) / 2 for points in corners]
     widest = max(float(np.abs(points - middle).max()) for points, middle in zip(corners, middles, strict=True))

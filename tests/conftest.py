@@ -38,19 +38,18 @@ TINY = {
 }
 
 
-def exact_flow(clip: Path) -> None:
-    """Put the exact flow of a drawn clip where preprocessing would write it."""
+def exact_flow(clip: Path) -> Path:
+    """Put the exact flow of a drawn clip where preprocessing would write it; returns the clip."""
     target = clip.with_name(clip.name + "_flow")
     target.mkdir()
     for path in clip.with_name(clip.name + "_gt_flow").glob("*.npy"):
         np.save(target / path.name, np.load(path)[..., :2])
+    return clip
 
 
 def draw(data: Path, **size) -> Path:
     """A tiny clip on disk, with rough masks and flow; returns the frames' folder."""
-    clip = write_scene(demo(**({"width": 48, "height": 32, "frames": 4} | size)), data, fps=12)
-    exact_flow(clip)
-    return clip
+    return exact_flow(write_scene(demo(**({"width": 48, "height": 32, "frames": 4} | size)), data, fps=12))
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import draw, exact_flow
 
+from alignment import distant
 from alignment.cues import Cue, SmallClip, background_differences, small_clip
-from alignment.distant import MOST_FRAMES, distant_frames
 from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
 from alignment.exactness import STEADY, are_exact, frames_to_mend, missed, steadiness
-from alignment.layers import all_transforms, layer_transforms, object_boxes, steadied
+from alignment.layers import all_transforms, layer_transforms, members, object_boxes, steadied
 from alignment.tracks import layer_pairs
 from alignment.transforms import generators, is_sound, transformed
 from benchmarks.alignment import errors_px
@@ -21,6 +21,7 @@ from grids.model import Spacing
 from grids.start import start_model
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
+from scenes.scene import Scene
 from unwrap_utils import Video, load_video, open_clip
 
 SIZE = {"width": 160, "height": 96, "frames": 12}
@@ -79,41 +80,69 @@ def test_a_layer_is_followed_through_frames_whose_mask_was_missed(video, truth):
 
 
 @pytest.fixture(scope="module")
-def drifting(tmp_path_factory) -> Video:
-    """24 frames of rigid layers whose flow falls short by 3 %, everywhere."""
-    folder = write_scene(SCENES["pan"](256, 144, 36), tmp_path_factory.mktemp("drifting"))
-    exact_flow(folder)
-    video = video_of(folder)
-    return replace(video, flow_unit_px=video.flow_unit_px * 0.97)
+def drifting(tmp_path_factory) -> tuple[Scene, Video]:
+    """36 frames of rigid layers whose flow falls short by 3 %, everywhere."""
+    scene = SCENES["pan"](256, 144, 36)
+    video = video_of(exact_flow(write_scene(scene, tmp_path_factory.mktemp("drifting"))))
+    return scene, replace(video, flow_unit_px=video.flow_unit_px * 0.97)
 
 
 def test_frames_far_apart_compared_directly_take_drift_away(drifting):
     """Bundle adjustment over flow alone can't see that it falls short."""
-    scene = SCENES["pan"](256, 144, 36)
-    followed = all_transforms(drifting)
-    for layer in (0, 1):
-        before, after = (errors_px(scene, layer, each[layer])[0] for each in (followed, steadied(drifting, followed)))
-        assert after < 0.75 * before
+    scene, video = drifting
+    followed = all_transforms(video)
+    for layer, (before, after) in enumerate(zip(followed, steadied(video, followed), strict=True)):
+        assert errors_px(scene, layer, after)[0] < 0.75 * errors_px(scene, layer, before)[0]
 
 
-def test_where_frames_show_nothing_to_compare_transforms_stay(drifting):
-    blank = replace(drifting, frames=torch.full_like(drifting.frames, 90), masks=torch.zeros_like(drifting.masks))
-    followed = all_transforms(blank)
-    np.testing.assert_array_equal(steadied(blank, followed)[0], followed[0])
-    assert is_sound(steadied(blank, followed)[1], drifting.size[1:])
+def test_what_is_flat_has_no_say_in_how_a_layer_moves(drifting):
+    _, video = drifting
+    flat = replace(video, frames=torch.full_like(video.frames, 90))
+    followed = all_transforms(flat)
+    np.testing.assert_array_equal(steadied(flat, followed), followed)
+
+
+def test_an_object_without_any_mask_stays_on_its_reference(drifting):
+    _, video = drifting
+    empty = replace(video, masks=torch.zeros_like(video.masks))
+    np.testing.assert_array_equal(steadied(empty, all_transforms(empty))[0], np.broadcast_to(np.eye(3), (36, 3, 3)))
+
+
+@pytest.mark.parametrize(("size", "edge_px"), [((160, 96), 512), ((256, 144), 128), ((144, 250), 128)])
+def test_points_compared_directly_end_where_the_truth_says(tmp_path, monkeypatch, size, edge_px):
+    """Whatever the size of the clip, and that at which it is looked at."""
+    monkeypatch.setattr(distant, "LONG_EDGE_PX", edge_px)
+    scene = SCENES["pan"](*size, 18)
+    video = video_of(exact_flow(write_scene(scene, tmp_path)))
+    member, _ = members(video)[-1]
+    pairs = distant.distant_pairs(video, member, all_transforms(video)[-1])
+    assert list(zip(pairs.source, pairs.target, strict=True)) == [(0, 16)]
+    counted = pairs.weight[0] > 0
+    expected = scene.carried(pairs.start_px[0][counted], np.ones(counted.sum(), int), 0, 16)
+    away = np.linalg.norm(expected - pairs.end_px[0][counted], axis=1)
+    assert np.median(away) < 0.3
+    x, y = np.rint(pairs.end_px[0][counted]).astype(int).T
+    assert member[16, y, x].mean() > 0.9
 
 
 @pytest.mark.parametrize(
     ("frames", "expected"),
-    [(16, []), (18, [(0, 16)]), (36, [(0, 16), (4, 20), (8, 24), (12, 28), (16, 32), (0, 32)])],
+    [
+        (2, []),
+        (16, []),
+        (18, [(0, 16)]),
+        (36, [(0, 16), (4, 20), (8, 24), (12, 28), (16, 32), (0, 32)]),
+        (90, [(t, t + 20) for t in range(0, 70, 5)] + [(t, t + 40) for t in range(0, 50, 5)] + [(0, 80), (5, 85)]),
+    ],
 )
-def test_which_frames_are_compared(frames, expected):
-    assert distant_frames(frames) == expected
+def test_frames_are_compared_with_those_sixteen_or_more_twice_four_times_as_far(frames, expected):
+    assert distant.distant_frames(frames) == expected
 
 
-def test_long_clips_are_compared_at_few_frames_whatever_their_length():
-    compared = distant_frames(3000)
-    assert len({t for pair in compared for t in pair}) <= MOST_FRAMES
+@pytest.mark.parametrize("frames", [73, 500, 3000])
+def test_however_long_a_clip_few_of_its_frames_are_compared(frames):
+    compared = distant.distant_frames(frames)
+    assert len({t for pair in compared for t in pair}) <= distant.MOST_FRAMES
     assert len(compared) < 70
 
 
@@ -246,10 +275,11 @@ def test_of_exact_masks_only_short_gaps_are_mended(sharp):
     given = exact.copy()
     given[4] = 0
     given[7] = 0  # gone at the end: not missed
-    assert np.flatnonzero(frames_to_mend(clip, frames, given, "auto")).tolist() == [4]
-    assert not frames_to_mend(clip, frames, given, "exact").any()
-    assert frames_to_mend(clip, frames, given, "rough").all()
-    assert frames_to_mend(clip, frames, video.masks[0].numpy(), "auto").all()
+    assert np.flatnonzero(frames_to_mend(clip, frames, given, "auto", False)).tolist() == [4]
+    assert frames_to_mend(clip, frames, given, "auto", True).all()  # a method found them
+    assert not frames_to_mend(clip, frames, given, "exact", True).any()
+    assert frames_to_mend(clip, frames, given, "rough", False).all()
+    assert frames_to_mend(clip, frames, video.masks[0].numpy(), "auto", False).all()
 
 
 def test_a_long_gap_says_that_the_object_is_hidden():

@@ -325,24 +325,54 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
     shutil.rmtree(frames.with_name("cat_maskrcnn"))
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
     np.testing.assert_array_equal(mask_of(frames, "_2"), own)  # one that is there is kept
+    assert [are_found(folders[0], each) for each in folders] == [False, True, False]
     shutil.rmtree(frames.with_name("cat_maskrcnn"))
     with pytest.raises(UserError, match="--instance 3: only 2 objects were found"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "3"])
 
 
-def test_the_note_says_of_which_masks_a_method_found_every_one(frames, monkeypatch):
-    full, folder = np.full((64, 96), 255, np.uint8), frames.with_name("cat_maskrcnn")
+@pytest.fixture
+def motion(monkeypatch):
+    """Every pixel moves."""
+    full = np.full((64, 96), 255, np.uint8)
     monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([full] * len(missing)))
-    assert not are_found(folder, folder)
+
+
+def find_by_motion(frames):
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "motion"])
+
+
+def test_masks_count_as_found_while_nobody_touches_them(frames, motion):
+    folder = frames.with_name("cat_maskrcnn")
+    assert not are_found(folder, folder)
+    find_by_motion(frames)
     assert are_found(folder, folder)
-    (folder / "1.png").unlink()
+    shutil.copy(frames / "2.png", frames / "3.png")
+    find_by_motion(frames)  # the new frame's
+    assert are_found(folder, folder)
+    Image.new("L", (96, 64)).save(folder / "1.png")
     assert not are_found(folder, folder)
-    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "motion"])
-    assert not are_found(folder, folder)  # what was there may be somebody's own by now
-    shutil.rmtree(folder)
-    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "motion"])
-    folder.with_name("cat_maskrcnn.json").write_text("[]")  # somebody wrote something else
+    (folder / "2.png").unlink()
+    find_by_motion(frames)
+    assert not are_found(folder, folder)  # one of them is still somebody's own
+
+
+def test_masks_made_elsewhere_do_not_count_as_found(frames, motion, tmp_path):
+    folder = frames.with_name("cat_maskrcnn")
+    find_by_motion(frames)
+    own = folder.rename(tmp_path / "own")
+    folder.with_name("cat_maskrcnn.json").unlink()
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "import", "--masks", str(own)])
+    assert not are_found(folder, folder)
+
+
+def test_a_file_in_the_place_of_the_note_on_masks_is_kept(frames, motion, capsys):
+    folder = frames.with_name("cat_maskrcnn")
+    note = folder.with_name("cat_maskrcnn.json")
+    note.write_text('[{"segmentation": []}]')
+    find_by_motion(frames)
+    assert note.read_text() == '[{"segmentation": []}]'
+    assert "is there and says something else" in capsys.readouterr().err
     assert not are_found(folder, folder)
 
 
