@@ -113,12 +113,17 @@ def refined(
     return best @ to_unit
 
 
-def typical_outlier_px(transforms: Floats, pairs: Pairs) -> float:
-    """From where on residuals of transforms (T, 3, 3) are outliers: those of a rigid layer agree better than others."""
+def median_residual_px(transforms: Floats, pairs: Pairs) -> float:
+    """By how much transforms (T, 3, 3) typically miss where a point is in the other frame."""
     between = np.linalg.inv(transforms[pairs.target]) @ transforms[pairs.source]
     there = homogeneous(pairs.start_px) @ between.transpose(0, 2, 1)
     away = np.linalg.norm(there[..., :2] / there[..., 2:] - pairs.end_px, axis=-1)
-    return max(TYPICAL * float(np.median(away[pairs.weight > 0])), SHARP_PX)
+    return float(np.median(away[pairs.weight > 0]))
+
+
+def typical_outlier_px(transforms: Floats, pairs: Pairs) -> float:
+    """From where on residuals of transforms (T, 3, 3) are outliers: those of a rigid layer agree better than others."""
+    return max(TYPICAL * median_residual_px(transforms, pairs), SHARP_PX)
 
 
 def is_sound(transforms: Floats, size: tuple[int, int]) -> bool:

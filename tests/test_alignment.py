@@ -95,6 +95,16 @@ def test_frames_far_apart_compared_directly_take_drift_away(drifting):
         assert errors_px(scene, layer, after)[0] < 0.75 * errors_px(scene, layer, before)[0]
 
 
+def test_frames_far_apart_that_contradict_the_flow_are_not_followed(drifting):
+    """As when an object turns: from frame to frame it moves by one transform, after a while it looks shifted."""
+    _, video = drifting
+    shifted = replace(video, frames=video.frames.clone(), flow_unit_px=video.flow_unit_px / 0.97)
+    for t in range(36):
+        shifted.frames[t] = torch.roll(shifted.frames[t], 12 * (t // 16), dims=1)
+    followed = all_transforms(shifted)
+    np.testing.assert_array_equal(steadied(shifted, followed), followed)
+
+
 def test_what_is_flat_has_no_say_in_how_a_layer_moves(drifting):
     _, video = drifting
     flat = replace(video, frames=torch.full_like(video.frames, 90))
