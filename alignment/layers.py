@@ -18,7 +18,7 @@ from unwrap_utils import Video
 
 Floats = NDArray[np.float64]
 
-WORSE, WORSE_PX = 1.1, 0.2  # so much, in all, the flow followed may fit worse; else frames far apart contradict it
+RIGID = 1 / 1500  # of the long edge: a rigid layer's points in frames far apart agree as well
 
 
 def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> Floats:
@@ -52,22 +52,21 @@ def steadied(video: Video, transforms: Floats) -> Floats:
 
 
 def steadied_layer(video: Video, transforms: Floats, member: NDArray[np.bool_], kind: str) -> Floats:
-    """One layer's transforms (T, 3, 3) refined with frames far apart; as they were where these say nothing that fits.
+    """One layer's transforms (T, 3, 3) refined with frames far apart, if the layer is rigid enough.
 
-    An object that turns shows another side after a while: no transform fits both that and its flow from frame to
-    frame, and the latter counts more.
+    No transform fits frames far apart of an object that bends or turns, so those would draw it towards some part of
+    it, away from what the flow says of the whole.
     """
-    followed, distant = layer_pairs(video, member), distant_pairs(video, member, transforms)
-    if len(followed.source) == 0 or len(distant.source) == 0:
+    distant = distant_pairs(video, member, transforms)
+    if len(distant.source) == 0:
         return transforms
-    pairs, size, reference = followed + distant, video.size[1:], reference_frame(member)
+    pairs, size, reference = layer_pairs(video, member) + distant, video.size[1:], reference_frame(member)
     with np.errstate(all="ignore"):
         # At first as wide as the drift that was found, else the distant points would be the outliers.
         result = refined(transforms, pairs, reference, kind, size, typical_outlier_px(transforms, distant))
         result = refined(result, pairs, reference, kind, size, min(typical_outlier_px(result, pairs), OUTLIER_PX))
-        before_px, after_px = (median_residual_px(each, followed) for each in (transforms, result))
-        fits = after_px < WORSE * before_px + WORSE_PX
-    return result if fits and is_sound(result, size) else transforms
+        is_rigid = median_residual_px(result, distant) < RIGID * max(size)
+    return result if is_rigid and is_sound(result, size) else transforms
 
 
 def members(video: Video) -> list[tuple[NDArray[np.bool_], str]]:
