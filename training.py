@@ -17,7 +17,7 @@ from evaluate import evaluate
 from grids.learner import GridLearner
 from grids.model import GridModel
 from implicit_neural_networks import read_checkpoint, write_checkpoint
-from media import fresh_folder, to_8_bit, write_text
+from media import fresh_folder, list_images, to_8_bit, write_text
 from rendering import rendered_frame
 from reporting.plots import plot_training
 from reporting.preview import write_preview
@@ -316,4 +316,6 @@ def announce(trainer: Trainer) -> None:
     """Say what was loaded and where it will be written."""
     clip = trainer.clip
     print(f"{clip.folder}: {len(clip)} frames of {clip.width} x {clip.height}, on {trainer.device}")
+    if (there := len(list_images(clip.folder))) > len(clip):
+        warn(f"the clip has {there} frames, the first {len(clip)} are used; raise maximum_number_of_frames for more")
     print(f"iteration {trainer.iteration} of {trainer.config.iters_num}; writing to {trainer.folder}", flush=True)

@@ -72,7 +72,7 @@ def unwrap_flags() -> argparse.ArgumentParser:
         help="see preprocess_optical_flow.py (default: auto on a GPU; dis without, where RAFT takes hours)",
     )
     flags.add_argument("--flow_weights", type=Path, help="RAFT weights as a local file (default: downloaded once)")
-    flags.add_argument("--time_budget", type=float, default=180, help="seconds of training (default: 180)")
+    flags.add_argument("--time_budget", type=float, default=180, help="seconds of loading and training (default: 180)")
     flags.add_argument("--start", type=float, default=0, help="seconds into the video (default: 0)")
     flags.add_argument("--end", type=float, help="seconds into the video (default: its end)")
     flags.add_argument("--every", type=int, default=1, help="take every second, third, ... frame (default: 1, all)")

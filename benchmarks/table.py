@@ -22,6 +22,7 @@ COLUMNS = {
     "boundary_f": ("F", "{:.3f}"),
     "alpha_error": ("opacity error", "{:.4f}"),
     "placement_px": ("placement error, px", "{:.2f}"),
+    "placement_within_1": ("within 1 px", "{:.3f}"),
     "placement_within_4": ("within 4 px", "{:.3f}"),
     "round_trip_psnr": ("edit round trip, dB", "{:.2f}"),
     "warp_error_short": ("warp error, 1 frame", "{:.5f}"),

@@ -109,7 +109,7 @@ def test_a_wrong_selection_is_named(tmp_path, arguments, message):
 
 
 def test_transforms_refined_over_all_frames_drift_less_than_chained_ones(tmp_path):
-    rows = {label: errors for _, label, *errors in drifts("pan", (192, 108), 36, tmp_path)}
+    rows = {label: errors for _, label, *errors in drifts("pan", (320, 180), 36, tmp_path)}
     assert rows.keys() == {"object", "background"}
     for chained, _, refined, _, start, _ in rows.values():
         assert refined < 0.8 * chained

@@ -42,6 +42,12 @@ class NoProgress:
         pass
 
 
+def test_frames_beyond_the_limit_are_left_out_with_a_word(drawn, tmp_path, capsys):
+    trainer = start_run(tiny_config(drawn, tmp_path, maximum_number_of_frames=3))
+    assert len(trainer.clip) == 3
+    assert "the clip has 4 frames, the first 3 are used" in capsys.readouterr().err
+
+
 def test_a_run_folder_holds_what_is_promised(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "checkpoint", "log.jsonl", "preview.png", "curve.png", "000004"} <= names
