@@ -9,7 +9,7 @@ from conftest import ROOT
 from config import Config
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN_BY_RUNS = {"config.json", "metrics.json", "my_config.json", "atlas.json"}
+WRITTEN_BY_RUNS = {"config.json", "metrics.json", "my_config.json", "atlas.json", "NAME_maskrcnn.json"}
 
 
 def test_every_file_that_a_document_names_exists():
@@ -17,6 +17,15 @@ def test_every_file_that_a_document_names_exists():
         for name in re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|md|json|txt))`", document.read_text()):
             ours = not name.startswith(("data/", "results/")) and name not in WRITTEN_BY_RUNS
             assert not ours or any(ROOT.rglob(name)), f"{document.name} names {name}"
+
+
+def test_every_picture_that_a_document_shows_exists():
+    shown = [
+        (document, name) for document in DOCUMENTS for name in re.findall(r"!\[.*?\]\((.+?)\)", document.read_text())
+    ]
+    assert len(shown) > 5
+    for document, name in shown:
+        assert (document.parent / name).is_file(), f"{document.name} shows {name}"
 
 
 def test_the_readmes_settings_are_real_keys():
