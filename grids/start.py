@@ -45,10 +45,8 @@ def start_model(
     likely = []
     for number, (mask, motion) in enumerate(zip(masks, transforms[:-1], strict=True), 1):
         wanted = frames_to_mend(clip, rgb, mask, mask_quality, bool(host.masks_found[number - 1]))
-        if not wanted.all():
-            print(
-                f"object {number}: masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept (mask_quality)"
-            )
+        exact = f"masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept"
+        print(f"object {number}: {'masks are rough and mended' if wanted.all() else exact} (mask_quality)")
         if wanted.any():
             found = full_probability(mended(clip, mask, transforms[-1], motion), rgb)
             mask = np.where(wanted[:, None, None], found, mask)

@@ -130,6 +130,8 @@ def check_request(folder: Path, request: MaskRequest) -> None:
 
     Raises UserError if it is known how they were found; warns if they are somebody's own.
     """
+    if request.source is not None and request.source.resolve() == folder.resolve():
+        return
     asked = asked_for(folder)
     if asked is None:
         if request.words:

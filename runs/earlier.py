@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from command_line import warn
+from command_line import UserError, warn
 from config import Config, ConfigError, load_config
 from implicit_neural_networks import read_checkpoint
 from media.mask_notes import note_path
@@ -25,9 +25,19 @@ def newest_run(config: Config) -> Path | None:
             warn(f"passed over: {error}")
             continue
         is_same = replace(its_own, time_budget_s=config.time_budget_s) == config
-        if is_same and (run / "config.json").stat().st_mtime >= inputs_changed_at(config):
+        if is_same and (run / "config.json").stat().st_mtime >= inputs_changed_at(config) and is_whole(run):
             return run
     return None
+
+
+def is_whole(run: Path) -> bool:
+    """Whether a run's checkpoint can be read; says so if it can't."""
+    try:
+        read_checkpoint(run / "checkpoint", torch.device("cpu"))
+    except UserError as error:
+        warn(f"passed over: {error}")
+        return False
+    return True
 
 
 def inputs_changed_at(config: Config) -> float:

@@ -147,6 +147,25 @@ def test_masks_made_anew_are_trained_on_anew(unwrapped, tmp_path):
     assert newest_run(config) is None
 
 
+def test_a_run_that_was_damaged_is_passed_over(unwrapped, tmp_path, capsys):
+    shutil.copytree(unwrapped[0] / "results", tmp_path / "results")
+    (run,) = (tmp_path / "results").iterdir()
+    frames = unwrapped[0] / "data" / "a pan"
+    config = replace(load_config(run / "config.json"), data_folder=str(frames), results_folder_name=str(run.parent))
+    (run / "config.json").write_text(config_text(config))
+    assert newest_run(config) == run
+    whole = (run / "checkpoint").read_bytes()
+    (run / "checkpoint").write_bytes(whole[:1000])
+    assert newest_run(config) is None
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_a_clips_own_masks_given_as_masks_are_used_as_they_are(unwrapped, capsys):
+    masks = unwrapped[0] / "data" / "a pan_maskrcnn"
+    write_masks(masks.with_name("a pan"), MaskRequest("import", source=masks))
+    assert "used as they are" in capsys.readouterr().out
+
+
 def flags(source, tmp_path, *more: str) -> list[str]:
     folders = ["--data_folder", str(tmp_path / "data"), "--results_folder", str(tmp_path / "results")]
     return [str(source), *QUICK, *folders, *more]
