@@ -18,7 +18,7 @@ from unwrap_utils import Video
 
 Floats = NDArray[np.float64]
 
-RIGID = 1 / 1500  # of the long edge: a rigid layer's points in frames far apart agree as well
+RIGID = 1 / 1500  # of the long edge: most points of a rigid layer agree so well in frames far apart
 
 
 def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> Floats:

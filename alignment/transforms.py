@@ -38,8 +38,8 @@ def homogeneous(points: Floats) -> Floats:
 
 
 def transformed(matrix: Floats, points: Floats) -> Floats:
-    """Points (..., 2) through a transform (3, 3)."""
-    moved = homogeneous(points) @ matrix.T
+    """Points (..., 2) through a transform (3, 3), or a stack (P, N, 2) through one each (P, 3, 3)."""
+    moved = homogeneous(points) @ matrix.swapaxes(-1, -2)
     return moved[..., :2] / moved[..., 2:]
 
 
@@ -116,8 +116,7 @@ def refined(
 def median_residual_px(transforms: Floats, pairs: Pairs) -> float:
     """By how much transforms (T, 3, 3) typically miss where a point is in the other frame."""
     between = np.linalg.inv(transforms[pairs.target]) @ transforms[pairs.source]
-    there = homogeneous(pairs.start_px) @ between.transpose(0, 2, 1)
-    away = np.linalg.norm(there[..., :2] / there[..., 2:] - pairs.end_px, axis=-1)
+    away = np.linalg.norm(transformed(between, pairs.start_px) - pairs.end_px, axis=-1)
     return float(np.median(away[pairs.weight > 0]))
 
 

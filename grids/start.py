@@ -43,8 +43,9 @@ def start_model(
     transforms = steadied(host, transforms)
     clip, rgb = small_clip(host), host.frames.numpy()
     likely = []
-    for number, (mask, motion) in enumerate(zip(masks, transforms[:-1], strict=True), 1):
-        wanted = frames_to_mend(clip, rgb, mask, mask_quality, bool(host.masks_found[number - 1]))
+    objects = zip(masks, transforms[:-1], host.masks_found.tolist(), strict=True)
+    for number, (mask, motion, is_found) in enumerate(objects, 1):
+        wanted = frames_to_mend(clip, rgb, mask, mask_quality, is_found)
         exact = f"masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept"
         print(f"object {number}: {'masks are rough and mended' if wanted.all() else exact} (mask_quality)")
         if wanted.any():
