@@ -5,6 +5,7 @@ import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 DISK_ERRORS = {  # what a full disk, a missing right or a failing encoder raise
     errno.EACCES,
@@ -35,19 +36,19 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        end(f"error: {error}", 2)
+        exit_with(f"error: {error}", 2)
     except Stopped as stop:
-        end(str(stop), stop.exit_code)
+        exit_with(str(stop), stop.exit_code)
     except KeyboardInterrupt:
-        end("stopped by Ctrl-C; unfinished files were removed, finished ones kept", 130)
+        exit_with("stopped by Ctrl-C; unfinished files were removed, finished ones kept", 130)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         where = error.filename or "the output folder"
-        end(f"error: cannot read or write {where}: {error.strerror}; check its permissions and the free space", 2)
+        exit_with(f"error: cannot read or write {where}: {error.strerror}; check its permissions and the free space", 2)
 
 
-def end(message: str, exit_code: int) -> None:
+def exit_with(message: str, exit_code: int) -> None:
     """Print one line to stderr and leave."""
     print(message, file=sys.stderr, flush=True)
     sys.exit(exit_code)
@@ -58,12 +59,12 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
-def named(folder: Path) -> Path:
+def resolve_folder_name(folder: Path) -> Path:
     """A folder that has a name: `.` and `..` become what they stand for."""
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
-def parser(description: str, example: str) -> argparse.ArgumentParser:
+def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     """An argument parser with the house's look: what it does, the flags with their defaults, an example."""
     return argparse.ArgumentParser(
         description=description,
@@ -107,12 +108,12 @@ def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
     )
 
 
-def trained_run_options(options: argparse.Namespace) -> tuple[Path, str | None, Path | None, float | None, str | None]:
-    """What `rendering.open_run` takes, from the flags above."""
-    return (
-        options.trained_model_folder,
-        options.video_name,
-        options.data_folder,
-        options.fps,
-        options.alpha_range,
-    )
+def open_run_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `rendering.trained_run.open_run`, from the flags above."""
+    return {
+        "folder": options.trained_model_folder,
+        "video_name": options.video_name,
+        "data_folder": options.data_folder,
+        "fps": options.fps,
+        "alpha_range": options.alpha_range,
+    }

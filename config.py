@@ -184,19 +184,19 @@ def load_config(path: Path) -> Config:
         if key not in known:
             close = get_close_matches(key, known, n=1, cutoff=0.5)
             raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        if problem := value_problem(key, value, known[key]):
+        if problem := find_value_problem(key, value, known[key]):
             raise ConfigError(f"{path}: {key} {problem}, got {value!r}")
         if known[key] == Levels:
             values[key] = tuple(map(tuple, value))
     if missing := [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]:
         raise ConfigError(f"{path}: missing key {', '.join(missing)}")
     config = Config(**values)
-    if problem := misfit(config):
+    if problem := find_conflict(config):
         raise ConfigError(f"{path}: {problem}")
     return config
 
 
-def misfit(config: Config) -> str | None:
+def find_conflict(config: Config) -> str | None:
     """What is wrong with values that are right by themselves but do not go together, or None."""
     if config.sampling == "tiles" and config.derivative_amount >= config.tile_size:
         return (
@@ -227,7 +227,7 @@ def misfit(config: Config) -> str | None:
     return None
 
 
-def value_problem(key: str, value: object, expected: type | UnionType) -> str | None:
+def find_value_problem(key: str, value: object, expected: type | UnionType) -> str | None:
     """What is wrong with one value, or None."""
     if expected == Levels:
         return None if are_levels(value) else LEVELS

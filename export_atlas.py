@@ -1,13 +1,13 @@
 """Write the atlases of a trained run as pictures to paint on."""
 
-from command_line import UserError, add_trained_run_flags, parser, run_script, trained_run_options
+from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script
 
 SMALLEST_PX, LARGEST_PX = 64, 8192
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write atlas images, guides, .ora files and atlas.json into a folder."""
-    flags = parser(
+    flags = make_parser(
         "Write each layer's atlas as a picture to paint on: cropped to what is used, as fine as the video,\n"
         "transparent where it is never seen; with a guide, an .ora file for Krita and GIMP, and atlas.json, by which\n"
         "only_edit.py puts paint back in its place. Paint in a layer of its own and export that layer alone.",
@@ -28,9 +28,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     from export.atlas import export_atlases
     from media import fresh_folder
-    from rendering import open_run
+    from rendering.trained_run import open_run
 
-    run = open_run(*trained_run_options(options))
+    run = open_run(**open_run_arguments(options))
     folder = fresh_folder(options.output_folder)
     resolution = None if options.resolution == "auto" else int(options.resolution)
     atlas = export_atlases(run, folder, resolution, options.padding, options.bits)
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         f'--atlas="{folder}"'
     )
     for image in atlas.layers:
-        is_background = image.layer == len(run.model.layers) - 1
+        is_background = run.model.layers[image.layer].is_background
         flag = "--edit_background_path=" if is_background else f"--edit_object {image.layer + 1}:"
         print(f"{command} {'--edit_foreground_path=' if image.layer == 0 else flag}painted_{image.image}")
     print(f"wrote {folder}")

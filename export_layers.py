@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, add_trained_run_flags, parser, pixel_of_frame, run_script, trained_run_options
+from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, pixel_of_frame, run_script
 
 KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
 
@@ -16,14 +16,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     from export.st_maps import check_st_maps
     from media import fresh_folder, write_text
-    from rendering import open_run
+    from rendering.trained_run import open_run
 
-    run = open_run(*trained_run_options(options))
+    run = open_run(**open_run_arguments(options))
     if options.track is not None:
-        from export.track import csv_text, track
+        from export.track import track_csv, track_point
 
-        layer, path = track(run, *options.track)
-        text = csv_text(path)
+        layer, path = track_point(run, *options.track)
+        text = track_csv(path)
         folder = fresh_folder(options.output_folder)
         write_text(folder / "track.csv", text)
         print(text, end="")
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     if {"st_maps", "inverse_st_maps"} & set(options.kinds):
         check_st_maps()
-    from edits.atlas_file import read_atlas_file
+    from editing.atlas_file import read_atlas_file
     from export.atlas import export_atlases
     from export.layers import export_layers
 
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def layer_flags() -> argparse.ArgumentParser:
     """The command's flags."""
-    flags = parser(
+    flags = make_parser(
         "Write the layers as image sequences named after the frames, at their size: the object with opacity, the\n"
         "background without it, mattes, and the mappings as EXR ST maps (Nuke's STMap, RE:Map). Or follow a point.",
         "python export_layers.py --trained_model_folder=results/swan_2026 --output_folder=layers",

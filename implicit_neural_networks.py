@@ -1,26 +1,27 @@
 """The networks: a positional-encoded MLP, and the model that owns the mappings, the opacities and the atlas.
 
 Layers are a list, front to back: foreground objects first, the background last. Sizes come from the config, and this
-is the only place where a network is built.
-"""
+is the only place where a network is built."""
 
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from command_line import UserError
 from config import Config
-from media import written_whole
+from media import write_atomically
 from unwrap_utils import frame_points, normalize, uv_scale_px
 
 CORRUPT = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
 ATLAS_SKIPS = (4, 7)  # layers of the atlas that see the encoded input again, counting from 0
+CHECKPOINT_FORMAT = 1  # raise it when older code can no longer read what is written; published checkpoints have none
 ALPHA_SCALE, ALPHA_FLOOR = 0.99, 0.001  # published range of opacity: its cross-entropy stays finite
 CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once: on a CPU few enough for its cache, half the time
 
@@ -56,36 +57,59 @@ class IMLP(nn.Module):
         x = self.hidden[0](x)
         with torch.autocast(points.device.type, torch.bfloat16, enabled=self.low_precision):
             for index, layer in enumerate(self.hidden[1:-1], start=1):
-                x = layer(self.joined(x.relu(), skipped, index))
+                x = layer(self.append_skip(x.relu(), skipped, index))
         last = len(self.hidden) - 1
-        return torch.tanh(self.hidden[last](self.joined(x.relu().to(points.dtype), skipped, last)))
+        return torch.tanh(self.hidden[last](self.append_skip(x.relu().to(points.dtype), skipped, last)))
 
-    def joined(self, x: Tensor, skipped: Tensor, index: int) -> Tensor:
+    def append_skip(self, x: Tensor, skipped: Tensor, index: int) -> Tensor:
         """Hidden features, followed by the encoded input where layer `index` has a skip."""
         return torch.cat((x, skipped.to(x.dtype)), dim=1) if index in self.skips else x
 
 
+FOREGROUND_CENTERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5))
+BACKGROUND_CENTER = (-0.5, -0.5)
+
+
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the video and where its atlas lies in the square [-1, 1]^2 that all layers share."""
+    """One layer of the video, and where its atlas lies in the square [-1, 1]^2 that all layers share."""
 
+    index: int  # front to back
     name: str
-    atlas_center: tuple[float, float]  # its square is center +- 0.5
+    atlas_center: tuple[float, float]  # the layer's square is this +- 0.5
+    is_background: bool = False
+
+    @property
+    def motion_kind(self) -> str:
+        """The kind of transform by which the layer is aligned: "affine" for objects, else "homography"."""
+        return "homography" if self.is_background else "affine"
 
 
-FOREGROUND_CENTERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5))
-BACKGROUND = Layer("background", (-0.5, -0.5))
+class Layers(tuple[Layer, ...]):
+    """All layers of a video, front to back: foreground objects first, the background last."""
 
+    @classmethod
+    def for_objects(cls, objects: int) -> "Layers":
+        """The layers of so many foreground objects; the shared atlas has room for three of them."""
+        names = ["foreground"] + [f"foreground{number}" for number in range(2, objects + 1)]
+        centers = FOREGROUND_CENTERS[:objects]
+        foregrounds = [Layer(i, *pair) for i, pair in enumerate(zip(names, centers, strict=True))]
+        return cls([*foregrounds, Layer(objects, "background", BACKGROUND_CENTER, is_background=True)])
 
-def make_layers(foregrounds: int) -> list[Layer]:
-    """Foreground objects front to back, then the background; the shared atlas has room for three objects."""
-    names = ["foreground"] + [f"foreground{number}" for number in range(2, foregrounds + 1)]
-    return [Layer(*pair) for pair in zip(names, FOREGROUND_CENTERS[:foregrounds], strict=True)] + [BACKGROUND]
+    @property
+    def foregrounds(self) -> tuple[Layer, ...]:
+        """The objects, front to back."""
+        return self[:-1]
 
+    @property
+    def background(self) -> Layer:
+        """The layer behind all objects."""
+        return self[-1]
 
-def layer_names(count: int) -> list[str]:
-    """Names of so many layers, front to back."""
-    return [layer.name for layer in make_layers(count - 1)]
+    @property
+    def names(self) -> list[str]:
+        """The names of all layers, front to back."""
+        return [layer.name for layer in self]
 
 
 def visibility(alpha: Tensor) -> Tensor:
@@ -114,13 +138,81 @@ class Sample:
         return self.unlit if self.light is None else self.unlit * self.light
 
 
+class Model(Protocol):
+    """What training, rendering, editing and export need of a model, whichever its representation.
+
+    T frames of H x W pixels; L layers, front to back, the background last. uv lies in a layer's own square [-1, 1]^2,
+    atlas_uv in the square that all layers share.
+    """
+
+    layers: Layers
+    atlas_centers: Tensor  # (L, 1, 2)
+
+    def frame_sample(
+        self,
+        t: int,
+        size: tuple[int, int, int],
+        full_range: bool,
+        with_colors: bool,
+        output_size: tuple[int, int] | None = None,
+    ) -> Sample:
+        """Evaluate all pixels of frame t of a clip of (T, H, W), row by row.
+
+        full_range: opacity reaches 0 and 1. output_size: (width, height) of the pixels to evaluate; None: those of the
+        clip.
+        """
+        ...
+
+    def colors(self, uv: Tensor) -> Tensor:
+        """(L, N, 2) -> (L, N, 3) in [0, 1]: the colour of every layer."""
+        ...
+
+    def atlas_color(self, atlas_uv: Tensor) -> Tensor:
+        """(N, 2) in the shared square -> (N, 3) in [0, 1]."""
+        ...
+
+    def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
+        """Pixels of a clip of (T, H, W) per unit of a layer's uv."""
+        ...
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that a checkpoint keeps of the model."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All tensors that training changes."""
+        ...
+
+    def eval(self) -> Self:
+        """Switch to rendering; returns the model."""
+        ...
+
+
+def frame_pixels(t: int, size: tuple[int, int], output_size: tuple[int, int] | None, device: torch.device) -> Tensor:
+    """Pixel centers (N, 3) as (x, y, t) of frame t, row by row, in the pixels of a clip of (H, W).
+
+    output_size: (width, height) of the raster to cover the frame with; None: the clip's own.
+    """
+    height, width = size
+    if output_size is None:
+        return frame_points(t, height, width, device)
+    x, y = (output_centers(own, count) for own, count in zip((width, height), output_size, strict=True))
+    y, x = torch.meshgrid(y.to(device), x.to(device), indexing="ij")
+    return torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3)
+
+
+def output_centers(size: int, count: int) -> Tensor:
+    """(count,) the centers of so many pixels that cover an axis of `size` pixels, in those pixels."""
+    return (torch.arange(count) + 0.5) * (size / count) - 0.5
+
+
 class AtlasModel(nn.Module):
     """Mappings and opacities of all layers, and the atlas they share. Points are normalized (x, y, t)."""
 
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.layers = make_layers(config.objects)
+        self.layers = Layers.for_objects(config.objects)
         foreground_frequencies = config.number_of_positional_encoding_mapping1 * config.use_positional_encoding_mapping1
         background_frequencies = config.number_of_positional_encoding_mapping2 * config.use_positional_encoding_mapping2
         foreground = (config.number_of_channels_mapping1, config.number_of_layers_mapping1, foreground_frequencies)
@@ -134,6 +226,7 @@ class AtlasModel(nn.Module):
             network.low_precision = config.precision == "bfloat16"
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
+        # The only place that training and evaluation read the scale from: an aligned start may lower the config's.
         self.uv_mapping_scale = config.uv_mapping_scale
 
     def uv(self, xyt: Tensor, layer: int) -> Tensor:
@@ -153,9 +246,9 @@ class AtlasModel(nn.Module):
         """Layers' own squares (L, N, 2) to the shared one: half the size, at each layer's center."""
         return 0.5 * uv + self.atlas_centers
 
-    def atlas_color(self, places: Tensor) -> Tensor:
-        """(N, 2) places in the shared atlas square -> (N, 3) in [0, 1]."""
-        return self.atlas(places) / 2 + 0.5
+    def atlas_color(self, atlas_uv: Tensor) -> Tensor:
+        """(N, 2) in the shared square -> (N, 3) in [0, 1]."""
+        return self.atlas(atlas_uv) / 2 + 0.5
 
     def colors(self, uv: Tensor) -> Tensor:
         """(L, N, 2) -> (L, N, 3) in [0, 1]: the colour of every layer, in one evaluation."""
@@ -166,12 +259,18 @@ class AtlasModel(nn.Module):
         uv = self.uvs(xyt)
         return Sample(uv, self.alpha(xyt, full_range), self.colors(uv))
 
-    def frame_sample(self, t: int, size: tuple[int, int, int], full_range: bool, with_colors: bool) -> Sample:
-        """Everything about all pixels of frame t of a clip of (T, H, W), row by row."""
-        _, height, width = size
+    def frame_sample(
+        self,
+        t: int,
+        size: tuple[int, int, int],
+        full_range: bool,
+        with_colors: bool,
+        output_size: tuple[int, int] | None = None,
+    ) -> Sample:
+        """See `Model.frame_sample`."""
         device = self.atlas_centers.device
         parts = []
-        for points in frame_points(t, height, width, device).split(CHUNK.get(device.type, CHUNK["cpu"])):
+        for points in frame_pixels(t, size[1:], output_size, device).split(CHUNK.get(device.type, CHUNK["cpu"])):
             xyt = normalize(points, size)
             uv = self.uvs(xyt)
             colors = self.colors(uv) if with_colors else uv.new_zeros(len(uv), 0, 3)
@@ -194,13 +293,14 @@ class AtlasModel(nn.Module):
         return [{"params": list(network.parameters())} for network in self.named_networks().values()]
 
     def checkpoint(self) -> dict[str, Any]:
-        """State of the networks under the published keys."""
-        return {f"{name}_state_dict": network.state_dict() for name, network in self.named_networks().items()}
+        """State of the networks under the published keys, and the scale of uv, which an aligned start may lower."""
+        state: dict[str, Any] = {f"{name}_state_dict": net.state_dict() for name, net in self.named_networks().items()}
+        return state | {"uv_mapping_scale": self.uv_mapping_scale}
 
     def load_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Take the weights of a checkpoint. Raises UserError naming what is missing or of another size."""
         if mappings := sum(key.startswith("model_F_mapping") for key in checkpoint):
-            check_objects(path, mappings - 1, self.config)
+            check_object_count(path, mappings - 1, self.config)
         for name, network in self.named_networks().items():
             state = checkpoint.get(f"{name}_state_dict")
             if not isinstance(state, dict):
@@ -218,9 +318,10 @@ class AtlasModel(nn.Module):
                         f"{tuple(value.shape)}; use the config.json that lies beside the checkpoint"
                     )
             network.load_state_dict(state)
+        self.uv_mapping_scale = float(checkpoint.get("uv_mapping_scale", self.config.uv_mapping_scale))
 
 
-def check_objects(path: Path, objects: int, config: Config) -> None:
+def check_object_count(path: Path, objects: int, config: Config) -> None:
     """Raise UserError for a checkpoint of another number of objects than the config has."""
     if objects != config.objects:
         raise UserError(
@@ -239,6 +340,11 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(f"{path}: not a checkpoint, or cut short; restore it or train again") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds {type(checkpoint).__name__}, expected the dict that train.py writes")
+    if (found := checkpoint.get("format", CHECKPOINT_FORMAT)) != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{path}: has checkpoint format {found}, this version reads format {CHECKPOINT_FORMAT}; "
+            "use the version of this project that wrote it, or a newer one"
+        )
     return checkpoint
 
 
@@ -246,7 +352,7 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all. Raises OSError if the disk is full; the last good one stays."""
     data = io.BytesIO()  # torch.save into a file turns a full disk into an unspecific error
     torch.save(checkpoint, data)
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(data.getbuffer())
         file.flush()
         os.fsync(file.fileno())

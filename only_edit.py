@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, add_trained_run_flags, parser, run_script, trained_run_options, warn
+from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script, warn
 
 if TYPE_CHECKING:
-    from editing import EditRequest, Output
+    from editing.requests import EditRequest, Output
+    from media.clip import Clip
     from media.videos import Audio
-    from unwrap_utils import Clip
 
 SAME_FPS = 0.01
 FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
@@ -21,23 +21,24 @@ def main(arguments: list[str] | None = None) -> None:
     options = edit_flags().parse_args(arguments)
     check_flags(options)
 
-    from editing import check_request, write_edited_video
+    from editing.render_edits import write_edited_video
+    from editing.requests import check_request
     from media import fresh_folder, make_folder
-    from rendering import open_run
+    from rendering.trained_run import open_run
 
     request = edit_request(options)
-    run = open_run(*trained_run_options(options))
+    run = open_run(**open_run_arguments(options))
     if options.transfer_from is None:
         check_request(request, run)
     else:
-        from edits.transfer import open_older, write_transferred
+        from editing.transfer import open_source_run, write_transferred_edit
 
-        old = open_older(run, options.transfer_from, request)
+        old = open_source_run(run, options.transfer_from, request)
     audio = None if options.only_edit_layer else audio_of(run.clip)
     folder = make_folder(options.output_folder) if options.overwrite else fresh_folder(options.output_folder)
     output = output_of(options, audio)
     if options.transfer_from is not None:
-        write_transferred(run, old, request, folder, output)
+        write_transferred_edit(run, old, request, folder, output)
     else:
         write_edited_video(run, request, folder, output)
     print(f"open {folder / 'edited.png'} and the video beside it")
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def edit_flags() -> argparse.ArgumentParser:
     """The command's flags."""
-    flags = parser(
+    flags = make_parser(
         "Paint an atlas once, or some frames, and the paint follows the object through the whole video.\n"
         "Edits are RGBA pictures, transparent where nothing is to change.",
         "python only_edit.py --trained_model_folder=results/swan_2026 --output_folder=out \\\n"
@@ -187,7 +188,7 @@ def check_flags(options: argparse.Namespace) -> None:
 
 def edit_request(options: argparse.Namespace) -> "EditRequest":
     """What the flags ask for."""
-    from editing import ALL_OBJECTS, BACKGROUND, AtlasEdit, EditRequest, FrameEdit
+    from editing.requests import ALL_OBJECTS, BACKGROUND, AtlasEdit, EditRequest, FrameEdit
 
     atlases = [AtlasEdit(number - 1, path) for number, path in options.edit_object]
     if options.edit_foreground_path:
@@ -201,20 +202,20 @@ def edit_request(options: argparse.Namespace) -> "EditRequest":
     layers = [layer for layer, is_chosen in chosen.items() if is_chosen]
     layers += [] if options.edit_frame_object is None else [options.edit_frame_object - 1]
     return EditRequest(
-        tuple(atlases),
-        options.atlas,
-        tuple(FrameEdit(number, path, options.edit_frame_mask) for number, path in painted),
-        tuple(layers or chosen),
-        options.blend,
-        options.opacity,
-        options.edit_space == "native",
-        options.only_edit_layer,
+        atlases=tuple(atlases),
+        atlas_path=options.atlas,
+        frames=tuple(FrameEdit(number, path, options.edit_frame_mask) for number, path in painted),
+        frame_layers=tuple(layers or chosen),
+        blend=options.blend,
+        opacity=options.opacity,
+        is_native=options.edit_space == "native",
+        is_alone=options.only_edit_layer,
     )
 
 
 def output_of(options: argparse.Namespace, audio: "Audio | None") -> "Output":
     """What the flags want written."""
-    from editing import Output
+    from editing.requests import Output
 
     kind = options.format or ("png" if options.only_edit_layer else "mp4")
     return Output(kind, options.crf, options.save_frames, audio)
@@ -223,9 +224,9 @@ def output_of(options: argparse.Namespace, audio: "Audio | None") -> "Output":
 def audio_of(clip: "Clip") -> "Audio | None":
     """The sound of the video that the clip's frames come from, as far as it is known and still there."""
     from media.videos import Audio
-    from preprocessing.extract import read_note
+    from preprocessing.extract import read_clip_note
 
-    note = read_note(clip.folder)
+    note = read_clip_note(clip.folder)
     if note is None or not note.has_audio:
         return None
     if abs(clip.fps - note.fps) > SAME_FPS:

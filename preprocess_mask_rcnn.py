@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, parser, pixel_of_frame, run_script
+from command_line import UserError, make_parser, pixel_of_frame, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -11,10 +11,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = mask_flags().parse_args(arguments)
     check_flags(options)
 
-    from preprocessing.masks import MaskRequest, refine_masks, write_masks
+    from preprocessing.mask_refinement import refine_clip_masks
+    from preprocessing.mask_request import MaskRequest
+    from preprocessing.masks import write_masks
 
     if options.refine:
-        refine_masks(options.vid_path)
+        refine_clip_masks(options.vid_path)
         return
     request = MaskRequest(
         method=options.method,
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def mask_flags() -> argparse.ArgumentParser:
     """The command's flags."""
-    flags = parser(
+    flags = make_parser(
         "Find the moving object in every frame and write rough masks, white inside: NAME_maskrcnn/STEM.png, and\n"
         "NAME_maskrcnn.png to look at. Masks that are there are kept; --refine mends them.",
         "python preprocess_mask_rcnn.py --vid-path data/swan --class_name bird",

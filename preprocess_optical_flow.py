@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, parser, run_script
+from command_line import UserError, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def flow_flags() -> argparse.ArgumentParser:
     """The command's flags."""
-    flags = parser(
+    flags = make_parser(
         "Compute how every pixel moves to the next frame and back: NAME_flow/A_B.npz, float16 (height, width, 2)\n"
         "under the key 'flow', pixels (dx, dy). Whole files that are there are kept, so an interrupted run goes on.",
         "python preprocess_optical_flow.py --vid-path data/swan --max_long_edge 768",

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from command_line import UserError, parser, run_script
+from command_line import UserError, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train a new run from a config, or continue one."""
-    flags = parser(
+    flags = make_parser(
         "Learn the atlases of one clip: two flat images, a map from every pixel into them, and an opacity.\n"
         "The config names the clip's folder and everything else; results go to a new folder, with a preview.png, and\n"
         "a checkpoint that only_evaluate.py and only_edit.py read. Ctrl-C saves and stops; --resume goes on.",
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 
     from config import load_config
-    from training import resume_run, start_run
+    from training.loop import resume_run, start_run
 
     if options.resume:
         trainer = resume_run(options.resume, options.time_budget)

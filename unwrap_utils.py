@@ -1,16 +1,11 @@
-"""A clip on disk and on the device: frames, rough masks and flow, checked and brought to working size.
+"""The video as tensors on the device, optical flow checks, and the pre-training of the mappings."""
 
-`Clip` reads one frame at a time (evaluating and editing); `Video` holds what training needs as compact tensors.
-"""
-
-import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -20,18 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import media
-from command_line import UserError, named, warn
+from command_line import warn
 from config import Config
-from media import Pixels
-from media.flows import DamagedFlow, find_flow, flow_name, read_flow
-from media.mask_notes import are_found
+from media.clip import Clip
+from media.flows import BACKWARD, FORWARD
 
-FORWARD, BACKWARD = 0, 1  # flow to the next frame, to the previous one
-STEPS = (1, -1)  # frames that each of them moves
 CONSISTENT_PX = 1.0  # flow is valid where forward-then-backward returns within this distance
-ASPECT_TOLERANCE = 0.02
-SMALLEST_PX = 8
 INT16_MAX = 32767
 PRETRAIN_LEARNING_RATE = 1e-4
 BYTES_PER_PIXEL = 14  # of a video with one object
@@ -44,224 +33,31 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@dataclass(frozen=True)
-class Clip:
-    """Frames, masks and flow as files; everything is returned at working size, W x H pixels."""
-
-    folder: Path
-    frame_paths: tuple[Path, ...]
-    width: int
-    height: int
-    fps: float
-    objects: int = 1
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def __len__(self) -> int:
-        return len(self.frame_paths)
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """(T, H, W)."""
-        return len(self), self.height, self.width
-
-    def beside(self, suffix: str) -> Path:
-        """A folder of the same clip: `NAME_flow`, `NAME_maskrcnn`, `NAME_gt`."""
-        return self.folder.with_name(self.folder.name + suffix)
-
-    def frame(self, t: int) -> Pixels:
-        """(H, W, 3) uint8."""
-        return media.resize(media.read_rgb(self.frame_paths[t]), self.width, self.height)
-
-    @cached_property
-    def native_size(self) -> tuple[int, int]:
-        """(width, height) of the frames as they are."""
-        return media.image_size(self.frame_paths[0])
-
-    def native_frame(self, t: int) -> Pixels:
-        """(H, W, 3) uint8 of a frame as it is."""
-        return media.read_rgb(self.frame_paths[t])
-
-    @cached_property
-    def masks(self) -> tuple[Path, ...] | None:
-        """The rough mask of each frame, paired by name; None if the clip has no masks."""
-        return paired_masks(self.beside("_maskrcnn"), self.frame_paths)
-
-    @cached_property
-    def object_masks(self) -> tuple[tuple[Path, ...], ...]:
-        """The rough masks of every object, the front one first. Raises UserError naming the folder that is missing."""
-        found = []
-        for folder in map(self.beside, mask_suffixes(self.objects)):
-            masks = paired_masks(folder, self.frame_paths)
-            if masks is None:
-                several = f" --objects {self.objects}" if self.objects > 1 else ""
-                raise UserError(
-                    f"{folder}: no such folder; run python preprocess_mask_rcnn.py --vid-path {self.folder}{several} "
-                    "or put your own masks there"
-                )
-            found.append(masks)
-        return tuple(found)
-
-    def mask_of_all(self, t: int) -> Pixels | None:
-        """(H, W) uint8: the rough masks of all objects in frame t; None if a folder of them is not there."""
-        if not all(self.beside(suffix).is_dir() for suffix in mask_suffixes(self.objects)):
-            return None
-        return np.maximum.reduce([self.mask(paths[t]) for paths in self.object_masks])
-
-    @cached_property
-    def truth(self) -> tuple[Path, ...] | None:
-        """The true mask of each frame; None if the clip has no `NAME_gt` folder."""
-        return paired_masks(self.beside("_gt"), self.frame_paths)
-
-    def mask(self, path: Path) -> Pixels:
-        """(H, W) uint8 of one of `masks` or `truth`, 255 inside the object. Raises UserError on another aspect."""
-        values = media.read_mask(path)
-        if not self.fits(values.shape[::-1]):
-            raise UserError(
-                f"{path} is {values.shape[1]} x {values.shape[0]}, the frames are "
-                f"{self.native_size[0]} x {self.native_size[1]}; make the mask from the same frames"
-            )
-        return media.resize_labels(values, self.width, self.height)
-
-    def fits(self, size: tuple[int, int]) -> bool:
-        """Whether a picture (width, height) has the aspect of the frames, as they are or as they are worked on."""
-        return same_aspect(size, self.native_size) or same_aspect(size, (self.width, self.height))
-
-    def flow_path(self, t: int, direction: int) -> Path:
-        """The file of the flow that leaves frame t. Raises UserError where there is none."""
-        names = self.frame_paths[t].name, self.frame_paths[t + STEPS[direction]].name
-        folder = self.beside("_flow")
-        path = find_flow(folder, *names)
-        if path is None:
-            raise UserError(f"{folder} has no {flow_name(*names)} (or .npy); {self.flow_remedy}")
-        return path
-
-    @property
-    def flow_remedy(self) -> str:
-        """What to do about flow that can't be used."""
-        return f"run python preprocess_optical_flow.py --vid-path {self.folder}"
-
-    def flow(self, t: int, direction: int) -> NDArray[np.float32]:
-        """(H, W, 2) pixels (dx, dy) from frame t to its neighbour. Raises UserError naming the file."""
-        path = self.flow_path(t, direction)
-        try:
-            flow = read_flow(path)
-        except DamagedFlow as error:
-            raise UserError(f"{path}: {error}; delete it and {self.flow_remedy}") from None
-        if not self.fits(flow.shape[1::-1]):
-            raise UserError(
-                f"{path}: is {flow.shape[1]} x {flow.shape[0]}, of another aspect than the frames; "
-                f"delete it and {self.flow_remedy}"
-            )
-        return resize_flow(flow, self.width, self.height)
-
-    def flow_pair(self, t: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Flow from frame t to t + 1 and back."""
-        return self.flow(t, FORWARD), self.flow(t + 1, BACKWARD)
+def flow_targets(flow: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Positions x and y, each (H, W) in pixels, to which the flow (H, W, 2) takes the pixels of its frame."""
+    height, width = flow.shape[:2]
+    x = flow[..., 0].astype(np.float32) + np.arange(width, dtype=np.float32)
+    y = flow[..., 1].astype(np.float32) + np.arange(height, dtype=np.float32)[:, None]
+    return x, y
 
 
-def mask_suffixes(objects: int) -> list[str]:
-    """What follows a clip's name in the names of its mask folders, the front object first."""
-    return ["_maskrcnn"] if objects == 1 else [f"_maskrcnn_{number}" for number in range(1, objects + 1)]
+def warp_by_flow(
+    values: NDArray[np.floating], flow: NDArray[np.floating], border: int = cv2.BORDER_REPLICATE
+) -> NDArray[np.floating]:
+    """Bring the values (H, W[, C]) of another frame to this frame by the flow (H, W, 2) from this frame to the other.
 
-
-def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
-    """Find and check the frames of a clip. Raises UserError; nothing but headers is read."""
-    folder = named(Path(folder))
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; put the frames there as 00000.jpg, 00001.jpg, ...")
-    paths = media.list_images(folder)[: config.maximum_number_of_frames]
-    if not paths:
-        raise UserError(f"{folder}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
-    if len(paths) < 2:
-        raise UserError(f"{folder}: holds one frame, {paths[0].name}; at least 2 are needed to follow a motion")
-    sizes = [media.image_size(path) for path in paths]
-    if odd := next((index for index, size in enumerate(sizes) if size != sizes[0]), None):
-        raise UserError(
-            f"{paths[odd]} is {sizes[odd][0]} x {sizes[odd][1]}, {paths[0].name} is {sizes[0][0]} x {sizes[0][1]}; "
-            "all frames must have one size"
-        )
-    width, height = working_size(sizes[0], config.resx, config.resy)
-    if min(width, height) < SMALLEST_PX:
-        raise UserError(f"{folder}: {width} x {height} pixels to work on, at least {SMALLEST_PX} each way are needed")
-    return Clip(folder, tuple(paths), width, height, fps or config.fps or recorded_fps(folder), config.objects)
-
-
-def spread_numbers(count: int, most: int) -> list[int]:
-    """At most so many numbers of `count` frames, evenly spread from the first to the last."""
-    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
-
-
-def recorded_fps(folder: Path) -> float:
-    """Frames per second as noted beside the frames in NAME.json by whoever extracted them, else the published 10."""
-    note = folder.with_name(folder.name + ".json")
-    if not note.is_file():
-        return media.PUBLISHED_FPS
-    try:
-        fps = json.loads(note.read_text(encoding="utf-8"))["fps"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f'{note}: expected JSON such as {{"fps": 25}}; mend or delete it') from None
-    if not isinstance(fps, int | float) or not 0 < fps < 1000:
-        raise UserError(f"{note}: fps is {fps!r}, expected frames per second above 0; mend or delete it")
-    return float(fps)
-
-
-def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """True for two (width, height) of one aspect, up to what rounding to pixels does."""
-    ratio = size[0] * other[1] / (size[1] * other[0])
-    rounding = 1 / min(*size, *other)
-    return abs(ratio - 1) <= ASPECT_TOLERANCE + rounding
-
-
-def working_size(native: tuple[int, int], resx: int | None, resy: int | None) -> tuple[int, int]:
-    """(width, height) to work at; a side left null follows the aspect of the frames."""
-    width, height = native
-    if resx is None and resy is None:
-        return native
-    size = (resx or max(2, round(width * resy / height)), resy or max(2, round(height * resx / width)))
-    if not same_aspect(size, native):
-        warn(
-            f"resx x resy {size[0]} x {size[1]} stretches frames of {width} x {height}; "
-            "set one of resx, resy to null to keep the aspect"
-        )
-    return size
-
-
-def paired_masks(folder: Path, frames: tuple[Path, ...]) -> tuple[Path, ...] | None:
-    """The mask of each frame, by name without suffix. None without a folder; UserError naming a missing one."""
-    if not folder.is_dir():
-        return None
-    masks = {path.stem: path for path in media.list_images(folder)}
-    missing = [frame.stem for frame in frames if frame.stem not in masks]
-    if missing:
-        raise UserError(
-            f"{folder} has no mask for {len(missing)} of {len(frames)} frames, the first is {missing[0]}.png; "
-            "masks carry the names of their frames (an all-black one says: not visible here)"
-        )
-    known = {path.stem for path in media.list_images(frames[0].parent)}
-    if extra := [path.name for stem, path in masks.items() if stem not in known]:
-        warn(f"{folder}: {len(extra)} masks belong to no frame and are ignored, the first is {extra[0]}")
-    return tuple(masks[frame.stem] for frame in frames)
-
-
-def resize_flow(flow: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    """Resize (h, w, 2) flow; x scales with the width and y with the height."""
-    old_height, old_width = flow.shape[:2]
-    if (old_width, old_height) == (width, height):
-        return flow
-    return media.resize(flow, width, height) * np.float32([width / old_width, height / old_height])
+    Sampling is bilinear. border: OpenCV's border mode, for flow that leaves the frame.
+    """
+    return cv2.remap(values, *flow_targets(flow), cv2.INTER_LINEAR, borderMode=border)
 
 
 def consistent_flow(flow: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(H, W): following `flow` and then `back` returns within one pixel, and never leaves the frame."""
+    """(H, W): True where following `flow` and then `back` returns within one pixel and never leaves the frame."""
     height, width = flow.shape[:2]
-    x = flow[..., 0] + np.arange(width, dtype=np.float32)
-    y = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    x, y = flow_targets(flow)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    squares = np.square(flow + cv2.remap(back, x, y, cv2.INTER_LINEAR))
-    # A sum along an axis of two takes 20 times as long as adding them.
+    squares = np.square(flow + warp_by_flow(back, flow, cv2.BORDER_CONSTANT))
+    # A sum along an axis of length two takes 20 times as long as adding the two.
     return inside & (squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2)
 
 
@@ -343,18 +139,22 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects:
     )
 
 
-def load_video(clip: Clip, device: torch.device) -> Video:
-    """Read a clip for training. Raises UserError for whatever is missing or damaged, before any of it is used."""
+def load_video(clip: Clip, device: torch.device, masks_found: Sequence[bool] | None = None) -> Video:
+    """Read a clip for training. Raises UserError for whatever is missing or damaged, before any of it is used.
+
+    masks_found: for each object, whether a method found its masks; None if nothing is known of them.
+    """
     masks, count = clip.object_masks, len(clip)
     video = empty_video(clip.size, clip.folder.parent, clip.objects)
-    with ThreadPoolExecutor(READERS) as readers:  # decoding leaves Python to the others
+    with ThreadPoolExecutor(READERS) as readers:  # decoding releases Python's global lock
         read = readers.map(lambda t: read_frame(clip, video, t), range(count))
         for _ in tqdm(read, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
             pass
-    for number, (paths, planes) in enumerate(zip(masks, video.masks, strict=True)):
-        video.masks_found[number] = are_found(clip.beside("_maskrcnn"), paths[0].parent)
+    for paths, planes in zip(masks, video.masks, strict=True):
         if not (planes > 127).any():
             warn(f"{paths[0].parent}: all masks are empty; everything will be background")
+    if masks_found is not None:
+        video.masks_found = torch.tensor(masks_found, dtype=torch.bool)
     return video.to(device)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, named, parser, run_script
+from command_line import UserError, make_parser, resolve_folder_name, run_script
 from config import MOST_OBJECTS
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> None:
     took: dict[str, float] = {}
 
     from preprocessing.flow import FlowRequest, write_clip_flow
-    from preprocessing.masks import MaskRequest, write_masks
+    from preprocessing.mask_request import MaskRequest
+    from preprocessing.masks import write_masks
 
     frames = frames_given(options, took) if options.input.is_dir() else frames_of_video(options, took)
     with stage("masks", took):
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def unwrap_flags() -> argparse.ArgumentParser:
     """The command's flags."""
-    flags = parser(
+    flags = make_parser(
         "Turn a video (mp4, mov, webm, gif, ...) or a folder of frames into editable layers. Four stages: frames,\n"
         "masks, flow, layers; what is done is not done again. Nothing but the Python packages is needed.",
         "python unwrap_video.py swan.mp4 --class_name bird",
@@ -127,16 +128,16 @@ def stage(name: str, took: dict[str, float]) -> Iterator[None]:
 def frames_given(options: argparse.Namespace, took: dict[str, float]) -> Path:
     """A folder of frames, looked through for scene cuts; used where it is."""
     import media
-    from preprocessing.extract import check_watched
-    from preprocessing.scene_cuts import watched
-    from unwrap_utils import open_clip
+    from media.clip import open_clip
+    from preprocessing.extract import check_cuts
+    from preprocessing.scene_cuts import detect_cuts
 
-    frames = named(options.input)
+    frames = resolve_folder_name(options.input)
     paths = media.list_images(frames)
     clip = open_clip(frames, config_for(options, frames, media.image_size(paths[0]) if paths else (1, 1)))
     announce(options, len(paths), media.image_size(paths[0]), has_to_extract=False)
     with stage("frames", took):
-        check_watched(watched(media.read_rgb(path) for path in paths), frames, options.allow_cuts, None)
+        check_cuts(detect_cuts(media.read_rgb(path) for path in paths), frames, options.allow_cuts, None)
         print(f"{len(paths)} frames, used where they are: {frames}; videos of them get {clip.fps:g} frames per second")
     return frames
 
@@ -144,16 +145,16 @@ def frames_given(options: argparse.Namespace, took: dict[str, float]) -> Path:
 def frames_of_video(options: argparse.Namespace, took: dict[str, float]) -> Path:
     """The frames of a video, in the data folder."""
     from media.decoding import video_facts
-    from preprocessing.extract import Span, check_span, extract, read_note
+    from preprocessing.extract import Span, check_span, extract, read_clip_note
 
     span, facts = Span(options.start, options.end, options.every), video_facts(options.input)
     check_span(options.input, span, facts)
-    folder = options.data_folder / (options.name or options.input.stem + span.describe())
+    folder = options.data_folder / (options.name or options.input.stem + span.name_suffix())
     is_there = folder.is_dir() and any(folder.iterdir())
     announce(options, span.frames(facts) or 0, (facts.width, facts.height), has_to_extract=not is_there)
     with stage("frames", took):
         if is_there:
-            note = read_note(folder)
+            note = read_clip_note(folder)
             if note is None or not note.matches(options.input, span):
                 raise UserError(f"{folder} holds frames of something else than this; give the clip another --name")
             print(f"{note.frames} frames are there already: {folder}")
@@ -178,18 +179,18 @@ def say_what_it_is(facts: "VideoFacts") -> None:
 
 def announce(options: argparse.Namespace, count: int, native: tuple[int, int], has_to_extract: bool) -> None:
     """Refuse clips longer than anyone would wait for, and say what this one will take."""
-    from preprocessing.extract import too_many
-    from reporting.estimate import Task, say_estimate
+    from preprocessing.estimate import Task, print_estimate
+    from preprocessing.extract import too_many_frames
 
     if count > options.max_frames:
-        raise UserError(too_many(options.input, str(count), options.max_frames))
+        raise UserError(too_many_frames(options.input, str(count), options.max_frames))
     scale = min(1.0, options.max_long_edge / max(native))
     working = tuple(max(1, round(side * scale)) for side in native)
     finder = {"import": None, "motion": "motion"}.get("import" if options.masks else options.method, "detector")
     flow = "dis" if flow_method(options) == "dis" else "raft"
-    say_estimate(
+    print_estimate(
         Task(count, native, working, has_to_extract, finder, flow, options.time_budget, options.objects),
-        named(options.input).parent if options.input.is_dir() else options.data_folder,
+        resolve_folder_name(options.input).parent if options.input.is_dir() else options.data_folder,
     )
 
 
@@ -222,11 +223,11 @@ def config_for(options: argparse.Namespace, frames: Path, native: tuple[int, int
 def layers(options: argparse.Namespace, frames: Path) -> Path:
     """Train and evaluate, or go on with the last run of the same settings; returns its folder."""
     import media
-    from runs.earlier import is_evaluated, newest_run
-    from training import resume_run, start_run
+    from training.earlier_runs import find_newest_run, is_evaluated
+    from training.loop import resume_run, start_run
 
     config = config_for(options, frames, media.image_size(media.list_images(frames)[0]))
-    run = newest_run(config)
+    run = find_newest_run(config)
     if run is not None and is_evaluated(run, options.time_budget):
         print(f"trained and evaluated already: {run}")
         return run
@@ -237,7 +238,7 @@ def layers(options: argparse.Namespace, frames: Path) -> Path:
 
 def report(run: Path, took: dict[str, float]) -> None:
     """Say where everything lies, what it took, and how to edit it."""
-    from runs.earlier import last_evaluation
+    from training.earlier_runs import last_evaluation
 
     evaluation = last_evaluation(run)
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())

@@ -3,16 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.distant import distant_pairs
-from alignment.tracks import layer_pairs
+from alignment.long_range import match_distant_frames
+from alignment.tracks import sample_point_pairs
 from alignment.transforms import (
     OUTLIER_PX,
-    aligned,
+    align_frames,
     is_sound,
     median_residual_px,
-    refined,
-    transformed,
-    typical_outlier_px,
+    outlier_limit_px,
+    refine_transforms,
+    transform_points,
 )
 from unwrap_utils import Video
 
@@ -21,13 +21,13 @@ Floats = NDArray[np.float64]
 RIGID = 1 / 1500  # of the long edge: most points of a rigid layer agree so well in frames far apart
 
 
-def layer_transforms(video: Video, member: NDArray[np.bool_], kind: str) -> Floats:
+def align_layer(video: Video, member: NDArray[np.bool_], kind: str) -> Floats:
     """(T, 3, 3) frame pixels -> pixels of the layer's reference frame, the middle one of those that show it.
 
     video on the CPU; member (T, H, W): pixels of the layer; kind: similarity, affine or homography.
     """
     frames, height, width = video.size
-    return aligned(layer_pairs(video, member), frames, reference_frame(member), kind, (height, width))
+    return align_frames(sample_point_pairs(video, member), frames, reference_frame(member), kind, (height, width))
 
 
 def reference_frame(member: NDArray[np.bool_]) -> int:
@@ -36,40 +36,42 @@ def reference_frame(member: NDArray[np.bool_]) -> int:
     return int(shown[len(shown) // 2]) if len(shown) else len(member) // 2
 
 
-def all_transforms(video: Video) -> Floats:
+def align_layers(video: Video) -> Floats:
     """(L, T, 3, 3): of every layer by its rough masks, the background last: affine for objects, else homographies."""
-    return np.stack([layer_transforms(video, member, kind) for member, kind in members(video)])
+    return np.stack([align_layer(video, member, kind) for member, kind in layer_pixels(video)])
 
 
-def steadied(video: Video, transforms: Floats) -> Floats:
+def refine_long_range(video: Video, transforms: Floats) -> Floats:
     """The same transforms (L, T, 3, 3), refined once more with frames far apart compared directly: without drift."""
     return np.stack(
         [
-            steadied_layer(video, each, member, kind)
-            for each, (member, kind) in zip(transforms, members(video), strict=True)
+            refine_layer_long_range(video, each, member, kind)
+            for each, (member, kind) in zip(transforms, layer_pixels(video), strict=True)
         ]
     )
 
 
-def steadied_layer(video: Video, transforms: Floats, member: NDArray[np.bool_], kind: str) -> Floats:
+def refine_layer_long_range(video: Video, transforms: Floats, member: NDArray[np.bool_], kind: str) -> Floats:
     """One layer's transforms (T, 3, 3) refined with frames far apart, if the layer is rigid enough.
 
     No transform fits frames far apart of an object that bends or turns, so those would draw it towards some part of
     it, away from what the flow says of the whole.
     """
-    distant = distant_pairs(video, member, transforms)
+    distant = match_distant_frames(video, member, transforms)
     if len(distant.source) == 0:
         return transforms
-    pairs, size, reference = layer_pairs(video, member) + distant, video.size[1:], reference_frame(member)
+    pairs, size, reference = sample_point_pairs(video, member) + distant, video.size[1:], reference_frame(member)
     with np.errstate(all="ignore"):
         # At first as wide as the drift that was found, else the distant points would be the outliers.
-        result = refined(transforms, pairs, reference, kind, size, typical_outlier_px(transforms, distant))
-        result = refined(result, pairs, reference, kind, size, min(typical_outlier_px(result, pairs), OUTLIER_PX))
+        result = refine_transforms(transforms, pairs, reference, kind, size, outlier_limit_px(transforms, distant))
+        result = refine_transforms(
+            result, pairs, reference, kind, size, min(outlier_limit_px(result, pairs), OUTLIER_PX)
+        )
         is_rigid = median_residual_px(result, distant) < RIGID * max(size)
     return result if is_rigid and is_sound(result, size) else transforms
 
 
-def members(video: Video) -> list[tuple[NDArray[np.bool_], str]]:
+def layer_pixels(video: Video) -> list[tuple[NDArray[np.bool_], str]]:
     """The pixels (T, H, W) of each layer by the rough masks, and the kind of its transforms; video on the CPU."""
     masks = video.masks.numpy() > 127
     return [*((mask, "affine") for mask in masks), (~masks.any(0), "homography")]
@@ -97,7 +99,7 @@ def object_boxes(inside: NDArray[np.bool_], margin: float) -> NDArray[np.int64]:
 def box_corners(transforms: Floats, boxes: NDArray[np.int64]) -> Floats:
     """(n, 2): corners of the boxes that hold anything, as their transforms place them."""
     corners = [
-        transformed(matrix, np.array([[x, y] for x in (left, right - 1) for y in (top, bottom - 1)], float))
+        transform_points(matrix, np.array([[x, y] for x in (left, right - 1) for y in (top, bottom - 1)], float))
         for matrix, (top, bottom, left, right) in zip(transforms, boxes, strict=True)
         if bottom > top
     ]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from unwrap_utils import FORWARD, Video
+from media.flows import FORWARD
+from unwrap_utils import Video
 
 Floats = NDArray[np.float64]
 
@@ -16,7 +17,7 @@ BORDER_PX = 2  # flow is unreliable there
 
 
 @dataclass
-class Pairs:
+class PointPairs:
     """Points of one layer in pairs of frames: P pairs of N points, those beyond a pair's own count 0."""
 
     source: NDArray[np.int64]  # (P,) frame numbers
@@ -25,11 +26,11 @@ class Pairs:
     end_px: Floats  # (P, N, 2) where they are in the target frame
     weight: Floats  # (P, N) how much a point counts
 
-    def __add__(self, other: "Pairs") -> "Pairs":
-        both = (np.concatenate((getattr(self, field.name), getattr(other, field.name))) for field in fields(Pairs))
-        return Pairs(*both)
+    def __add__(self, other: "PointPairs") -> "PointPairs":
+        both = (np.concatenate((getattr(self, field.name), getattr(other, field.name))) for field in fields(PointPairs))
+        return PointPairs(*both)
 
-    def of(self, source: int, target: int) -> tuple[Floats, Floats]:
+    def between(self, source: int, target: int) -> tuple[Floats, Floats]:
         """The points (n, 2) of one pair of frames and their ends (n, 2); none if the pair is not there."""
         found = np.flatnonzero((self.source == source) & (self.target == target))
         if len(found) == 0:
@@ -38,7 +39,7 @@ class Pairs:
         return self.start_px[found[0]][here], self.end_px[found[0]][here]
 
 
-def follow(video: Video, t: int, points: Floats, steps: int) -> tuple[list[Floats], list[NDArray[np.bool_]]]:
+def follow_flow(video: Video, t: int, points: Floats, steps: int) -> tuple[list[Floats], list[NDArray[np.bool_]]]:
     """Carry points (n, 2) of frame t along the forward flow: positions and validity after 1, 2, ... `steps` frames."""
     frames, height, width = video.size
     steps_px, steps_valid = video.flow_steps[FORWARD].numpy(), video.flow_valid[FORWARD].numpy()
@@ -56,13 +57,13 @@ def follow(video: Video, t: int, points: Floats, steps: int) -> tuple[list[Float
     return positions, valid
 
 
-def layer_pairs(video: Video, member: NDArray[np.bool_]) -> Pairs:
+def sample_point_pairs(video: Video, member: NDArray[np.bool_]) -> PointPairs:
     """Pairs of points that belong to a layer at both ends; video on the CPU, member (T, H, W).
 
     A frame without any member pixel (a missed mask) accepts every end, so that a layer is followed through it.
     """
     frames, height, width = video.size
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     is_known = member.any((1, 2))
     rows: list[tuple[int, int, Floats, Floats]] = []
     for t in range(frames - 1):
@@ -70,9 +71,9 @@ def layer_pairs(video: Video, member: NDArray[np.bool_]) -> Pairs:
         y, x = np.nonzero(inner & video.flow_valid[FORWARD, t, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX].numpy())
         if len(x) == 0:
             continue
-        chosen = chance.choice(len(x), min(len(x), CANDIDATES_PER_FRAME), replace=False)
+        chosen = rng.choice(len(x), min(len(x), CANDIDATES_PER_FRAME), replace=False)
         points = np.stack((x[chosen], y[chosen]), axis=1).astype(float) + BORDER_PX
-        positions, valid = follow(video, t, points, max(DISTANCES))
+        positions, valid = follow_flow(video, t, points, max(DISTANCES))
         for distance in DISTANCES:
             if distance > len(positions):
                 break
@@ -84,12 +85,12 @@ def layer_pairs(video: Video, member: NDArray[np.bool_]) -> Pairs:
             index = np.flatnonzero(kept)[:POINTS_PER_PAIR]
             if len(index):
                 rows.append((t, other, points[index], end[index]))
-    return stacked(rows)
+    return pad_pairs(rows)
 
 
-def stacked(rows: list[tuple[int, int, Floats, Floats]], weight: float = 1.0) -> Pairs:
+def pad_pairs(rows: list[tuple[int, int, Floats, Floats]], weight: float = 1.0) -> PointPairs:
     """Lists of points of different length as arrays: all count `weight`, what fills up counts 0."""
-    pairs = Pairs(
+    pairs = PointPairs(
         np.array([row[0] for row in rows], np.int64),
         np.array([row[1] for row in rows], np.int64),
         *(np.zeros((len(rows), POINTS_PER_PAIR, 2)) for _ in range(2)),

@@ -1,14 +1,13 @@
 """The closed-form start: one transform per frame and layer that lays the frame onto the layer's reference frame.
 
 Neighbours are aligned robustly and chained; then all frames are refined together over pairs at several distances
-(bundle adjustment by Gauss-Newton), so that errors do not add up over the clip.
-"""
+(bundle adjustment by Gauss-Newton), so that errors do not add up over the clip."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.tracks import Pairs
+from alignment.tracks import PointPairs
 
 Floats = NDArray[np.float64]
 
@@ -20,7 +19,7 @@ ITERATIONS = 12
 PRIOR_WEIGHT = 1e-2  # of "as in the neighbouring frame", where nothing else is known, against one point
 
 
-def generators(kind: str) -> Floats:
+def motion_generators(kind: str) -> Floats:
     """(G, 3, 3): the directions in which a transform may change; 4 for a similarity, 6 affine, 8 homography."""
     moves = np.zeros((8, 3, 3))
     moves[0, 0, 2] = moves[1, 1, 2] = 1  # shifts
@@ -32,24 +31,24 @@ def generators(kind: str) -> Floats:
     return moves[: {"similarity": 4, "affine": 6, "homography": 8}[kind]]
 
 
-def homogeneous(points: Floats) -> Floats:
+def to_homogeneous(points: Floats) -> Floats:
     """(..., 2) -> (..., 3)."""
     return np.concatenate((points, np.ones_like(points[..., :1])), axis=-1)
 
 
-def transformed(matrix: Floats, points: Floats) -> Floats:
+def transform_points(matrix: Floats, points: Floats) -> Floats:
     """Points (..., 2) through a transform (3, 3), or a stack (P, N, 2) through one each (P, 3, 3)."""
-    moved = homogeneous(points) @ matrix.swapaxes(-1, -2)
+    moved = to_homogeneous(points) @ matrix.swapaxes(-1, -2)
     return moved[..., :2] / moved[..., 2:]
 
 
-def resizing(before: tuple[int, int], after: tuple[int, int]) -> Floats:
+def resize_matrix(before: tuple[int, int], after: tuple[int, int]) -> Floats:
     """(3, 3): where the pixels of a picture (width, height) lie when it is resized; centers are whole numbers."""
     x, y = after[0] / before[0], after[1] / before[1]
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
-def neighbour_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
+def estimate_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
     """Robust transform (3, 3) that takes points (n, 2) to their ends; None if too few points agree."""
     if len(start) < FEWEST_POINTS:
         return None
@@ -64,14 +63,14 @@ def neighbour_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
     return matrix
 
 
-def chain_kind(kind: str) -> str:
+def chain_motion(kind: str) -> str:
     """The kind of a layer's chain: an object's is one of similarities, which noise can't collapse."""
     return "homography" if kind == "homography" else "similarity"
 
 
-def chained(pairs: Pairs, frames: int, reference: int, kind: str) -> Floats:
+def chain_transforms(pairs: PointPairs, frames: int, reference: int, kind: str) -> Floats:
     """(T, 3, 3) frame -> reference frame, from neighbours; where a pair says nothing, the layer stands still."""
-    found = (neighbour_transform(*pairs.of(t, t + 1), kind) for t in range(frames - 1))
+    found = (estimate_transform(*pairs.between(t, t + 1), kind) for t in range(frames - 1))
     steps = [np.eye(3) if step is None else step for step in found]
     result = np.empty((frames, 3, 3))
     result[reference] = np.eye(3)
@@ -82,9 +81,9 @@ def chained(pairs: Pairs, frames: int, reference: int, kind: str) -> Floats:
     return result
 
 
-def refined(
+def refine_transforms(
     transforms: Floats,
-    pairs: Pairs,
+    pairs: PointPairs,
     reference: int,
     kind: str,
     size: tuple[int, int],
@@ -97,12 +96,12 @@ def refined(
     """
     half = max(size) / 2
     to_unit = np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
-    moves, frames = generators(kind), len(transforms)
+    moves, frames = motion_generators(kind), len(transforms)
     current = transforms @ np.linalg.inv(to_unit)  # unit frame coordinates -> reference pixels
-    start, end = (transformed(to_unit, points) for points in (pairs.start_px, pairs.end_px))
+    start, end = (transform_points(to_unit, points) for points in (pairs.start_px, pairs.end_px))
     best, cost = current, np.inf
     for _ in range(ITERATIONS):
-        steps, now = solved(current, start, end, pairs, moves, reference, outlier_px / half)
+        steps, now = gauss_newton_step(current, start, end, pairs, moves, reference, outlier_px / half)
         if not now < cost:  # NaN included
             break
         best, gain, cost = current, cost - now, now
@@ -113,14 +112,14 @@ def refined(
     return best @ to_unit
 
 
-def median_residual_px(transforms: Floats, pairs: Pairs) -> float:
+def median_residual_px(transforms: Floats, pairs: PointPairs) -> float:
     """By how much transforms (T, 3, 3) typically miss where a point is in the other frame."""
     between = np.linalg.inv(transforms[pairs.target]) @ transforms[pairs.source]
-    away = np.linalg.norm(transformed(between, pairs.start_px) - pairs.end_px, axis=-1)
+    away = np.linalg.norm(transform_points(between, pairs.start_px) - pairs.end_px, axis=-1)
     return float(np.median(away[pairs.weight > 0]))
 
 
-def typical_outlier_px(transforms: Floats, pairs: Pairs) -> float:
+def outlier_limit_px(transforms: Floats, pairs: PointPairs) -> float:
     """From where on residuals of transforms (T, 3, 3) are outliers: those of a rigid layer agree better than others."""
     return max(TYPICAL * median_residual_px(transforms, pairs), SHARP_PX)
 
@@ -128,20 +127,20 @@ def typical_outlier_px(transforms: Floats, pairs: Pairs) -> float:
 def is_sound(transforms: Floats, size: tuple[int, int]) -> bool:
     """Whether transforms (T, 3, 3) are finite, keep every frame in front, and turn none inside out or to a dot."""
     height, width = size
-    corners = homogeneous(np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
+    corners = to_homogeneous(np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
     depth = corners @ transforms[:, 2].T
     (a, b), (c, d) = transforms[:, :2, :2].transpose(1, 2, 0)
     area = a * d - b * c
     return bool(np.isfinite(transforms).all() and (depth > 0.1).all() and (area > 1e-3).all() and (area < 1e3).all())
 
 
-def solved(
-    current: Floats, start: Floats, end: Floats, pairs: Pairs, moves: Floats, reference: int, outlier: float
+def gauss_newton_step(
+    current: Floats, start: Floats, end: Floats, pairs: PointPairs, moves: Floats, reference: int, outlier: float
 ) -> tuple[Floats, float]:
     """One Gauss-Newton step for all frames (T * G,), and the robust cost before it."""
     frames, count = len(current), len(moves)
     between = np.linalg.inv(current[pairs.target]) @ current[pairs.source]  # (P, 3, 3)
-    here = homogeneous(start)
+    here = to_homogeneous(start)
     there = here @ between.transpose(0, 2, 1)  # (P, N, 3)
     landed = there[..., :2] / there[..., 2:]
     residual = landed - end
@@ -188,7 +187,7 @@ def solved(
     return step, cost
 
 
-def aligned(pairs: Pairs, frames: int, reference: int, kind: str, size: tuple[int, int]) -> Floats:
+def align_frames(pairs: PointPairs, frames: int, reference: int, kind: str, size: tuple[int, int]) -> Floats:
     """(T, 3, 3) frame pixels -> pixels of the reference frame. kind: similarity, affine or homography.
 
     Refinement gives a chain its full freedom. What is not sound gives way to something simpler: a chain, similarities,
@@ -196,10 +195,12 @@ def aligned(pairs: Pairs, frames: int, reference: int, kind: str, size: tuple[in
     """
     attempts = [(kind, True), (kind, False), ("similarity", True), ("similarity", False)]
     for freedom, refining in attempts if len(pairs.source) else []:
-        result = chained(pairs, frames, reference, chain_kind(freedom))
+        result = chain_transforms(pairs, frames, reference, chain_motion(freedom))
         if refining:
             with np.errstate(all="ignore"):
-                result = refined(result, pairs, reference, freedom, size) if is_sound(result, size) else result
+                result = (
+                    refine_transforms(result, pairs, reference, freedom, size) if is_sound(result, size) else result
+                )
         if is_sound(result, size):
             return result
     return np.tile(np.eye(3), (frames, 1, 1))

@@ -42,21 +42,22 @@ def drifts(name: str, size: tuple[int, int], frames: int, data: Path) -> Iterato
     """(scene, layer, mean and largest distance chained, the same over the flow, and at the start), of every layer."""
     import torch
 
-    from alignment.layers import all_transforms, members, steadied
-    from alignment.tracks import layer_pairs
-    from alignment.transforms import chain_kind, chained
+    from alignment.layers import align_layers, layer_pixels, refine_long_range
+    from alignment.tracks import sample_point_pairs
+    from alignment.transforms import chain_motion, chain_transforms
     from benchmarks.data import prepare_scene
     from config import Config
+    from media.clip import open_clip
     from scenes.catalogue import SCENES
-    from unwrap_utils import load_video, open_clip
+    from unwrap_utils import load_video
 
     scene, folder = SCENES[name](*size, frames), prepare_scene(name, list(size), frames, data)
     config = Config(data_folder=str(folder), resx=None, resy=None, maximum_number_of_frames=frames)
     video = load_video(open_clip(folder, config), torch.device("cpu"))
-    refined = all_transforms(video)
-    start = steadied(video, refined)
-    for layer, (member, kind) in enumerate(members(video)):
-        simple = chained(layer_pairs(video, member), frames, frames // 2, chain_kind(kind))
+    refined = align_layers(video)
+    start = refine_long_range(video, refined)
+    for layer, (member, kind) in enumerate(layer_pixels(video)):
+        simple = chain_transforms(sample_point_pairs(video, member), frames, frames // 2, chain_motion(kind))
         errors = (errors_px(scene, layer, each) for each in (simple, refined[layer], start[layer]))
         yield name, ("object", "background")[layer], *chain.from_iterable(errors)
 
@@ -65,16 +66,16 @@ def errors_px(scene, layer: int, transforms) -> tuple[float, float]:
     """Mean and largest distance over all frames, pixels; transforms (T, 3, 3) of a layer of the scene."""
     import numpy as np
 
-    from alignment.transforms import transformed
+    from alignment.transforms import transform_points
 
     middle = len(transforms) // 2
-    shown = scene.visible(scene.grid(), middle) == layer
+    shown = scene.front_layer(scene.grid(), middle) == layer
     points = scene.grid()[::SPACING_PX, ::SPACING_PX][shown[::SPACING_PX, ::SPACING_PX]]
     layers, errors = np.full(len(points), layer), []
     for t, matrix in enumerate(transforms):
-        expected = scene.carried(points, layers, middle, t)
-        seen = scene.is_seen(expected[None], layers[None], t)[0]
-        found = transformed(np.linalg.inv(matrix) @ transforms[middle], points)
+        expected = scene.move_points(points, layers, middle, t)
+        seen = scene.is_visible(expected[None], layers[None], t)[0]
+        found = transform_points(np.linalg.inv(matrix) @ transforms[middle], points)
         errors.append(np.linalg.norm(found - expected, axis=1)[seen])
     together = np.concatenate(errors)
     return float(together.mean()), float(together.max())

@@ -11,14 +11,18 @@ import numpy as np
 import media
 from benchmarks.measure import measure_against_scene
 from config import Config, load_config
-from rendering import Floats, FrameStore, TrainedRun, composite, layer_views, render_frames
-from reporting.figures import atlas_figures, frame_figures, mean_figures, peak_memory_mb, seen_atlases
-from reporting.patterns import checkerboard
-from reporting.preview import contact_sheet, seen_part
-from runs.models import layer_scales_px
+from evaluation.frame_metrics import mean_metrics, measure_atlases, measure_frame, peak_memory_mb, render_seen_atlases
+from evaluation.patterns import checkerboard
+from evaluation.preview import crop_to_seen
+from media.clip import evenly_spaced
+from media.contact_sheet import contact_sheet
+from rendering.atlas_view import fit_atlas_views
+from rendering.blending import apply_edits
+from rendering.frame_store import FrameStore
+from rendering.frames import Floats, render_frames
+from rendering.trained_run import TrainedRun
 from scenes.catalogue import SCENES
-from training import start_run
-from unwrap_utils import spread_numbers
+from training.loop import start_run
 
 SHOWN_FRAMES = 3
 FOREVER = 10**9
@@ -33,7 +37,7 @@ def run_case(task: dict) -> None:
     trainer = start_run(config)
     trainer.train_without_evaluating()
     trainer.save()  # to look at the run afterwards
-    run = TrainedRun(trainer.model.eval(), trainer.clip, True, layer_scales_px(trainer.model, trainer.clip.size))
+    run = TrainedRun(trainer.model.eval(), trainer.clip)
     result = {
         "clip": task["clip"],
         "config": Path(task["config"]).stem,
@@ -68,17 +72,17 @@ def case_config(task: dict, output: Path) -> Config:
 def measure(run: TrainedRun, store: FrameStore, task: dict, sheet: Path) -> dict[str, float]:
     """All figures that apply, and the contact sheet."""
     per_frame: dict[str, list[float]] = {}
-    kept, shown = {}, spread_numbers(len(run.clip), SHOWN_FRAMES)
+    kept, shown = {}, evenly_spaced(len(run.clip), SHOWN_FRAMES)
     for frame in render_frames(run.model, run.clip, run.full_range):
-        for name, value in frame_figures(run.clip, frame).items():
+        for name, value in measure_frame(run.clip, frame).items():
             per_frame.setdefault(name, []).append(value)
         store.add(frame)
         if frame.t in shown:
             kept[frame.t] = frame
-    figures = mean_figures(per_frame)
-    views = layer_views(run.model, store.frames())
-    atlases, seen = seen_atlases(run.model, store, views)
-    figures |= atlas_figures(store, seen, run.px_per_uv)
+    figures = mean_metrics(per_frame)
+    views = fit_atlas_views(run.model, store.frames())
+    atlases, seen = render_seen_atlases(run.model, store, views)
+    figures |= measure_atlases(store, seen, run.px_per_uv)
     if task["scene"]:
         figures |= measure_against_scene(run, store, SCENES[task["clip"]](*task["scene"]))
     middle = kept[shown[len(shown) // 2]]
@@ -86,17 +90,19 @@ def measure(run: TrainedRun, store: FrameStore, task: dict, sheet: Path) -> dict
         "input": run.clip.frame(middle.t),
         "reconstruction": media.to_8_bit(middle.rgb),
         "opacity": media.to_8_bit(middle.coverage),
-        "foreground atlas": seen_part(atlases[0]),
-        "background atlas": seen_part(atlases[-1]),
+        "foreground atlas": crop_to_seen(atlases[0]),
+        "background atlas": crop_to_seen(atlases[-1]),
     }
     for t, frame in kept.items():
         source = run.clip.frame(t).astype(np.float32) / 255
-        layers = [(see_through(checkerboard(uv)), share) for uv, share in zip(frame.uv, frame.visibility, strict=True)]
-        pictures[f"checkerboard, frame {t}"] = media.to_8_bit(composite(source, layers, frame.light))
+        layers = [
+            (make_translucent(checkerboard(uv)), share) for uv, share in zip(frame.uv, frame.visibility, strict=True)
+        ]
+        pictures[f"checkerboard, frame {t}"] = media.to_8_bit(apply_edits(source, layers, frame.light))
     media.write_png(sheet, contact_sheet(pictures, height=216))
     return figures
 
 
-def see_through(color: Floats, opacity: float = 0.6) -> Floats:
+def make_translucent(color: Floats, opacity: float = 0.6) -> Floats:
     """Colour (H, W, 3) as premultiplied RGBA of one opacity."""
     return np.dstack((color * opacity, np.full_like(color[..., 0], opacity)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import preprocess_optical_flow
 from command_line import UserError
-from media.mask_notes import note_path
+from masks.provenance import mask_note_path
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -20,7 +20,7 @@ def prepare_scene(name: str, size: tuple[int, int], frames: int, data: Path) -> 
     folder = data / f"{size[0]}x{size[1]}x{frames}" / name
     if not folder.with_name(f"{name}.json").is_file():  # written last
         write_scene(SCENES[name](*size, frames), folder.parent, missing=MISSING_MASKS)
-    return with_flow(folder)
+    return add_flow(folder)
 
 
 def prepare_clip(path: Path, data: Path) -> Path:
@@ -30,13 +30,13 @@ def prepare_clip(path: Path, data: Path) -> Path:
         source, link = path.with_name(path.name + suffix).resolve(), data / f"{path.name}{suffix}"
         if source.is_dir() and not link.exists():
             link.symlink_to(source, target_is_directory=True)
-    note, link = (note_path(folder / f"{path.name}_maskrcnn") for folder in (path.parent.resolve(), data))
+    note, link = (mask_note_path(folder / f"{path.name}_maskrcnn") for folder in (path.parent.resolve(), data))
     if note.is_file() and not link.exists():
         link.symlink_to(note)
-    return with_flow(data / path.name)
+    return add_flow(data / path.name)
 
 
-def with_flow(folder: Path) -> Path:
+def add_flow(folder: Path) -> Path:
     """Compute DIS flow where it is missing."""
     preprocess_optical_flow.main(
         ["--vid-path", str(folder), "--method", "dis", "--max_long_edge", str(LARGEST_CLIP_SIDE)]

@@ -5,15 +5,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from editing import edit_layers
-from edits.spread import frame_edits
-from metrics.image import psnr
-from metrics.mapping import carried_positions, placement_summary
-from metrics.masks import alpha_error, boundary_f, iou
-from metrics.temporal import warp_error
-from rendering import VISIBLE, Floats, Frame, FrameStore, TrainedRun, atlas_places, composite
+from editing.render_edits import visible_edits
+from editing.splatting import splat_frame
+from evaluation.image_metrics import psnr
+from evaluation.mapping_metrics import locate_uv, placement_summary
+from evaluation.mask_metrics import alpha_error, boundary_f, iou
+from evaluation.temporal_metrics import warp_error
+from media.clip import evenly_spaced
+from rendering.atlas_view import atlas_uv
+from rendering.blending import apply_edits
+from rendering.frame_store import FrameStore
+from rendering.frames import VISIBLE, Floats, Frame
+from rendering.trained_run import TrainedRun
 from scenes.scene import Scene
-from unwrap_utils import spread_numbers
 
 MARKS = 200  # marks carried per frame that they are put on
 MARKED_FRAMES = 3  # frames on which marks are put: at a quarter, half and three quarters of the clip
@@ -46,23 +50,23 @@ def placement_errors(run: TrainedRun, store: FrameStore, scene: Scene, seed: int
     A mark is put at a random pixel, goes through the layer that the pixel shows most of, as an edit would, and is
     looked for in frames all over the clip wherever the marked point is truly visible.
     """
-    chance, errors = np.random.default_rng(seed), []
-    targets = [(t, atlas_places(run.model, store.frame(t)).numpy()) for t in spread_numbers(len(run.clip), TARGETS)]
+    rng, errors = np.random.default_rng(seed), []
+    targets = [(t, atlas_uv(run.model, store.frame(t)).numpy()) for t in evenly_spaced(len(run.clip), TARGETS)]
     for t in marked_frames(len(run.clip)):
         frame = store.frame(t)
-        places, layers = atlas_places(run.model, frame).numpy(), frame.visibility.argmax(0)
-        marks = np.stack((chance.integers(0, scene.width, MARKS), chance.integers(0, scene.height, MARKS)), axis=1)
+        places, layers = atlas_uv(run.model, frame).numpy(), frame.visibility.argmax(0)
+        marks = np.stack((rng.integers(0, scene.width, MARKS), rng.integers(0, scene.height, MARKS)), axis=1)
         x, y = marks.T
-        true_layer = scene.visible(scene.grid(), t)[y, x]
+        true_layer = scene.front_layer(scene.grid(), t)[y, x]
         for other, fields in targets:
             if other == t:
                 continue
-            ends = scene.carried(marks.astype(float), true_layer, t, other)
-            seen = scene.is_seen(ends[None], true_layer[None], other)[0]
+            ends = scene.move_points(marks.astype(float), true_layer, t, other)
+            seen = scene.is_visible(ends[None], true_layer[None], other)[0]
             for layer, field in enumerate(fields):
                 chosen = seen & (layers[y, x] == layer)
                 if chosen.any():
-                    found = carried_positions(places[layer][y[chosen], x[chosen]], field)
+                    found = locate_uv(places[layer][y[chosen], x[chosen]], field)
                     errors.append(np.linalg.norm(found - ends[chosen], axis=1))
     return np.concatenate(errors)
 
@@ -79,34 +83,36 @@ def round_trips(run: TrainedRun, store: FrameStore, scene: Scene) -> Iterator[fl
 
     Only where the other frame truly shows what the painted one showed; the paint lies over grey in both.
     """
-    background = len(run.model.layers) - 1
+    background = run.model.layers.background.index
     for t in marked_frames(len(run.clip)):
         paint = np.dstack((pattern(scene.grid()), np.ones((scene.height, scene.width)))).astype(np.float32)
-        edits = frame_edits(run.model, store.frame(t), paint, list(range(background + 1)))
-        for other in spread_numbers(len(run.clip), TARGETS):
-            points, visible = scene.grid(), scene.visible(scene.grid(), other)
-            origins = scene.carried(points, visible, other, t)
-            seen = scene.is_seen(origins, visible, t)
+        edits = splat_frame(run.model, store.frame(t), paint, list(range(background + 1)))
+        for other in evenly_spaced(len(run.clip), TARGETS):
+            points, visible = scene.grid(), scene.front_layer(scene.grid(), other)
+            origins = scene.move_points(points, visible, other, t)
+            seen = scene.is_visible(origins, visible, t)
             if other == t or not seen.any():
                 continue
             grey = np.full((scene.height, scene.width, 3), GREY, np.float32)
-            edited = composite(grey, edit_layers(run, store.frame(other), edits))
+            edited = apply_edits(grey, visible_edits(run, store.frame(other), edits))
             yield psnr(edited[seen], pattern(origins[seen]))
 
 
 def steadiness(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
     """Warp error of a pattern painted on the middle frame, between neighbours and over LONG_RANGE frames."""
-    background, middle = len(run.model.layers) - 1, len(run.clip) // 2
+    background, middle = run.model.layers.background.index, len(run.clip) // 2
     paint = np.dstack((pattern(scene.grid()), np.ones((scene.height, scene.width)))).astype(np.float32)
-    edits = frame_edits(run.model, store.frame(middle), paint, list(range(background + 1)))
+    edits = splat_frame(run.model, store.frame(middle), paint, list(range(background + 1)))
 
     def edited(frame: Frame) -> Floats:
-        return composite(run.clip.frame(frame.t).astype(np.float32) / 255, edit_layers(run, frame, edits), frame.light)
+        return apply_edits(
+            run.clip.frame(frame.t).astype(np.float32) / 255, visible_edits(run, frame, edits), frame.light
+        )
 
     figures = {}
     for name, step in (("warp_error_short", 1), ("warp_error_long", LONG_RANGE)):
         errors = []
-        for t in spread_numbers(len(run.clip), TARGETS):
+        for t in evenly_spaced(len(run.clip), TARGETS):
             if t + step < len(run.clip):
                 flow, visible = scene.flow(t, t + step)
                 errors.append(warp_error(edited(store.frame(t)), edited(store.frame(t + step)), flow, visible))

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import Config
 from implicit_neural_networks import AtlasModel
-from runs.networks import loss_terms
-from sampling import draw_batch
+from training.networks import loss_terms
+from training.sampling import draw_batch
 from unwrap_utils import Video, pick_device
 
 HEIGHT, WIDTH = 432, 768

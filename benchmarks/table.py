@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from evaluation.plots import save_figure
 from media import write_text
-from reporting.plots import save_figure
 
 COLUMNS = {
     "clip": ("clip", "{}"),

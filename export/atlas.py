@@ -12,28 +12,19 @@ from tqdm import tqdm
 
 import media
 from command_line import UserError, warn
-from edits.atlas_file import AtlasFile, LayerImage, fingerprint, write_atlas_file
-from edits.blending import LUMA
-from edits.fields import Box, at_size
-from export.inverse import inverse_field, looked_up
+from editing.atlas_file import AtlasFile, LayerImage, checkpoint_fingerprint, write_atlas_file
 from export.openraster import write_openraster
-from grids.unwrap import filled
-from implicit_neural_networks import layer_names
+from grids.unwrap import fill_unknown
 from media import Pixels, to_8_bit
-from rendering import (
-    VISIBLE,
-    AtlasView,
-    Floats,
-    Frame,
-    FrameStore,
-    TrainedRun,
-    atlas_image,
-    atlas_places,
-    mark_seen,
-    stored,
-)
-from reporting.preview import contact_rows
-from unwrap_utils import spread_numbers
+from media.clip import evenly_spaced
+from media.contact_sheet import contact_rows
+from rendering.atlas_view import AtlasView, atlas_uv, mark_visible_texels, render_atlas
+from rendering.blending import LUMA
+from rendering.frame_store import FrameStore, open_frame_store
+from rendering.frames import VISIBLE, Floats, Frame
+from rendering.inverse import invert_uv_field, sample_bilinear
+from rendering.resizing import Box, resize_frame
+from rendering.trained_run import TrainedRun
 
 LARGEST_SIDE_PX = 8192
 FINEST_SHARE = 0.05  # of the pixels may be finer in the video than in the atlas image
@@ -68,33 +59,34 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
     beyond what is seen. bits: 8 or 16.
     """
     images, sheet = [], {}
-    with stored(run, folder) as store:
-        for layer, name in enumerate(layer_names(len(run.model.layers))):
-            described = describe(run, store, layer, f"{name}.png", resolution, padding_px)
+    with open_frame_store(run, folder) as store:
+        for layer in run.model.layers:
+            name = layer.name
+            described = plan_layer_image(run, store, layer.index, f"{name}.png", resolution, padding_px)
             if described is None:
                 warn(f"the {name} shows in no frame; it is left out")
                 continue
-            atlas = layer_atlas(run, store, described)
+            atlas = make_layer_atlas(run, store, described)
             write_layer(folder, name, atlas, padding_px, bits)
             images.append(described)
             kind = "sampled from the frames" if atlas.is_sampled_sharper else "learned"
             print(f"{name}: {described.width} x {described.height}, {kind} (the sharper of the two)")
-            sheet[f"{name}, learned"] = on_white(atlas.learned, atlas.seen)
-            sheet[f"{name}, sampled"] = on_white(atlas.sampled, atlas.seen)
+            sheet[f"{name}, learned"] = show_on_white(atlas.learned, atlas.seen)
+            sheet[f"{name}, sampled"] = show_on_white(atlas.sampled, atlas.seen)
     if not images:
         raise UserError(f"{run.checkpoint.parent}: no layer shows in any frame, nothing to export; train again")
-    atlas_file = AtlasFile(run.name, fingerprint(run.checkpoint), images)
+    atlas_file = AtlasFile(run.name, checkpoint_fingerprint(run.checkpoint), images)
     write_atlas_file(folder, atlas_file)
     media.write_png(folder / "atlases.png", contact_rows(sheet, 2, height=480))
     return atlas_file
 
 
-def describe(
+def plan_layer_image(
     run: TrainedRun, store: FrameStore, layer: int, name: str, resolution: int | None, padding_px: int
 ) -> LayerImage | None:
     """The part of a layer's square that frames use, and at which resolution; None if none shows the layer."""
     low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
-    measured = spread_numbers(store.count, SAMPLED_FRAMES)
+    measured = evenly_spaced(store.count, SAMPLED_FRAMES)
     for frame in store.frames():
         uv, shown = frame.uv[layer], frame.visibility[layer] > VISIBLE
         if not shown.any():
@@ -126,22 +118,22 @@ def finest_steps(uv: Floats) -> Floats:
     return np.sqrt(np.maximum(half - np.sqrt(np.maximum(half**2 - product, 0)), 1e-18))
 
 
-def layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> LayerAtlas:
+def make_layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> LayerAtlas:
     """All pictures of one layer."""
     size = (image.width, image.height)
     view = image.view(run.model, size, None)
     seen = torch.zeros(image.height, image.width)
     for frame in store.frames():
-        places, shares = atlas_places(run.model, frame), torch.from_numpy(frame.visibility)
-        mark_seen(seen, view, places[image.layer], shares[image.layer])
+        places, shares = atlas_uv(run.model, frame), torch.from_numpy(frame.visibility)
+        mark_visible_texels(seen, view, places[image.layer], shares[image.layer])
     seen = seen.numpy()
-    learned = atlas_image(run.model, view, size)
-    sampled, known = sampled_atlas(run, store, image, view)
+    learned = render_atlas(run.model, view, size)
+    sampled, known = sample_atlas(run, store, image, view)
     sampled = np.where(known[..., None], sampled, learned)
-    return LayerAtlas(image, seen, learned, sampled, guide_image(run, store, image, view))
+    return LayerAtlas(image, seen, learned, sampled, draw_guide(run, store, image, view))
 
 
-def sampled_atlas(
+def sample_atlas(
     run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """(h, w, 3): the frames themselves, unwrapped, and where any was found.
@@ -151,13 +143,13 @@ def sampled_atlas(
     """
     height, width = image.height, image.width
     most = max(5, int(STACK_BYTES / (height * width * 5)))
-    frames = spread_numbers(store.count, min(most, SAMPLED_FRAMES))
+    frames = evenly_spaced(store.count, min(most, SAMPLED_FRAMES))
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
     for number, t in enumerate(tqdm(frames, desc=f"sampling the {Path(image.image).stem}", unit="frame")):
-        frame = at_size(store.frame(t), *run.clip.native_size)
-        if (box := shown_part(run, frame, image, view)) is not None:
-            colors[number][box], weights[number][box] = frame_on_atlas(run, frame, image, view, box)
+        frame = resize_frame(store.frame(t), *run.clip.native_size)
+        if (box := visible_box(run, frame, image, view)) is not None:
+            colors[number][box], weights[number][box] = warp_frame_to_atlas(run, frame, image, view, box)
     sampled = np.zeros((height, width, 3), np.float32)
     rows = max(1, int(4e7 / (len(frames) * width)))
     for top in range(0, height, rows):
@@ -166,33 +158,35 @@ def sampled_atlas(
     return sampled, (weights > 0).any(0)
 
 
-def shown_part(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView) -> Box | None:
+def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView) -> Box | None:
     """Rows and columns of an atlas image that a frame shows; None if it does not show the layer."""
     shown = frame.visibility[image.layer] > VISIBLE
     if not shown.any():
         return None
     size = (image.width, image.height)
-    texels = view.pixels(atlas_places(run.model, frame)[image.layer], size).numpy()[shown]
+    texels = view.to_pixels(atlas_uv(run.model, frame)[image.layer], size).numpy()[shown]
     low, high = np.floor(texels.min(0)).astype(int), np.ceil(texels.max(0)).astype(int) + 1
     columns, rows = (slice(max(0, low[i]), max(1, min(size[i], high[i]))) for i in (0, 1))
     return rows, columns
 
 
-def frame_on_atlas(
+def warp_frame_to_atlas(
     run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView, box: Box
 ) -> tuple[Pixels, NDArray[np.float16]]:
     """One frame's colours (h, w, 3) on a part of an atlas image, and how much they count (h, w)."""
     layer, (rows, columns) = image.layer, box
-    texels = view.pixels(atlas_places(run.model, frame)[layer], (image.width, image.height)).numpy()
+    texels = view.to_pixels(atlas_uv(run.model, frame)[layer], (image.width, image.height)).numpy()
     texels = texels - np.float32([columns.start, rows.start])
-    positions, found = inverse_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
+    positions, found = invert_uv_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
     picture = run.clip.native_frame(frame.t).astype(np.float32) / 255
     if frame.light is not None:
         picture = picture / np.maximum(frame.light, 0.1)
     color = cv2.remap(picture, positions, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    share = looked_up(frame.visibility[layer], positions)
+    share = sample_bilinear(frame.visibility[layer], positions)
     sharp = 1 / np.maximum(finest_steps(frame.uv[layer]) / image.uv_per_pixel, 1.0)  # a coarse view counts less
-    weight = np.where(found & (share > VISIBLE), share**4 * looked_up(sharp.astype(np.float32), positions) ** 4, 0)
+    weight = np.where(
+        found & (share > VISIBLE), share**4 * sample_bilinear(sharp.astype(np.float32), positions) ** 4, 0
+    )
     return to_8_bit(color), weight.astype(np.float16)
 
 
@@ -218,14 +212,14 @@ def sharpness(picture: Floats, seen: Floats) -> float:
     return float(steps[inner].mean())
 
 
-def guide_image(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Pixels:
+def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Pixels:
     """(h, w, 4): a faint grid, and the outlines of some frames."""
     guide = np.zeros((image.height, image.width, 4), np.uint8)
     for position in range(GRID_PX, max(image.width, image.height), GRID_PX):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
-    for t in spread_numbers(store.count, OUTLINED_FRAMES):
-        texels = view.pixels(atlas_places(run.model, store.frame(t))[image.layer], (image.width, image.height)).numpy()
+    for t in evenly_spaced(store.count, OUTLINED_FRAMES):
+        texels = view.to_pixels(atlas_uv(run.model, store.frame(t))[image.layer], (image.width, image.height)).numpy()
         border = np.concatenate([texels[0], texels[1:, -1], texels[-1, -2::-1], texels[-2:0:-1, 0]])
         outline = np.rint(border).clip(-30000, 30000).astype(np.int32)
         cv2.polylines(guide, [outline[:, None]], True, GUIDE_COLOR, 1)
@@ -236,9 +230,9 @@ def guide_image(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atl
 
 def write_layer(folder: Path, name: str, atlas: LayerAtlas, padding_px: int, bits: int) -> None:
     """Write a layer's pictures, and the .ora file that holds them as layers with an empty one to paint on."""
-    alpha = padded_opacity(atlas.seen, padding_px)
+    alpha = pad_opacity(atlas.seen, padding_px)
     kinds = {
-        kind: np.dstack((continued_colors(picture, atlas.seen), alpha))
+        kind: np.dstack((extend_colors(picture, atlas.seen), alpha))
         for kind, picture in (("learned", atlas.learned), ("sampled", atlas.sampled))
     }
     for kind, picture in kinds.items():
@@ -254,7 +248,7 @@ def write_layer(folder: Path, name: str, atlas: LayerAtlas, padding_px: int, bit
     write_openraster(folder / f"{name}.ora", layers)
 
 
-def padded_opacity(seen: Floats, padding_px: int) -> Floats:
+def pad_opacity(seen: Floats, padding_px: int) -> Floats:
     """1 where a texel is seen, 0 elsewhere; grown by some pixels."""
     shown = (seen > VISIBLE).astype(np.float32)
     if padding_px:
@@ -263,22 +257,22 @@ def padded_opacity(seen: Floats, padding_px: int) -> Floats:
     return shown
 
 
-def continued_colors(picture: Floats, seen: Floats) -> Floats:
+def extend_colors(picture: Floats, seen: Floats) -> Floats:
     """The picture with colours continued over what is not seen: tools that resample find no black there."""
     values = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     known = torch.from_numpy((seen > VISIBLE).astype(np.float32))[None, None]
-    return filled(values, known)[0].permute(1, 2, 0).numpy()
+    return fill_unknown(values, known)[0].permute(1, 2, 0).numpy()
 
 
 def write_png_16(path: Path, rgba: Floats) -> None:
     """Write RGBA (h, w, 4) in [0, 1] with 16 bits."""
     values = np.clip(np.rint(rgba * 65535), 0, 65535).astype(np.uint16)
-    with media.written_whole(path) as temporary:
+    with media.write_atomically(path) as temporary:
         if not cv2.imwrite(str(temporary), values[..., [2, 1, 0, 3]]):
             raise UserError(f"{path}: could not be written; check the folder")
 
 
-def on_white(picture: Floats, seen: Floats) -> Pixels:
+def show_on_white(picture: Floats, seen: Floats) -> Pixels:
     """A picture where it is seen, white elsewhere."""
     shown = (seen > VISIBLE)[..., None]
     return to_8_bit(np.where(shown, picture, 1.0))

@@ -9,14 +9,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import media
-from edits.atlas_file import AtlasFile, LayerImage
-from edits.fields import at_size
-from edits.layer_edit import LayerEdit
-from export.inverse import inverse_field, looked_up
+from editing.atlas_file import AtlasFile, LayerImage
+from editing.layer_edit import LayerEdit
 from export.st_maps import write_st_map
 from media import Pixels, to_8_bit
-from rendering import VISIBLE, Floats, Frame, TrainedRun, atlas_places, render_frames
-from reporting.preview import contact_sheet
+from media.contact_sheet import contact_sheet
+from rendering.atlas_view import atlas_uv
+from rendering.frames import VISIBLE, Floats, Frame, render_frames
+from rendering.inverse import invert_uv_field, sample_bilinear
+from rendering.resizing import resize_frame
+from rendering.trained_run import TrainedRun
 
 TOUCHED = 0.02  # coverage from which a pixel's own colour no longer is the background's alone
 HALO_PX = 2  # around the object, whose blur opacity does not hold
@@ -33,45 +35,45 @@ def export_layers(
     atlas_folder: what export_atlas wrote, whose pictures the ST maps refer to and the plates come from; mattes alone
     need none.
     """
-    background = len(run.model.layers) - 1
+    background = run.model.layers.background.index
     images = {image.layer: image for image in atlas.layers} if atlas else {}
-    plate = atlas_edit(run, images[background], atlas_folder) if background in images else None
+    plate = open_plate(run, images[background], atlas_folder) if background in images else None
     shown: dict[str, Pixels] = {}
     unseen_share = []
     frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
     for frame in tqdm(frames, total=len(run.clip), desc="layers", unit="frame"):
         name = run.clip.frame_paths[frame.t].stem
-        frame = at_size(frame, *run.clip.native_size)
+        frame = resize_frame(frame, *run.clip.native_size)
         source = run.clip.native_frame(frame.t).astype(np.float32) / 255
-        pictures = mattes(run, frame) if "alpha" in kinds else {}
+        pictures = make_mattes(run, frame) if "alpha" in kinds else {}
         if {"foreground", "background"} & set(kinds):
-            clean, unseen = clean_plate(run, frame, source, plate)
+            clean, unseen = make_clean_plate(run, frame, source, plate)
             unseen_share.append(float(unseen.mean()))
             pictures["background"] = to_8_bit(clean)
             pictures["background_unseen"] = np.where(unseen, 255, 0).astype(np.uint8)
-            pictures["foreground"] = foreground(frame, source, clean)
+            pictures["foreground"] = extract_foreground(frame, source, clean)
         pictures = {kind: each for kind, each in pictures.items() if kind.split("_")[0] in kinds}
         for kind in pictures:
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", pictures[kind])
         write_maps(run, frame, images, folder, name, kinds)
         if frame.t == len(run.clip) // 2:
-            shown = {kind: on_grey(each) for kind, each in pictures.items()}
+            shown = {kind: show_on_grey(each) for kind, each in pictures.items()}
     if shown:
         media.write_png(folder / "layers.png", contact_sheet(shown))
     if "background" in kinds:
         print(f"{100 * np.mean(unseen_share):.1f} % of the plates were never seen and are inpainted: background_unseen")
 
 
-def mattes(run: TrainedRun, frame: Frame) -> dict[str, Pixels]:
+def make_mattes(run: TrainedRun, frame: Frame) -> dict[str, Pixels]:
     """Opacity (H, W) of the foreground; of several objects also what the frame shows of each, by the layers' names."""
     pictures = {"alpha": to_8_bit(frame.coverage)}
-    if len(run.model.layers) > 2:
+    if len(run.model.layers.foregrounds) > 1:
         shares = zip(run.model.layers, frame.visibility, strict=True)
         pictures |= {f"alpha_{layer.name}": to_8_bit(share) for layer, share in list(shares)[:-1]}
     return pictures
 
 
-def atlas_edit(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
+def open_plate(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
     """An exported atlas as something that can be seen by a frame."""
     import torch
 
@@ -83,7 +85,7 @@ def atlas_edit(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
     return LayerEdit(image.layer, torch.from_numpy(rgba), image.view(run.model, (image.width, image.height), None))
 
 
-def clean_plate(
+def make_clean_plate(
     run: TrainedRun, frame: Frame, source: Floats, plate: LayerEdit | None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """The frame (H, W, 3) without the object, and which of its pixels had to be made up (H, W).
@@ -96,7 +98,7 @@ def clean_plate(
     hidden = np.maximum(hidden, covered)[..., None]
     if plate is None:
         return source, np.zeros(source.shape[:2], bool)
-    shown = plate.seen_by(atlas_places(run.model, frame)[plate.layer])
+    shown = plate.sample(atlas_uv(run.model, frame)[plate.layer])
     behind = shown[..., :3] / np.maximum(shown[..., 3:], 1e-3)
     if frame.light is not None:
         behind = behind * frame.light
@@ -109,7 +111,7 @@ def clean_plate(
     return clean, unseen
 
 
-def foreground(frame: Frame, source: Floats, behind: Floats) -> Pixels:
+def extract_foreground(frame: Frame, source: Floats, behind: Floats) -> Pixels:
     """The object alone, (H, W, 4), straight opacity: over the plate it gives the frame again."""
     alpha = frame.coverage[..., None]
     color = (source - (1 - alpha) * behind) / np.maximum(alpha, LEAST_OPACITY)
@@ -122,22 +124,22 @@ def write_maps(
     """The mapping of each layer to its atlas image, and back, as ST maps."""
     if not {"st_maps", "inverse_st_maps"} & set(kinds):
         return
-    places = atlas_places(run.model, frame)
+    places = atlas_uv(run.model, frame)
     height, width = frame.alpha.shape[1:]
     for layer, image in images.items():
         size, share = (image.width, image.height), frame.visibility[layer]
-        texels = image.view(run.model, size, None).pixels(places[layer], size).numpy()
+        texels = image.view(run.model, size, None).to_pixels(places[layer], size).numpy()
         layer_name = run.model.layers[layer].name
         if "st_maps" in kinds:
             write_st_map(media.make_folder(folder / f"st_{layer_name}") / f"{name}.exr", texels, size, share)
         if "inverse_st_maps" in kinds:
-            positions, found = inverse_field(texels, size)
-            seen = np.where(found, looked_up(share, positions), 0).astype(np.float32)
+            positions, found = invert_uv_field(texels, size)
+            seen = np.where(found, sample_bilinear(share, positions), 0).astype(np.float32)
             target = media.make_folder(folder / f"st_{layer_name}_inverse")
             write_st_map(target / f"{name}.exr", positions, (width, height), seen)
 
 
-def on_grey(picture: Pixels) -> Pixels:
+def show_on_grey(picture: Pixels) -> Pixels:
     """A picture for the overview: small, opacity over grey."""
     height = max(1, round(SHEET_PX * picture.shape[0] / picture.shape[1]))
     small = media.resize(picture, min(SHEET_PX, picture.shape[1]), min(height, picture.shape[0]))

@@ -35,7 +35,7 @@ def write_openraster(path: Path, layers: dict[str, Pixels]) -> None:
         " </stack>",
         "</image>",
     ]
-    with media.written_whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with media.write_atomically(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("mimetype", "image/openraster", zipfile.ZIP_STORED)  # first and uncompressed, as specified
         archive.writestr("stack.xml", "\n".join(stack) + "\n")
         for file, content in files.items():

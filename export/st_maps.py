@@ -7,7 +7,7 @@ import numpy as np
 
 import media
 from command_line import UserError
-from rendering import Floats
+from rendering.frames import Floats
 
 
 def st_values(positions: Floats, size: tuple[int, int]) -> Floats:
@@ -33,5 +33,8 @@ def write_st_map(path: Path, positions: Floats, size: tuple[int, int], share: Fl
 
     values = np.dstack((st_values(positions, size), np.zeros_like(share), share)).astype(np.float32)
     header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
-    with media.written_whole(path) as temporary, OpenEXR.File(header, {"RGBA": np.ascontiguousarray(values)}) as file:
+    with (
+        media.write_atomically(path) as temporary,
+        OpenEXR.File(header, {"RGBA": np.ascontiguousarray(values)}) as file,
+    ):
         file.write(str(temporary))

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 import loss_utils
-from alignment.evidence import without_specks
 from command_line import UserError, warn
 from config import Config
 from grids.fields import Lattice
 from grids.losses import Photometric, prior_loss, relative_jacobians
-from grids.model import EARLIER, FramesOfGrids, GridModel, Spacing, grid_groups, start_jacobians
-from grids.optimizer import RowAdam
-from grids.start import LIKELY, average_atlases, reduced_frames, start_model
-from implicit_neural_networks import check_objects, visibility
-from unwrap_utils import BACKWARD, FORWARD, Video
+from grids.model import GridFrames, GridModel, Spacing, grid_groups, start_jacobians
+from grids.optimizer import RowSparseAdam
+from grids.start import LIKELY, average_atlases, reduce_frames, start_model
+from implicit_neural_networks import Model, check_object_count, visibility
+from masks.refinement import remove_specks
+from media import Pixels
+from media.flows import BACKWARD, FORWARD
+from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)
 FLOW_STRIDE_PX = 4  # mappings are smooth: their terms are evaluated on a sparser lattice, shifted at random
@@ -40,19 +42,23 @@ class GridLearner:
 
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
         self.video, self.config = video, config
-        self.optimizer = RowAdam()
+        self.optimizer = RowSparseAdam()
         # Frames and shifts are drawn on the CPU: the loop never waits for a GPU to say what comes next.
-        self.chance = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(config.seed)
-        self.waiting: list[int] = []  # first frames of the pairs still to come in this round
+        self.rng = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(config.seed)
+        self.pending_pairs: list[int] = []  # first frames of the pairs still to come in this round
         self.round = 0
         self.frames_used = 0
 
-    def begin(self, show: Callable[[GridModel], None]) -> None:
-        """The closed-form start; show gets a first model while the rest of the start goes on."""
-        spacing, quality = Spacing.of(self.config), self.config.mask_quality
-        self.take(*start_model(self.video, spacing, quality, STRIDES[0], show), STRIDES[0])
+    def initialize(self, show_start: Callable[[Model, list[Pixels]], None]) -> None:
+        """Compute the closed-form start. show_start gets a first model while the rest of the start goes on."""
+        spacing, quality = Spacing.from_config(self.config), self.config.mask_quality
 
-    def take(self, model: GridModel, probability: Tensor, stride: int) -> None:
+        def show(model: GridModel) -> None:
+            show_start(model, model.atlas_images())
+
+        self.set_model(*start_model(self.video, spacing, quality, STRIDES[0], show), STRIDES[0])
+
+    def set_model(self, model: GridModel, probability: Tensor, stride: int) -> None:
         """Train this model, whose atlases are reduced by `stride`.
 
         Its objects have these probabilities (F, T, ny, nx) at the nodes of their opacity.
@@ -61,7 +67,7 @@ class GridLearner:
         slopes = torch.stack([start_jacobians(each, model.shape.size) for each in self.model.transforms])
         self.start_inverse = torch.linalg.inv(slopes)
         self.scale = torch.stack([self.model.pixel_scale(layer) for layer in range(len(slopes))])  # (L, T)
-        self.stage = self.stage_of(stride)
+        self.stage = self.make_stage(stride)
 
     # coarse to fine
 
@@ -75,26 +81,26 @@ class GridLearner:
         config = self.config
         return {4: config.grid_quarter_pairs, 2: config.grid_half_pairs, 1: config.grid_full_pairs}[stride]
 
-    def stage_of(self, stride: int) -> Stage:
+    def make_stage(self, stride: int) -> Stage:
         """The frames at 1 / stride of the resolution."""
-        frames = reduced_frames(self.video, stride)
+        frames = reduce_frames(self.video, stride)
         return Stage(stride, Lattice.of_stride(stride, self.model.shape.size[1:]), frames)
 
-    def enter(self, stride: int) -> Stage:
+    def set_resolution(self, stride: int) -> Stage:
         """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames. Never back.
 
         Specks of opacity go first, so that what is behind them is learned instead.
         """
         if stride < self.stage.stride:
-            self.stage = self.stage_of(stride)
-            clear_specks(self.model, self.opacity(), self.probability)
+            self.stage = self.make_stage(stride)
+            remove_opacity_specks(self.model, self.opacity(), self.probability)
             average_atlases(self.model, self.stage.frames, self.opacity(), stride)
         return self.stage
 
     def finish(self) -> None:
         """A run that ends early gets atlases of the full resolution all the same; specks of opacity go."""
-        self.enter(STRIDES[-1])
-        clear_specks(self.model, self.opacity(), self.probability)
+        self.set_resolution(STRIDES[-1])
+        remove_opacity_specks(self.model, self.opacity(), self.probability)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
@@ -102,39 +108,41 @@ class GridLearner:
         nodes = self.model.alphas[0][-1].values.shape[2:]
         lattice, frames = Lattice.of_nodes(nodes, self.model.shape.size[1:]), []
         for t in range(self.model.shape.size[0]):
-            view = self.model.frames(t)
-            frames.append(torch.cat([view.whole_alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
+            view = self.model.at_frames(t)
+            frames.append(torch.cat([view.alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
         return torch.stack(frames, dim=1)
 
     def next_pairs(self, count: int) -> Tensor:
         """Up to 2 * count frames (K,): pairs of neighbours, none twice, all but the ends equally often."""
         total = self.model.shape.size[0]
         chosen: list[int] = []
-        while len(chosen) < count and (self.waiting or not chosen):  # another round's pairs may share frames with these
-            if not self.waiting:
+        while len(chosen) < count and (
+            self.pending_pairs or not chosen
+        ):  # another round's pairs may share frames with these
+            if not self.pending_pairs:
                 first = self.round % 2 if total > 2 else 0
                 starts = torch.arange(first, total - 1, 2)
-                self.waiting = starts[torch.randperm(len(starts), generator=self.chance)].tolist()
+                self.pending_pairs = starts[torch.randperm(len(starts), generator=self.rng)].tolist()
                 self.round += 1
-            chosen.append(self.waiting.pop())
+            chosen.append(self.pending_pairs.pop())
         return torch.tensor([t for first in chosen for t in (first, first + 1)])
 
     # one step
 
     def step(self, iteration: int, share: float) -> dict[str, Tensor]:
         """One iteration, at a share of the run (0 to 1); returns the weighted terms."""
-        stage = self.enter(self.stride_at(share))
+        stage = self.set_resolution(self.stride_at(share))
         t = self.next_pairs(self.pairs_at(stage.stride))
         self.frames_used += len(t)
-        view = FramesOfGrids(self.model, t, training=True)
+        view = GridFrames(self.model, t, training=True)
         terms = self.picture_terms(view, stage, share) | self.motion_terms(view)
         total = sum(value for name, value in terms.items() if name not in ("color", "gradient"))
         total.backward()
-        self.move(view, share)
+        self.optimizer_step(view, share)
         terms.pop("photometric")
         return {name: value.detach() for name, value in terms.items()}
 
-    def picture_terms(self, view: FramesOfGrids, stage: Stage, share: float) -> dict[str, Tensor]:
+    def picture_terms(self, view: GridFrames, stage: Stage, share: float) -> dict[str, Tensor]:
         """Terms that compare whole pictures."""
         config, model, terms = self.config, self.model, {}
         target = stage.frames[view.t].contiguous() / 255
@@ -142,8 +150,8 @@ class GridLearner:
         rendered = view.color(background, view.texels(background, stage.lattice))
         for index in reversed(range(background)):
             rows, columns = view.box(index, stage.lattice)
-            part = stage.lattice.cropped(rows, columns)
-            logit, inside = view.logit(index, part), view.inside(index, part)
+            part = stage.lattice.crop(rows, columns)
+            logit, inside = view.logit(index, part), view.box_mask(index, part)
             alpha = torch.sigmoid(logit) * inside
             color = view.color(index, view.texels(index, part))
             behind = rendered[:, :, rows, columns]
@@ -152,8 +160,8 @@ class GridLearner:
             pixels = len(view.t) * stage.lattice.shape[0] * stage.lattice.shape[1]
             sparse = ((1 - alpha.detach()) * color).square().sum() / pixels
             terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
-            expected = part.interpolated(self.probability[index, view.t][:, None])
-            known = inside * part.interpolated(self.uncovered(index, view.t)) if index else inside
+            expected = part.interpolate(self.probability[index, view.t][:, None])
+            known = inside * part.interpolate(self.visible_probability(index, view.t)) if index else inside
             prior = (prior_loss(logit, expected) * known).sum() / pixels
             terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
@@ -169,7 +177,7 @@ class GridLearner:
         terms["color"], terms["gradient"] = config.rgb_coeff * color, gradient_weight * gradient
         return terms
 
-    def uncovered(self, index: int, t: Tensor) -> Tensor:
+    def visible_probability(self, index: int, t: Tensor) -> Tensor:
         """(K, 1, ny, nx): how likely no object in front hides this one; masks say nothing of what is hidden."""
         return (1 - self.probability[:index, t]).prod(0)[:, None]
 
@@ -181,18 +189,18 @@ class GridLearner:
         config = self.config
         return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * share))
 
-    def motion_terms(self, view: FramesOfGrids) -> dict[str, Tensor]:
+    def motion_terms(self, view: GridFrames) -> dict[str, Tensor]:
         """Rigidity and flow, on a sparse lattice shifted at random."""
         config, model = self.config, self.model
         size, step, device = model.shape.size[1:], FLOW_STRIDE_PX, view.t.device
-        shift = torch.randint(0, step, (2,), generator=self.chance).tolist()
+        shift = torch.randint(0, step, (2,), generator=self.rng).tolist()
         rows, columns = (slice(first, None, step) for first in shift)
         lattice = Lattice(
             *(torch.arange(side)[pick].float() for side, pick in zip(size, (rows, columns), strict=True)), size
         )
         names = [layer.name for layer in model.layers]
         texels = [view.texels(layer, lattice) for layer in range(len(names))]
-        alpha = torch.stack([view.whole_alpha(index, lattice) for index in range(len(names) - 1)])
+        alpha = torch.stack([view.alpha(index, lattice) for index in range(len(names) - 1)])
         terms = {}
         for layer, name in enumerate(names):
             jacobians = relative_jacobians(texels[layer], self.start_inverse[layer, view.t], (step, step))
@@ -208,7 +216,7 @@ class GridLearner:
         ends = lattice.points(device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
         here = visibility(alpha[:, source].flatten(0, 1).view(len(names) - 1, -1, 1)).view(len(names), len(source), -1)
         for layer, name in enumerate(names):
-            there = view.texels_at(layer, target, ends)
+            there = view.map_points(layer, target, ends)
             away = loss_utils.flow_loss(texels[layer][source].flatten(2).transpose(1, 2), there.transpose(1, 2), 1.0)
             away = away / self.scale[layer, t][:, None]
             # Forward and backward are means of their own, as published.
@@ -216,22 +224,22 @@ class GridLearner:
             terms[f"flow_{name}"] = config.optical_flow_coeff * means.mean()
         change = 0
         for index in range(len(names) - 1):
-            there = torch.sigmoid(view.field_at(f"alphas.{index}", target, ends)[:, 0])
-            there = there * in_boxes(model.boxes[index, view.t[target]], ends)
+            there = torch.sigmoid(view.sample_field(f"alphas.{index}", target, ends)[:, 0])
+            there = there * inside_boxes(model.boxes[index, view.t[target]], ends)
             change = change + (there - alpha[index, source].flatten(1)).abs()
         terms["flow_alpha"] = (
             config.alpha_flow_factor * loss_utils.masked_mean(change.view(2, -1), valid.view(2, -1)).mean()
         )
         return terms
 
-    def decay(self, share: float) -> float:
+    def rate_factor(self, share: float) -> float:
         """What is left of the learning rates at a share of the run."""
         begin = self.config.grid_decay_from
         return self.config.grid_rate_end ** max(0.0, (share - begin) / (1 - begin))
 
-    def move(self, view: FramesOfGrids, share: float) -> None:
+    def optimizer_step(self, view: GridFrames, share: float) -> None:
         """Let the optimizer move what the batch used."""
-        config, fallen = self.config, self.decay(share)
+        config, fallen = self.config, self.rate_factor(share)
         rates = {
             "mappings": config.grid_rate_mapping,
             "alphas": config.grid_rate_alpha,
@@ -242,13 +250,13 @@ class GridLearner:
             for level, grid in enumerate(group):
                 leaf = view.leaves.get(f"{name}.{level}")
                 if leaf is not None and leaf.grad is not None:
-                    self.optimizer.move(f"{name}.{level}", grid.values, leaf.grad, rate, view.t)
+                    self.optimizer.step(f"{name}.{level}", grid.values, leaf.grad, rate, view.t)
                 elif leaf is None and grid.values.grad is not None:
-                    self.optimizer.move(f"{name}.{level}", grid.values, grid.values.grad, rate)
+                    self.optimizer.step(f"{name}.{level}", grid.values, grid.values.grad, rate)
                     grid.values.grad = None
         for layer, atlas in enumerate(self.model.atlases):
             if atlas.grad is not None:
-                self.optimizer.move(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * fallen)
+                self.optimizer.step(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * fallen)
                 atlas.grad = None
                 atlas.data.clamp_(0, 1)  # as they are rendered
 
@@ -260,40 +268,40 @@ class GridLearner:
             "grid_probability": (self.probability * 255).round().byte(),
             "grid_optimizer": self.optimizer.state_dict(),
             "grid_stride": self.stage.stride,
-            "grid_waiting": list(self.waiting),
+            "grid_waiting": list(self.pending_pairs),
             "grid_round": self.round,
-            "grid_random_state": self.chance.get_state(),
+            "grid_random_state": self.rng.get_state(),
         }
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Take everything that decides the next step from a checkpoint. Raises UserError."""
         model = GridModel.from_checkpoint(checkpoint, path)
-        model.check(self.video.size)
-        check_objects(path, len(model.alphas), self.config)
-        if model.shape.spacing not in (Spacing.of(self.config), EARLIER):
+        model.check_size(self.video.size)
+        check_object_count(path, len(model.alphas), self.config)
+        if model.shape.spacing != Spacing.from_config(self.config):
             warn(f"{path}: begun with other grid_levels_*, grid_light_px or residual than in the config; these stay")
         try:
-            self.take(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
+            self.set_model(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
-            self.waiting, self.round = list(checkpoint["grid_waiting"]), int(checkpoint["grid_round"])
-            self.chance.set_state(checkpoint["grid_random_state"].cpu())
+            self.pending_pairs, self.round = list(checkpoint["grid_waiting"]), int(checkpoint["grid_round"])
+            self.rng.set_state(checkpoint["grid_random_state"].cpu())
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
 
 
 @torch.no_grad()
-def clear_specks(model: GridModel, opacity: Tensor, probability: Tensor) -> None:
+def remove_opacity_specks(model: GridModel, opacity: Tensor, probability: Tensor) -> None:
     """Take away what lies apart from an object and is tiny against it: opacity spent on a ripple or a leaf.
 
     opacity, probability (F, T, ny, nx) of the objects at the nodes of its finest grid; what is probable stays.
     """
     likely = (probability > LIKELY).cpu().numpy()
     for group, frames, kept in zip(model.alphas, opacity.cpu().numpy(), likely, strict=True):
-        gone = np.stack([without_specks(*each) != each[0] for each in zip(frames, kept, strict=True)])
+        gone = np.stack([remove_specks(*each) != each[0] for each in zip(frames, kept, strict=True)])
         group[-1].values[:, 0] -= SPECK_LOGIT * torch.from_numpy(gone).to(group[-1].values.device)
 
 
-def in_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:
+def inside_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:
     """(M, N) 1 where points (M, 2, N) lie in the boxes (M, 4), else 0."""
     top, bottom, left, right = boxes[:, :, None].unbind(1)
     x, y = points_px.unbind(1)

@@ -9,7 +9,7 @@ BETAS, EPS = (0.9, 0.99), 1e-12
 
 
 @dataclass
-class State:
+class RowState:
     """Running means of one tensor's gradient and its square, and how often each of its rows has moved."""
 
     mean: Tensor
@@ -18,17 +18,19 @@ class State:
 
 
 @dataclass
-class RowAdam:
+class RowSparseAdam:
     """Adam (Kingma and Ba 2015) over tensors whose first axis is rows, each row with a step count of its own."""
 
-    states: dict[str, State] = field(default_factory=dict)
+    states: dict[str, RowState] = field(default_factory=dict)
 
     @torch.no_grad()
-    def move(self, name: str, values: Tensor, gradient: Tensor, rate: float, rows: Tensor | None = None) -> None:
+    def step(
+        self, name: str, values: Tensor, gradient: Tensor, rate: float, rows: Tensor | None = None
+    ) -> None:
         """One step of `values` (N, ...), in place; with rows (K,) only of those, gradient (K, ...)."""
         if name not in self.states or self.states[name].mean.shape != values.shape:
             counts = torch.zeros(len(values), device=values.device)
-            self.states[name] = State(torch.zeros_like(values), torch.zeros_like(values), counts)
+            self.states[name] = RowState(torch.zeros_like(values), torch.zeros_like(values), counts)
         state, whole = self.states[name], rows is None
         mean, square, steps = ((each if whole else each[rows]) for each in (state.mean, state.square, state.steps))
         mean.lerp_(gradient, 1 - BETAS[0])
@@ -47,4 +49,4 @@ class RowAdam:
         return {name: vars(state) for name, state in self.states.items()}
 
     def load_state_dict(self, saved: dict[str, dict[str, Tensor]]) -> None:
-        self.states = {name: State(**tensors) for name, tensors in saved.items()}
+        self.states = {name: RowState(**tensors) for name, tensors in saved.items()}

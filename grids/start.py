@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from alignment.cues import small_clip
-from alignment.evidence import Evidence, mended
-from alignment.exactness import frames_to_mend
-from alignment.layers import all_transforms, box_corners, object_boxes, steadied
+from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
 from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
-from grids.unwrap import averaged_atlas
+from grids.unwrap import average_atlas
+from masks.cues import shrink_video
+from masks.quality import frames_to_refine
+from masks.refinement import RefinedMasks, refine_masks
 from media import to_8_bit
-from unwrap_utils import Video, spread_numbers
+from media.clip import evenly_spaced
+from unwrap_utils import Video
 
 LARGEST_ATLAS = 4_000_000  # texels
 CLEAREST = 0.998  # opacity that the start gives at most, so that training can still change its mind
@@ -36,26 +37,26 @@ def start_model(
     as they are, before the evidence is weighed.
     """
     host = video.to(torch.device("cpu"))
-    transforms = all_transforms(host)
-    frames = reduced_frames(host, stride)
+    transforms = align_layers(host)
+    frames = reduce_frames(host, stride)
     masks = host.masks.numpy()
-    show(built_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
-    transforms = steadied(host, transforms)
-    clip, rgb = small_clip(host), host.frames.numpy()
+    show(build_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
+    transforms = refine_long_range(host, transforms)
+    clip, rgb = shrink_video(host), host.frames.numpy()
     likely = []
     objects = zip(masks, transforms[:-1], host.masks_found.tolist(), strict=True)
     for number, (mask, motion, is_found) in enumerate(objects, 1):
-        wanted = frames_to_mend(clip, rgb, mask, mask_quality, is_found)
+        wanted = frames_to_refine(clip, rgb, mask, mask_quality, is_found)
         exact = f"masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept"
-        print(f"object {number}: {'masks are rough and mended' if wanted.all() else exact} (mask_quality)")
+        print(f"object {number}: {'masks are rough and are refined' if wanted.all() else exact} (mask_quality)")
         if wanted.any():
-            found = full_probability(mended(clip, mask, transforms[-1], motion), rgb)
+            found = upsample_probability(refine_masks(clip, mask, transforms[-1], motion), rgb)
             mask = np.where(wanted[:, None, None], found, mask)
         likely.append(mask)
-    return built_model(host, transforms, np.stack(likely), spacing, frames, stride)
+    return build_model(host, transforms, np.stack(likely), spacing, frames, stride)
 
 
-def built_model(
+def build_model(
     video: Video,
     transforms: NDArray[np.float64],
     likely: NDArray[np.uint8],
@@ -75,13 +76,13 @@ def built_model(
     extents.append(np.tile([0, height, 0, width], (len(frames), 1)))
     margins = [ATLAS_MARGIN] * len(likely) + [0.0]
     fitted = [
-        in_texels(motion, extent, (height, width), margin)
+        fit_atlas(motion, extent, (height, width), margin)
         for motion, extent, margin in zip(transforms, extents, margins, strict=True)
     ]
     model = GridModel(Shape(video.size, tuple(size for _, size in fitted), spacing))
     model.transforms.copy_(torch.from_numpy(np.stack([matrix for matrix, _ in fitted])))
     model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > 255 * POSSIBLE, BOX_MARGIN) for each in likely])))
-    probability = torch.stack([node_values(each, model.alphas[0][-1].values.shape[2:]) for each in likely])
+    probability = torch.stack([sample_at_nodes(each, model.alphas[0][-1].values.shape[2:]) for each in likely])
     probability = (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
     for group, each in zip(model.alphas, probability, strict=True):
         group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
@@ -89,13 +90,13 @@ def built_model(
     return model, probability
 
 
-def full_probability(evidence: Evidence, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def upsample_probability(evidence: RefinedMasks, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """(T, H, W), 255 for certain: a quarter of the memory that floats take."""
-    frames = (evidence.at_size(frame, t) for t, frame in enumerate(rgb))
+    frames = (evidence.upsample(frame, t) for t, frame in enumerate(rgb))
     return np.stack([to_8_bit((frame - (1 - SURE)) / (2 * SURE - 1)) for frame in frames])
 
 
-def in_texels(
+def fit_atlas(
     transforms: NDArray[np.float64], boxes: NDArray[np.int64], size: tuple[int, int], margin: float
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
     """Transforms to texels of an atlas that just holds the boxes (T, 4) of the frames, and its (height, width).
@@ -116,7 +117,7 @@ def in_texels(
     return onto @ transforms, (height, width)
 
 
-def node_values(values: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:
+def sample_at_nodes(values: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:
     """(T, ny, nx) in [0, 1]: pictures (T, H, W) at the nodes of a grid, smoothed as far as these lie apart."""
     height, width = values.shape[1:]
     step = (width - 1) / (nodes[1] - 1), (height - 1) / (nodes[0] - 1)
@@ -128,7 +129,7 @@ def node_values(values: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:
     )
 
 
-def reduced_frames(video: Video, stride: int) -> Tensor:
+def reduce_frames(video: Video, stride: int) -> Tensor:
     """(T, 3, H / stride, W / stride) uint8, averaged."""
     planes = video.frames.permute(0, 3, 1, 2)
     if stride == 1:
@@ -143,7 +144,7 @@ def average_atlases(
 
     opacity (F, T, ny, nx) of the objects at the nodes of its grid. averaged: at most so many frames; None: all.
     """
-    chosen = spread_numbers(len(frames), averaged or len(frames))
+    chosen = evenly_spaced(len(frames), averaged or len(frames))
     behind = torch.ones_like(opacity[0])
     shares = []
     for each in opacity:
@@ -151,5 +152,5 @@ def average_atlases(
         behind = behind * (1 - each)
     for layer, share in enumerate([*shares, behind]):
         # Squared: pixels that mix two layers tell little about either.
-        atlas = averaged_atlas(model, layer, frames, share.square(), stride, chosen)
+        atlas = average_atlas(model, layer, frames, share.square(), stride, chosen)
         model.atlases[layer] = torch.nn.Parameter(atlas.contiguous())

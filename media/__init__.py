@@ -1,6 +1,6 @@
 """Images, videos and flow on disk: any kind in, standard kinds out, nothing half-written under its final name."""
 
-from media.files import fresh_folder, make_folder, write_text, written_whole
+from media.files import fresh_folder, make_folder, write_atomically, write_text
 from media.images import (
     IMAGE_SUFFIXES,
     Pixels,
@@ -12,8 +12,8 @@ from media.images import (
     read_edit,
     read_labels,
     read_mask,
-    read_masked,
     read_rgb,
+    read_with_mask,
     resize,
     resize_labels,
     to_8_bit,
@@ -37,12 +37,12 @@ __all__ = [
     "read_edit",
     "read_labels",
     "read_mask",
-    "read_masked",
     "read_rgb",
+    "read_with_mask",
     "resize",
     "resize_labels",
     "to_8_bit",
+    "write_atomically",
     "write_png",
     "write_text",
-    "written_whole",
 ]

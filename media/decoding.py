@@ -55,8 +55,8 @@ def video_facts(path: Path) -> VideoFacts:
     stream = re.search(r"Stream #\S+.*?: Video: (.*)", told)
     if stream is None:
         if "Stream #" in told or "Duration:" in told:
-            raise UserError(f"{path}: has no video stream, only {kinds_in(told)}; give a file with pictures in it")
-        raise UserError(f"{path}: not a video that can be read ({last_said(told, path)}); {REMEDY}")
+            raise UserError(f"{path}: has no video stream, only {stream_kinds(told)}; give a file with pictures in it")
+        raise UserError(f"{path}: not a video that can be read ({last_stderr_line(told, path)}); {REMEDY}")
     described = stream.group(1)
     size = re.search(r"\b(\d{1,5})x(\d{1,5})\b", described)
     if size is None or "none" in described.split(" ")[0]:
@@ -66,7 +66,7 @@ def video_facts(path: Path) -> VideoFacts:
     rotation = round(-float(turn[1])) % 360 if turn else 0
     told_rates = (number_before(unit, described) for unit in ("fps", "tbr"))
     rate, stamps = (each if each and each <= FASTEST else None for each in told_rates)
-    fps = true_rate(rate or stamps or 25.0)
+    fps = exact_rate(rate or stamps or 25.0)
     long = re.search(r"Duration: (\d+):(\d+):([\d.]+)", told)
     return VideoFacts(
         *((height, width) if rotation in (90, 270) else (width, height)),
@@ -97,19 +97,19 @@ def number_before(unit: str, text: str) -> float | None:
     return float(found[1]) * (1000 if found[2] else 1) if found else None
 
 
-def true_rate(rate: float) -> float:
+def exact_rate(rate: float) -> float:
     """A rate that is told with two digits, exactly: 23.98, 29.97 and 59.94 are broadcast rates."""
     broadcast = round(rate / NTSC) * NTSC
     return broadcast if abs(rate - broadcast) < 0.006 and abs(rate - round(rate)) > 0.006 else rate
 
 
-def kinds_in(told: str) -> str:
+def stream_kinds(told: str) -> str:
     """The kinds of streams ffmpeg lists, in words."""
     kinds = sorted({kind.lower() for kind in re.findall(r"Stream #\S+.*?: (\w+):", told)})
     return " and ".join(kinds) or "metadata"
 
 
-def last_said(told: str, path: Path) -> str:
+def last_stderr_line(told: str, path: Path) -> str:
     """The last line that ffmpeg said, without the path in front."""
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     line = lines[-1] if lines else "ffmpeg says nothing"
@@ -154,10 +154,12 @@ def read_video(
         complaints.seek(0)
         said = complaints.read().decode(errors="replace")
     if count == 0:
-        reason = last_said(said, path) if said.strip() else "no frame lies between --start and --end"
+        reason = last_stderr_line(said, path) if said.strip() else "no frame lies between --start and --end"
         raise UserError(f"{path}: no frame could be read ({reason}); {REMEDY}")
     if said.strip():
-        warn(f"{path}: damaged, {count} frames could be read ({last_said(said, path)}); look at them before training")
+        warn(
+            f"{path}: damaged, {count} frames could be read ({last_stderr_line(said, path)}); look at them before training"
+        )
 
 
 def read_netpbm(stream: IO[bytes]) -> Pixels | None:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from command_line import UserError, named
+from command_line import UserError, resolve_folder_name
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
@@ -21,7 +21,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with written_whole(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -35,7 +35,7 @@ def make_folder(folder: Path) -> Path:
 
 def fresh_folder(folder: Path) -> Path:
     """Make `folder`; if it holds files already, make the first free `folder_2`, `folder_3`, ... instead."""
-    folder = candidate = named(folder)
+    folder = candidate = resolve_folder_name(folder)
     number = 2
     while candidate.is_dir() and any(candidate.iterdir()):
         candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1

@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from command_line import UserError
-from media.files import written_whole
+from media.files import write_atomically
+from media.images import resize
 
+FORWARD, BACKWARD = 0, 1  # flow to the next frame, to the previous one
+STEPS = (1, -1)  # frames by which each of them moves
 STEPS_PER_PX = 64  # float16 has no finer steps beyond 16 px; DIS and RAFT err by more
 SUFFIXES = (".npz", ".npy")  # in which flow is looked for
 KEY = "flow"
@@ -68,7 +71,7 @@ def write_flow(path: Path, flow: Flow) -> None:
     """Write .npz or .npy, by the suffix, whole or not at all. Raises UserError for motion no file can hold."""
     if not np.isfinite(flow).all() or np.abs(flow).max(initial=0) > LARGEST_PX:
         raise UserError(f"{path}: the flow to write is not finite or above {LARGEST_PX} px; use another --method")
-    with written_whole(path) as temporary:
+    with write_atomically(path) as temporary:
         if path.suffix == ".npy":
             np.save(temporary, flow.astype(np.float32))
             return
@@ -95,3 +98,11 @@ def flow_size(path: Path) -> tuple[int, int] | None:
             return shape[1::-1] if len(shape) == 3 and shape[2] == 2 else None
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
+
+
+def resize_flow(flow: Flow, width: int, height: int) -> Flow:
+    """Resize flow (h, w, 2) to (height, width, 2); x scales with the width and y with the height."""
+    old_height, old_width = flow.shape[:2]
+    if (old_width, old_height) == (width, height):
+        return flow
+    return resize(flow, width, height) * np.float32([width / old_width, height / old_height])

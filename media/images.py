@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from command_line import UserError
-from media.files import written_whole
+from media.files import write_atomically
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # their black is noisy: small numbers there mean nothing
@@ -151,7 +151,7 @@ def read_edit(path: Path) -> NDArray[np.float32]:
     return rgba
 
 
-def read_masked(path: Path, mask_path: Path) -> NDArray[np.float32]:
+def read_with_mask(path: Path, mask_path: Path) -> NDArray[np.float32]:
     """(H, W, 4) float32 in [0, 1], premultiplied: a picture without opacity, whose opacity is a mask of its size."""
     color, mask = read_rgb(path), read_mask(mask_path)
     if mask.shape != color.shape[:2]:
@@ -185,5 +185,5 @@ def to_8_bit(values: NDArray[np.floating]) -> Pixels:
 
 def write_png(path: Path, image: Pixels) -> None:
     """Write grey, RGB or RGBA (H, W[, 3 | 4]) uint8."""
-    with written_whole(path) as temporary:
+    with write_atomically(path) as temporary:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, compress_level=3)

@@ -19,8 +19,8 @@ PUBLISHED_FPS = 10.0  # of the published videos; used where the clip does not sa
 
 
 # HD colour, said in the file: without it players guess by the size, and colours shift.
-COLOURS = "scale=out_color_matrix=bt709:out_range=tv"
-COLOUR_TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+COLOR_FILTER = "scale=out_color_matrix=bt709:out_range=tv"
+COLOR_TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class VideoWriter:
             source += ["-i", f"file:{self.audio.source.resolve()}"]
             # Silence goes on after the sound, and ends with the pictures, which must not be cut short.
             sound = ["-map", "0:v", "-map", "1:a:0", "-af", "apad", "-c:a", "aac", "-b:a", "192k", "-shortest"]
-        coding = [*self.coding(), "-vf", COLOURS, *COLOUR_TAGS, *sound]
+        coding = [*self.coding(), "-vf", COLOR_FILTER, *COLOR_TAGS, *sound]
         target = f"file:{self.temporary.resolve()}"  # a plain name could be taken for a protocol or a flag
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *coding, target]
         self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 closed with the encoder

@@ -12,7 +12,7 @@ import media
 from command_line import UserError, warn
 from media import Pixels
 from media.decoding import VideoFacts, read_video, video_facts
-from preprocessing.scene_cuts import Watcher
+from preprocessing.scene_cuts import SceneCutDetector
 
 LISTED = 5  # frames that a message names
 
@@ -25,7 +25,7 @@ class Span:
     end_s: float | None = None
     every: int = 1  # frames: every second, third, ...
 
-    def describe(self) -> str:
+    def name_suffix(self) -> str:
         """For names: nothing for the whole video."""
         start = f"_from{self.start_s:g}s" if self.start_s > 0 else ""
         end = "" if self.end_s is None else f"_to{self.end_s:g}s"
@@ -42,7 +42,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Note:
+class ClipNote:
     """Where frames come from; NAME.json. `fps` is what everything that writes videos reads."""
 
     fps: float
@@ -71,15 +71,15 @@ class Note:
         )
 
 
-def note_path(frames: Path) -> Path:
+def clip_note_path(frames: Path) -> Path:
     """Where the note of a frames' folder lies."""
     return frames.with_name(f"{frames.name}.json")
 
 
-def read_note(frames: Path) -> Note | None:
+def read_clip_note(frames: Path) -> ClipNote | None:
     """The note beside a frames' folder; None if there is none, or one that somebody else wrote."""
     try:
-        return Note(**json.loads(note_path(frames).read_text(encoding="utf-8")))
+        return ClipNote(**json.loads(clip_note_path(frames).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -92,34 +92,36 @@ def check_span(source: Path, span: Span, facts: VideoFacts) -> None:
         raise UserError(f"--start {span.start_s:g}: {source} is {facts.duration_s:g} s long")
 
 
-def extract(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames: int) -> Note:
+def extract(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames: int) -> ClipNote:
     """Write the frames of a part of a video into a new folder, all or none, and the note beside it.
 
     Raises UserError if there are fewer than two or more than max_frames, or a scene cut unless that is allowed.
     """
-    if note_path(folder).exists() and read_note(folder) is None:
-        raise UserError(f"{note_path(folder)} is there and says something else; move it away, or give another --name")
+    if clip_note_path(folder).exists() and read_clip_note(folder) is None:
+        raise UserError(
+            f"{clip_note_path(folder)} is there and says something else; move it away, or give another --name"
+        )
     facts = video_facts(source)
     check_span(source, span, facts)
     unfinished = folder.with_name(f".{folder.name}_unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    watcher, size = Watcher(), (facts.width, facts.height)
+    watcher, size = SceneCutDetector(), (facts.width, facts.height)
     try:
-        for number, frame in enumerate(frames_of(source, span, facts)):
+        for number, frame in enumerate(read_frames(source, span, facts)):
             if number >= max_frames:
-                raise UserError(too_many(source, f"more than {max_frames}", max_frames))
-            watcher.look(frame)
+                raise UserError(too_many_frames(source, f"more than {max_frames}", max_frames))
+            watcher.add_frame(frame)
             size = frame.shape[1::-1]
             media.write_png(unfinished / f"{number:05d}.png", frame)
         if watcher.count < 2:
             raise UserError(f"{source}: {watcher.count} frame in this part; at least 2 are needed to follow a motion")
         fps = facts.fps / span.every
-        check_watched(watcher, source, allow_cuts, lambda t: f"{span.start_s + (t - 0.5) / fps:.3f}")
+        check_cuts(watcher, source, allow_cuts, lambda t: f"{span.start_s + (t - 0.5) / fps:.3f}")
         here = source.stat()
         part = (str(source.resolve()), span.start_s, span.end_s, span.every)
-        note = Note(fps, *part, watcher.count, *size, facts.has_audio, here.st_size, here.st_mtime)
-        media.write_text(note_path(folder), json.dumps(asdict(note), indent=2) + "\n")
+        note = ClipNote(fps, *part, watcher.count, *size, facts.has_audio, here.st_size, here.st_mtime)
+        media.write_text(clip_note_path(folder), json.dumps(asdict(note), indent=2) + "\n")
         if folder.is_dir():  # empty
             folder.rmdir()
         unfinished.rename(folder)
@@ -128,7 +130,7 @@ def extract(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames
     return note
 
 
-def too_many(source: Path, count: str, max_frames: int) -> str:
+def too_many_frames(source: Path, count: str, max_frames: int) -> str:
     """What to tell about a clip that is longer than anyone would wait for."""
     return (
         f"{source} has {count} frames here, --max_frames is {max_frames}; take a part with --start and --end, every "
@@ -136,7 +138,7 @@ def too_many(source: Path, count: str, max_frames: int) -> str:
     )
 
 
-def frames_of(source: Path, span: Span, facts: VideoFacts) -> Iterator[Pixels]:
+def read_frames(source: Path, span: Span, facts: VideoFacts) -> Iterator[Pixels]:
     """Every so many frames of a part of a video, at a constant rate, with a progress bar."""
     rate = facts.fps if facts.is_variable else None
     frames = read_video(source, span.start_s, span.end_s, rate)
@@ -144,7 +146,7 @@ def frames_of(source: Path, span: Span, facts: VideoFacts) -> Iterator[Pixels]:
     return iter(tqdm(chosen, total=span.frames(facts), desc="frames", unit="frame"))
 
 
-def check_watched(watcher: Watcher, source: Path, allow_cuts: bool, time_of: Callable[[int], str] | None) -> None:
+def check_cuts(watcher: SceneCutDetector, source: Path, allow_cuts: bool, time_of: Callable[[int], str] | None) -> None:
     """Raise UserError naming the first scene cut; warn of frames that show nothing.
 
     time_of: a frame's seconds into the video, as text; None for a folder of frames.

@@ -9,9 +9,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 import media
-from command_line import UserError, named, warn
+from command_line import UserError, resolve_folder_name, warn
 from media.flows import find_flow, flow_name, flow_size, write_flow
-from preprocessing.flow_pairs import FlowMethod, Pair, in_threads, in_turn
+from preprocessing.flow_pairs import FlowMethod, Pair, write_in_threads, write_in_turn
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class FlowRequest:
 
 def write_clip_flow(video: Path, request: FlowRequest) -> Path:
     """Write the flow that is missing, of every two neighbouring frames both ways; returns its folder."""
-    video = named(video)
-    frames = at_least_two_frames(video)
-    size = fitting(media.image_size(frames[0]), request.max_long_edge)
+    video = resolve_folder_name(video)
+    frames = list_at_least_two_frames(video)
+    size = fit_size(media.image_size(frames[0]), request.max_long_edge)
     folder = video.with_name(video.name + "_flow")
-    pairs = missing_pairs(frames, folder, size, request.format)
+    pairs = find_missing_pairs(frames, folder, size, request.format)
     total = 2 * len(frames) - 2
     if not pairs:
         print(f"all {total} flow files are there already: {folder}")
         return folder
-    work = written_pairs(pairs, size, request)
+    work = write_pairs(pairs, size, request)
     media.make_folder(folder)
     count = sum((pair.forward is not None) + (pair.backward is not None) for pair in pairs)
     print(f"{count} of {total} flow files at {size[0]} x {size[1]}, writing to {folder}", flush=True)
@@ -46,7 +46,7 @@ def write_clip_flow(video: Path, request: FlowRequest) -> Path:
     return folder
 
 
-def at_least_two_frames(folder: Path) -> list[Path]:
+def list_at_least_two_frames(folder: Path) -> list[Path]:
     """The frames of a clip. Raises UserError."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --vid-path takes the folder of frames")
@@ -56,13 +56,13 @@ def at_least_two_frames(folder: Path) -> list[Path]:
     return frames
 
 
-def fitting(size: tuple[int, int], max_long_edge: int) -> tuple[int, int]:
+def fit_size(size: tuple[int, int], max_long_edge: int) -> tuple[int, int]:
     """(width, height) of the same aspect with no side above max_long_edge; never larger than it was."""
     scale = min(1.0, max_long_edge / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def missing_pairs(frames: list[Path], folder: Path, size: tuple[int, int], suffix: str) -> list[Pair]:
+def find_missing_pairs(frames: list[Path], folder: Path, size: tuple[int, int], suffix: str) -> list[Pair]:
     """The pairs of which a direction is missing or damaged; warns of flow that is kept at another size."""
     other: list[tuple[int, int]] = []
 
@@ -83,20 +83,20 @@ def missing_pairs(frames: list[Path], folder: Path, size: tuple[int, int], suffi
     return [pair for pair in pairs if pair.forward or pair.backward]
 
 
-def written_pairs(pairs: list[Pair], size: tuple[int, int], request: FlowRequest) -> Iterator[None]:
+def write_pairs(pairs: list[Pair], size: tuple[int, int], request: FlowRequest) -> Iterator[None]:
     """Write the pairs' flow by the chosen method, yielding after each; what can't be used is refused at once."""
     if request.method == "import":
-        return imported_pairs(pairs, size, request.source)
-    raft = None if request.method == "dis" else raft_method(request.method, request.weights)
+        return import_pairs(pairs, size, request.source)
+    raft = None if request.method == "dis" else make_raft(request.method, request.weights)
     if raft is not None:
-        return in_turn(pairs, size, raft)
+        return write_in_turn(pairs, size, raft)
 
     from alignment.dis_flow import DisFlow
 
-    return in_threads(pairs, size, DisFlow)
+    return write_in_threads(pairs, size, DisFlow)
 
 
-def imported_pairs(pairs: list[Pair], size: tuple[int, int], folder: Path) -> Iterator[None]:
+def import_pairs(pairs: list[Pair], size: tuple[int, int], folder: Path) -> Iterator[None]:
     """Flow from somebody else's files; all are looked for before the first is written."""
     from preprocessing.flow_import import ImportedFlow
 
@@ -118,7 +118,7 @@ def imported_pairs(pairs: list[Pair], size: tuple[int, int], folder: Path) -> It
     return write()
 
 
-def raft_method(name: str, weights: Path | None) -> FlowMethod | None:
+def make_raft(name: str, weights: Path | None) -> FlowMethod | None:
     """RAFT of a method's name; None where `auto` has to do without, which it says."""
     from preprocessing.flow_raft import thirdparty_raft, torchvision_raft
     from unwrap_utils import pick_device

@@ -29,14 +29,15 @@ class ImportedFlow:
 
     def read(self, source: Path, target: Path, size: tuple[int, int], native: tuple[int, int]) -> Flow:
         """The flow at (width, height), of frames of the native (width, height)."""
-        from unwrap_utils import resize_flow, same_aspect
+        from media.clip import has_same_aspect
+        from media.flows import resize_flow
 
         path = self.find(source, target)
         try:
             flow = read_flow(path)
         except DamagedFlow as error:
             raise UserError(f"{path}: {error}; export it again") from None
-        if not same_aspect(flow.shape[1::-1], native):
+        if not has_same_aspect(flow.shape[1::-1], native):
             raise UserError(
                 f"{path}: is {flow.shape[1]} x {flow.shape[0]}, the frames are {native[0]} x {native[1]}; "
                 "flow must have the frames' aspect"

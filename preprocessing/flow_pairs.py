@@ -37,13 +37,13 @@ def write_pair(pair: Pair, size: tuple[int, int], method: FlowMethod) -> None:
             write_flow(path, flow)
 
 
-def in_turn(pairs: list[Pair], size: tuple[int, int], method: FlowMethod) -> Iterator[None]:
+def write_in_turn(pairs: list[Pair], size: tuple[int, int], method: FlowMethod) -> Iterator[None]:
     """Write the pairs one after the other; yields after each."""
     for pair in pairs:
         yield write_pair(pair, size, method)
 
 
-def in_threads(pairs: list[Pair], size: tuple[int, int], make_method: Callable[[], FlowMethod]) -> Iterator[None]:
+def write_in_threads(pairs: list[Pair], size: tuple[int, int], make_method: Callable[[], FlowMethod]) -> Iterator[None]:
     """Write the pairs on all cores; yields after each. Every thread has a method of its own.
 
     Reading, searching, compressing and writing all leave Python to the others: threads are as fast as processes here,

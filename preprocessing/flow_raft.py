@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
 from command_line import UserError
-from preprocessing.weights import load_weights, saved_weights, unwrapped
+from preprocessing.weights import load_weights, read_weights, strip_prefix
 
 THIRDPARTY = Path(__file__).resolve().parents[1] / "thirdparty" / "RAFT"
 MULTIPLE_PX, SMALLEST_PX = 8, 128  # RAFT halves its input three times and its correlations three times more
@@ -69,6 +69,6 @@ def thirdparty_raft(weights: Path | None, device: torch.device) -> RaftFlow:
 
     options = argparse.Namespace(small=False, mixed_precision=False, alternate_corr=False, dropout=0)
     model: nn.Module = RAFT(options)
-    model.load_state_dict(unwrapped(saved_weights(weights)))
+    model.load_state_dict(strip_prefix(read_weights(weights)))
     model = model.to(device).eval()
     return RaftFlow(lambda a, b: model(a, b, iters=UPDATES, test_mode=True)[1], device)

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from command_line import UserError
-from preprocessing.mask_rcnn import ANYTHING, LEAST_SCORE, MOST_FINDS
-from preprocessing.mask_tracking import Find
+from preprocessing.mask_rcnn import ANYTHING, LEAST_SCORE, MOST_DETECTIONS
+from preprocessing.mask_tracking import Detection
 
 MODEL = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 
@@ -42,19 +42,19 @@ class Detectron2:
         self.label = None if class_name == ANYTHING else self.names.index(class_name)
         self.predictor = DefaultPredictor(settings)
 
-    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Find]]:
-        return [self.finds(image) for image in images]
+    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Detection]]:
+        return [self.detections(image) for image in images]
 
-    def finds(self, image: NDArray[np.uint8]) -> list[Find]:
+    def detections(self, image: NDArray[np.uint8]) -> list[Detection]:
         """What is in one frame."""
         found = self.predictor(np.ascontiguousarray(image[..., ::-1]))["instances"].to("cpu")  # it expects BGR
         every = zip(found.pred_classes.tolist(), found.scores.tolist(), found.pred_masks.numpy(), strict=True)
         finds = [
-            Find(label, score, np.where(mask, 255, 0).astype(np.uint8))
+            Detection(label, score, np.where(mask, 255, 0).astype(np.uint8))
             for label, score, mask in every
             if self.label in (None, label)
         ]
-        return sorted(finds, key=lambda find: -find.score)[:MOST_FINDS]
+        return sorted(finds, key=lambda find: -find.score)[:MOST_DETECTIONS]
 
     def name_of(self, label: int) -> str:
         """The name of a class."""

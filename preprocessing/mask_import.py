@@ -9,12 +9,12 @@ import numpy as np
 import media
 from command_line import UserError
 from media import Pixels
+from media.clip import has_same_aspect
 from media.decoding import VIDEO_SUFFIXES, read_video, video_facts
-from preprocessing.extract import Span, read_note
-from unwrap_utils import same_aspect
+from preprocessing.extract import Span, read_clip_note
 
 
-def imported_masks(source: Path, frames: list[Path], label: int | None, threshold: float | None) -> Iterator[Pixels]:
+def read_masks(source: Path, frames: list[Path], label: int | None, threshold: float | None) -> Iterator[Pixels]:
     """Yield a mask (H, W) uint8 for every frame, 255 inside, from a folder or a video. Raises UserError.
 
     label: only this one of the labels in the pictures. threshold in [0, 1]: hard masks; None: soft values are kept.
@@ -29,7 +29,7 @@ def imported_masks(source: Path, frames: list[Path], label: int | None, threshol
     else:
         raise UserError(f"{source}: no folder and no video; --masks takes a folder of mask pictures or a matte video")
     for name, mask in masks:
-        if not same_aspect(mask.shape[::-1], native):
+        if not has_same_aspect(mask.shape[::-1], native):
             raise UserError(
                 f"{name}: is {mask.shape[1]} x {mask.shape[0]}, the frames are {native[0]} x {native[1]}; "
                 "masks must have the frames' aspect"
@@ -71,7 +71,7 @@ def masks_in_video(path: Path, frames: list[Path]) -> Iterator[tuple[Path, Pixel
 
 def span_of_matte(path: Path, folder: Path) -> Span:
     """The part of a matte video that belongs to a clip's frames."""
-    note, facts = read_note(folder), video_facts(path)
+    note, facts = read_clip_note(folder), video_facts(path)
     if note is None or facts.duration_s is None or abs(facts.frames - note.frames) <= 1:
         return Span()
     is_short = facts.duration_s < note.start_s + note.frames / note.fps - 1 / note.fps

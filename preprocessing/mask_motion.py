@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import media
-from alignment.cues import SmallClip, background_differences, motion_difference, small_clip
 from alignment.dis_flow import DisFlow
-from alignment.evidence import mended, smoothed_along_flow
-from alignment.layers import layer_transforms
+from alignment.layers import align_layer
 from command_line import UserError
 from config import Config
-from unwrap_utils import BACKWARD, FORWARD, Clip, Video, consistent_flow, empty_video, open_clip, store_flow
+from masks.cues import SmallClip, background_differences, motion_difference, shrink_video
+from masks.refinement import refine_masks, smooth_along_flow
+from media.clip import Clip, open_clip
+from media.flows import BACKWARD, FORWARD
+from unwrap_utils import Video, consistent_flow, empty_video, store_flow
 
 LONG_EDGE_PX = 480  # masks are found at this size, and fitted to the edges of the frames as they are
 NOISE_PX = 0.15  # motion below it, at the size of the evidence, says nothing
@@ -27,7 +29,7 @@ BARELY = 0.15  # score of the usual deviation itself
 FOUND_SHARE = 0.5  # of the frames must show something that moves so clearly, else less will do
 
 
-def small_clip_of(folder: Path) -> Clip:
+def open_small_clip(folder: Path) -> Clip:
     """All frames of a folder and the masks beside it, checked, at LONG_EDGE_PX or their own size if that is smaller."""
     width, height = media.image_size(media.list_images(folder)[0])
     long_edge = min(LONG_EDGE_PX, max(width, height))
@@ -35,7 +37,7 @@ def small_clip_of(folder: Path) -> Clip:
     return open_clip(folder, Config(data_folder=str(folder), maximum_number_of_frames=sys.maxsize, **sides))
 
 
-def small_video(clip: Clip) -> Video:
+def read_small_video(clip: Clip) -> Video:
     """A clip's frames with flow computed on the spot and empty masks."""
     video = empty_video(clip.size)
     flow, before = DisFlow(), None
@@ -50,16 +52,16 @@ def small_video(clip: Clip) -> Video:
     return video
 
 
-def moving_masks(video: Video) -> NDArray[np.uint8]:
+def segment_motion(video: Video) -> NDArray[np.uint8]:
     """(T, H, W) rough masks, 0 and 255, of what moves against the camera. Raises UserError if nothing does.
 
     The background's motion is a homography per frame that most pixels agree on; what its flow or its colours differ
     from is the object.
     """
     _, height, width = video.size
-    background = layer_transforms(video, np.ones(video.size, bool), "homography")
-    clip = small_clip(video)
-    score = motion_score(clip, clip.reduced(background))
+    background = align_layer(video, np.ones(video.size, bool), "homography")
+    clip = shrink_video(video)
+    score = motion_score(clip, clip.reduce_transforms(background))
     between = threshold(score)
     inside = largest_parts(score > max(between, CLEARLY))
     if inside.any((1, 2)).mean() < FOUND_SHARE:
@@ -84,7 +86,7 @@ def motion_score(clip: SmallClip, background: NDArray[np.float64]) -> NDArray[np
     looks = background_differences(clip, background, still)[0]
     usual = float(np.nanmedian(looks))
     look = np.log(np.nan_to_num(looks, nan=usual) / max(usual, 1e-3) + 0.1)
-    return smoothed_along_flow(clip, (motion + 0.5 * look).astype(np.float32))
+    return smooth_along_flow(clip, (motion + 0.5 * look).astype(np.float32))
 
 
 def threshold(score: NDArray[np.float32]) -> float:
@@ -111,14 +113,14 @@ def largest_part(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return labels == best if SMALLEST_SHARE < share < LARGEST_SHARE else np.zeros_like(inside)
 
 
-def mended_masks(
+def refine_to_frames(
     video: Video, rough: NDArray[np.uint8], frames: list[Path], wanted: list[Path]
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield a mask (H, W), 0 and 255, of each wanted frame at its own size, from rough ones (T, h, w) of all frames."""
     inside = rough > 127
-    background = layer_transforms(video, ~inside, "homography")
-    foreground = layer_transforms(video, inside, "affine")
-    evidence = mended(small_clip(video), rough, background, foreground)
+    background = align_layer(video, ~inside, "homography")
+    foreground = align_layer(video, inside, "affine")
+    evidence = refine_masks(shrink_video(video), rough, background, foreground)
     for path in wanted:
         t = frames.index(path)
-        yield np.where(evidence.at_size(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)
+        yield np.where(evidence.upsample(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from command_line import UserError
-from preprocessing.mask_tracking import Find
+from preprocessing.mask_tracking import Detection
 from preprocessing.weights import load_weights
 
 LEAST_SCORE = 0.5  # as published
-MOST_FINDS = 6  # of a frame; each takes the memory of a mask
+MOST_DETECTIONS = 6  # of a frame; each takes the memory of a mask
 ANYTHING = "anything"
 WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.DEFAULT
 BATCH = {"cuda": 4, "cpu": 1}
@@ -43,9 +43,9 @@ class MaskRcnn:
         self.batch = BATCH.get(device.type, 1)
 
     @torch.inference_mode()
-    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Find]]:
+    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Detection]]:
         pictures = [torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255 for image in images]
-        return [finds_of(found, self.label) for found in self.model(pictures)]
+        return [to_detections(found, self.label) for found in self.model(pictures)]
 
     @staticmethod
     def name_of(label: int) -> str:
@@ -53,12 +53,12 @@ class MaskRcnn:
         return WEIGHTS.meta["categories"][label]
 
 
-def finds_of(found: dict[str, torch.Tensor], label: int | None) -> list[Find]:
+def to_detections(found: dict[str, torch.Tensor], label: int | None) -> list[Detection]:
     """A detector's output for one frame as finds, soft masks; those sure enough and of the label, or of any."""
     wanted = found["scores"] >= LEAST_SCORE
     if label is not None:
         wanted &= found["labels"] == label
-    order = found["scores"].where(wanted, -1).argsort(descending=True)[: min(int(wanted.sum()), MOST_FINDS)]
+    order = found["scores"].where(wanted, -1).argsort(descending=True)[: min(int(wanted.sum()), MOST_DETECTIONS)]
     masks = (found["masks"][order, 0] * 255).round().byte().cpu().numpy()
     labels, scores = found["labels"][order].tolist(), found["scores"][order].tolist()
-    return [Find(*each) for each in zip(labels, scores, masks, strict=True)]
+    return [Detection(*each) for each in zip(labels, scores, masks, strict=True)]

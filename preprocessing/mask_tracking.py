@@ -1,8 +1,7 @@
 """One object followed through a clip: a detector's finds in every frame, linked along the flow.
 
 A detector looks at each frame alone: its best find may be another object in the next frame, or missing. So finds are
-linked where the flow carries one mask onto the next, and the frames between two finds are filled from both sides.
-"""
+linked where the flow carries one mask onto the next, and the frames between two finds are filled from both sides."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ Floats = NDArray[np.float32]
 Flow = NDArray[np.floating]
 
 
-class Find:
+class Detection:
     """What a detector found in a frame: its class, how sure it is, and a mask, of which only the box is kept."""
 
     def __init__(self, label: int, score: float, mask: NDArray[np.uint8]):
@@ -52,17 +51,17 @@ class Find:
 class Track:
     """One object: which find of each frame it is. Masks of frames without a find come from `filled`."""
 
-    finds: dict[int, Find] = field(default_factory=dict)  # by frame
+    detections: dict[int, Detection] = field(default_factory=dict)  # by frame
 
     @property
     def weight(self) -> float:
         """How sure and how long it was seen."""
-        return sum(find.score for find in self.finds.values())
+        return sum(find.score for find in self.detections.values())
 
     @property
     def label(self) -> int:
         """The class it was taken for most often."""
-        labels = [find.label for find in self.finds.values()]
+        labels = [find.label for find in self.detections.values()]
         return max(set(labels), key=labels.count)
 
 
@@ -70,43 +69,43 @@ class Track:
 class Motion:
     """Flow between neighbouring frames at the size of the comparison: there[t] to t + 1, back[t] from t + 1."""
 
-    there: list[Flow]
-    back: list[Flow]
+    forward: list[Flow]
+    backward: list[Flow]
     size: tuple[int, int]  # (width, height)
 
-    def small(self, mask: NDArray[np.uint8]) -> Floats:
+    def shrink_mask(self, mask: NDArray[np.uint8]) -> Floats:
         """A mask (H, W) at the size of the comparison, in [0, 1]."""
         return cv2.resize(mask, self.size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
-    def carried(self, values: Floats, start: int, step: int) -> Floats:
+    def warp_step(self, values: Floats, start: int, step: int) -> Floats:
         """Values (h, w) of frame `start` as the next (step 1) or the previous frame (step -1) shows them."""
-        flow = (self.back[start] if step == 1 else self.there[start - 1]).astype(np.float32)
+        flow = (self.backward[start] if step == 1 else self.forward[start - 1]).astype(np.float32)
         height, width = values.shape
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
         return cv2.remap(values, grid + flow, None, cv2.INTER_LINEAR)
 
 
-def overlap(a: Floats, b: Floats) -> float:
+def soft_iou(a: Floats, b: Floats) -> float:
     """IoU of two soft masks."""
     union = np.maximum(a, b).sum()
     return float(np.minimum(a, b).sum() / union) if union else 0.0
 
 
-def tracks_of(frames: list[list[Find]], motion: Motion) -> list[Track]:
+def link_detections(frames: list[list[Detection]], motion: Motion) -> list[Track]:
     """The objects of a clip, the surest and longest first; frames[t] are the finds of frame t."""
-    small = [[motion.small(find.mask) for find in finds] for finds in frames]
+    small = [[motion.shrink_mask(find.mask) for find in finds] for finds in frames]
     left = {(t, index) for t, finds in enumerate(frames) for index in range(len(finds))}
     tracks = []
     while left and len(tracks) < MOST_TRACKS:
         seed = max(left, key=lambda each: frames[each[0]][each[1]].score)
-        track, used = linked(frames, small, motion, seed, left)
+        track, used = link_track(frames, small, motion, seed, left)
         left -= used
         tracks.append(track)
     return sorted(tracks, key=lambda track: -track.weight)
 
 
-def linked(
-    frames: list[list[Find]],
+def link_track(
+    frames: list[list[Detection]],
     small: list[list[Floats]],
     motion: Motion,
     seed: tuple[int, int],
@@ -118,10 +117,10 @@ def linked(
     for step in (1, -1):
         t, mask, missed = start, small[start][first], 0
         while 0 <= t + step < len(frames) and missed < LONGEST_GAP:
-            mask = motion.carried(mask, t, step)
+            mask = motion.warp_step(mask, t, step)
             t += step
             rated = {
-                index: (overlap(mask, small[t][index]), find)
+                index: (soft_iou(mask, small[t][index]), find)
                 for index, find in enumerate(frames[t])
                 if (t, index) in left
             }
@@ -129,36 +128,36 @@ def linked(
             if not rated:
                 missed += 1
                 continue
-            best = max(rated, key=lambda index: worth(*rated[index], label))
+            best = max(rated, key=lambda index: match_score(*rated[index], label))
             used.add((t, best))
             mask, missed = small[t][best], 0
     return Track({t: frames[t][index] for t, index in sorted(used)}), used
 
 
-def worth(shared: float, find: Find, label: int) -> float:
+def match_score(shared: float, find: Detection, label: int) -> float:
     """How well a find continues a track of a class that it overlaps by so much."""
     return shared + SAME_LABEL * (find.label == label) + BY_SCORE * find.score
 
 
-def filled(track: Track, count: int, motion: Motion) -> tuple[list[NDArray[np.uint8] | None], list[int]]:
+def fill_gaps(track: Track, count: int, motion: Motion) -> tuple[list[NDArray[np.uint8] | None], list[int]]:
     """The track's mask in each of `count` frames, None where it is not seen; and the frames that were filled.
 
     Between two finds a mask is carried along the flow from both, the nearer weighing more; beyond the first and the
     last find it is carried a few frames on.
     """
-    size = next(iter(track.finds.values())).shape[::-1]
-    known = sorted(track.finds)
+    size = next(iter(track.detections.values())).shape[::-1]
+    known = sorted(track.detections)
     sums: dict[int, list[tuple[float, Floats]]] = {}
     for t in known:
         for step in (1, -1):
-            mask, at, away = motion.small(track.finds[t].mask), t, 0
+            mask, at, away = motion.shrink_mask(track.detections[t].mask), t, 0
             others = [other for other in known if (other - t) * step > 0]
             reach = min((abs(other - t) for other in others), default=LONGEST_TAIL + 1) - 1
             while away < reach and 0 <= at + step < count:
-                mask, at, away = motion.carried(mask, at, step), at + step, away + 1
+                mask, at, away = motion.warp_step(mask, at, step), at + step, away + 1
                 sums.setdefault(at, []).append((1 / away, mask))
     masks: list[NDArray[np.uint8] | None] = [None] * count
-    for t, find in track.finds.items():
+    for t, find in track.detections.items():
         masks[t] = find.mask
     for t, parts in sums.items():
         mean = sum(weight * mask for weight, mask in parts) / sum(weight for weight, _ in parts)
@@ -166,11 +165,11 @@ def filled(track: Track, count: int, motion: Motion) -> tuple[list[NDArray[np.ui
     return masks, sorted(sums)
 
 
-def track_at(tracks: list[Track], x: float, y: float, t: int, name_of: Callable[[int], str]) -> Track:
+def find_track_at(tracks: list[Track], x: float, y: float, t: int, name_of: Callable[[int], str]) -> Track:
     """The track whose find covers pixel (x, y) of frame t. Raises UserError listing what there is instead."""
-    there = [track for track in tracks if t in track.finds]
-    covering = [track for track in there if track.finds[t].covers(x, y)]
+    there = [track for track in tracks if t in track.detections]
+    covering = [track for track in there if track.detections[t].covers(x, y)]
     if not covering:
         listed = ", ".join(name_of(track.label) for track in there) or "nothing"
         raise UserError(f"--point {x:g},{y:g},{t}: no object was found there; frame {t} has {listed}")
-    return min(covering, key=lambda track: np.count_nonzero(track.finds[t].mask > 127))  # the one in front
+    return min(covering, key=lambda track: np.count_nonzero(track.detections[t].mask > 127))  # the one in front

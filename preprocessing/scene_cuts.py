@@ -18,7 +18,7 @@ FLAT = 4.0  # grey levels added to a frame's contrast, so that dark frames count
 
 
 @dataclass
-class Watcher:
+class SceneCutDetector:
     """Looks at frames as they come; `cuts` and `empty` are known at any time."""
 
     cuts: list[int] = field(default_factory=list)  # first frame after each cut
@@ -29,7 +29,7 @@ class Watcher:
     def __post_init__(self) -> None:
         self.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
-    def look(self, frame: Pixels) -> None:
+    def add_frame(self, frame: Pixels) -> None:
         """The next frame (H, W, 3)."""
         small = thumbnail(frame)
         if small.std((0, 1)).max() < EMPTY_CONTRAST:
@@ -46,14 +46,14 @@ class Watcher:
         flow, back = self.search.calc(*grey, None), self.search.calc(*grey[::-1], None)
         if consistent_flow(flow, back).mean() >= FOLLOWED:
             return False
-        return unexplained(before, after, flow) > UNEXPLAINED
+        return unexplained_difference(before, after, flow) > UNEXPLAINED
 
 
-def watched(frames: Iterable[Pixels]) -> Watcher:
+def detect_cuts(frames: Iterable[Pixels]) -> SceneCutDetector:
     """A clip, looked at as a whole."""
-    watcher = Watcher()
+    watcher = SceneCutDetector()
     for frame in frames:
-        watcher.look(frame)
+        watcher.add_frame(frame)
     return watcher
 
 
@@ -64,7 +64,7 @@ def thumbnail(frame: Pixels) -> Pixels:
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
-def unexplained(before: Pixels, after: Pixels, flow: NDArray[np.float32]) -> float:
+def unexplained_difference(before: Pixels, after: Pixels, flow: NDArray[np.float32]) -> float:
     """How much a frame differs from the next one after the motion is undone, in its own contrasts."""
     height, width = before.shape[:2]
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)

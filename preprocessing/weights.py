@@ -17,13 +17,13 @@ CONNECT_SECONDS = 10  # a machine without internet is told so soon
 def load_weights(network: nn.Module, path: Path | None, url: str) -> None:
     """Fill a network from a file, or from `url` by way of torch's cache. Raises UserError saying what to do."""
     try:
-        network.load_state_dict(unwrapped(saved_weights(path) if path else downloaded_weights(url)))
+        network.load_state_dict(strip_prefix(read_weights(path) if path else download_weights(url)))
     except RuntimeError as error:
         found = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
         raise UserError(f"{path or url}: weights of another network ({found[:120]}); expected those of {url}") from None
 
 
-def saved_weights(path: Path) -> dict:
+def read_weights(path: Path) -> dict:
     """The state dict in a local file; nothing in it is executed."""
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; check --weights")
@@ -36,12 +36,12 @@ def saved_weights(path: Path) -> dict:
     return state
 
 
-def unwrapped(state: dict) -> dict:
+def strip_prefix(state: dict) -> dict:
     """Names without the prefix that multi-GPU training leaves."""
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def downloaded_weights(url: str) -> dict:
+def download_weights(url: str) -> dict:
     """The state dict behind a URL, downloaded once. Raises UserError where it can't be had."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from command_line import UserError, parser, run_script
+from command_line import UserError, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write one scene's frames, rough masks and truth."""
-    flags = parser("Draw a clip with exact truth from photographs that scikit-image ships.", "python -m scenes demo")
+    flags = make_parser(
+        "Draw a clip with exact truth from photographs that scikit-image ships.", "python -m scenes demo"
+    )
     flags.add_argument("name", help="which scene; an unknown name lists them all")
     flags.add_argument("--data_folder", type=Path, default=Path("data"), help="where to write (default: data)")
     flags.add_argument("--paint", type=Path, metavar="FOLDER", help="also write the demo's two edits there")

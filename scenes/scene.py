@@ -1,7 +1,6 @@
 """A scene: photographs moved in known ways. Frames, opacity, flow and every pixel's place are exact by construction.
 
-Pixel positions are (x, y) at pixel centers, as everywhere: the upper left pixel is (0, 0).
-"""
+Pixel positions are (x, y) at pixel centers, as everywhere: the upper left pixel is (0, 0)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,14 +45,16 @@ class Layer:
     def to_photograph(self, points: Floats, t: float) -> Floats:
         """Frame pixels (..., 2) at time t -> photograph pixels."""
         pose = self.pose(t)
-        local = (points - [pose.x, pose.y]) @ rotation(pose.angle) / pose.scale  # row vectors: this is the inverse
-        return unbent(local, pose, self.wavelength_px, -1) + self.pivot
+        local = (
+            (points - [pose.x, pose.y]) @ rotation_matrix(pose.angle) / pose.scale
+        )  # row vectors: this is the inverse
+        return shift_columns(local, pose, self.wavelength_px, -1) + self.pivot
 
     def to_frame(self, places: Floats, t: float) -> Floats:
         """Photograph pixels (..., 2) -> frame pixels at time t; the inverse of to_photograph."""
         pose = self.pose(t)
-        local = unbent(places - self.pivot, pose, self.wavelength_px, 1)
-        return local * pose.scale @ rotation(pose.angle).T + [pose.x, pose.y]
+        local = shift_columns(places - self.pivot, pose, self.wavelength_px, 1)
+        return local * pose.scale @ rotation_matrix(pose.angle).T + [pose.x, pose.y]
 
     def opacity_at(self, places: Floats) -> Floats:
         """(...) in [0, 1] of photograph pixels (..., 2)."""
@@ -66,12 +67,12 @@ class Layer:
         return color.astype(np.float32)
 
 
-def rotation(angle: float) -> Floats:
+def rotation_matrix(angle: float) -> Floats:
     """2 x 2 matrix that turns column vectors by an angle."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def unbent(local: Floats, pose: Pose, wavelength_px: float, sign: int) -> Floats:
+def shift_columns(local: Floats, pose: Pose, wavelength_px: float, sign: int) -> Floats:
     """Shift columns by the pose's wave (sign 1) or back (-1): a shear, so each undoes the other exactly."""
     wave = pose.bend * np.sin(2 * np.pi * local[..., 0] / wavelength_px + pose.bend_phase)
     return np.stack((local[..., 0], local[..., 1] + sign * wave), axis=-1)
@@ -95,7 +96,7 @@ class SceneFrame:
 
     rgb: NDArray[np.uint8]  # (H, W, 3)
     alpha: NDArray[np.float32]  # (F, H, W) exact soft opacity of each object, as if alone
-    visible: NDArray[np.uint8]  # (H, W) which layer a pixel's center shows, 0 is the front one
+    front_layer: NDArray[np.uint8]  # (H, W) which layer a pixel's center shows, 0 is the front one
     light: NDArray[np.float32]  # (H, W) what the background's colours were multiplied by
 
 
@@ -141,7 +142,7 @@ class Scene:
         return SceneFrame(
             np.clip(np.rint(rgb), 0, 255).astype(np.uint8),
             alpha,
-            self.visible(self.grid(), t),
+            self.front_layer(self.grid(), t),
             self.light_at(self.grid(), t),
         )
 
@@ -157,7 +158,7 @@ class Scene:
             alphas.append(opacity)
         return color, np.stack(alphas[::-1])
 
-    def visible(self, points: Floats, t: int) -> NDArray[np.uint8]:
+    def front_layer(self, points: Floats, t: int) -> NDArray[np.uint8]:
         """(H, W) the front-most layer that is at least half opaque at frame positions (H, W, 2)."""
         result = np.full(points.shape[:2], len(self.layers) - 1, np.uint8)
         for index in reversed(range(len(self.layers) - 1)):
@@ -165,11 +166,11 @@ class Scene:
             result[layer.opacity_at(layer.to_photograph(points, t)) >= 0.5] = index
         return result
 
-    def places(self, t: int) -> Floats:
+    def photograph_positions(self, t: int) -> Floats:
         """(L, H, W, 2): where every pixel lies in each layer's photograph, visible or not."""
         return np.stack([layer.to_photograph(self.grid(), t) for layer in self.layers])
 
-    def carried(self, points: Floats, visible: NDArray[np.uint8], t: int, other: int) -> Floats:
+    def move_points(self, points: Floats, visible: NDArray[np.uint8], t: int, other: int) -> Floats:
         """Frame positions (..., 2) at time t, each on its given layer (...), as positions at another time."""
         ends = np.empty_like(points)
         for index, layer in enumerate(self.layers):
@@ -177,13 +178,13 @@ class Scene:
             ends[here] = layer.to_frame(layer.to_photograph(points[here], t), other)
         return ends
 
-    def is_seen(self, points: Floats, visible: NDArray[np.uint8], t: int) -> NDArray[np.bool_]:
+    def is_visible(self, points: Floats, visible: NDArray[np.uint8], t: int) -> NDArray[np.bool_]:
         """Whether positions (H, W, 2) lie in frame t and show the given layers (H, W) there."""
         inside = (points >= 0).all(-1) & (points[..., 0] <= self.width - 1) & (points[..., 1] <= self.height - 1)
-        return inside & (self.visible(points, t) == visible)
+        return inside & (self.front_layer(points, t) == visible)
 
     def flow(self, t: int, other: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Exact flow (H, W, 2) from frame t to another, and where its end is visible there (H, W)."""
-        points, visible = self.grid(), self.visible(self.grid(), t)
-        ends = self.carried(points, visible, t, other)
-        return (ends - points).astype(np.float32), self.is_seen(ends, visible, other)
+        points, visible = self.grid(), self.front_layer(self.grid(), t)
+        ends = self.move_points(points, visible, t, other)
+        return (ends - points).astype(np.float32), self.is_visible(ends, visible, other)

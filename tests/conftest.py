@@ -78,7 +78,7 @@ def write_config(path: Path, config: Config) -> Path:
 @pytest.fixture(scope="session")
 def trained(drawn, tmp_path_factory):
     """A finished run on the tiny clip, its mappings close to the identity: its folder."""
-    from training import start_run
+    from training.loop import start_run
 
     trainer = start_run(tiny_config(drawn, tmp_path_factory.mktemp("runs"), pretrain_iter_number=250))
     trainer.run()

@@ -8,21 +8,22 @@ import pytest
 import torch
 from conftest import draw, exact_flow
 
-from alignment import distant
-from alignment.cues import Cue, SmallClip, background_differences, small_clip
-from alignment.evidence import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, mended
-from alignment.exactness import STEADY, are_exact, frames_to_mend, missed, steadiness
-from alignment.layers import all_transforms, layer_transforms, members, object_boxes, steadied
-from alignment.tracks import layer_pairs
-from alignment.transforms import generators, is_sound, transformed
+from alignment import long_range
+from alignment.layers import align_layer, align_layers, layer_pixels, object_boxes, refine_long_range
+from alignment.tracks import sample_point_pairs
+from alignment.transforms import is_sound, motion_generators, transform_points
 from benchmarks.alignment import errors_px
 from config import Config
 from grids.model import Spacing
 from grids.start import start_model
+from masks.cues import Cue, SmallClip, background_differences, shrink_video
+from masks.quality import STEADY, are_exact, frames_to_refine, missed_frames, temporal_consistency
+from masks.refinement import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, refine_masks
+from media.clip import open_clip
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 from scenes.scene import Scene
-from unwrap_utils import Video, load_video, open_clip
+from unwrap_utils import Video, load_video
 
 SIZE = {"width": 160, "height": 96, "frames": 12}
 
@@ -48,19 +49,19 @@ def drift(transforms, layer, reference, frames) -> float:
     errors = []
     for t in (0, frames - 1):
         expected = layer.to_frame(layer.to_photograph(points, t), reference)
-        errors.append(np.linalg.norm(transformed(transforms[t], points) - expected, axis=1).max())
+        errors.append(np.linalg.norm(transform_points(transforms[t], points) - expected, axis=1).max())
     return max(errors)
 
 
 def test_the_background_drifts_less_than_a_pixel_over_the_clip(video, truth):
-    background = all_transforms(video)[-1]
+    background = align_layers(video)[-1]
     reference = int(np.argmin([np.abs(matrix - np.eye(3)).max() for matrix in background]))
     assert drift(background, truth.layers[-1], reference, SIZE["frames"]) < 1.0
 
 
 def test_pairs_span_several_distances_and_stay_on_their_layer(video):
     mask = video.masks[0].numpy() > 127
-    pairs = layer_pairs(video, mask)
+    pairs = sample_point_pairs(video, mask)
     assert {1, 2, 4, 8} <= set((pairs.target - pairs.source).tolist())
     for index in range(len(pairs.source)):
         real = pairs.weight[index] > 0
@@ -72,10 +73,10 @@ def test_pairs_span_several_distances_and_stay_on_their_layer(video):
 def test_a_layer_is_followed_through_frames_whose_mask_was_missed(video, truth):
     mask = video.masks[0].numpy() > 127
     mask[5:7] = False
-    found = layer_transforms(video, mask, "affine")
+    found = align_layer(video, mask, "affine")
     poses = [truth.layers[0].pose(t) for t in (3, 5)]
     before, after = (np.array([[pose.x, pose.y]]) for pose in poses)
-    moved = transformed(np.linalg.inv(found[5]) @ found[3], before)
+    moved = transform_points(np.linalg.inv(found[5]) @ found[3], before)
     assert np.linalg.norm(moved - after) < 2.0 < np.linalg.norm(before - after)
 
 
@@ -90,8 +91,8 @@ def drifting(tmp_path_factory) -> tuple[Scene, Video]:
 def test_frames_far_apart_compared_directly_take_drift_away(drifting):
     """Bundle adjustment over flow alone can't see that it falls short."""
     scene, video = drifting
-    followed = all_transforms(video)
-    for layer, (before, after) in enumerate(zip(followed, steadied(video, followed), strict=True)):
+    followed = align_layers(video)
+    for layer, (before, after) in enumerate(zip(followed, refine_long_range(video, followed), strict=True)):
         assert errors_px(scene, layer, after)[0] < 0.75 * errors_px(scene, layer, before)[0]
 
 
@@ -100,8 +101,8 @@ def test_an_object_that_bends_keeps_what_the_flow_says_of_the_whole(tmp_path):
     bending, background = scene.layers
     twice = replace(bending, pose=lambda t: replace(bending.pose(t), bend=2 * bending.pose(t).bend))
     video = video_of(exact_flow(write_scene(replace(scene, layers=(twice, background)), tmp_path)))
-    followed = all_transforms(video)
-    steady = steadied(video, followed)
+    followed = align_layers(video)
+    steady = refine_long_range(video, followed)
     np.testing.assert_array_equal(steady[0], followed[0])
     assert not np.array_equal(steady[1], followed[1])  # the background is rigid
 
@@ -109,27 +110,29 @@ def test_an_object_that_bends_keeps_what_the_flow_says_of_the_whole(tmp_path):
 def test_what_is_flat_has_no_say_in_how_a_layer_moves(drifting):
     _, video = drifting
     flat = replace(video, frames=torch.full_like(video.frames, 90))
-    followed = all_transforms(flat)
-    np.testing.assert_array_equal(steadied(flat, followed), followed)
+    followed = align_layers(flat)
+    np.testing.assert_array_equal(refine_long_range(flat, followed), followed)
 
 
 def test_an_object_without_any_mask_stays_on_its_reference(drifting):
     _, video = drifting
     empty = replace(video, masks=torch.zeros_like(video.masks))
-    np.testing.assert_array_equal(steadied(empty, all_transforms(empty))[0], np.broadcast_to(np.eye(3), (36, 3, 3)))
+    np.testing.assert_array_equal(
+        refine_long_range(empty, align_layers(empty))[0], np.broadcast_to(np.eye(3), (36, 3, 3))
+    )
 
 
 @pytest.mark.parametrize(("size", "edge_px"), [((160, 96), 512), ((256, 144), 128), ((144, 250), 128)])
 def test_points_compared_directly_end_where_the_truth_says(tmp_path, monkeypatch, size, edge_px):
     """Whatever the size of the clip, and that at which it is looked at."""
-    monkeypatch.setattr(distant, "LONG_EDGE_PX", edge_px)
+    monkeypatch.setattr(long_range, "LONG_EDGE_PX", edge_px)
     scene = SCENES["pan"](*size, 18)
     video = video_of(exact_flow(write_scene(scene, tmp_path)))
-    member, _ = members(video)[-1]
-    pairs = distant.distant_pairs(video, member, all_transforms(video)[-1])
+    member, _ = layer_pixels(video)[-1]
+    pairs = long_range.match_distant_frames(video, member, align_layers(video)[-1])
     assert list(zip(pairs.source, pairs.target, strict=True)) == [(0, 16)]
     counted = pairs.weight[0] > 0
-    expected = scene.carried(pairs.start_px[0][counted], np.ones(counted.sum(), int), 0, 16)
+    expected = scene.move_points(pairs.start_px[0][counted], np.ones(counted.sum(), int), 0, 16)
     away = np.linalg.norm(expected - pairs.end_px[0][counted], axis=1)
     assert np.median(away) < 0.3
     x, y = np.rint(pairs.end_px[0][counted]).astype(int).T
@@ -147,19 +150,19 @@ def test_points_compared_directly_end_where_the_truth_says(tmp_path, monkeypatch
     ],
 )
 def test_frames_are_compared_with_those_sixteen_or_more_twice_four_times_as_far(frames, expected):
-    assert distant.distant_frames(frames) == expected
+    assert long_range.choose_frame_pairs(frames) == expected
 
 
 @pytest.mark.parametrize("frames", [73, 500, 3000])
 def test_however_long_a_clip_few_of_its_frames_are_compared(frames):
-    compared = distant.distant_frames(frames)
-    assert len({t for pair in compared for t in pair}) <= distant.MOST_FRAMES
+    compared = long_range.choose_frame_pairs(frames)
+    assert len({t for pair in compared for t in pair}) <= long_range.MOST_FRAMES
     assert len(compared) < 70
 
 
 def test_without_any_valid_flow_every_frame_lies_on_the_reference(video):
     blind = replace(video, flow_valid=torch.zeros_like(video.flow_valid))
-    np.testing.assert_array_equal(all_transforms(blind), np.broadcast_to(np.eye(3), (2, SIZE["frames"], 3, 3)))
+    np.testing.assert_array_equal(align_layers(blind), np.broadcast_to(np.eye(3), (2, SIZE["frames"], 3, 3)))
 
 
 def test_a_static_camera_gives_the_identity(tmp_path):
@@ -172,8 +175,8 @@ def test_a_static_camera_gives_the_identity(tmp_path):
     for path in folder.with_name("still_gt_flow").glob("*.npy"):
         np.save(target / path.name, np.load(path)[..., :2])
     corners = np.array([[0.0, 0], [159, 0], [0, 95], [159, 95]])
-    for matrix in all_transforms(video_of(folder))[-1]:
-        assert np.abs(transformed(matrix, corners) - corners).max() < 0.5
+    for matrix in align_layers(video_of(folder))[-1]:
+        assert np.abs(transform_points(matrix, corners) - corners).max() < 0.5
 
 
 def test_a_transform_with_a_horizon_in_the_frame_is_not_sound():
@@ -185,47 +188,47 @@ def test_a_transform_with_a_horizon_in_the_frame_is_not_sound():
 
 
 def test_matches_that_make_no_sense_give_sound_transforms_all_the_same(video):
-    chance = np.random.default_rng(0)
-    steps = torch.from_numpy(chance.integers(-30000, 30000, video.flow_steps.shape).astype(np.int16))
+    rng = np.random.default_rng(0)
+    steps = torch.from_numpy(rng.integers(-30000, 30000, video.flow_steps.shape).astype(np.int16))
     wild = replace(video, flow_steps=steps, flow_valid=torch.ones_like(video.flow_valid))
-    for transforms in all_transforms(wild):
+    for transforms in align_layers(wild):
         assert is_sound(transforms, video.size[1:])
 
 
 @pytest.mark.parametrize(("kind", "freedom"), [("similarity", 4), ("affine", 6), ("homography", 8)])
 def test_a_transform_has_the_freedom_of_its_kind(kind, freedom):
-    moves = generators(kind).reshape(freedom, 9)
+    moves = motion_generators(kind).reshape(freedom, 9)
     assert np.linalg.matrix_rank(moves) == freedom
 
 
 def test_mended_masks_are_better_than_the_rough_ones(video, truth):
-    transforms = all_transforms(video)
+    transforms = align_layers(video)
     rough = video.masks[0].numpy()
-    evidence = mended(small_clip(video), rough, transforms[-1], transforms[0])
+    evidence = refine_masks(shrink_video(video), rough, transforms[-1], transforms[0])
     true = np.stack([truth.frame(t).alpha[0] > 0.5 for t in range(SIZE["frames"])])
-    found = np.stack([evidence.at_size(frame, t) > 0.5 for t, frame in enumerate(video.frames.numpy())])
+    found = np.stack([evidence.upsample(frame, t) > 0.5 for t, frame in enumerate(video.frames.numpy())])
     assert agreement(found, true) > agreement(rough > 127, true) + 0.05
     assert agreement(found, true) > 0.93
 
 
 def test_a_frame_without_a_mask_gets_its_object_from_its_neighbours(video, truth):
-    transforms = all_transforms(video)
+    transforms = align_layers(video)
     rough = video.masks[0].numpy().copy()
     rough[4] = 0
-    evidence = mended(small_clip(video), rough, transforms[-1], transforms[0])
-    found = evidence.at_size(video.frames[4].numpy(), 4) > 0.5
+    evidence = refine_masks(shrink_video(video), rough, transforms[-1], transforms[0])
+    found = evidence.upsample(video.frames[4].numpy(), 4) > 0.5
     assert agreement(found[None], truth.frame(4).alpha[:1] > 0.5) > 0.8
 
 
 def test_a_clip_without_any_object_stays_without(video):
-    transforms = all_transforms(video)
-    evidence = mended(small_clip(video), np.zeros_like(video.masks[0].numpy()), transforms[-1], transforms[0])
+    transforms = align_layers(video)
+    evidence = refine_masks(shrink_video(video), np.zeros_like(video.masks[0].numpy()), transforms[-1], transforms[0])
     assert not evidence.small.any()
 
 
 def test_a_shadow_differs_from_the_background_by_its_brightness_alone():
-    chance = np.random.default_rng(0)
-    background = cv2.GaussianBlur(chance.integers(0, 255, (48, 64, 3)).astype(np.float32), (0, 0), 2).clip(60, 200)
+    rng = np.random.default_rng(0)
+    background = cv2.GaussianBlur(rng.integers(0, 255, (48, 64, 3)).astype(np.float32), (0, 0), 2).clip(60, 200)
     frames, still = np.repeat(background[None], 6, axis=0), np.tile(np.eye(3), (6, 1, 1))
     frames[2, 10:20, 10:30] *= 0.5  # a shadow
     frames[2, 30:40, 10:30] = frames[2, 30:40, 30:50, ::-1]  # a thing of its own
@@ -252,7 +255,7 @@ def sharp(tmp_path_factory) -> tuple[Video, np.ndarray]:
 
 def test_exact_masks_are_told_from_rough_ones(sharp):
     video, exact = sharp
-    clip, frames = small_clip(video), video.frames.numpy()
+    clip, frames = shrink_video(video), video.frames.numpy()
     assert are_exact(clip, frames, exact)
     assert not are_exact(clip, frames, video.masks[0].numpy())
     grown = np.stack([cv2.dilate(mask, np.ones((7, 7), np.uint8)) for mask in exact])
@@ -267,38 +270,38 @@ def test_masks_that_lose_parts_now_and_then_are_not_steady(sharp):
     for mask in jumping[::2]:
         rows = np.flatnonzero(mask.any(1))
         mask[: int(rows.mean())] = 0  # the upper half is missed
-    clip, numbers = small_clip(video), np.arange(len(exact))
-    assert steadiness(clip, exact, numbers) > STEADY + 0.05
-    assert steadiness(clip, jumping, numbers) < STEADY - 0.2
+    clip, numbers = shrink_video(video), np.arange(len(exact))
+    assert temporal_consistency(clip, exact, numbers) > STEADY + 0.05
+    assert temporal_consistency(clip, jumping, numbers) < STEADY - 0.2
     assert not are_exact(clip, video.frames.numpy(), jumping)
 
 
 def test_where_no_flow_is_valid_masks_are_not_taken_for_exact(sharp):
     video, exact = sharp
-    clip = small_clip(video)
+    clip = shrink_video(video)
     clip.flow_valid[:] = 0
     assert not are_exact(clip, video.frames.numpy(), exact)
 
 
 def test_of_exact_masks_only_short_gaps_are_mended(sharp):
     video, exact = sharp
-    clip, frames = small_clip(video), video.frames.numpy()
+    clip, frames = shrink_video(video), video.frames.numpy()
     given = exact.copy()
     given[4] = 0
     given[7] = 0  # gone at the end: not missed
-    assert np.flatnonzero(frames_to_mend(clip, frames, given, "auto", False)).tolist() == [4]
-    assert frames_to_mend(clip, frames, given, "auto", True).all()  # a method found them
-    assert not frames_to_mend(clip, frames, given, "exact", True).any()
-    assert frames_to_mend(clip, frames, given, "rough", False).all()
-    assert frames_to_mend(clip, frames, video.masks[0].numpy(), "auto", False).all()
+    assert np.flatnonzero(frames_to_refine(clip, frames, given, "auto", False)).tolist() == [4]
+    assert frames_to_refine(clip, frames, given, "auto", True).all()  # a method found them
+    assert not frames_to_refine(clip, frames, given, "exact", True).any()
+    assert frames_to_refine(clip, frames, given, "rough", False).all()
+    assert frames_to_refine(clip, frames, video.masks[0].numpy(), "auto", False).all()
 
 
 def test_a_long_gap_says_that_the_object_is_hidden():
     masks = np.full((10, 4, 4), 255, np.uint8)
     masks[2:8] = 0
-    assert not missed(masks).any()
+    assert not missed_frames(masks).any()
     masks[7] = 255
-    assert np.flatnonzero(missed(masks)).tolist() == [2, 3, 4, 5, 6]
+    assert np.flatnonzero(missed_frames(masks)).tolist() == [2, 3, 4, 5, 6]
 
 
 def test_the_start_keeps_exact_masks_and_fills_in_the_missed_one(sharp, capsys):
@@ -306,7 +309,7 @@ def test_the_start_keeps_exact_masks_and_fills_in_the_missed_one(sharp, capsys):
     given = exact.copy()
     given[4] = 0
     video = replace(video, masks=torch.from_numpy(given)[None])
-    _, probability = start_model(video, Spacing.of(Config(data_folder="unused")), "auto", 4, lambda model: None)
+    _, probability = start_model(video, Spacing.from_config(Config(data_folder="unused")), "auto", 4, lambda model: None)
     assert "masks of 7 of 8 frames are exact and kept" in capsys.readouterr().out
     found = np.stack([cv2.resize(each.numpy(), (256, 144)) > 0.5 for each in probability[0]])
     assert agreement(np.delete(found, 4, axis=0), np.delete(exact, 4, axis=0) > 127) > 0.97
@@ -316,16 +319,16 @@ def test_the_start_keeps_exact_masks_and_fills_in_the_missed_one(sharp, capsys):
 def test_the_start_mends_masks_that_were_found_however_exact_they_look(sharp, capsys):
     video, exact = sharp
     found = replace(video, masks=torch.from_numpy(exact)[None], masks_found=torch.tensor([True]))
-    start_model(found, Spacing.of(Config(data_folder="unused")), "auto", 4, lambda model: None)
-    assert "masks are rough and mended" in capsys.readouterr().out
-    start_model(found, Spacing.of(Config(data_folder="unused")), "exact", 4, lambda model: None)
+    start_model(found, Spacing.from_config(Config(data_folder="unused")), "auto", 4, lambda model: None)
+    assert "masks are rough and are refined" in capsys.readouterr().out
+    start_model(found, Spacing.from_config(Config(data_folder="unused")), "exact", 4, lambda model: None)
     assert "masks of 8 of 8 frames are exact and kept" in capsys.readouterr().out
 
 
 def test_a_telling_cue_weighs_more_than_noise():
-    chance = np.random.default_rng(0)
-    labels = chance.random(4000) < 0.2
-    cues = np.stack((np.where(labels, 2.0, -2.0) + chance.normal(size=4000), chance.normal(size=4000)), axis=1)
+    rng = np.random.default_rng(0)
+    labels = rng.random(4000) < 0.2
+    cues = np.stack((np.where(labels, 2.0, -2.0) + rng.normal(size=4000), rng.normal(size=4000)), axis=1)
     weights = logistic_weights(cues.astype(np.float32), labels)
     assert weights[0] > 10 * abs(weights[1])
 

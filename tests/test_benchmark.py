@@ -10,10 +10,12 @@ from benchmarks.alignment import drifts, errors_px
 from benchmarks.measure import measure_against_scene, placement_errors
 from benchmarks.table import markdown
 from implicit_neural_networks import AtlasModel
-from rendering import Frame, FrameStore, TrainedRun
+from media.clip import open_clip
+from rendering.frame_store import FrameStore
+from rendering.frames import Frame
+from rendering.trained_run import TrainedRun
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
-from unwrap_utils import open_clip
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,11 @@ def perfect(scene, tmp_path):
     """A run that knows the truth: each layer's place is its photograph's, opacity is exact."""
     folder = write_scene(scene, tmp_path / "data")
     config = tiny_config(folder, tmp_path, maximum_number_of_frames=8)
-    run = TrainedRun(AtlasModel(config), open_clip(folder, config), True, [30.0, 30.0])
+    run = TrainedRun(AtlasModel(config), open_clip(folder, config))
     (tmp_path / "store").mkdir()
     store = FrameStore(tmp_path / "store")
     for t in range(scene.frames):
-        uv = normalized(scene, scene.places(t))
+        uv = normalized(scene, scene.photograph_positions(t))
         store.add(Frame(t, uv, scene.frame(t).alpha, np.zeros((54, 96, 3), np.float32)))
     return run, store
 

@@ -8,7 +8,9 @@ from PIL import Image
 
 import media
 from command_line import UserError
-from unwrap_utils import FORWARD, load_video, normalize, open_clip
+from media.clip import open_clip
+from media.flows import FORWARD
+from unwrap_utils import load_video, normalize
 
 
 def opened(folder, **changes):

@@ -15,12 +15,14 @@ import export_atlas
 import export_layers
 import only_edit
 import only_evaluate
-import rendering
-import training
+import rendering.trained_run
+import training.loop
 from grids.learner import GridLearner
-from runs.networks import NetworkLearner
-from training import start_run
-from unwrap_utils import load_video, open_clip
+from media.clip import open_clip
+from rendering.trained_run import open_run
+from training.loop import start_run
+from training.networks import NetworkLearner
+from unwrap_utils import load_video
 
 LEARNERS = {"grid": GridLearner, "mlp": NetworkLearner}
 SHARES = (0.0, 0.1, 0.3, 0.5, 0.8, 0.9)  # of the run: two steps at each resolution of the grids
@@ -62,7 +64,7 @@ def begun(config, clip, device, generator):
     torch.manual_seed(0)
     video = load_video(open_clip(clip, config), torch.device("cpu")).to(device)
     learner = LEARNERS[config.representation](config, video, generator.manual_seed(0))
-    learner.begin(lambda model: None)
+    learner.initialize(lambda model, atlases: None)
     return learner
 
 
@@ -166,7 +168,7 @@ def test_scripts_work_elsewhere(clip, tmp_path, representation, monkeypatch):
 
     monkeypatch.setattr(torch, "load", load_there)
     monkeypatch.setattr(torch, "Generator", Generator)
-    for module in (training, rendering):
+    for module in (training.loop, rendering.trained_run):
         monkeypatch.setattr(module, "pick_device", lambda: elsewhere.DEVICE)
     frame_paint, atlas_paint, atlas = tmp_path / "frame.png", tmp_path / "painted.png", tmp_path / "atlas"
     cv2.imwrite(str(frame_paint), square(64, 96))
@@ -174,7 +176,7 @@ def test_scripts_work_elsewhere(clip, tmp_path, representation, monkeypatch):
         trainer = start_run(settings(clip, tmp_path / "results", representation))
         trainer.run()
         assert are_elsewhere(trainer.model)
-        assert are_elsewhere(rendering.open_run(trainer.folder, None, None, None, None).model)
+        assert are_elsewhere(open_run(trainer.folder).model)
         run = f"--trained_model_folder={trainer.folder}"
         only_evaluate.main([run, f"--output_folder={tmp_path / 'evaluation'}"])
         export_atlas.main([run, f"--output_folder={atlas}"])

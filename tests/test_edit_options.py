@@ -13,12 +13,12 @@ from conftest import draw, run_script, tiny_config, video_facts
 import media
 import only_edit
 from command_line import UserError
-from edits.blending import BLENDS, laid_over, stacked
-from edits.fields import enlarged
-from edits.mipmap import MipMap
+from editing.mipmap import MipMap
 from media.decoding import read_video
 from media.decoding import video_facts as facts_of
 from media.videos import Audio, VideoWriter
+from rendering.blending import BLENDS, alpha_over, composite_edits
+from rendering.resizing import resize_field
 
 SIZE = (48, 32)
 GREY = np.full((1, 1, 3), 0.4, np.float32)
@@ -26,7 +26,7 @@ GREY = np.full((1, 1, 3), 0.4, np.float32)
 
 def over(color, alpha: float, blend: str, source=GREY):
     rgba = np.float32([[[*np.multiply(color, alpha), alpha]]])
-    paint, opacity = laid_over(source, [(rgba, np.ones((1, 1), np.float32))], blend=blend)
+    paint, opacity = composite_edits(source, [(rgba, np.ones((1, 1), np.float32))], blend=blend)
     return (source * (1 - opacity) + paint)[0, 0]
 
 
@@ -58,8 +58,8 @@ def test_half_opacity_lies_half_way_and_no_opacity_changes_nothing(blend):
 
 def test_later_paint_hides_earlier_paint():
     red, half_blue = np.float32([[[1, 0, 0, 1]]]), np.float32([[[0, 0, 0.5, 0.5]]])
-    np.testing.assert_allclose(stacked([red, half_blue])[0, 0], [0.5, 0, 0.5, 1])
-    np.testing.assert_allclose(stacked([half_blue, red])[0, 0], [1, 0, 0, 1])
+    np.testing.assert_allclose(alpha_over([red, half_blue])[0, 0], [0.5, 0, 0.5, 1])
+    np.testing.assert_allclose(alpha_over([half_blue, red])[0, 0], [1, 0, 0, 1])
 
 
 def test_a_picture_that_is_much_finer_than_the_frame_does_not_alias():
@@ -67,15 +67,15 @@ def test_a_picture_that_is_much_finer_than_the_frame_does_not_alias():
     checkers = torch.from_numpy(((rows // 2 + columns // 2) % 2).astype(np.float32))[..., None]
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     positions = torch.stack((x, y), dim=-1) * 15.3 + 7  # neighbours lie many squares apart
-    shown = MipMap(checkers).at(positions)
+    shown = MipMap(checkers).sample(positions)
     assert (shown - 0.5).abs().max() < 0.1
-    close = MipMap(checkers).at(torch.stack((x, y), dim=-1))  # one to one: every square is there
+    close = MipMap(checkers).sample(torch.stack((x, y), dim=-1))  # one to one: every square is there
     torch.testing.assert_close(close[..., 0], checkers[:32, :32, 0], atol=1e-4, rtol=0)
 
 
 def test_fields_grow_linearly_to_the_native_size_up_to_the_border():
     ramp = np.arange(8, dtype=np.float32)[None].repeat(4, 0)
-    grown = enlarged(ramp, 32, 16)
+    grown = resize_field(ramp, 32, 16)
     expected = (np.arange(32) + 0.5) / 4 - 0.5
     np.testing.assert_allclose(grown, np.tile(expected, (16, 1)), atol=0.02)
 
@@ -83,7 +83,7 @@ def test_fields_grow_linearly_to_the_native_size_up_to_the_border():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A quick run with grids, of frames twice as large as it works at."""
-    from training import start_run
+    from training.loop import start_run
 
     place = tmp_path_factory.mktemp("edit")
     clip = draw(place / "data", width=96, height=64)

@@ -9,15 +9,18 @@ from conftest import last_line, run_script, video_facts
 from PIL import Image
 
 import media
-from edits.fields import edit_shares
-from edits.spread import frame_edits, splat, spread_frame_edit
-from metrics.image import psnr
-from rendering import Frame, atlas_places, composite, open_run, render_frames
+from editing.layer_edit import paint_visibility
+from editing.splatting import splat, splat_frame, splat_frame_edit
+from evaluation.image_metrics import psnr
+from rendering.atlas_view import atlas_uv
+from rendering.blending import apply_edits
+from rendering.frames import Frame, render_frames
+from rendering.trained_run import open_run
 
 
 @pytest.fixture(scope="module")
 def run(trained):
-    return open_run(trained, None, None, None, None)
+    return open_run(trained)
 
 
 def picture(path, size, color, box=None):
@@ -94,9 +97,9 @@ def test_a_frame_edit_of_one_layer_leaves_the_other_alone(run):
     frame.alpha[:] = 0
     frame.alpha[:, :, :24] = 1
     paint = np.ones((32, 48, 4), np.float32)
-    (edit,) = frame_edits(run.model, frame, paint, [0])
-    places = atlas_places(run.model, frame)
-    edited = composite(np.zeros((32, 48, 3), np.float32), [(edit.seen_by(places[0]), frame.visibility[0])])
+    (edit,) = splat_frame(run.model, frame, paint, [0])
+    places = atlas_uv(run.model, frame)
+    edited = apply_edits(np.zeros((32, 48, 3), np.float32), [(edit.sample(places[0]), frame.visibility[0])])
     assert edited[:, 2:20].min() > 0.98
     assert edited[:, 24:].max() == 0
 
@@ -105,15 +108,15 @@ def test_opacity_is_divided_out_so_that_half_opaque_paint_stays_half_opaque(run)
     frame = next(render_frames(run.model, run.clip, True, with_colors=False))
     paint = np.full((32, 48, 4), 0.5, np.float32)  # white, half opaque, premultiplied
     for share in (0.3, 1.0):
-        edit = spread_frame_edit(paint, 1, atlas_places(run.model, frame)[1], torch.full((32, 48), share))
-        inner = edit.seen_by(atlas_places(run.model, frame)[1])[3:-3, 3:-3]
+        edit = splat_frame_edit(paint, 1, atlas_uv(run.model, frame)[1], torch.full((32, 48), share))
+        inner = edit.sample(atlas_uv(run.model, frame)[1])[3:-3, 3:-3]
         np.testing.assert_allclose(inner, 0.5, atol=0.01)
 
 
 def test_a_layer_that_hardly_shows_takes_no_paint(run):
     frame = next(render_frames(run.model, run.clip, True, with_colors=False))
     paint = np.ones((32, 48, 4), np.float32)
-    assert spread_frame_edit(paint, 0, atlas_places(run.model, frame)[0], torch.full((32, 48), 0.01)) is None
+    assert splat_frame_edit(paint, 0, atlas_uv(run.model, frame)[0], torch.full((32, 48), 0.01)) is None
 
 
 def turned_frame(width=80, height=60):
@@ -132,10 +135,10 @@ def test_a_painted_frame_comes_back_at_over_40_db_even_across_a_soft_edge(run):
     inside = (slice(8, 52), slice(8, 72))
     wave = np.stack([0.5 + 0.4 * np.sin(x / 6), 0.5 + 0.4 * np.cos(y / 7), np.full((60, 80), 0.8)], axis=-1)
     paint[inside] = np.dstack((wave, np.ones((60, 80))))[inside]
-    edits = frame_edits(run.model, frame, paint, [0, 1])
-    places = atlas_places(run.model, frame)
-    layers = [(edit.seen_by(places[edit.layer]), edit_shares(frame)[edit.layer]) for edit in edits]
-    edited = composite(grey, layers)
+    edits = splat_frame(run.model, frame, paint, [0, 1])
+    places = atlas_uv(run.model, frame)
+    layers = [(edit.sample(places[edit.layer]), paint_visibility(frame)[edit.layer]) for edit in edits]
+    edited = apply_edits(grey, layers)
     inner = (slice(10, 50), slice(10, 70))
     assert psnr(edited[inner], wave[inner]) > 40
     outside = np.ones((60, 80), bool)
@@ -147,13 +150,13 @@ def test_paint_on_an_object_is_opaque_and_leaves_no_flecks_behind_where_opacity_
     frame = turned_frame()
     frame.alpha[:] = 0.9
     paint = np.ones((60, 80, 4), np.float32)
-    (edit,) = frame_edits(run.model, frame, paint, [0, 1])
+    (edit,) = splat_frame(run.model, frame, paint, [0, 1])
     assert edit.layer == 0
-    places = atlas_places(run.model, frame)
-    edited = composite(np.zeros((60, 80, 3), np.float32), [(edit.seen_by(places[0]), edit_shares(frame)[0])])
+    places = atlas_uv(run.model, frame)
+    edited = apply_edits(np.zeros((60, 80, 3), np.float32), [(edit.sample(places[0]), paint_visibility(frame)[0])])
     assert edited[4:-4, 4:-4].min() > 0.99
     frame.alpha[:] = 0.05
-    (edit,) = frame_edits(run.model, frame, paint, [0, 1])
+    (edit,) = splat_frame(run.model, frame, paint, [0, 1])
     assert edit.layer == 1
 
 

@@ -12,11 +12,14 @@ from PIL import Image
 import implicit_neural_networks
 import media
 from evaluate import evaluate
+from evaluation.image_metrics import psnr, ssim
+from evaluation.mask_metrics import iou
 from implicit_neural_networks import AtlasModel
-from metrics.image import psnr, ssim
-from metrics.masks import iou
-from rendering import AtlasView, Frame, atlas_image, composite, layer_views, mark_seen, render_frames
-from unwrap_utils import open_clip
+from media.clip import open_clip
+from rendering.atlas_view import AtlasView, fit_atlas_views, mark_visible_texels, render_atlas
+from rendering.blending import apply_edits
+from rendering.frames import Frame, render_frames
+from rendering.trained_run import TrainedRun
 
 VIDEOS = """reconstruction alpha alpha_vs_mask_rcnn residuals uv_1 uv_1_masked uv_2 checkerboard_1 checkerboard_2
 edited1 edited2 edited1_tex edited2_tex edit global_info"""
@@ -110,7 +113,7 @@ def test_a_clip_without_flow_masks_or_truth_is_evaluated_all_the_same(trained, t
             path.unlink()
         folder.with_name("demo" + suffix).rmdir()
     config = tiny_config(folder, tmp_path)
-    found = evaluate(AtlasModel(config), open_clip(folder, config), tmp_path / "out", True, px_per_uv=[30.0, 30.0])
+    found = evaluate(TrainedRun(AtlasModel(config), open_clip(folder, config)), tmp_path / "out")
     assert "iou" not in found.metrics
     assert not (tmp_path / "out" / "alpha_vs_mask_rcnn_demo.mp4").exists()
     assert (tmp_path / "out" / "global_info_demo.mp4").exists()
@@ -146,7 +149,7 @@ def test_the_background_view_is_the_square_that_visible_background_uses(tmp_path
     uv[1, 0] = [[-0.8, -0.2], [0.0, 0.2], [0.4, 0.1], [1.0, 1.0]]
     for share, full_range in ((0.74, True), (0.74, False)):
         frame = replace(frame_with([[0.1, 0.2, share, 0.9]], uv), full_range=full_range)
-        view = layer_views(model, [frame])[1]
+        view = fit_atlas_views(model, [frame])[1]
         assert (view.left, view.top) == pytest.approx((-0.9, -0.6))
         assert view.edge == pytest.approx(0.6)
 
@@ -159,20 +162,20 @@ def test_the_crop_counts_raw_opacity_so_that_it_does_not_depend_on_the_rendered_
 
 def test_a_background_that_is_never_seen_keeps_its_whole_square(tmp_path):
     model = AtlasModel(tiny_config(tmp_path, tmp_path))
-    assert layer_views(model, [frame_with([[1.0, 1.0]])])[1] == AtlasView(-1.0, -1.0, 1.0)
+    assert fit_atlas_views(model, [frame_with([[1.0, 1.0]])])[1] == AtlasView(-1.0, -1.0, 1.0)
 
 
 def test_marking_leaves_no_holes_where_the_atlas_is_finer_than_the_frame():
     seen, view = torch.zeros(61, 61), AtlasView(0.0, 0.0, 1.0)
     axis = torch.linspace(0, 1, 21)
     places = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-    mark_seen(seen, view, places, torch.ones(21, 21))
+    mark_visible_texels(seen, view, places, torch.ones(21, 21))
     assert (seen == 1).all()
 
 
 def test_marking_ignores_what_is_hidden():
     seen = torch.zeros(5, 5)
-    mark_seen(seen, AtlasView(0.0, 0.0, 1.0), torch.rand(4, 4, 2), torch.full((4, 4), 0.3))
+    mark_visible_texels(seen, AtlasView(0.0, 0.0, 1.0), torch.rand(4, 4, 2), torch.full((4, 4), 0.3))
     assert not seen.any()
 
 
@@ -180,12 +183,12 @@ def test_marking_ignores_what_is_hidden():
 def test_an_atlas_image_holds_the_networks_colours_at_its_grid(tmp_path):
     model = AtlasModel(tiny_config(tmp_path, tmp_path))
     view = AtlasView(0.1, 0.2, 0.5)
-    image = atlas_image(model, view, 9)
+    image = render_atlas(model, view, 9)
     corner = model.atlas_color(torch.tensor([[0.6, 0.2]]))
     np.testing.assert_allclose(image[0, 8], corner[0], atol=1e-6)
     wanted = np.zeros((9, 9), bool)
     wanted[2, 3] = True
-    partly = atlas_image(model, view, 9, wanted)
+    partly = render_atlas(model, view, 9, wanted)
     np.testing.assert_allclose(partly[2, 3], image[2, 3], atol=1e-6)
     assert np.count_nonzero(partly.any(-1)) == 1
 
@@ -204,8 +207,8 @@ def test_a_transparent_edit_changes_nothing_and_an_opaque_one_everything():
     source = np.random.default_rng(0).random((4, 5, 3), np.float32)
     share = np.full((4, 5), 0.25, np.float32)
     nothing, white = np.zeros((4, 5, 4), np.float32), np.ones((4, 5, 4), np.float32)
-    np.testing.assert_array_equal(composite(source, [(nothing, share)]), source)
-    np.testing.assert_allclose(composite(source, [(white, share), (white, 1 - share)]), 1, atol=1e-6)
+    np.testing.assert_array_equal(apply_edits(source, [(nothing, share)]), source)
+    np.testing.assert_allclose(apply_edits(source, [(white, share), (white, 1 - share)]), 1, atol=1e-6)
 
 
 def test_psnr_is_the_textbook_formula_and_infinite_for_equal_pictures():

@@ -14,13 +14,15 @@ import export_layers
 import media
 import only_edit
 from command_line import UserError
-from edits.atlas_file import fingerprint, read_atlas_file
-from export.inverse import inverse_field, looked_up
+from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
+from evaluation.image_metrics import psnr
 from export.openraster import write_openraster
 from export.st_maps import st_values
-from export.track import track
-from metrics.image import psnr
-from rendering import atlas_places, open_run, rendered_frame
+from export.track import track_point
+from rendering.atlas_view import atlas_uv
+from rendering.frames import render_frame
+from rendering.inverse import invert_uv_field, sample_bilinear
+from rendering.trained_run import open_run
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -35,7 +37,7 @@ def scene():
 @pytest.fixture(scope="module")
 def folder(scene, tmp_path_factory):
     """A run of grids on an easy scene; with exact flow some steps suffice."""
-    from training import start_run
+    from training.loop import start_run
 
     place = tmp_path_factory.mktemp("export")
     clip = write_scene(scene, place / "data", fps=12)
@@ -57,7 +59,7 @@ def atlas(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    return open_run(folder, None, None, None, None)
+    return open_run(folder)
 
 
 def test_an_atlas_holds_what_is_seen_as_finely_as_the_video(atlas, run):
@@ -65,7 +67,7 @@ def test_an_atlas_holds_what_is_seen_as_finely_as_the_video(atlas, run):
     for layer in described["layers"]:
         size = media.image_size(atlas / layer["image"])
         assert size == (layer["width"], layer["height"])
-        frame = rendered_frame(run.model, run.clip, 3, True, with_colors=False)
+        frame = render_frame(run.model, run.clip, 3, True, with_colors=False)
         steps = np.linalg.norm(np.diff(frame.uv[layer["layer"]], axis=1), axis=-1) / layer["uv_per_pixel"]
         assert 0.9 < np.median(steps) < 2.5
     for name in ("foreground", "background"):
@@ -80,10 +82,10 @@ def test_an_atlas_holds_what_is_seen_as_finely_as_the_video(atlas, run):
 
 def test_the_sampled_atlas_shows_the_photograph(atlas, run, scene):
     described = read_atlas_file(atlas, run.checkpoint)
-    frame = rendered_frame(run.model, run.clip, 4, True, with_colors=False)
+    frame = render_frame(run.model, run.clip, 4, True, with_colors=False)
     image = described.layer(1)
     size = (image.width, image.height)
-    texels = image.view(run.model, size, None).pixels(atlas_places(run.model, frame)[1], size).numpy()
+    texels = image.view(run.model, size, None).to_pixels(atlas_uv(run.model, frame)[1], size).numpy()
     picture = media.read_rgb(atlas / "background_sampled.png")
     shown = cv2.remap(picture, texels, None, cv2.INTER_LINEAR)
     behind = scene.frame(4).alpha[0] < 0.01
@@ -91,14 +93,14 @@ def test_the_sampled_atlas_shows_the_photograph(atlas, run, scene):
 
 
 def test_the_inverse_of_a_mapping_leads_back_to_the_pixel(run):
-    frame = rendered_frame(run.model, run.clip, 2, True, with_colors=False)
+    frame = render_frame(run.model, run.clip, 2, True, with_colors=False)
     uv = frame.uv[1]
     low, step = uv.min((0, 1)), np.linalg.norm(uv[32, 49] - uv[32, 48])
     texels = ((uv - low) / step).astype(np.float32)
     size = tuple(np.ceil(texels.max((0, 1))).astype(int) + 1)
-    positions, found = inverse_field(texels, size)
+    positions, found = invert_uv_field(texels, size)
     assert found.mean() > 0.8
-    again = looked_up(texels, positions)
+    again = sample_bilinear(texels, positions)
     wanted = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), axis=-1)
     assert np.abs(again - wanted)[found].max() < 0.5
     assert np.abs(again - wanted)[found].mean() < 0.02
@@ -114,9 +116,9 @@ def test_paint_on_an_exported_atlas_comes_back_to_its_place_at_any_size(atlas, f
     described = read_atlas_file(atlas, run.checkpoint).layer(1)
     width, height = (round(side * scale) for side in (described.width, described.height))
     paint = np.zeros((height, width, 4), np.uint8)
-    frame = rendered_frame(run.model, run.clip, 4, True, with_colors=False)
+    frame = render_frame(run.model, run.clip, 4, True, with_colors=False)
     size = (described.width, described.height)
-    texels = described.view(run.model, size, None).pixels(atlas_places(run.model, frame)[1], size).numpy()
+    texels = described.view(run.model, size, None).to_pixels(atlas_uv(run.model, frame)[1], size).numpy()
     x, y = (texels[10, 70] + 0.5) * scale - 0.5
     cv2.circle(paint, (round(x), round(y)), max(2, round(4 * scale)), (255, 0, 0, 255), -1)
     media.write_png(tmp_path / "paint.png", paint)
@@ -244,7 +246,7 @@ def test_a_point_is_followed(run, scene, layer):
     inner = cv2.erode((start > 0.99).astype(np.uint8), np.ones((7, 7)))
     rows, columns = np.nonzero(inner)
     x, y = float(columns[len(rows) // 2]), float(rows[len(rows) // 2])
-    name, path = track(run, x, y, 2)
+    name, path = track_point(run, x, y, 2)
     assert name == ("foreground", "background")[layer]
     place = scene.layers[layer].to_photograph(np.array([x, y]), 2)
     for point in path:
@@ -276,7 +278,7 @@ def test_an_edit_survives_training_anew(folder, run, tmp_path, capsys):
     from dataclasses import replace
 
     from config import load_config
-    from training import start_run
+    from training.loop import start_run
 
     config = load_config(folder / "config.json")
     other = start_run(replace(config, seed=5, iters_num=40, results_folder_name=str(tmp_path / "results")))
@@ -298,4 +300,4 @@ def test_an_edit_survives_training_anew(folder, run, tmp_path, capsys):
     assert np.abs(again - after).mean() < 0.5  # the carried picture is an edit like any other
     assert "carried over: mean difference" in capsys.readouterr().out
     assert (tmp_path / "new" / "carried_background.png").is_file()
-    assert fingerprint(other.folder / "checkpoint") != fingerprint(folder / "checkpoint")
+    assert checkpoint_fingerprint(other.folder / "checkpoint") != checkpoint_fingerprint(folder / "checkpoint")

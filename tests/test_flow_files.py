@@ -11,10 +11,10 @@ import preprocess_optical_flow
 from alignment.dis_flow import DisFlow
 from command_line import UserError
 from config import Config
+from media.clip import open_clip
 from media.flows import DamagedFlow, find_flow, flow_size, read_flow, write_flow
-from preprocessing.flow_pairs import Pair, in_threads
+from preprocessing.flow_pairs import Pair, write_in_threads
 from scenes.catalogue import SCENES
-from unwrap_utils import open_clip
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_either_format_is_found(tmp_path, flow):
 def test_flow_on_all_cores_is_the_flow_of_one(tmp_path):
     frames = sorted(draw(tmp_path / "data", width=64, height=48, frames=10).iterdir())
     pairs = [Pair(a, b, tmp_path / f"{a.stem}.npz", None) for a, b in pairwise(frames)]
-    assert len(list(in_threads(pairs, (64, 48), DisFlow))) == 9
+    assert len(list(write_in_threads(pairs, (64, 48), DisFlow))) == 9
     from media import read_rgb
 
     expected = DisFlow()(read_rgb(frames[4]), read_rgb(frames[5]))[0]

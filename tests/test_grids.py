@@ -11,19 +11,21 @@ from conftest import curve, draw, tiny_config, write_config
 import loss_utils
 from command_line import UserError
 from config import load_config
-from grids.fields import Grid, Lattice, at_points, hat_weights, nodes_for
+from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
 from grids.learner import GridLearner
 from grids.losses import Photometric, relative_jacobians
-from grids.model import EARLIER, FramesOfGrids, GridModel, Shape, Spacing
-from grids.optimizer import EPS, RowAdam
-from grids.unwrap import atlas_lattice, filled, inverse_mapping
+from grids.model import GridFrames, GridModel, Shape, Spacing
+from grids.optimizer import EPS, RowSparseAdam
+from grids.unwrap import atlas_lattice, fill_unknown, invert_mapping
 from implicit_neural_networks import read_checkpoint
-from rendering import open_run, render_frames
-from runs.models import load_model
-from runs.networks import aligned_target, alignment_targets
-from training import Trainer, resume_run, start_run
+from rendering.frames import render_frames
+from rendering.models import load_model
+from rendering.trained_run import open_run
+from training.loop import Trainer, resume_run, start_run
+from training.networks import fit_alignment_targets, transform_target
 
 SIZE = (5, 40, 56)
+SPACING = Spacing(mapping=((96, 8), (32, 2), (16, 1)), alpha=((8, 1), (2, 1)), light_px=24)
 
 
 def grid_config(clip, results, **changes):
@@ -50,7 +52,7 @@ def run(clip, tmp_path_factory):
 
 
 def test_the_weights_of_all_nodes_at_a_place_add_up_to_one():
-    weights = hat_weights(torch.linspace(-3, 60, 50), 55.0, 7)
+    weights = linear_weights(torch.linspace(-3, 60, 50), 55.0, 7)
     torch.testing.assert_close(weights.sum(1), torch.ones(50))
 
 
@@ -58,48 +60,48 @@ def test_a_lattice_and_single_points_see_the_same_field():
     nodes = torch.randn(2, 3, 4, 6)
     lattice = Lattice.of_stride(2, SIZE[1:])
     points = lattice.points(torch.device("cpu"))[:2].expand(2, -1, -1)
-    torch.testing.assert_close(lattice.interpolated(nodes).flatten(2), at_points(nodes, points, SIZE[1:]))
+    torch.testing.assert_close(lattice.interpolate(nodes).flatten(2), sample_nodes(nodes, points, SIZE[1:]))
 
 
 def test_a_crop_is_a_part_of_the_whole():
     nodes = torch.randn(1, 1, 5, 5)
     lattice = Lattice.of_stride(1, SIZE[1:])
-    part = lattice.cropped(slice(3, 9), slice(10, 20))
-    torch.testing.assert_close(part.interpolated(nodes), lattice.interpolated(nodes)[:, :, 3:9, 10:20])
+    part = lattice.crop(slice(3, 9), slice(10, 20))
+    torch.testing.assert_close(part.interpolate(nodes), lattice.interpolate(nodes)[:, :, 3:9, 10:20])
 
 
 def test_fewer_nodes_than_frames_are_blended_in_time():
     grid = Grid(1, (2, 1, 1), frames=5)
     grid.values.data = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)
-    assert grid.at_frames(torch.arange(5)).flatten().tolist() == [0, 1, 2, 3, 4]
+    assert grid.values_at(torch.arange(5)).flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("frames", [2, 3, 9, 16, 70])
 def test_nodes_lie_at_most_as_far_apart_as_asked(frames):
-    along_t, along_y, along_x = nodes_for((frames, 40, 56), 16, 8)
+    along_t, along_y, along_x = count_nodes((frames, 40, 56), 16, 8)
     for nodes, side, spacing in ((along_t, frames, 8), (along_y, 40, 16), (along_x, 56, 16)):
         assert nodes >= 2
         assert (side - 1) / (nodes - 1) <= spacing
 
 
 def test_an_object_is_nowhere_beyond_its_box_of_each_frame():
-    model = GridModel(Shape((3, 40, 56), ((20, 20), (50, 90)), replace(EARLIER, light_px=0)))
+    model = GridModel(Shape((3, 40, 56), ((20, 20), (50, 90)), replace(SPACING, light_px=0)))
     model.boxes[0] = torch.tensor([[10, 20, 5, 15], [0, 0, 0, 0], [12, 30, 20, 40]])
-    alpha = model.frames(0, 1, 2).whole_alpha(0, Lattice.of_stride(1, (40, 56)))[:, 0]
+    alpha = model.at_frames(0, 1, 2).alpha(0, Lattice.of_stride(1, (40, 56)))[:, 0]
     assert (alpha[0] > 0).sum() == 100 and alpha[0, 10:20, 5:15].min() > 0
     assert not alpha[1].any()
     assert (alpha[2] > 0).sum() == 18 * 20
 
 
 def test_light_is_taken_off_when_frames_are_averaged():
-    from grids.unwrap import averaged_atlas
+    from grids.unwrap import average_atlas
 
-    model = GridModel(Shape((2, 32, 32), ((32, 32), (32, 32)), EARLIER))
+    model = GridModel(Shape((2, 32, 32), ((32, 32), (32, 32)), SPACING))
     model.light[0].values.data[1] = float(np.log(0.8))
-    shown = model.frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
+    shown = model.at_frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
     frames = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
     frames[1] = (200 * shown).round().byte()
-    atlas = averaged_atlas(model, 1, frames, torch.ones(2, 8, 8), 1, range(2))
+    atlas = average_atlas(model, 1, frames, torch.ones(2, 8, 8), 1, range(2))
     assert atlas.sub(200 / 255).abs().max() < 0.005
 
 
@@ -109,17 +111,17 @@ def test_light_is_taken_off_when_frames_are_averaged():
 def test_rows_that_all_move_move_as_with_adam():
     values, twin = torch.randn(3, 4), None
     twin = torch.nn.Parameter(values.clone())
-    ours, theirs = RowAdam(), torch.optim.Adam([twin], lr=0.1, betas=(0.9, 0.99), eps=EPS)
+    ours, theirs = RowSparseAdam(), torch.optim.Adam([twin], lr=0.1, betas=(0.9, 0.99), eps=EPS)
     for _ in range(4):
         twin.grad = torch.randn(3, 4)
-        ours.move("x", values, twin.grad, 0.1, torch.arange(3))
+        ours.step("x", values, twin.grad, 0.1, torch.arange(3))
         theirs.step()
     torch.testing.assert_close(values, twin.detach())
 
 
 def test_rows_that_a_batch_does_not_use_stay_where_they_are():
     values = torch.ones(4, 2)
-    RowAdam().move("x", values, torch.ones(2, 2), 0.1, torch.tensor([1, 3]))
+    RowSparseAdam().optimizer_step("x", values, torch.ones(2, 2), 0.1, torch.tensor([1, 3]))
     assert values[[0, 2]].tolist() == [[1, 1], [1, 1]]
     assert (values[[1, 3]] < 1).all()
 
@@ -157,7 +159,7 @@ def test_a_mapping_that_kept_its_start_is_perfectly_rigid_whatever_its_scale():
 def moved_model() -> GridModel:
     """Layers that scale, shift and bend."""
     torch.manual_seed(0)
-    model = GridModel(Shape(SIZE, ((60, 80), (50, 90)), EARLIER))
+    model = GridModel(Shape(SIZE, ((60, 80), (50, 90)), SPACING))
     model.transforms[:] = torch.tensor([[1.2, 0.1, 6.0], [-0.1, 1.2, 5.0], [0, 0, 1]])
     for group in model.mappings:
         for grid in group:
@@ -167,10 +169,10 @@ def moved_model() -> GridModel:
 
 def test_the_inverse_mapping_undoes_the_mapping():
     model = moved_model()
-    lattice = atlas_lattice(model, 1, 1).cropped(slice(15, 40), slice(20, 60))
-    points = inverse_mapping(model, 1, 2, lattice)
-    view = FramesOfGrids(model, torch.tensor([2]))
-    back = view.texels_at(1, torch.zeros(1, dtype=torch.long), points.flatten(1)[None])[0]
+    lattice = atlas_lattice(model, 1, 1).crop(slice(15, 40), slice(20, 60))
+    points = invert_mapping(model, 1, 2, lattice)
+    view = GridFrames(model, torch.tensor([2]))
+    back = view.map_points(1, torch.zeros(1, dtype=torch.long), points.flatten(1)[None])[0]
     assert (back - lattice.points(torch.device("cpu"))[:2]).norm(dim=0).max() < 0.3
 
 
@@ -185,7 +187,7 @@ def test_a_place_in_the_shared_atlas_gives_its_layers_color():
 def test_unknown_texels_are_filled_from_around():
     values, known = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
     values[..., :4], known[..., :4] = 0.6, 1
-    assert filled(values, known).min() == pytest.approx(0.6)
+    assert fill_unknown(values, known).min() == pytest.approx(0.6)
 
 
 def test_a_saved_model_renders_the_same_pixels(run):
@@ -207,7 +209,7 @@ def test_a_checkpoint_of_networks_is_no_grid_and_says_so(trained, tmp_path):
 def test_a_clip_of_another_length_than_the_runs_is_refused(run, tmp_path):
     other = draw(tmp_path / "data", width=96, height=64, frames=5)
     with pytest.raises(UserError, match="was trained on 6 frames of 96 x 64, the clip has 5 frames of 96 x 64"):
-        opened = open_run(run.folder, other.name, other.parent, None, None)
+        opened = open_run(run.folder, video_name=other.name, data_folder=other.parent)
         next(render_frames(opened.model, opened.clip, True))
 
 
@@ -323,14 +325,14 @@ def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
         clip, tmp_path, initialisation="alignment", pretrain_iter_number=150, maximum_number_of_frames=6
     )
     trainer = start_run(config)
-    scale = load_config(trainer.folder / "config.json").uv_mapping_scale
-    matrices, expected = alignment_targets(trainer.video, 0.8)
+    scale = read_checkpoint(trainer.checkpoint_path)["uv_mapping_scale"]
+    matrices, expected = fit_alignment_targets(trainer.video, 0.8)
     assert scale == expected < 0.8, "the camera's pan must fit the atlas"
     frames = list(render_frames(trainer.model, trainer.clip, True))
     x, y = np.meshgrid(np.arange(96), np.arange(64))
     for t in (0, 5):
         pixels = torch.tensor(np.stack((x, y, np.full_like(x, t)), axis=-1).reshape(-1, 3)).float()
-        wanted = aligned_target(matrices[-1], pixels).view(64, 96, 2).numpy()
+        wanted = transform_target(matrices[-1], pixels).view(64, 96, 2).numpy()
         away, away_from_other = (np.abs(frames[frame].uv[-1] - wanted).mean() for frame in (t, 5 - t))
         assert away < 0.6 * away_from_other
 
@@ -346,7 +348,7 @@ def test_a_checkpoint_without_the_state_of_the_training_can_still_be_rendered_bu
 
 
 def test_specks_of_opacity_are_cleared_and_the_object_stays(run):
-    from grids.learner import clear_specks
+    from grids.learner import remove_opacity_specks
 
     model = GridModel.from_checkpoint(run.model.checkpoint(), run.checkpoint_path)
     opacity = torch.zeros(1, 6, *model.alphas[0][-1].values.shape[2:])
@@ -355,26 +357,15 @@ def test_specks_of_opacity_are_cleared_and_the_object_stays(run):
     before = model.alphas[0][-1].values.detach().clone()
     probability = torch.zeros_like(opacity)
     opacity[:, 4, 2:4, 40:42] = probability[:, 4, 2:4, 40:42] = 0.9  # so is this one, but it was to be expected
-    clear_specks(model, opacity, probability)
+    remove_opacity_specks(model, opacity, probability)
     fallen = before - model.alphas[0][-1].values.detach()
     assert (fallen[2, 0, 2:4, 40:42] > 5).all()
     fallen[2, 0, 2:4, 40:42] = 0
     assert (fallen == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("said", "light_px"), [({"has_light": True}, 24), ({"has_light": False}, 0), ({"light_px": 16}, 16)]
-)
-def test_checkpoints_from_before_grids_said_how_coarse_they_are_still_load(said, light_px):
-    model = GridModel(Shape((2, 32, 96), ((32, 32), (32, 96)), replace(EARLIER, light_px=light_px)))
-    checkpoint = model.checkpoint()
-    del checkpoint["grid_shape"]["spacing"]
-    checkpoint["grid_shape"] |= said
-    assert GridModel.from_checkpoint(checkpoint, "checkpoint").shape == model.shape
-
-
 def test_the_last_level_of_opacity_stays_the_last_where_levels_repeat():
-    spacing = replace(EARLIER, alpha=((2, 1), (8, 8), (2, 1)))
+    spacing = replace(SPACING, alpha=((2, 1), (8, 8), (2, 1)))
     model = GridModel(Shape((4, 32, 64), ((32, 32), (32, 64)), spacing))
     assert [grid.values.shape[0] for grid in model.alphas[0]] == [2, 4]
 
@@ -403,7 +394,7 @@ def test_the_schedule_is_the_configs(run):
     )
     learner = GridLearner(config, run.video, torch.Generator())
     assert [learner.pairs_at(learner.stride_at(share)) for share in (0.0, 0.1, 0.2)] == [3, 2, 1]
-    assert [learner.decay(share) for share in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [learner.rate_factor(share) for share in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
     assert [learner.prior_weight(share) for share in (0.0, 0.05, 1.0)] == pytest.approx([2000, 632, 300], rel=0.01)
 
 
@@ -413,4 +404,4 @@ def test_levels_and_spacings_come_from_the_config_and_lie_in_the_checkpoint(clip
     assert [grid.values.shape for grid in trainer.model.mappings[0]] == [(3, 2, 3, 4), (4, 2, 5, 6)]
     assert [grid.values.shape for grid in trainer.model.alphas[0]] == [(4, 1, 17, 25)]
     loaded = load_model(trainer.checkpoint_path, grid_config(clip, tmp_path), torch.device("cpu"))
-    assert loaded.shape.spacing == Spacing.of(trainer.config)
+    assert loaded.shape.spacing == Spacing.from_config(trainer.config)

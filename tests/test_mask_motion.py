@@ -7,8 +7,8 @@ from conftest import last_line, run_script
 import media
 import preprocess_mask_rcnn
 from command_line import UserError
-from metrics.masks import iou
-from preprocessing.mask_motion import largest_part, moving_masks, small_clip_of, small_video, threshold
+from evaluation.mask_metrics import iou
+from preprocessing.mask_motion import largest_part, open_small_clip, read_small_video, segment_motion, threshold
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -79,7 +79,7 @@ def test_a_clip_in_which_nothing_moves_is_refused_with_a_way_out(tmp_path):
     for t in range(4):
         media.write_png(folder / f"{t:05d}.png", picture)
     with pytest.raises(UserError, match="nothing moves against the background"):
-        moving_masks(small_video(small_clip_of(folder)))
+        segment_motion(read_small_video(open_small_clip(folder)))
 
 
 def test_refining_a_mask_of_another_shape_names_it_and_changes_nothing(scene, drawn_scene):
@@ -100,8 +100,8 @@ def test_motion_in_a_single_frame_is_refused(tmp_path):
 
 
 def test_the_threshold_lies_between_the_two_groups():
-    chance = np.random.default_rng(0)
-    values = np.concatenate((chance.normal(0, 0.3, 9000), chance.normal(4, 0.3, 1000))).astype(np.float32)
+    rng = np.random.default_rng(0)
+    values = np.concatenate((rng.normal(0, 0.3, 9000), rng.normal(4, 0.3, 1000))).astype(np.float32)
     assert 0.8 < threshold(values.reshape(10, 10, 100)) < 3.2
 
 

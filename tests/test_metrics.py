@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from metrics.image import load_lpips, psnr, ssim
-from metrics.mapping import carried_positions, placement_summary, rigidity_summary, stretch
-from metrics.masks import alpha_error, boundary_f, iou, outline
-from metrics.temporal import warp_error
+from evaluation.image_metrics import load_lpips, psnr, ssim
+from evaluation.mapping_metrics import locate_uv, placement_summary, rigidity_summary, singular_values
+from evaluation.mask_metrics import alpha_error, boundary_f, iou, outline
+from evaluation.temporal_metrics import warp_error
 
 
 def square(left, size=20, side=60):
@@ -97,11 +97,11 @@ def test_a_mark_is_found_to_a_hundredth_of_a_pixel_by_its_place():
     x, y = 12.3, 20.7
     c, s = 0.01 * np.cos(0.3), 0.01 * np.sin(0.3)
     uv = np.array([[c * x - s * y, s * x + c * y]])
-    np.testing.assert_allclose(carried_positions(uv, places), [[x, y]], atol=0.01)
+    np.testing.assert_allclose(locate_uv(uv, places), [[x, y]], atol=0.01)
 
 
 def test_a_collapsed_mapping_gives_a_pixel_and_no_error():
-    found = carried_positions(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
+    found = locate_uv(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
     assert np.isfinite(found).all()
 
 
@@ -113,7 +113,7 @@ def test_placement_counts_the_shares_below_each_threshold():
 
 
 def test_a_turned_and_scaled_mapping_is_perfectly_rigid():
-    larger, smaller = stretch(field(), 100.0)
+    larger, smaller = singular_values(field(), 100.0)
     np.testing.assert_allclose(larger, 1, rtol=1e-6)
     np.testing.assert_allclose(smaller, 1, rtol=1e-6)
     summary = rigidity_summary([(field(), np.ones((40, 50), bool))] * 2, 100.0)

@@ -10,8 +10,8 @@ from command_line import UserError
 from implicit_neural_networks import (
     IMLP,
     AtlasModel,
+    Layers,
     Sample,
-    make_layers,
     positional_encoding,
     read_checkpoint,
     visibility,
@@ -56,7 +56,7 @@ def test_an_opaque_front_object_hides_the_second_and_the_background():
 
 
 def test_every_layer_has_a_square_of_its_own_in_the_shared_atlas():
-    centers = [layer.atlas_center for layer in make_layers(3)]
+    centers = [layer.atlas_center for layer in Layers.for_objects(3)]
     assert centers[0] == (0.5, 0.5)
     assert centers[-1] == (-0.5, -0.5)
     assert len(set(centers)) == 4

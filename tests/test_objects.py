@@ -10,15 +10,17 @@ import export_layers
 import media
 import only_edit
 import preprocess_mask_rcnn
-from alignment.evidence import without_specks
 from command_line import UserError
 from config import ConfigError, load_config
-from metrics.masks import iou
-from rendering import open_run, render_frames
+from evaluation.mask_metrics import iou
+from masks.refinement import remove_specks
+from media.clip import open_clip
+from rendering.frames import render_frames
+from rendering.trained_run import open_run
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
-from training import start_run
-from unwrap_utils import load_video, open_clip, pick_device
+from training.loop import start_run
+from unwrap_utils import load_video, pick_device
 
 SIZE, FRAMES = (96, 64), 8
 SCENE = SCENES["cross"](*SIZE, FRAMES)
@@ -54,7 +56,7 @@ def paint(path, color):
 def changed(run, out, *flags):
     """(T, H, W) whether an edit changes a pixel clearly."""
     only_edit.main([f"--trained_model_folder={run}", f"--output_folder={out}", "--format=png", *map(str, flags)])
-    clip = open_run(run, None, None, None, None).clip
+    clip = open_run(run).clip
     after = [media.read_rgb(path) for path in media.list_images(out / f"edited_{clip.name}")]
     before = [clip.frame(t) for t in range(len(clip))]
     return np.abs(np.stack(after).astype(int) - np.stack(before)).max(-1) > 40
@@ -63,16 +65,16 @@ def changed(run, out, *flags):
 def test_every_object_has_masks_of_its_own_of_what_a_frame_shows_of_it(clip, tmp_path):
     video = load_video(open_clip(clip, tiny_config(clip, tmp_path, objects=2)), pick_device())
     for index, plane in enumerate(video.masks.numpy() > 127):
-        agreement = [iou(mask, SCENE.visible(SCENE.grid(), t) == index) for t, mask in enumerate(plane)]
+        agreement = [iou(mask, SCENE.front_layer(SCENE.grid(), t) == index) for t, mask in enumerate(plane)]
         assert np.mean(agreement) > 0.6
 
 
 def test_every_object_gets_an_opacity_of_its_own(run):
-    opened = open_run(run, None, None, None, None)
+    opened = open_run(run)
     found = [frame.visibility for frame in render_frames(opened.model, opened.clip, True, with_colors=False)]
     for index in range(2):
         agreement = [
-            iou(shares[index] > 0.5, SCENE.visible(SCENE.grid(), t) == index) for t, shares in enumerate(found)
+            iou(shares[index] > 0.5, SCENE.front_layer(SCENE.grid(), t) == index) for t, shares in enumerate(found)
         ]
         assert np.mean(agreement) > 0.75, index
 
@@ -81,7 +83,7 @@ def test_paint_on_one_object_stays_on_it(run, tmp_path):
     red = paint(tmp_path / "red.png", (255, 0, 60))
     for index in range(2):
         touched = changed(run, tmp_path / f"out{index}", "--edit_object", f"{index + 1}:{red}")
-        shown = np.stack([SCENE.visible(SCENE.grid(), t) for t in range(FRAMES)]) == index
+        shown = np.stack([SCENE.front_layer(SCENE.grid(), t) for t in range(FRAMES)]) == index
         assert touched[shown].mean() > 0.7
         assert touched[~shown].mean() < 0.05
 
@@ -98,7 +100,7 @@ def test_paint_on_a_frame_can_be_given_to_one_object(run, tmp_path):
     over[..., 1:3] = 0
     media.write_png(tmp_path / "frame.png", over)
     touched = changed(run, tmp_path / "out", "--edit_frame", f"4:{tmp_path / 'frame.png'}", "--edit_frame_object", 2)
-    shown = np.stack([SCENE.visible(SCENE.grid(), t) for t in range(FRAMES)]) == 1
+    shown = np.stack([SCENE.front_layer(SCENE.grid(), t) for t in range(FRAMES)]) == 1
     assert touched[4][shown[4]].mean() > 0.7
     assert touched[~shown].mean() < 0.05
 
@@ -196,7 +198,7 @@ def test_a_run_of_other_objects_than_its_config_says_is_refused(run, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"objects": 1}))
     (tmp_path / "checkpoint").write_bytes((run / "checkpoint").read_bytes())
     with pytest.raises(UserError, match=r"holds 2 object\(s\), the config asks for 1"):
-        open_run(tmp_path, None, None, None, None)
+        open_run(tmp_path)
 
 
 def test_several_pictures_over_one_object_are_carried_to_another_run_as_one(run, tmp_path):
@@ -215,5 +217,5 @@ def test_a_small_part_that_the_rough_mask_holds_is_no_speck():
     probability[5:30, 5:40], probability[10:12, 50:52], probability[30:32, 50:52] = 0.9, 0.9, 0.9
     rough = np.zeros((40, 60), bool)
     rough[11, 51] = True
-    kept = without_specks(probability, rough)
+    kept = remove_specks(probability, rough)
     assert kept[11, 51] > 0.5 and kept[31, 51] == 0 and (kept[5:30, 5:40] > 0.5).all()

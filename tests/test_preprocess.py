@@ -14,10 +14,10 @@ import preprocess_mask_rcnn
 import preprocess_optical_flow
 from alignment.dis_flow import DisFlow
 from command_line import UserError
-from media.mask_notes import are_found
-from preprocessing import flow, flow_raft, masks, weights
-from preprocessing.mask_rcnn import class_names, finds_of
-from preprocessing.mask_tracking import Find
+from masks.provenance import are_found
+from preprocessing import flow, flow_raft, mask_detection, masks, weights
+from preprocessing.mask_rcnn import class_names, to_detections
+from preprocessing.mask_tracking import Detection
 from scenes.catalogue import demo
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
 
 
 def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
-    assert flow.raft_method("auto", None) is None
+    assert flow.make_raft("auto", None) is None
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("falling back to --method dis: no weights at hand")
@@ -86,7 +86,7 @@ def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
 
 def test_raft_without_weights_says_where_to_get_them(offline):
     with pytest.raises(UserError, match=r"get https://\S+ elsewhere and give it as --weights FILE"):
-        flow.raft_method("raft", None)
+        flow.make_raft("raft", None)
 
 
 def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
@@ -164,11 +164,11 @@ def test_a_detectors_output_becomes_finds_of_the_class_the_surest_first():
     }
     for index in range(4):
         found["masks"][index, 0, 0, index % 3] = 0.6
-    finds = finds_of(found, label=2)
+    finds = to_detections(found, label=2)
     assert [(find.label, round(find.score, 1)) for find in finds] == [(2, 0.8), (2, 0.7)]
     assert finds[0].mask[0].tolist() == [0, 153, 0]  # soft, as the detector gives it
-    assert [find.label for find in finds_of(found, label=None)] == [1, 2, 2]
-    assert finds_of(found, label=3) == []  # below the score that counts
+    assert [find.label for find in to_detections(found, label=None)] == [1, 2, 2]
+    assert to_detections(found, label=3) == []  # below the score that counts
 
 
 def test_an_unknown_class_lists_the_known_ones(frames):
@@ -185,7 +185,7 @@ def test_masks_without_weights_say_where_to_get_them(frames, offline):
 
 def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, monkeypatch, capsys):
     empty = np.zeros((24, 32), np.uint8)
-    monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([empty] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving", lambda frames, missing: iter([empty] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     lines = [line for line in capsys.readouterr().err.splitlines() if "falling back to --method motion" in line]
     assert len(lines) == 1
@@ -194,7 +194,7 @@ def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, 
 
 def only_found(track, count, motion):
     """As tracking fills, but for the frames beyond the last find."""
-    return [track.finds[t].mask if t in track.finds else None for t in range(count)], []
+    return [track.detections[t].mask if t in track.detections else None for t in range(count)], []
 
 
 def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeypatch, capsys):
@@ -209,13 +209,13 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
         def __call__(self, images):
             self.calls += 1
             mask = np.full(images[0].shape[:2], 255, np.uint8)
-            return [[Find(1, 0.9, mask)] if self.calls == 1 else [] for _ in images]
+            return [[Detection(1, 0.9, mask)] if self.calls == 1 else [] for _ in images]
 
         def name_of(self, label):
             return "cat"
 
     monkeypatch.setattr(module, "MaskRcnn", Detector)
-    monkeypatch.setattr(masks, "filled", only_found)
+    monkeypatch.setattr(mask_detection, "fill_gaps", only_found)
     folder = frames.with_name("cat_maskrcnn")
     folder.mkdir()
     Image.new("L", (5, 5), 77).save(folder / "1.png")
@@ -301,7 +301,7 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
         batch = 1
 
         def __call__(self, images):
-            return [[Find(1, 0.9, left), Find(1, 0.8, right)] for _ in images]
+            return [[Detection(1, 0.9, left), Detection(1, 0.8, right)] for _ in images]
 
         def name_of(self, label):
             return "cat"
@@ -335,7 +335,7 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
 def motion(monkeypatch):
     """Every pixel moves."""
     full = np.full((64, 96), 255, np.uint8)
-    monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([full] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving", lambda frames, missing: iter([full] * len(missing)))
 
 
 def find_by_motion(frames):
@@ -388,7 +388,7 @@ def test_a_detector_that_finds_nothing_is_an_error_and_auto_takes_motion(frames,
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
     assert not frames.with_name("cat_maskrcnn").exists()
     full = np.full((64, 96), 255, np.uint8)
-    monkeypatch.setattr(masks, "moving", lambda frames, missing: iter([full] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving", lambda frames, missing: iter([full] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     assert "falling back to --method motion: no known object was found" in capsys.readouterr().err
 

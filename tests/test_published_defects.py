@@ -13,12 +13,16 @@ import loss_utils
 import media
 from command_line import UserError
 from implicit_neural_networks import AtlasModel
+from media.clip import open_clip
+from media.flows import resize_flow
 from preprocessing.flow_raft import RaftFlow
-from rendering import AtlasView, render_frames, sample_image
-from runs.networks import loss_terms
-from sampling import published_batch
-from training import Trainer, resume_run, start_run
-from unwrap_utils import consistent_flow, load_video, open_clip, resize_flow
+from rendering.atlas_view import AtlasView
+from rendering.frames import render_frames
+from rendering.resizing import sample_image
+from training.loop import Trainer, resume_run, start_run
+from training.networks import loss_terms
+from training.sampling import published_batch
+from unwrap_utils import consistent_flow, load_video
 
 CPU = torch.device("cpu")
 
@@ -147,12 +151,12 @@ def test_borders__the_last_column_and_row_are_left_out_of_the_gradient_term(clip
 
 
 def test_errors__a_failing_evaluation_stops_the_run(clip_folder, tmp_path, monkeypatch):
-    import training
+    import training.loop
 
     def fail(*_, **__):
         raise RuntimeError("the disk caught fire")
 
-    monkeypatch.setattr(training, "evaluate", fail)
+    monkeypatch.setattr(training.loop, "evaluate", fail)
     trainer = start_run(tiny_config(clip_folder, tmp_path / "runs"))
     with pytest.raises(RuntimeError, match="caught fire"):
         trainer.run()
@@ -198,20 +202,20 @@ def test_networks__are_built_in_one_place_from_the_config(clip_folder, tmp_path)
     config = tiny_config(clip_folder, tmp_path, positional_encoding_num_atlas=3, number_of_channels_atlas=12)
     trainer = start_run(config)
     trainer.run()
-    from rendering import open_run
+    from rendering.trained_run import open_run
 
-    run = open_run(trainer.folder, None, None, None, None)
+    run = open_run(trainer.folder)
     assert run.model.atlas.hidden[0].weight.shape == (12, 12)
     sources = [path.read_text() for path in ROOT.glob("*.py")]
     assert sum(len(re.findall(r"\bIMLP\(", text.replace("class IMLP(", ""))) for text in sources) == 3
 
 
 def test_only_evaluate__honours_data_folder_and_video_name(trained, drawn, tmp_path):
-    from rendering import open_run
+    from rendering.trained_run import open_run
 
     other = draw(tmp_path / "elsewhere", frames=3)
     other.rename(other.with_name("cat"))
-    run = open_run(trained, "cat", tmp_path / "elsewhere", None, None)
+    run = open_run(trained, video_name="cat", data_folder=tmp_path / "elsewhere")
     assert run.clip.folder == tmp_path / "elsewhere" / "cat"
     assert len(run.clip) == 3
 
@@ -232,17 +236,17 @@ def test_edits__an_atlas_position_is_written_and_read_on_the_same_grid():
     view = AtlasView(-0.7, -0.8, 0.6)
     for size in (7, 50):
         image = torch.rand(size, size, 4, generator=torch.Generator().manual_seed(0))
-        places = view.places(size).view(size, size, 2)
-        torch.testing.assert_close(sample_image(image, view.pixels(places, size)), image, atol=1e-4, rtol=0)
+        places = view.uv_grid(size).view(size, size, 2)
+        torch.testing.assert_close(sample_image(image, view.to_pixels(places, size)), image, atol=1e-4, rtol=0)
 
 
 def test_frame_edit__white_paint_over_a_soft_edge_has_no_dark_fringe():
-    from rendering import composite
+    from rendering.blending import apply_edits
 
     source = np.full((1, 11, 3), 0.5, np.float32)
     share = np.linspace(0, 1, 11, dtype=np.float32)[None]
     white = np.ones((1, 11, 4), np.float32)
-    painted = composite(source, [(white, share), (white, 1 - share)])
+    painted = apply_edits(source, [(white, share), (white, 1 - share)])
     np.testing.assert_allclose(painted, 1, atol=1e-6)
 
 
@@ -265,7 +269,7 @@ def test_speed__an_iteration_neither_copies_nor_prints_nor_waits(clip_folder, tm
     for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     capsys.readouterr()
-    terms = trainer.learner.loss_of_a_batch(trainer.iteration)
+    terms = trainer.learner.batch_terms(trainer.iteration)
     monkeypatch.undo()
     assert torch.isfinite(terms["color"])
     assert capsys.readouterr().out == ""

@@ -7,15 +7,22 @@ import pytest
 import torch
 
 import media
-from editing import AtlasEdit, EditRequest, edit_layers, edited_frames, read_atlas_edit
-from edits.layer_edit import LayerEdit
+from editing.layer_edit import LayerEdit
+from editing.render_edits import render_edited_frames, visible_edits
+from editing.requests import AtlasEdit, EditRequest, read_atlas_edit
+from evaluation.image_metrics import psnr
 from implicit_neural_networks import positional_encoding
-from metrics.image import psnr
-from rendering import TrainedRun, atlas_image, composite, layer_views, render_frames, sample_image
-from runs.models import load_model
-from runs.networks import loss_terms
-from sampling import published_batch
-from unwrap_utils import BACKWARD, FORWARD, load_video, open_clip, store_flow
+from media.clip import open_clip
+from media.flows import BACKWARD, FORWARD
+from rendering.atlas_view import fit_atlas_views, render_atlas
+from rendering.blending import apply_edits
+from rendering.frames import render_frames
+from rendering.models import load_model
+from rendering.resizing import sample_image
+from rendering.trained_run import TrainedRun
+from training.networks import loss_terms
+from training.sampling import published_batch
+from unwrap_utils import load_video, store_flow
 
 CLOSE = 1e-4  # relative, as the reference promises
 TERMS = {
@@ -181,17 +188,17 @@ def test_reconstruction_alpha_and_psnr_agree(expected, frames, clip):
 
 
 def test_the_background_crop_and_both_atlases_agree(expected, frames, model):
-    foreground, background = layer_views(model, frames)
+    foreground, background = fit_atlas_views(model, frames)
     crop = (background.left, background.top, background.edge)
     np.testing.assert_allclose(crop, expected["background_crop_minx_miny_edge"], rtol=CLOSE)
     for view, name in ((foreground, "foreground"), (background, "background")):
-        image = atlas_image(model, view, 1000)[::10, ::10]
+        image = render_atlas(model, view, 1000)[::10, ::10]
         np.testing.assert_allclose(image, expected[f"atlas_{name}_every_10th"], atol=1e-4, err_msg=name)
 
 
 @pytest.fixture
 def edits(reference_folder, model, frames):
-    views = layer_views(model, frames)
+    views = fit_atlas_views(model, frames)
     paths = (reference_folder / "edit_foreground.png", reference_folder / "edit_background.png")
     return [
         LayerEdit(layer, read_atlas_edit(AtlasEdit(layer, path)), views[layer], math.inf)
@@ -205,28 +212,28 @@ def difference(ours, published) -> float:
 
 def test_edited_frames_agree_to_a_grey_level(expected, clip, model, frames, edits):
     """Read on the grid it was written on, an edit lies up to a texel beside the published one; both cut to uint8."""
-    run, ours = TrainedRun(model, clip, False, 1.0), []
+    run, ours = TrainedRun(model, clip, full_range=False), []
     for frame in frames:
-        source, layers = clip.frame(frame.t).astype(np.float32) / 255, edit_layers(run, frame, edits)
-        ours.append((composite(source, layers) * 255).astype(np.uint8))
+        source, layers = clip.frame(frame.t).astype(np.float32) / 255, visible_edits(run, frame, edits)
+        ours.append((apply_edits(source, layers) * 255).astype(np.uint8))
     assert difference(ours, expected["edited_frames_uint8"]) < 1
 
 
 def test_edited_frames_agree_closely_with_the_published_drift(expected, model, clip, frames, edits):
     """With the published reading, position * 1000 instead of * 999, only rounding is left."""
     for edit in edits:
-        edit.seen_by = lambda places, edit=edit: sample_image(
-            edit.rgba, edit.view.pixels(places, 1000) * (1000 / 999)
+        edit.sample = lambda places, edit=edit: sample_image(
+            edit.rgba, edit.view.to_pixels(places, 1000) * (1000 / 999)
         ).numpy()
-    run = TrainedRun(model, clip, False, 1.0)
-    rounded = [frame for _, frame in edited_frames(run, frames, edits, EditRequest())]
+    run = TrainedRun(model, clip, full_range=False)
+    rounded = [frame for _, frame in render_edited_frames(run, frames, edits, EditRequest())]
     assert difference(rounded, expected["edited_frames_uint8"]) < 0.5  # truncation to uint8 costs half a level
 
 
 def test_our_edited_frames_are_pinned(expected, model, clip, frames, edits):
     """Changed on purpose: no drift, rounded values. Sharp squares one texel aside make the difference."""
-    run = TrainedRun(model, clip, False, 1.0)
-    ours = [frame for _, frame in edited_frames(run, frames, edits, EditRequest())]
+    run = TrainedRun(model, clip, full_range=False)
+    ours = [frame for _, frame in render_edited_frames(run, frames, edits, EditRequest())]
     assert difference(ours, expected["edited_frames_uint8"]) == pytest.approx(1.197, abs=0.02)
 
 
@@ -235,7 +242,7 @@ def test_a_checkpoint_of_ours_has_the_published_keys_shapes_and_optimizer_order(
 ):
     from dataclasses import replace
 
-    from training import Trainer
+    from training.loop import Trainer
 
     published = torch.load(reference_folder / "trained" / "checkpoint", weights_only=True)
     trainer = Trainer(replace(reference_config, samples_batch=50), tmp_path)
@@ -252,7 +259,7 @@ def test_a_checkpoint_of_ours_has_the_published_keys_shapes_and_optimizer_order(
 
 
 def test_training_goes_on_from_a_published_checkpoint(reference_folder, reference_config, tmp_path):
-    from training import Trainer
+    from training.loop import Trainer
 
     trainer = Trainer(reference_config, tmp_path)
     trainer.restore(reference_folder / "trained" / "checkpoint")

@@ -7,9 +7,11 @@ import torch
 from conftest import tiny_config
 
 from implicit_neural_networks import AtlasModel
-from runs.networks import loss_terms
-from sampling import draw_batch, published_batch, tile_batch
-from unwrap_utils import BACKWARD, FORWARD, load_video, open_clip
+from media.clip import open_clip
+from media.flows import BACKWARD, FORWARD
+from training.networks import loss_terms
+from training.sampling import draw_batch, published_batch, tile_batch
+from unwrap_utils import load_video
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,10 @@ def test_tiles_evaluate_every_network_twice_per_pixel_where_published_needs_7_5_
     generator = torch.Generator().manual_seed(0)
     tiles = draw_batch(video, config, generator)
     pixels = len(tiles.samples)
-    assert (len(tiles.points_px), tiles.opaque, tiles.colored) == (2 * pixels, 2 * pixels, pixels)
+    assert (len(tiles.points_px), tiles.num_alpha, tiles.num_color) == (2 * pixels, 2 * pixels, pixels)
     published = draw_batch(video, replace(config, sampling="published"), generator)
     pixels = len(published.samples)
-    assert (len(published.points_px), published.opaque, published.colored) == (7 * pixels, 5 * pixels, 3 * pixels)
+    assert (len(published.points_px), published.num_alpha, published.num_color) == (7 * pixels, 5 * pixels, 3 * pixels)
 
 
 def test_a_batch_holds_about_the_asked_number_of_pixels(video, config):
@@ -69,7 +71,7 @@ def test_every_pixel_is_drawn_equally_often_by_tiles(video, config):
     corners = every((1 - config.tile_size, 1 - config.tile_size, 0), (width, height, frames))
     batch = tile_batch(video, corners, torch.zeros(len(corners), dtype=torch.long), config)
     inside = batch.samples_weight > 0
-    x, y, t = batch.points_px[: batch.colored][inside].long().unbind(1)
+    x, y, t = batch.points_px[: batch.num_color][inside].long().unbind(1)
     counts = torch.zeros(frames, height, width).index_put_((t, y, x), torch.ones(len(x)), accumulate=True)
     assert (counts == config.tile_size**2).all()
 
@@ -89,7 +91,7 @@ def test_the_gradient_target_is_the_difference_of_neighbouring_pixels(video, con
 def test_matches_lie_where_the_flow_points(video, config, sampling, drawn):
     clip = open_clip(drawn, config)
     batch = draw_batch(video, replace(config, sampling=sampling), torch.Generator().manual_seed(0))
-    matches = batch.points_px[batch.colored : batch.opaque]
+    matches = batch.points_px[batch.num_color : batch.num_alpha]
     for direction, step in ((FORWARD, 1), (BACKWARD, -1)):
         for k in torch.nonzero(batch.flow_weight[direction]).flatten()[:20]:
             x, y, t = batch.points_px[batch.flow[k]].int().tolist()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import run_script
 
-from metrics.masks import iou
+from evaluation.mask_metrics import iou
 from scenes.catalogue import SCENES, demo
 from scenes.rough import rough_mask
 
@@ -24,9 +24,9 @@ def test_a_layers_two_maps_undo_each_other(name):
 
 
 def test_a_point_has_the_colour_of_its_place_in_the_photograph(scene):
-    frame, places = scene.frame(5), scene.places(5)
+    frame, places = scene.frame(5), scene.photograph_positions(5)
     for index, layer in enumerate(scene.layers):
-        clear = (frame.visible == index) & (np.abs(frame.alpha[0] - (index == 0)) < 1e-3)
+        clear = (frame.front_layer == index) & (np.abs(frame.alpha[0] - (index == 0)) < 1e-3)
         error = np.abs(layer.color_at(places[index])[clear] - frame.rgb[clear])
         assert np.median(error) < 8  # a pixel is an average, a place a point
 
@@ -46,7 +46,7 @@ def test_flow_carries_visible_pixels_to_their_own_colour():
 def test_flow_there_and_back_returns_where_visible(scene):
     there, visible = scene.flow(2, 5)
     ends = scene.grid()[visible] + there[visible]
-    layer = scene.visible(scene.grid(), 2)[visible]
+    layer = scene.front_layer(scene.grid(), 2)[visible]
     for index in range(len(scene.layers)):
         chosen = ends[layer == index]
         back = scene.layers[index].to_frame(scene.layers[index].to_photograph(chosen, 5), 2)

@@ -5,7 +5,7 @@ import pytest
 
 from command_line import UserError
 from media import resize
-from preprocessing.mask_tracking import Find, Motion, filled, overlap, track_at, tracks_of
+from preprocessing.mask_tracking import Detection, Motion, fill_gaps, find_track_at, link_detections, soft_iou
 
 PERSON, DOG = 1, 18
 SIZE = (64, 48)
@@ -36,61 +36,61 @@ def motion() -> Motion:
     return Motion([there] * (FRAMES - 1), [-there] * (FRAMES - 1), SIZE)
 
 
-def finds(t: int) -> list[Find]:
+def finds(t: int) -> list[Detection]:
     """Both, as a detector lists them: whichever is surer in this frame comes first."""
     scores = (0.9, 0.8) if t % 2 else (0.8, 0.9)
-    both = [Find(PERSON, scores[0], upper(t)), Find(PERSON, scores[1], lower(t))]
+    both = [Detection(PERSON, scores[0], upper(t)), Detection(PERSON, scores[1], lower(t))]
     return sorted(both, key=lambda find: -find.score)
 
 
 def test_identity_does_not_flip_where_the_scores_do(motion):
-    tracks = tracks_of([finds(t) for t in range(FRAMES)], motion)
+    tracks = link_detections([finds(t) for t in range(FRAMES)], motion)
     assert len(tracks) == 2
     for track in tracks:
-        masks, mended = filled(track, FRAMES, motion)
+        masks, mended = fill_gaps(track, FRAMES, motion)
         path = upper if np.array_equal(masks[0], upper(0)) else lower
         assert all(np.array_equal(mask, path(t)) for t, mask in enumerate(masks))
         assert mended == []
 
 
 def test_missed_frames_are_filled_along_the_flow_from_both_sides(motion):
-    frames = [[Find(PERSON, 0.9, upper(t))] if t not in (4, 5, 6) else [] for t in range(FRAMES)]
-    (track,) = tracks_of(frames, motion)
-    masks, mended = filled(track, FRAMES, motion)
+    frames = [[Detection(PERSON, 0.9, upper(t))] if t not in (4, 5, 6) else [] for t in range(FRAMES)]
+    (track,) = link_detections(frames, motion)
+    masks, mended = fill_gaps(track, FRAMES, motion)
     assert mended == [4, 5, 6]
-    assert all(overlap(motion.small(masks[t]), motion.small(upper(t))) > 0.9 for t in mended)
+    assert all(soft_iou(motion.shrink_mask(masks[t]), motion.shrink_mask(upper(t))) > 0.9 for t in mended)
 
 
 def test_an_object_that_is_gone_is_carried_on_for_a_few_frames_only(motion):
-    frames = [[Find(PERSON, 0.9, upper(t))] if t < 4 else [] for t in range(FRAMES)]
-    masks, mended = filled(tracks_of(frames, motion)[0], FRAMES, motion)
+    frames = [[Detection(PERSON, 0.9, upper(t))] if t < 4 else [] for t in range(FRAMES)]
+    masks, mended = fill_gaps(link_detections(frames, motion)[0], FRAMES, motion)
     assert mended == [4, 5, 6]
     assert masks[7:] == [None] * 3
 
 
 def test_a_wrong_class_in_one_frame_does_not_break_the_track(motion):
-    frames = [[Find(DOG if t == 5 else PERSON, 0.9, upper(t))] for t in range(FRAMES)]
-    (track,) = tracks_of(frames, motion)
-    assert len(track.finds) == FRAMES
+    frames = [[Detection(DOG if t == 5 else PERSON, 0.9, upper(t))] for t in range(FRAMES)]
+    (track,) = link_detections(frames, motion)
+    assert len(track.detections) == FRAMES
     assert track.label == PERSON
 
 
 def test_the_object_that_is_seen_longest_and_surest_comes_first(motion):
-    frames = [finds(t) if t < 3 else [Find(PERSON, 0.7, lower(t))] for t in range(FRAMES)]
-    first, second = tracks_of(frames, motion)
-    assert np.array_equal(first.finds[0].mask, lower(0))
-    assert sorted(second.finds) == [0, 1, 2]
+    frames = [finds(t) if t < 3 else [Detection(PERSON, 0.7, lower(t))] for t in range(FRAMES)]
+    first, second = link_detections(frames, motion)
+    assert np.array_equal(first.detections[0].mask, lower(0))
+    assert sorted(second.detections) == [0, 1, 2]
 
 
 def test_a_point_chooses_the_object_under_it(motion):
-    tracks = tracks_of([finds(t) for t in range(FRAMES)], motion)
-    chosen = track_at(tracks, 50, 35, 0, str)
-    assert np.array_equal(chosen.finds[0].mask, lower(0))
+    tracks = link_detections([finds(t) for t in range(FRAMES)], motion)
+    chosen = find_track_at(tracks, 50, 35, 0, str)
+    assert np.array_equal(chosen.detections[0].mask, lower(0))
     with pytest.raises(UserError, match="no object was found there; frame 3 has person, person"):
-        track_at(tracks, 0, 0, 3, {PERSON: "person"}.get)
+        find_track_at(tracks, 0, 0, 3, {PERSON: "person"}.get)
 
 
 def test_masks_may_be_larger_than_the_size_they_are_compared_at(motion):
-    frames = [[Find(PERSON, 0.9, resize(upper(t), 128, 96))] if t != 4 else [] for t in range(FRAMES)]
-    masks, _ = filled(tracks_of(frames, motion)[0], FRAMES, motion)
+    frames = [[Detection(PERSON, 0.9, resize(upper(t), 128, 96))] if t != 4 else [] for t in range(FRAMES)]
+    masks, _ = fill_gaps(link_detections(frames, motion)[0], FRAMES, motion)
     assert {mask.shape for mask in masks} == {(96, 128)}

@@ -15,9 +15,9 @@ from conftest import ROOT, curve, last_line, read_log, run_script, tiny_config, 
 from command_line import Stopped, UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint
-from runs.log import Log
-from runs.stopping import StopSignal
-from training import Trainer, resume_run, start_run
+from training.log import Log
+from training.loop import Trainer, resume_run, start_run
+from training.stopping import StopSignal
 
 
 def test_the_same_config_gives_the_same_curve_and_another_seed_another(drawn, tmp_path):
@@ -125,8 +125,8 @@ def test_a_signal_saves_the_checkpoint_and_says_how_to_go_on(drawn, tmp_path, nu
 
 def test_a_signal_between_steps_is_noted_and_elsewhere_interrupts():
     stop = StopSignal()
-    with stop.handled():
-        with stop.looked_at():
+    with stop.install():
+        with stop.defer():
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.received == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
@@ -210,14 +210,14 @@ def test_networks_that_are_not_numbers_never_replace_a_good_checkpoint(drawn, tm
 
 
 def test_an_evaluation_that_was_cut_short_is_done_on_resuming(drawn, tmp_path, monkeypatch):
-    import training
+    import training.loop
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     trainer = start_run(tiny_config(drawn, tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "evaluate", interrupted)
+        patch.setattr(training.loop, "evaluate", interrupted)
         with pytest.raises(Stopped, match=r"holds iteration 4\. Continue with"):
             trainer.run()
     resume_run(trainer.folder).run()
@@ -255,7 +255,7 @@ def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_
             return (trainer.model.uv(points, 1) - 0.8 * points[:, :2]).norm(dim=1).mean().item()
 
     before = distance()
-    trainer.begin()
+    trainer.initialize()
     assert distance() < 0.7 * before
 
 
@@ -274,7 +274,7 @@ def test_learning_rates_are_constant_as_published_and_fall_where_asked(drawn, tm
 
     def rates(iteration):
         trainer.iteration = iteration
-        trainer.learner.set_learning_rates(trainer.share_done)
+        trainer.learner.set_learning_rates(trainer.progress)
         return [group["lr"] for group in trainer.learner.optimizer.param_groups]
 
     assert rates(0) == rates(9) == [1e-4, 1e-4, 1e-3, 1e-3]

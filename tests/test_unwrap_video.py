@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import last_line, run_script
 
 import media
@@ -18,13 +17,15 @@ import unwrap_video
 from command_line import UserError
 from command_line import run_script as run_main
 from config import config_text, load_config
-from metrics.masks import iou
+from evaluation.mask_metrics import iou
+from masks.provenance import masks_found_by_method
+from media.clip import open_clip
+from preprocessing.estimate import Task, bytes_needed, seconds_needed
 from preprocessing.extract import Span, extract
-from preprocessing.masks import MaskRequest, write_masks
-from reporting.estimate import Task, bytes_needed, seconds_needed
-from runs.earlier import newest_run
+from preprocessing.mask_request import MaskRequest
+from preprocessing.masks import write_masks
 from scenes.catalogue import SCENES
-from unwrap_utils import load_video, open_clip
+from training.earlier_runs import find_newest_run
 from unwrap_video import FAST
 
 SIZE = (128, 72)
@@ -65,9 +66,9 @@ def test_masks_that_were_found_are_known_as_such_until_somebody_changes_them(unw
     shutil.copytree(unwrapped[0] / "data", tmp_path / "data")
     frames = tmp_path / "data" / "a pan"
     clip = open_clip(frames, load_config(FAST))
-    assert load_video(clip, torch.device("cpu")).masks_found.tolist() == [True]
+    assert masks_found_by_method(clip) == [True]
     media.write_png(frames.with_name("a pan_maskrcnn") / "00003.png", np.zeros(SIZE[::-1], np.uint8))
-    assert load_video(clip, torch.device("cpu")).masks_found.tolist() == [False]
+    assert masks_found_by_method(clip) == [False]
 
 
 def test_the_object_is_found_without_weights_or_help(unwrapped):
@@ -140,11 +141,11 @@ def test_masks_made_anew_are_trained_on_anew(unwrapped, tmp_path):
     frames = tmp_path / "copy" / "data" / "a pan"
     config = replace(load_config(run / "config.json"), data_folder=str(frames), results_folder_name=str(run.parent))
     (run / "config.json").write_text(config_text(config))
-    assert newest_run(config) == run
+    assert find_newest_run(config) == run
     mask = frames.with_name("a pan_maskrcnn") / "00000.png"
     later = run.stat().st_mtime + 60
     os.utime(mask, (later, later))
-    assert newest_run(config) is None
+    assert find_newest_run(config) is None
 
 
 def test_a_run_that_was_damaged_is_passed_over(unwrapped, tmp_path, capsys):
@@ -153,10 +154,10 @@ def test_a_run_that_was_damaged_is_passed_over(unwrapped, tmp_path, capsys):
     frames = unwrapped[0] / "data" / "a pan"
     config = replace(load_config(run / "config.json"), data_folder=str(frames), results_folder_name=str(run.parent))
     (run / "config.json").write_text(config_text(config))
-    assert newest_run(config) == run
+    assert find_newest_run(config) == run
     whole = (run / "checkpoint").read_bytes()
     (run / "checkpoint").write_bytes(whole[:1000])
-    assert newest_run(config) is None
+    assert find_newest_run(config) is None
     assert "passed over" in capsys.readouterr().err
 
 
@@ -210,8 +211,8 @@ def test_masks_that_are_not_there_are_named_before_anything_begins(tmp_path, unw
 
 
 def test_parts_of_a_video_have_names_of_their_own():
-    assert Span().describe() == ""
-    assert Span(1.5, 3, 2).describe() == "_from1.5s_to3s_every2"
+    assert Span().name_suffix() == ""
+    assert Span(1.5, 3, 2).name_suffix() == "_from1.5s_to3s_every2"
 
 
 def test_the_estimate_grows_with_the_clip_and_counts_only_what_is_to_do():

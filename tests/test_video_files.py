@@ -8,8 +8,8 @@ import pytest
 
 import media
 from command_line import UserError
-from media.decoding import read_video, true_rate, video_facts
-from preprocessing.scene_cuts import watched
+from media.decoding import exact_rate, read_video, video_facts
+from preprocessing.scene_cuts import detect_cuts
 from scenes.catalogue import SCENES
 
 
@@ -101,7 +101,7 @@ def test_sound_is_noticed(pictures, tmp_path):
 
 @pytest.mark.parametrize(("told", "true"), [(29.97, 30000 / 1001), (23.98, 24000 / 1001), (25, 25), (24.83, 24.83)])
 def test_broadcast_rates_are_exact(told, true):
-    assert true_rate(told) == pytest.approx(true, abs=1e-9)
+    assert exact_rate(told) == pytest.approx(true, abs=1e-9)
 
 
 def test_what_is_wrong_with_a_file_is_said(tmp_path, movie):
@@ -145,17 +145,17 @@ def test_a_scene_cut_is_found_and_motion_is_none():
     first, second = (SCENES[name](160, 90, 30) for name in ("fast", "cross"))
     one, other = ([scene.frame(t).rgb for t in range(0, 12)] for scene in (first, second))
     turned = [frame[::-1, ::-1] for frame in other]
-    assert watched(one).cuts == []
-    assert watched(one + turned).cuts == [12]
+    assert detect_cuts(one).cuts == []
+    assert detect_cuts(one + turned).cuts == [12]
 
 
 def test_frames_of_a_single_colour_are_noticed():
     scene = SCENES["pan"](160, 90, 6)
     black = np.zeros((90, 160, 3), np.uint8)
-    seen = watched([black, black, *(scene.frame(t).rgb for t in range(6)), black])
+    seen = detect_cuts([black, black, *(scene.frame(t).rgb for t in range(6)), black])
     assert seen.empty == [0, 1, 8]
     assert seen.cuts == []
     blue = np.full((90, 160, 3), (0, 0, 255), np.uint8)
     other = SCENES["cross"](160, 90, 6)
-    hidden = watched([scene.frame(0).rgb, blue, *(other.frame(t).rgb[::-1, ::-1] for t in range(3))])
+    hidden = detect_cuts([scene.frame(0).rgb, blue, *(other.frame(t).rgb[::-1, ::-1] for t in range(3))])
     assert (hidden.empty, hidden.cuts) == ([1], [2])

@@ -1,0 +1,52 @@
+"""Plots of figures, drawn off screen."""
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from media import write_atomically
+
+LABELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "iou": "IoU of opacity with NAME_gt"}
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with write_atomically(path) as temporary:
+        FigureCanvasAgg(figure).print_png(str(temporary))
+
+
+def plot_per_frame(path: Path, per_frame: dict[str, list[float]]) -> None:
+    """One plot above the other: each figure against the frame number."""
+    figure = Figure(figsize=(8, 2.2 * len(per_frame)), layout="constrained")
+    plots = figure.subplots(len(per_frame), 1, sharex=True, squeeze=False)[:, 0]
+    for plot, (name, values) in zip(plots, per_frame.items(), strict=True):
+        plot.plot(values, marker=".")
+        plot.set_ylabel(LABELS.get(name, name))
+        plot.grid(alpha=0.3)
+    plots[-1].set_xlabel("frame")
+    save_figure(figure, path)
+
+
+def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
+    """The weighted loss terms (logarithmic) and the PSNR of the evaluations against the iteration."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    losses, quality = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    losses.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
+    for name in dict.fromkeys(key for row in rows for key in row if key not in ("iteration", "psnr", "seconds")):
+        points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
+        if points:
+            losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1)
+    losses.set_ylabel("weighted loss")
+    if losses.lines:
+        losses.set_yscale("log")
+        losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    scores = [(row["iteration"], row["psnr"]) for row in rows if "psnr" in row]
+    if scores:
+        quality.plot(*zip(*scores, strict=True), marker=".")
+    quality.set_ylabel("PSNR, dB")
+    quality.set_xlabel("iteration")
+    for plot in (losses, quality):
+        plot.grid(alpha=0.3)
+    save_figure(figure, path)

@@ -1,0 +1,1 @@
+"""From a trained model to arrays: frames, atlas views, resizing, blending, and opening a run."""
