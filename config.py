@@ -1,20 +1,46 @@
-"""A run's settings: one frozen dataclass, read from JSON and checked once. Standard library only."""
+"""A run's settings: one frozen dataclass, read from JSON and checked once. Standard library only.
+
+Meaning and limits of a setting stand beside it, in the metadata of its field. `docs/config.md` is written from them.
+"""
 
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import get_args
+from typing import Any, get_args
 
 from command_line import UserError
 
-Levels = tuple[tuple[int, int], ...]  # (pixels, frames) between the nodes of grids that are added up
+Levels = tuple[tuple[int, int], ...]  # (pixels, frames) between the nodes of each grid; the grids are added up
+
+MOST_OBJECTS = 3  # the square that all atlases share has no room for more
+LARGEST = 2**53  # above it whole numbers lose digits on their way through JSON
+EARLIER_KEYS = {"residual": "light", "residual_coeff": "light_coeff"}  # names of settings in older configs
+EARLIER_VALUES = {("initialisation", "upright"): "identity"}  # and of their values
 
 
 class ConfigError(UserError):
-    """A config file that cannot be used; the message names the file and the key."""
+    """A config that cannot be used; the message names the file and the key."""
+
+
+def setting(
+    meaning: str,
+    default: Any = MISSING,
+    *,
+    at_least: float | None = 0,
+    above: float | None = None,
+    at_most: float = LARGEST,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Describe a field of `Config`: its meaning, its default, and what its values may be.
+
+    at_least, above, at_most: limits of a number; above excludes the limit itself. choices: the only texts allowed.
+    """
+    limits = {"at_least": None if above is not None else at_least, "above": above, "at_most": at_most}
+    return field(default=default, metadata={"meaning": meaning, "choices": choices} | limits)
 
 
 @dataclass(frozen=True)
@@ -22,151 +48,185 @@ class Config:
     """Everything a run depends on. JSON keys keep their published names, so published configs load unchanged."""
 
     # data
-    data_folder: str  # the frames' folder; NAME_flow and NAME_maskrcnn lie beside it
-    maximum_number_of_frames: int = 70
-    objects: int = 1  # foreground objects, the front one first; several have masks in NAME_maskrcnn_1, _2, ... each
-    resx: int | None = 768  # working width, pixels; null keeps the aspect (or, with resy null too, the native size)
-    resy: int | None = 432  # working height, pixels
-    fps: float | None = None  # of the videos written; null: the clip's own (NAME.json), else 10
+    data_folder: str = setting("Folder of the frames; NAME_flow and NAME_maskrcnn lie beside it.")
+    maximum_number_of_frames: int = setting("Of a longer clip the first so many frames are used.", 70, at_least=2)
+    objects: int = setting(
+        "Number of foreground objects, the front one first. Several have masks in NAME_maskrcnn_1, _2, ... each.",
+        1,
+        at_least=1,
+        at_most=MOST_OBJECTS,
+    )
+    resx: int | None = setting(
+        "Working width, pixels. null keeps the aspect, or with resy null too the size of the frames.", 768, at_least=8
+    )
+    resy: int | None = setting("Working height, pixels; null like resx.", 432, at_least=8)
+    fps: float | None = setting(
+        "Frames per second of the videos that are written; null: the clip's own (NAME.json), else 10.", None, above=0
+    )
 
     # the run
-    results_folder_name: str = "results"
-    add_to_experiment_folder_name: str = "_"
-    iters_num: int = 400_000
-    time_budget_s: float | None = None  # stop after so many seconds of loading and training; null: after iters_num
-    evaluate_every: int = 10_000  # iterations between evaluations
-    checkpoint_every: int = 250  # iterations between checkpoints
-    log_every: int = 50  # iterations between lines of the log
-    load_checkpoint: bool = False  # start from the weights in checkpoint_path
-    checkpoint_path: str = ""
-    learning_rate: float = 1e-4
-    learning_rate_appearance: float | None = None  # of atlas and alpha; null: learning_rate
-    learning_rate_end: float = 1.0  # share of both that is left at the end of the run; 1: constant, as published
-    seed: int = 0
-    precision: str = "float32"  # or "bfloat16": hidden layers of atlas and alpha only, never coordinates
+    results_folder_name: str = setting("Folder in which every run gets a folder of its own.", "results")
+    add_to_experiment_folder_name: str = setting("Added to the name of the run's folder.", "_")
+    iters_num: int = setting("Number of iterations.", 400_000, at_least=1)
+    time_budget_s: float | None = setting(
+        "Stop after so many seconds of loading and training, and evaluate; null: stop after iters_num.", None, above=0
+    )
+    evaluate_every: int = setting("Iterations between evaluations.", 10_000, at_least=1)
+    checkpoint_every: int = setting("Iterations between checkpoints.", 250, at_least=1)
+    log_every: int = setting("Iterations between lines of the log.", 50, at_least=1)
+    load_checkpoint: bool = setting("Start from the weights in checkpoint_path.", False)
+    checkpoint_path: str = setting("Checkpoint to start from, if load_checkpoint is true.", "")
+    learning_rate: float = setting("Networks: learning rate of the mappings.", 1e-4, above=0)
+    learning_rate_appearance: float | None = setting(
+        "Networks: learning rate of atlas and opacity; null: learning_rate.", None, above=0
+    )
+    learning_rate_end: float = setting(
+        "Networks: factor of both learning rates at the end. They fall over the last 60 % of the run; 1: constant, "
+        "as published. With a time budget they follow the clock, so curves are then not repeatable to the digit.",
+        1.0,
+        above=0,
+    )
+    seed: int = setting("Same config and seed, same curve on the same machine (on the CPU).", 0)
+    precision: str = setting(
+        '"bfloat16" runs the hidden layers of atlas and opacity in bfloat16, never coordinates: twice as fast where '
+        "the processor supports it, slower where it does not.",
+        "float32",
+        choices=("float32", "bfloat16"),
+    )
 
     # samples
-    samples_batch: int = 10_000  # pixels per iteration
-    sampling: str = "tiles"  # or "published": independent pixels, each with neighbours of its own
-    tile_size: int = 4  # side of a tile, pixels
+    samples_batch: int = setting("Networks: pixels per iteration.", 10_000, at_least=1)
+    sampling: str = setting(
+        '"tiles": squares of tile_size pixels that are each other\'s neighbours; the same expected loss as '
+        '"published" (independent pixels, each with neighbours of its own) at about a sixth of the time.',
+        "tiles",
+        choices=("tiles", "published"),
+    )
+    tile_size: int = setting("Side of a tile, pixels.", 4, at_least=2)
 
     # the grid representation
-    representation: str = "mlp"  # the published networks, or "grid": explicit grids from a closed-form start
-    residual: bool = False  # grid: a smooth factor of light over (x, y, t), close to 1
-    residual_coeff: float = 100.0  # of the squared logarithm of that factor
-    unlit_coeff: float = 1.0  # of colour and gradient terms without light: it explains only what layers cannot
-    mask_quality: str = "auto"  # grid: "rough" masks are mended, "exact" ones kept; "auto": found ones are rough
-    prior_coeff: float = 4000.0  # of opacity's cross-entropy with the mended masks; below it the prior never fades
-    grid_levels_mapping: Levels = ((96, 8), (32, 2), (16, 1))  # nodes of displacements lie so many pixels, frames apart
-    grid_levels_alpha: Levels = ((8, 1), (2, 1))  # nodes of opacity; the last ones, in every frame, meet the masks
-    grid_light_px: int = 16  # spacing of the nodes of light, in every frame
-    grid_quarter_until: float = 0.25  # share of the run at a quarter of the resolution
-    grid_half_until: float = 0.7  # and at half of it
-    # Pairs of neighbouring frames in a batch; more points than fit the cache cost more each.
-    grid_quarter_pairs: int = 6
-    grid_half_pairs: int = 4
-    grid_full_pairs: int = 1
-    grid_decay_from: float = 0.4  # share of the run from which the learning rates fall
-    grid_rate_end: float = 0.05  # to this share of them
-    grid_rate_mapping: float = 0.03  # learning rates: texels
-    grid_rate_alpha: float = 0.05  # logarithm of the odds
-    grid_rate_atlas: float = 0.004  # colour
-    grid_rate_light: float = 0.01  # logarithm of the factor
+    representation: str = setting(
+        '"mlp": the published networks. "grid": explicit grids from a closed-form start (DESIGN.md).',
+        "mlp",
+        choices=("mlp", "grid"),
+    )
+    light: bool = setting(
+        "Grids: learn a smooth factor of light over (x, y, t), close to 1. Older name: residual.", False
+    )
+    light_coeff: float = setting(
+        "Grids: weight of the squared logarithm of that factor. Older name: residual_coeff.", 100.0
+    )
+    unlit_coeff: float = setting(
+        "Grids: weight of the colour and gradient terms without light, against 1 with it. It lets light explain only "
+        "what the layers cannot.",
+        1.0,
+    )
+    mask_quality: str = setting(
+        'Grids: "rough" masks are refined by motion and colour before training, "exact" ones are kept (an all-black '
+        'one says that the object is hidden in that frame). "auto" refines masks that a method of ours found, as '
+        "NAME_maskrcnn.json tells, and judges others by whether they lie on edges of the picture and move with it; "
+        "it prints what it decided.",
+        "auto",
+        choices=("auto", "rough", "exact"),
+    )
+    prior_coeff: float = setting(
+        "Grids: weight of the cross-entropy between opacity and the refined masks. A larger "
+        "alpha_bootstrapping_factor counts until it has decayed to this value.",
+        4000.0,
+    )
+    grid_levels_mapping: Levels = setting(
+        "Grids of displacements, added up: [pixels, frames] between the nodes of each.", ((96, 8), (32, 2), (16, 1))
+    )
+    grid_levels_alpha: Levels = setting(
+        "The same for opacity. The last one has nodes in every frame, and is compared with the masks.", ((8, 1), (2, 1))
+    )
+    grid_light_px: int = setting("Pixels between the nodes of light, which are in every frame.", 16, at_least=1)
+    grid_quarter_until: float = setting("Share of the run that is done at a quarter of the resolution.", 0.25)
+    grid_half_until: float = setting("Share of the run after which the full resolution begins.", 0.7)
+    grid_quarter_pairs: int = setting(
+        "Pairs of neighbouring frames in a batch at a quarter of the resolution; more points than fit into the "
+        "processor's cache cost more each.",
+        6,
+        at_least=1,
+    )
+    grid_half_pairs: int = setting("The same at half of the resolution.", 4, at_least=1)
+    grid_full_pairs: int = setting("The same at the full resolution.", 1, at_least=1)
+    grid_decay_from: float = setting("Share of the run after which the learning rates of grids fall.", 0.4)
+    grid_rate_end: float = setting("Factor of these learning rates at the end of the run.", 0.05, above=0)
+    grid_rate_mapping: float = setting("Learning rate of displacements, texels.", 0.03, above=0)
+    grid_rate_alpha: float = setting("Learning rate of opacity, logarithm of the odds.", 0.05, above=0)
+    grid_rate_atlas: float = setting("Learning rate of the atlases, colours in [0, 1].", 0.004, above=0)
+    grid_rate_light: float = setting("Learning rate of light, logarithm of the factor.", 0.01, above=0)
 
     # networks
-    number_of_channels_mapping1: int = 256
-    number_of_layers_mapping1: int = 6
-    use_positional_encoding_mapping1: bool = False
-    number_of_positional_encoding_mapping1: int = 4
-    number_of_channels_mapping2: int = 256
-    number_of_layers_mapping2: int = 4
-    use_positional_encoding_mapping2: bool = False
-    number_of_positional_encoding_mapping2: int = 2
-    number_of_channels_atlas: int = 256
-    number_of_layers_atlas: int = 8
-    positional_encoding_num_atlas: int = 10
-    number_of_channels_alpha: int = 256
-    number_of_layers_alpha: int = 8
-    positional_encoding_num_alpha: int = 5
-    alpha_range: str = "full"  # of rendered opacity; "published" is [0.001, 0.991], as in training
+    number_of_channels_mapping1: int = setting("Width of the foreground mapping.", 256, at_least=1)
+    number_of_layers_mapping1: int = setting("Layers of the foreground mapping, with the output.", 6, at_least=2)
+    use_positional_encoding_mapping1: bool = setting("Whether the foreground mapping encodes its input.", False)
+    number_of_positional_encoding_mapping1: int = setting("Frequencies of that encoding.", 4)
+    number_of_channels_mapping2: int = setting("Width of the background mapping.", 256, at_least=1)
+    number_of_layers_mapping2: int = setting("Layers of the background mapping, with the output.", 4, at_least=2)
+    use_positional_encoding_mapping2: bool = setting("Whether the background mapping encodes its input.", False)
+    number_of_positional_encoding_mapping2: int = setting("Frequencies of that encoding.", 2)
+    number_of_channels_atlas: int = setting("Width of the atlas network.", 256, at_least=1)
+    number_of_layers_atlas: int = setting("Layers of the atlas network, with the output.", 8, at_least=2)
+    positional_encoding_num_atlas: int = setting("Frequencies of the atlas network's encoding.", 10)
+    number_of_channels_alpha: int = setting("Width of the opacity network.", 256, at_least=1)
+    number_of_layers_alpha: int = setting("Layers of the opacity network, with the output.", 8, at_least=2)
+    positional_encoding_num_alpha: int = setting("Frequencies of the opacity network's encoding.", 5)
+    alpha_range: str = setting(
+        '"full": rendered opacity reaches 0 and 1. "published": [0.001, 0.991] as in training, to compare with the '
+        "published code.",
+        "full",
+        choices=("full", "published"),
+    )
 
     # pre-training of the mappings
-    pretrain_mapping1: bool = True
-    pretrain_mapping2: bool = True
-    pretrain_iter_number: int = 100  # rounds of one batch per frame
-    uv_mapping_scale: float = 0.8  # (u, v) start as this times (x, y)
-    initialisation: str = "upright"  # as published; or "alignment": the mappings start as the layers move
+    pretrain_mapping1: bool = setting("Fit the foreground mapping to its start before training.", True)
+    pretrain_mapping2: bool = setting("Fit the background mapping to its start before training.", True)
+    pretrain_iter_number: int = setting("Rounds of one batch per frame for that.", 100)
+    uv_mapping_scale: float = setting("Scale of the published start: (u, v) is this times (x, y).", 0.8, above=0)
+    initialisation: str = setting(
+        'Networks: "identity" as published, or "alignment": the mappings start as the layers move. Older name of '
+        '"identity": "upright".',
+        "identity",
+        choices=("identity", "alignment"),
+    )
 
     # losses
-    rgb_coeff: float = 5000.0
-    use_gradient_loss: bool = True
-    gradient_loss_coeff: float = 1000.0  # Eq. 7
-    rigidity_coeff: float = 1.0  # Eq. 9; multiplies the global rigidity too
-    derivative_amount: int = 1  # step of Eq. 9, pixels
-    include_global_rigidity_loss: bool = True
-    global_rigidity_derivative_amount_fg: int = 100  # pixels
-    global_rigidity_derivative_amount_bg: int = 100
-    global_rigidity_coeff_fg: float = 5.0
-    global_rigidity_coeff_bg: float = 50.0
-    stop_global_rigidity: int = 5_000  # last iteration of the global rigidity
-    optical_flow_coeff: float = 5.0  # Eq. 11
-    alpha_flow_factor: float = 49.0  # Eq. 12
-    sparsity_coeff: float = 1000.0
-    alpha_bootstrapping_factor: float = 2000.0
-    stop_bootstrapping_iteration: int = 10_000  # last iteration in which alpha follows the rough masks
+    rgb_coeff: float = setting("Weight of the colour term.", 5000.0)
+    use_gradient_loss: bool = setting("Whether the gradient term (Eq. 7) is used.", True)
+    gradient_loss_coeff: float = setting("Weight of the gradient term.", 1000.0)
+    rigidity_coeff: float = setting("Weight of rigidity (Eq. 9); multiplies the global rigidity too.", 1.0)
+    derivative_amount: int = setting("Step of Eq. 9, pixels.", 1, at_least=1)
+    include_global_rigidity_loss: bool = setting("Whether global rigidity is used.", True)
+    global_rigidity_derivative_amount_fg: int = setting("Step of the foreground's, pixels.", 100, at_least=1)
+    global_rigidity_derivative_amount_bg: int = setting("Step of the background's, pixels.", 100, at_least=1)
+    global_rigidity_coeff_fg: float = setting("Weight of the foreground's global rigidity.", 5.0)
+    global_rigidity_coeff_bg: float = setting("Weight of the background's global rigidity.", 50.0)
+    stop_global_rigidity: int = setting("Last iteration of the global rigidity.", 5_000)
+    optical_flow_coeff: float = setting("Weight of the flow term (Eq. 11).", 5.0)
+    alpha_flow_factor: float = setting("Weight of the change of opacity along the flow (Eq. 12).", 49.0)
+    sparsity_coeff: float = setting("Weight of the sparsity term.", 1000.0)
+    alpha_bootstrapping_factor: float = setting("Weight of opacity's cross-entropy with the rough masks.", 2000.0)
+    stop_bootstrapping_iteration: int = setting("Networks: last iteration of that cross-entropy.", 10_000)
 
 
-CHOICES = {
-    "sampling": ("tiles", "published"),
-    "representation": ("mlp", "grid"),
-    "initialisation": ("upright", "alignment"),
-    "mask_quality": ("auto", "rough", "exact"),
-    "precision": ("float32", "bfloat16"),
-    "alpha_range": ("full", "published"),
-}
-AT_LEAST = {
-    "maximum_number_of_frames": 2,
-    "objects": 1,
-    "resx": 8,
-    "resy": 8,
-    "tile_size": 2,
-    "number_of_layers_mapping1": 2,
-    "number_of_layers_mapping2": 2,
-    "number_of_layers_atlas": 2,
-    "number_of_layers_alpha": 2,
-    "iters_num": 1,
-    "grid_light_px": 1,
-    "grid_quarter_pairs": 1,
-    "grid_half_pairs": 1,
-    "grid_full_pairs": 1,
-    "evaluate_every": 1,
-    "checkpoint_every": 1,
-    "log_every": 1,
-    "samples_batch": 1,
-    "derivative_amount": 1,
-    "global_rigidity_derivative_amount_fg": 1,
-    "global_rigidity_derivative_amount_bg": 1,
-}
-MOST_OBJECTS = 3  # for more the square that all atlases share has no room
-LARGEST = 2**53  # above it whole numbers lose digits on their way through JSON
-ABOVE_ZERO = (
-    "fps",
-    "uv_mapping_scale",
-    "learning_rate",
-    "learning_rate_appearance",
-    "learning_rate_end",
-    "time_budget_s",
-    "grid_rate_mapping",
-    "grid_rate_alpha",
-    "grid_rate_atlas",
-    "grid_rate_light",
-    "grid_rate_end",
-)
-LEVELS = "must be a list of one or more pairs [pixels, frames] of whole numbers from 1 on"
+def load_config(path: Path, changes: Mapping[str, object] | None = None) -> Config:
+    """Read and check a config file. Raises ConfigError naming the file, the key, and the nearest real key.
+
+    changes: settings by key that replace those of the file, as `train.py --set` gives them; checked alike.
+    """
+    values = check_settings(read_settings(path), str(path)) | check_settings(changes or {}, "--set")
+    if missing := [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]:
+        raise ConfigError(f"{path}: missing key {', '.join(missing)}")
+    config = Config(**values)
+    if problem := find_conflict(config):
+        raise ConfigError(f"{path}: {problem}")
+    return config
 
 
-def load_config(path: Path) -> Config:
-    """Read and check a config file. Raises ConfigError naming the file, the key, and the nearest real key."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """The JSON object in a config file. Raises ConfigError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -179,25 +239,40 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: not valid JSON at line {error.lineno}: {error.msg}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object of settings, got {type(values).__name__}")
-    known = {field.name: field.type for field in fields(Config)}
-    for key, value in values.items():
+    return values
+
+
+def check_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings under their present names, each checked. Raises ConfigError; `where` says where they come from."""
+    known, checked = {each.name: each for each in fields(Config)}, {}
+    for given, value in values.items():
+        key = EARLIER_KEYS.get(given, given)
         if key not in known:
             close = get_close_matches(key, known, n=1, cutoff=0.5)
-            raise ConfigError(f"{path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-        if problem := find_value_problem(key, value, known[key]):
-            raise ConfigError(f"{path}: {key} {problem}, got {value!r}")
-        if known[key] == Levels:
-            values[key] = tuple(map(tuple, value))
-    if missing := [f.name for f in fields(Config) if f.default is MISSING and f.name not in values]:
-        raise ConfigError(f"{path}: missing key {', '.join(missing)}")
-    config = Config(**values)
-    if problem := find_conflict(config):
-        raise ConfigError(f"{path}: {problem}")
-    return config
+            raise ConfigError(f"{where}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        if key != given and key in values:
+            raise ConfigError(f"{where}: {given} is the older name of {key}, and both are given; leave {given} out")
+        if isinstance(value, str):
+            value = EARLIER_VALUES.get((key, value), value)
+        if problem := find_value_problem(known[key], value):
+            raise ConfigError(f"{where}: {given} {problem}, got {value!r}")
+        checked[key] = tuple(map(tuple, value)) if known[key].type == Levels else value
+    return checked
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """A flag's key=value as a key and a value: JSON where the value is JSON, else text. Raises ConfigError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {text}: expected key=value such as rgb_coeff=1000")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
 
 
 def find_conflict(config: Config) -> str | None:
-    """What is wrong with values that are right by themselves but do not go together, or None."""
+    """What is wrong with settings that are right one by one but do not go together; None if nothing is."""
     if config.sampling == "tiles" and config.derivative_amount >= config.tile_size:
         return (
             f"derivative_amount {config.derivative_amount} does not fit into tiles of tile_size {config.tile_size}; "
@@ -217,8 +292,8 @@ def find_conflict(config: Config) -> str | None:
             f"the last of grid_levels_alpha, {list(config.grid_levels_alpha[-1])}, is compared with the masks; "
             "expected nodes in every frame, [pixels, 1]"
         )
-    if config.representation == "mlp" and config.residual:
-        return "residual is learned by representation 'grid' alone; set residual to false"
+    if config.representation == "mlp" and config.light:
+        return "light is learned by representation 'grid' alone; set light to false"
     if config.initialisation == "alignment" and (config.representation == "grid" or not config.pretrain_iter_number):
         return (
             "initialisation 'alignment' is for representation 'mlp' with pretrain_iter_number above 0 "
@@ -227,35 +302,33 @@ def find_conflict(config: Config) -> str | None:
     return None
 
 
-def find_value_problem(key: str, value: object, expected: type | UnionType) -> str | None:
-    """What is wrong with one value, or None."""
-    if expected == Levels:
-        return None if are_levels(value) else LEVELS
-    accepted = tuple(get_args(expected)) or (expected,)
+def find_value_problem(described: Field, value: object) -> str | None:
+    """What is wrong with the value of one setting; None if nothing is."""
+    if described.type == Levels:
+        is_right = is_list_of_levels(value)
+        return None if is_right else "must be a list of one or more pairs [pixels, frames] of whole numbers from 1 on"
+    accepted = field_types(described)
     if float in accepted:
         accepted += (int,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
-        return "must be " + type_name(expected)
+        return "must be " + type_name(described)
     if isinstance(value, float) and not math.isfinite(value):
         return "must be a finite number"
-    if key in CHOICES and value not in CHOICES[key]:
-        return "must be one of " + ", ".join(map(repr, CHOICES[key]))
+    limits = described.metadata
+    if limits["choices"] and value not in limits["choices"]:
+        return "must be one of " + ", ".join(map(repr, limits["choices"]))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    if abs(value) > LARGEST:
-        return f"must be at most {LARGEST}"
-    if key in ABOVE_ZERO and value <= 0:
-        return "must be above 0"
-    if value < AT_LEAST.get(key, 0):
-        return f"must be at least {AT_LEAST.get(key, 0)}"
-    if key == "objects" and value > MOST_OBJECTS:
-        return f"must be at most {MOST_OBJECTS}"
-    if key.startswith("number_of_channels") and value == 0:
-        return "must be at least 1"
+    if value > limits["at_most"] or abs(value) > LARGEST:
+        return f"must be at most {limits['at_most']}"
+    if limits["above"] is not None and value <= limits["above"]:
+        return f"must be above {limits['above']}"
+    if limits["at_least"] is not None and value < limits["at_least"]:
+        return f"must be at least {limits['at_least']}"
     return None
 
 
-def are_levels(value: object) -> bool:
+def is_list_of_levels(value: object) -> bool:
     """True for [[pixels, frames], ...] as JSON has them."""
     return (
         isinstance(value, list)
@@ -265,10 +338,16 @@ def are_levels(value: object) -> bool:
     )
 
 
-def type_name(expected: type | UnionType) -> str:
-    """A type as users know it from JSON."""
+def field_types(described: Field) -> tuple[type, ...]:
+    """The types that values of a setting may have."""
+    kind = described.type
+    return tuple(get_args(kind)) if isinstance(kind, UnionType) else (kind,)  # type: ignore[return-value]
+
+
+def type_name(described: Field) -> str:
+    """The type of a setting as users know it from JSON."""
     names = {int: "a whole number", float: "a number", str: "text in quotes", bool: "true or false", type(None): "null"}
-    return " or ".join(names[part] for part in (get_args(expected) or (expected,)))
+    return " or ".join(names[kind] for kind in field_types(described))
 
 
 def config_text(config: Config) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from editing.render_edits import visible_edits
 from editing.splatting import splat_frame
 from evaluation.image_metrics import psnr
-from evaluation.mapping_metrics import locate_uv, placement_summary
+from evaluation.mapping_metrics import placement_summary
 from evaluation.mask_metrics import alpha_error, boundary_f, iou
 from evaluation.temporal_metrics import warp_error
 from media.clip import evenly_spaced
@@ -16,12 +16,14 @@ from rendering.atlas_view import atlas_uv
 from rendering.blending import apply_edits
 from rendering.frame_store import FrameStore
 from rendering.frames import VISIBLE, Floats, Frame
+from rendering.inverse import locate_uv
 from rendering.trained_run import TrainedRun
 from scenes.scene import Scene
 
 MARKS = 200  # marks carried per frame that they are put on
 MARKED_FRAMES = 3  # frames on which marks are put: at a quarter, half and three quarters of the clip
 TARGETS = 8  # frames that each mark is looked for in
+LARGEST_STEP_PX = 1.0  # of a mark from the pixel with the nearest uv, along each axis
 GREY = 0.5
 LONG_RANGE = 10  # frames
 
@@ -66,7 +68,7 @@ def placement_errors(run: TrainedRun, store: FrameStore, scene: Scene, seed: int
             for layer, field in enumerate(fields):
                 chosen = seen & (layers[y, x] == layer)
                 if chosen.any():
-                    found = locate_uv(places[layer][y[chosen], x[chosen]], field)
+                    found, _ = locate_uv(places[layer][y[chosen], x[chosen]], field, LARGEST_STEP_PX)
                     errors.append(np.linalg.norm(found - ends[chosen], axis=1))
     return np.concatenate(errors)
 

@@ -4,33 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 Floats = NDArray[np.floating]
 
 THRESHOLDS_PX = (1, 2, 4, 8, 16)  # as TAP-Vid (Doersch et al. 2022)
-LARGEST_CORRECTION_PX = 1.0  # of the nearest pixel's position, along each axis
-
-
-def locate_uv(uv: Floats, field: Floats) -> Floats:
-    """Where places uv (N, 2) lie in a frame whose pixels have the places `field` (H, W, 2): positions (N, 2) (x, y).
-
-    The pixel of the nearest place, corrected by the local derivative of the field to a fraction of a pixel.
-    """
-    height, width = field.shape[:2]
-    _, nearest = cKDTree(field.reshape(-1, 2)).query(uv)
-    y, x = np.divmod(nearest, width)
-    left, right = np.clip(x - 1, 0, width - 1), np.clip(x + 1, 0, width - 1)
-    above, below = np.clip(y - 1, 0, height - 1), np.clip(y + 1, 0, height - 1)
-    along_x = (field[y, right] - field[y, left]) / np.maximum(right - left, 1)[:, None]
-    along_y = (field[below, x] - field[above, x]) / np.maximum(below - above, 1)[:, None]
-    missing = uv - field[y, x]
-    determinant = along_x[:, 0] * along_y[:, 1] - along_x[:, 1] * along_y[:, 0]
-    determinant = np.where(np.abs(determinant) < 1e-12, np.inf, determinant)
-    step_x = (missing[:, 0] * along_y[:, 1] - missing[:, 1] * along_y[:, 0]) / determinant
-    step_y = (along_x[:, 0] * missing[:, 1] - along_x[:, 1] * missing[:, 0]) / determinant
-    steps = np.clip(np.stack((step_x, step_y), axis=1), -LARGEST_CORRECTION_PX, LARGEST_CORRECTION_PX)
-    return np.stack((x, y), axis=1) + steps
 
 
 def placement_summary(errors_px: Floats) -> dict[str, float]:

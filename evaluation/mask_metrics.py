@@ -4,14 +4,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from masks import overlap
+
 BOUNDARY_TOLERANCE = 0.008  # of the diagonal, as DAVIS defines it
 
 
 def iou(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Region similarity J of DAVIS (Perazzi et al. 2016): intersection over union; 1 where both are empty."""
     check_sizes(mask, truth)
-    union = np.count_nonzero(mask | truth)
-    return np.count_nonzero(mask & truth) / union if union else 1.0
+    return overlap.iou(mask, truth)
 
 
 def boundary_f(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:

@@ -17,7 +17,6 @@ from media.contact_sheet import contact_sheet
 from rendering.atlas_view import atlas_uv
 from rendering.frames import VISIBLE, Floats, Frame, render_frames
 from rendering.inverse import invert_uv_field, sample_bilinear
-from rendering.resizing import resize_frame
 from rendering.trained_run import TrainedRun
 
 TOUCHED = 0.02  # coverage from which a pixel's own colour no longer is the background's alone
@@ -40,10 +39,10 @@ def export_layers(
     plate = open_plate(run, images[background], atlas_folder) if background in images else None
     shown: dict[str, Pixels] = {}
     unseen_share = []
-    frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
+    native = run.clip.native_size
+    frames = render_frames(run.model, run.clip, run.full_range, with_colors=False, output_size=native)
     for frame in tqdm(frames, total=len(run.clip), desc="layers", unit="frame"):
         name = run.clip.frame_paths[frame.t].stem
-        frame = resize_frame(frame, *run.clip.native_size)
         source = run.clip.native_frame(frame.t).astype(np.float32) / 255
         pictures = make_mattes(run, frame) if "alpha" in kinds else {}
         if {"foreground", "background"} & set(kinds):

@@ -6,11 +6,8 @@ import numpy as np
 
 from command_line import UserError
 from rendering.frames import VISIBLE, Floats, Frame, render_frame, render_frames
-from rendering.inverse import invert_matrices, sample_bilinear
+from rendering.inverse import locate_uv, sample_bilinear
 from rendering.trained_run import TrainedRun
-
-NEWTON_STEPS = 5
-FOUND_PX = 0.5  # a place counts as found where the mapping comes this near
 
 
 @dataclass(frozen=True)
@@ -49,29 +46,17 @@ def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[
 
 
 def sample_at(field: Floats, position: np.ndarray) -> np.ndarray:
-    """A field (H, W[, C]) at a position (x, y) in pixels, linear."""
+    """A field (H, W[, C]) at a position (x, y) in pixels, bilinear."""
     return sample_bilinear(field, position.astype(np.float32)[None, None])[0, 0]
 
 
 def locate_in_frame(frame: Frame, layer: int, wanted: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The position (x, y) in a frame, working pixels, whose uv is wanted (2,); and whether it is seen there.
+    """The position (x, y) in a frame, working pixels, whose uv is wanted (2,); and whether it is visible there.
 
     Beyond the frame the mapping is continued by its slope at the border.
     """
-    uv = frame.uv[layer]
-    rows, columns = np.unravel_index(np.square(uv - wanted).sum(-1).argmin(), uv.shape[:2])
-    position = np.array([columns, rows], float)
-    inverse = invert_matrices(np.stack([np.gradient(uv, axis=1), np.gradient(uv, axis=0)], axis=-1))
-    limits = np.array([uv.shape[1] - 1, uv.shape[0] - 1])
-    for _ in range(NEWTON_STEPS):
-        inside = position.clip(0, limits)
-        slope = sample_at(inverse, inside).reshape(2, 2)
-        position = inside - slope @ (sample_at(uv, inside) - wanted)
-    inside = position.clip(0, limits)
-    missed = sample_at(inverse, inside).reshape(2, 2) @ (sample_at(uv, inside) - wanted)
-    is_found = max(np.abs(position - inside).max(), np.abs(missed).max()) < FOUND_PX
-    is_visible = is_found and bool(sample_at(frame.visibility[layer], inside) > VISIBLE)
-    return position, is_visible
+    positions, found = locate_uv(wanted[None], frame.uv[layer])
+    return positions[0], bool(found[0]) and bool(sample_at(frame.visibility[layer], positions[0]) > VISIBLE)
 
 
 def track_csv(path: list[TrackPoint]) -> str:

@@ -168,7 +168,7 @@ class GridLearner:
         weights = config.rgb_coeff, gradient_weight
         terms["photometric"] = 0
         if model.light:
-            terms["light"] = config.residual_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
+            terms["light"] = config.light_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
             if config.unlit_coeff:
                 terms["photometric"] = config.unlit_coeff * Photometric.apply(rendered, target, *weights)[0]
             rendered = rendered * view.light(stage.lattice)
@@ -279,7 +279,7 @@ class GridLearner:
         model.check_size(self.video.size)
         check_object_count(path, len(model.alphas), self.config)
         if model.shape.spacing != Spacing.from_config(self.config):
-            warn(f"{path}: begun with other grid_levels_*, grid_light_px or residual than in the config; these stay")
+            warn(f"{path}: begun with other grid_levels_*, grid_light_px or light than in the config; these stay")
         try:
             self.set_model(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])

@@ -29,7 +29,7 @@ class Spacing:
     @classmethod
     def from_config(cls, config: Config) -> "Spacing":
         """The spacing that a config asks for."""
-        light_px = config.grid_light_px if config.residual else 0
+        light_px = config.grid_light_px if config.light else 0
         return cls(config.grid_levels_mapping, config.grid_levels_alpha, light_px)
 
     @classmethod

@@ -24,9 +24,7 @@ class RowSparseAdam:
     states: dict[str, RowState] = field(default_factory=dict)
 
     @torch.no_grad()
-    def step(
-        self, name: str, values: Tensor, gradient: Tensor, rate: float, rows: Tensor | None = None
-    ) -> None:
+    def step(self, name: str, values: Tensor, gradient: Tensor, rate: float, rows: Tensor | None = None) -> None:
         """One step of `values` (N, ...), in place; with rows (K,) only of those, gradient (K, ...)."""
         if name not in self.states or self.states[name].mean.shape != values.shape:
             counts = torch.zeros(len(values), device=values.device)

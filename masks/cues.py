@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alignment.transforms import resize_matrix, to_homogeneous
 from media.flows import BACKWARD, FORWARD, STEPS
-from unwrap_utils import Video
+from unwrap_utils import Video, warp_by_flow
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -53,8 +53,7 @@ class SmallClip:
 
     def warp_from_neighbour(self, values: Floats, direction: int, t: int) -> Floats:
         """What `values` (h, w) of the neighbouring frame show at the pixels of frame t."""
-        ends = self.grid + self.flow[direction, t]
-        return cv2.remap(values, ends, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return warp_by_flow(values, self.flow[direction, t])
 
 
 def shrink(values: NDArray, size: tuple[int, int]) -> NDArray:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masks.cues import Flags, SmallClip, shrink, to_lab
+from masks.overlap import iou
 from media.clip import evenly_spaced
 from media.flows import FORWARD
 
@@ -80,7 +81,6 @@ def temporal_consistency(clip: SmallClip, masks: NDArray[np.uint8], chosen: NDAr
         here, there = (shrink(masks[each], size).astype(np.float32) / 255 for each in (t, t + 1))
         if there.any():
             there, known = clip.warp_from_neighbour(there, FORWARD, t), clip.flow_valid[FORWARD, t]
-            union = (np.maximum(here, there) * known).sum()
-            if union > LEAST_KNOWN:
-                overlaps.append((np.minimum(here, there) * known).sum() / union)
+            if (np.maximum(here, there) * known).sum() > LEAST_KNOWN:
+                overlaps.append(iou(here, there, known))
     return float(np.mean(overlaps)) if overlaps else 0.0

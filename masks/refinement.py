@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masks.cues import Cue, Flags, Floats, SmallClip, color_cue, difference_cue, shrink
+from masks.overlap import iou
 from media.flows import BACKWARD, FORWARD, STEPS
 
 ROUNDS = 3
@@ -218,7 +219,6 @@ def odd_at_most(value: float) -> int:
 
 
 def agreement(found: Flags, expected: Flags) -> float:
-    """IoU over the frames that expect an object."""
+    """IoU of two stacks of masks (T, h, w), over the frames in which an object is expected."""
     frames = expected.any((1, 2))
-    together = (found[frames] & expected[frames]).sum()
-    return float(together / max((found[frames] | expected[frames]).sum(), 1))
+    return iou(found[frames], expected[frames], if_empty=0.0)

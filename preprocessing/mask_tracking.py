@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from command_line import UserError
+from masks.overlap import iou
+from unwrap_utils import warp_by_flow
 
 LONG_EDGE_PX = 240  # masks are compared at this size
 LEAST_OVERLAP = 0.25  # IoU of a carried mask with a find that continues it
@@ -80,15 +82,7 @@ class Motion:
     def warp_step(self, values: Floats, start: int, step: int) -> Floats:
         """Values (h, w) of frame `start` as the next (step 1) or the previous frame (step -1) shows them."""
         flow = (self.backward[start] if step == 1 else self.forward[start - 1]).astype(np.float32)
-        height, width = values.shape
-        grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-        return cv2.remap(values, grid + flow, None, cv2.INTER_LINEAR)
-
-
-def soft_iou(a: Floats, b: Floats) -> float:
-    """IoU of two soft masks."""
-    union = np.maximum(a, b).sum()
-    return float(np.minimum(a, b).sum() / union) if union else 0.0
+        return warp_by_flow(values, flow, cv2.BORDER_CONSTANT)
 
 
 def link_detections(frames: list[list[Detection]], motion: Motion) -> list[Track]:
@@ -120,7 +114,7 @@ def link_track(
             mask = motion.warp_step(mask, t, step)
             t += step
             rated = {
-                index: (soft_iou(mask, small[t][index]), find)
+                index: (iou(mask, small[t][index], if_empty=0.0), find)
                 for index, find in enumerate(frames[t])
                 if (t, index) in left
             }

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media import Pixels
-from unwrap_utils import consistent_flow
+from unwrap_utils import consistent_flow, warp_by_flow
 
 LONG_EDGE_PX = 160  # a cut shows in a thumbnail
 FOLLOWED = 0.2  # share of pixels whose flow returns; across a cut it is below 0.05, in fast motion above 0.5
@@ -66,8 +66,6 @@ def thumbnail(frame: Pixels) -> Pixels:
 
 def unexplained_difference(before: Pixels, after: Pixels, flow: NDArray[np.float32]) -> float:
     """How much a frame differs from the next one after the motion is undone, in its own contrasts."""
-    height, width = before.shape[:2]
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-    moved = cv2.remap(after, grid + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = warp_by_flow(after, flow)
     contrast = np.abs(before - before.mean((0, 1))).mean()
     return float(np.abs(before.astype(np.float32) - moved).mean() / (contrast + FLAT))

@@ -1,9 +1,13 @@
 """The inverse of a frame's mapping, of either representation: where each texel of an atlas image lies in the frame."""
 
+import math
+
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+from scipy.spatial import cKDTree
 
 from grids.unwrap import fill_unknown
 from rendering.frames import Floats
@@ -11,6 +15,8 @@ from rendering.frames import Floats
 NEWTON_STEPS = 4
 FOUND_TEXELS = 0.5  # a texel counts as found where the mapping comes this near
 COARSER = 3.0  # steps between pixels, in texels, that a cell of the first guess spans
+FOUND_PX = 0.5  # a uv counts as found where the mapping comes this near
+FEW_POINTS = 32  # wanted at once
 OUTSIDE_PX = 1.0  # positions may leave the frame by this before they count as outside
 
 
@@ -21,8 +27,7 @@ def invert_uv_field(texels: Floats, size: tuple[int, int]) -> tuple[Floats, NDAr
     holes are filled, and Newton's method does the rest.
     """
     height, width = texels.shape[:2]
-    slopes = np.stack([np.gradient(texels, axis=1), np.gradient(texels, axis=0)], axis=-1)  # [..., uv, xy]
-    inverse = invert_matrices(slopes)
+    inverse = invert_matrices(slopes_of(texels))
     positions = guess_inverse(texels, size)
     wanted = np.stack(np.meshgrid(np.arange(size[0]), np.arange(size[1])), axis=-1).astype(np.float32)
     limits = np.float32([width - 1 + OUTSIDE_PX, height - 1 + OUTSIDE_PX])
@@ -35,6 +40,58 @@ def invert_uv_field(texels: Floats, size: tuple[int, int]) -> tuple[Floats, NDAr
     near = np.abs(sample_bilinear(texels, positions) - wanted).max(-1) < FOUND_TEXELS
     inside = ((positions >= -0.5) & (positions <= limits - OUTSIDE_PX + 0.5)).all(-1)
     return positions, near & inside
+
+
+def locate_uv(
+    wanted: Floats, uv: Floats, largest_step_px: float = math.inf
+) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Positions (N, 2) (x, y) in a frame whose pixels have the given uv (H, W, 2) at which uv is as wanted (N, 2).
+
+    Newton's method from the pixel of the nearest uv; beyond the frame the mapping is continued by its slope at the
+    border. largest_step_px: how far from that pixel a position may lie along each axis. Also returns where such a
+    position was found inside the frame (N,).
+    """
+    height, width = uv.shape[:2]
+    nearest = nearest_pixels(wanted, uv)
+    inverse, limits = invert_matrices(slopes_of(uv)), np.array([width - 1, height - 1])
+    positions = nearest
+    for _ in range(NEWTON_STEPS + 1):
+        inside = positions.clip(0, limits)
+        step = newton_step(uv, inverse, inside, wanted)
+        positions = nearest + (inside - step - nearest).clip(-largest_step_px, largest_step_px)
+    inside = positions.clip(0, limits)
+    step = newton_step(uv, inverse, inside, wanted)
+    found = np.maximum(np.abs(positions - inside), np.abs(step)).max(-1) < FOUND_PX
+    return positions, found
+
+
+def nearest_pixels(wanted: Floats, uv: Floats) -> NDArray[np.floating]:
+    """The pixel (x, y) whose uv (H, W, 2) is nearest to each wanted one (N, 2): (N, 2)."""
+    if len(wanted) < FEW_POINTS:  # building a tree takes longer than looking at every pixel
+        nearest = np.array([np.square(uv - each).sum(-1).argmin() for each in wanted])
+    else:
+        nearest = cKDTree(uv.reshape(-1, 2)).query(wanted)[1]
+    y, x = np.divmod(nearest, uv.shape[1])
+    return np.stack((x, y), axis=1).astype(float)
+
+
+def newton_step(uv: Floats, inverse: Floats, positions: Floats, wanted: Floats) -> NDArray[np.floating]:
+    """How far positions (N, 2) lie beyond the wanted uv (N, 2), to first order, in pixels (N, 2)."""
+    missed = sample_at_points(uv, positions) - wanted
+    return np.einsum("nij,nj->ni", sample_at_points(inverse, positions).reshape(-1, 2, 2), missed)
+
+
+def sample_at_points(field: Floats, positions: Floats) -> NDArray[np.floating]:
+    """(N, C): a field (H, W, C) at positions (N, 2), bilinear, exactly: OpenCV rounds positions to 1/32 pixel."""
+    x, y = positions.T
+    return np.stack(
+        [map_coordinates(channel, (y, x), order=1, mode="nearest") for channel in np.moveaxis(field, -1, 0)], 1
+    )
+
+
+def slopes_of(field: Floats) -> Floats:
+    """(H, W, 2, 2): derivative of a field (H, W, 2) along x and y, the last axis, by central differences."""
+    return np.stack([np.gradient(field, axis=1), np.gradient(field, axis=0)], axis=-1)
 
 
 def sample_bilinear(field: Floats, positions: Floats) -> Floats:

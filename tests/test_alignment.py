@@ -309,7 +309,9 @@ def test_the_start_keeps_exact_masks_and_fills_in_the_missed_one(sharp, capsys):
     given = exact.copy()
     given[4] = 0
     video = replace(video, masks=torch.from_numpy(given)[None])
-    _, probability = start_model(video, Spacing.from_config(Config(data_folder="unused")), "auto", 4, lambda model: None)
+    _, probability = start_model(
+        video, Spacing.from_config(Config(data_folder="unused")), "auto", 4, lambda model: None
+    )
     assert "masks of 7 of 8 frames are exact and kept" in capsys.readouterr().out
     found = np.stack([cv2.resize(each.numpy(), (256, 144)) > 0.5 for each in probability[0]])
     assert agreement(np.delete(found, 4, axis=0), np.delete(exact, 4, axis=0) > 127) > 0.97

@@ -1,12 +1,13 @@
 """Settings: published keys, checked once, every mistake named."""
 
 import json
-from dataclasses import asdict
+import runpy
+from dataclasses import asdict, fields
 
 import pytest
 from conftest import ROOT
 
-from config import Config, ConfigError, config_text, load_config
+from config import Config, ConfigError, config_text, load_config, parse_setting
 
 PUBLISHED_KEYS = [
     "results_folder_name",
@@ -74,7 +75,7 @@ def written(path, **values):
         ({"grid_levels_alpha": [[2, 1], [8, 2]]}, r"expected nodes in every frame, \[pixels, 1\]"),
         ({"grid_decay_from": 1.0}, "expected below 1"),
         ({"grid_rate_end": 2.0}, "expected at most 1"),
-        ({"residual": True}, "set residual to false"),
+        ({"residual": True}, "set light to false"),
         ({"representation": "grid", "initialisation": "alignment"}, "grids always start from the alignment"),
         ({"representation": "voxels"}, "representation must be one of 'mlp', 'grid'"),
     ],
@@ -159,3 +160,43 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         load_config(tmp_path / "none.json")
     with pytest.raises(ConfigError, match="is a folder"):
         load_config(tmp_path)
+
+
+def test_a_setting_of_an_older_config_is_taken_under_its_present_name(tmp_path):
+    path = written(
+        tmp_path / "c.json", representation="grid", residual=True, residual_coeff=7, initialisation="upright"
+    )
+    config = load_config(path)
+    assert (config.light, config.light_coeff, config.initialisation) == (True, 7, "identity")
+
+
+def test_an_older_name_beside_the_present_one_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="residual is the older name of light, and both are given"):
+        load_config(written(tmp_path / "c.json", residual=True, light=False))
+
+
+def test_changes_on_the_command_line_replace_the_files_settings_and_are_checked_alike(tmp_path):
+    path = written(tmp_path / "c.json", rgb_coeff=1, resx=100)
+    changes = dict(map(parse_setting, ["rgb_coeff=2.5", "resx=null", "add_to_experiment_folder_name=_try"]))
+    config = load_config(path, changes)
+    assert (config.rgb_coeff, config.resx, config.add_to_experiment_folder_name) == (2.5, None, "_try")
+    with pytest.raises(ConfigError, match="--set: unknown key 'rgb_coef'; did you mean 'rgb_coeff'"):
+        load_config(path, {"rgb_coef": 1})
+    with pytest.raises(ConfigError, match="--set: resx must be a whole number or null, got 'wide'"):
+        load_config(path, {"resx": "wide"})
+
+
+@pytest.mark.parametrize("text", ["rgb_coeff", "=3"])
+def test_a_change_without_key_or_value_is_refused(text):
+    with pytest.raises(ConfigError, match="expected key=value"):
+        parse_setting(text)
+
+
+def test_every_setting_says_what_it_means():
+    for each in fields(Config):
+        assert each.metadata["meaning"].endswith("."), each.name
+
+
+def test_the_page_of_settings_is_the_one_that_the_code_writes():
+    page = runpy.run_path(str(ROOT / "docs" / "write_config_page.py"))
+    assert (ROOT / "docs" / "config.md").read_text() == page["page_text"](), "run python docs/write_config_page.py"

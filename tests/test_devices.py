@@ -55,7 +55,7 @@ def clip(tmp_path_factory):
 
 
 def settings(clip, results, representation):
-    own = {"residual": True} if representation == "grid" else {"pretrain_iter_number": 25}
+    own = {"light": True} if representation == "grid" else {"pretrain_iter_number": 25}
     return tiny_config(clip, results, representation=representation, maximum_number_of_frames=6, **own)
 
 

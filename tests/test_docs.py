@@ -2,8 +2,11 @@
 
 import ast
 import re
+import subprocess
 from dataclasses import fields
+from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from config import Config
@@ -12,11 +15,23 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN_BY_RUNS = {"config.json", "metrics.json", "my_config.json", "atlas.json", "NAME_maskrcnn.json"}
 
 
+def tracked_files() -> list[Path]:
+    """The files of the project, relative to its root, without what lies beside them on a developer's machine."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode != 0:
+        pytest.skip("the project is not a git checkout, so its files can't be told from others")
+    return [Path(name) for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
 def test_every_file_that_a_document_names_exists():
+    files = tracked_files()
     for document in DOCUMENTS:
         for name in re.findall(r"`((?:[\w-]+/)*[\w-]+\.(?:py|md|json|txt))`", document.read_text()):
             ours = not name.startswith(("data/", "results/")) and name not in WRITTEN_BY_RUNS
-            assert not ours or any(ROOT.rglob(name)), f"{document.name} names {name}"
+            is_there = any(path.parts[-len(Path(name).parts) :] == Path(name).parts for path in files)
+            assert not ours or is_there, f"{document.name} names {name}"
 
 
 def test_every_picture_that_a_document_shows_exists():
@@ -38,42 +53,75 @@ def test_the_readmes_settings_are_real_keys():
     assert {key for key in keys if key.startswith("grid_")} <= named
 
 
-LEVELS = [  # as docs/ARCHITECTURE.md: a room imports only from rooms after it
-    ["training", "edits.transfer", "export.layers", "preprocessing.masks"],
-    [
-        "export.atlas",
-        "export.track",
-        "preprocessing.flow",
-        "preprocessing.mask_motion",
-        "preprocessing.mask_import",
-        "runs.earlier",
-    ],
-    ["evaluate", "editing"],
-    ["edits.spread", "edits.atlas_file", "export.inverse", "runs.networks", "grids.learner"],
-    ["edits.fields", "edits.layer_edit", "reporting.error_maps"],
-    ["edits.mipmap", "reporting.figures"],
-    ["rendering", "sampling", "grids.start"],
-    ["runs.models", "grids.unwrap"],
-    ["grids.model"],
-    ["implicit_neural_networks", "alignment.layers", "alignment.evidence", "grids.fields"],
-    ["alignment.transforms"],
-    ["alignment.tracks"],
-    ["unwrap_utils"],
-    ["media.videos", "media.decoding", "media.flows", "edits.blending", "loss_utils", "config"],
-    ["media.images"],
-    ["media.files"],
-    ["command_line"],
+ROOMS = [  # as docs/ARCHITECTURE.md: a module imports only from its own room and from rooms below it
+    {"train", "only_evaluate", "only_edit", "export_atlas", "export_layers", "unwrap_video"}
+    | {"preprocess_mask_rcnn", "preprocess_optical_flow"},
+    {"training", "preprocessing"},
+    {"export"},
+    {"evaluate", "editing"},
+    {"evaluation"},
+    {"rendering"},
+    {"grids"},
+    {"masks"},
+    {"alignment"},
+    {"implicit_neural_networks"},
+    {"unwrap_utils"},
+    {"media"},
+    {"loss_utils", "config", "scenes"},
+    {"command_line"},
 ]
+ABOVE_ALL = {"benchmarks", "docs", "scenes", "tests"}  # they may use any room; no room uses them
 
 
-def test_a_room_imports_only_from_rooms_below_it():
-    level = {name: number for number, names in enumerate(LEVELS) for name in names}
-    for name, number in level.items():
-        tree = ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
-            modules += [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            for module in modules:
-                # `media` stands for all that it hands on
-                below = level.get("media.videos" if module == "media" else module)
-                assert below is None or below > number, f"{name} imports {module}"
+def own_modules() -> dict[str, Path]:
+    """Every module of the project by its name, but for the tests."""
+    files = [path for path in tracked_files() if path.suffix == ".py" and path.parts[0] not in ("tests", "thirdparty")]
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The names of all modules that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {each.name for each in node.names}
+    return found
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_every_module_lies_in_a_room():
+    known = set().union(*ROOMS) | ABOVE_ALL
+    assert {room_of(module) for module in own_modules()} <= known
+
+
+def test_a_room_imports_only_from_itself_and_from_rooms_below_it():
+    level = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    modules = own_modules()
+    assert len(modules) > 100
+    for module, path in modules.items():
+        if room_of(module) in ABOVE_ALL:
+            continue
+        for imported in imports_of(path) & modules.keys():
+            here, there = room_of(module), room_of(imported)
+            assert there == here or level.get(there, -1) > level[here], f"{module} imports {imported}"
+
+
+def test_modules_import_each_other_in_no_circle():
+    modules = own_modules()
+    graph = {module: imports_of(path) & modules.keys() - {module} for module, path in modules.items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in done:
+            for imported in graph[module]:
+                visit(imported, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())

@@ -29,7 +29,7 @@ SPACING = Spacing(mapping=((96, 8), (32, 2), (16, 1)), alpha=((8, 1), (2, 1)), l
 
 
 def grid_config(clip, results, **changes):
-    return tiny_config(clip, results, **({"representation": "grid", "residual": True, "iters_num": 12} | changes))
+    return tiny_config(clip, results, **({"representation": "grid", "light": True, "iters_num": 12} | changes))
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_a_clip_without_a_foreground_is_all_background(clip_folder, tmp_path):
 
 
 def test_light_can_be_switched_off(clip, tmp_path):
-    trainer = start_run(grid_config(clip, tmp_path, residual=False, maximum_number_of_frames=6))
+    trainer = start_run(grid_config(clip, tmp_path, light=False, maximum_number_of_frames=6))
     trainer.learner.step(0, 0.0)
     assert next(render_frames(trainer.model, trainer.clip, True)).light is None
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from evaluation.image_metrics import load_lpips, psnr, ssim
-from evaluation.mapping_metrics import locate_uv, placement_summary, rigidity_summary, singular_values
+from evaluation.mapping_metrics import placement_summary, rigidity_summary, singular_values
 from evaluation.mask_metrics import alpha_error, boundary_f, iou, outline
 from evaluation.temporal_metrics import warp_error
+from rendering.inverse import locate_uv
 
 
 def square(left, size=20, side=60):
@@ -97,11 +98,11 @@ def test_a_mark_is_found_to_a_hundredth_of_a_pixel_by_its_place():
     x, y = 12.3, 20.7
     c, s = 0.01 * np.cos(0.3), 0.01 * np.sin(0.3)
     uv = np.array([[c * x - s * y, s * x + c * y]])
-    np.testing.assert_allclose(locate_uv(uv, places), [[x, y]], atol=0.01)
+    np.testing.assert_allclose(locate_uv(uv, places, 1.0)[0], [[x, y]], atol=0.01)
 
 
 def test_a_collapsed_mapping_gives_a_pixel_and_no_error():
-    found = locate_uv(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
+    found, _ = locate_uv(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
     assert np.isfinite(found).all()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from command_line import UserError
 from media import resize
-from preprocessing.mask_tracking import Detection, Motion, fill_gaps, find_track_at, link_detections, soft_iou
+from preprocessing.mask_tracking import Detection, Motion, fill_gaps, find_track_at, iou, link_detections
 
 PERSON, DOG = 1, 18
 SIZE = (64, 48)
@@ -58,7 +58,7 @@ def test_missed_frames_are_filled_along_the_flow_from_both_sides(motion):
     (track,) = link_detections(frames, motion)
     masks, mended = fill_gaps(track, FRAMES, motion)
     assert mended == [4, 5, 6]
-    assert all(soft_iou(motion.shrink_mask(masks[t]), motion.shrink_mask(upper(t))) > 0.9 for t in mended)
+    assert all(iou(motion.shrink_mask(masks[t]), motion.shrink_mask(upper(t))) > 0.9 for t in mended)
 
 
 def test_an_object_that_is_gone_is_carried_on_for_a_few_frames_only(motion):
