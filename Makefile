@@ -1,4 +1,7 @@
-# make demo: environment, clip, training, evaluation, edits.   make test: environment, ruff, pytest.
+# make demo      environment, clip, training, evaluation, edits
+# make test      environment, ruff, mypy, all tests
+# make quick     the same without slow tests: for the inner loop
+# make pictures  the moving picture and the drawing of the README, from the latest demo run
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +9,7 @@ RUN := $(VENV)/bin/python
 LATEST = $$(ls -td results/demo_*/ | head -1)
 ON_RUN = --trained_model_folder=$(LATEST) --video_name=demo --data_folder=data
 
-.PHONY: demo test clean
+.PHONY: demo test quick check pictures clean
 
 $(VENV)/installed: requirements.txt requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,10 +37,19 @@ demo: $(VENV)/installed
 	@echo "  star/edited.png        a star painted on frame 5 of the cat, carried through the clip"
 	@echo "  stripes/edited.png     stripes painted on the background atlas"
 
-test: $(VENV)/installed
+check: $(VENV)/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+test: check
 	$(RUN) -m pytest -q
 
+quick: check
+	$(RUN) -m pytest -q -m "not slow"
+
+pictures: $(VENV)/installed
+	$(RUN) docs/make_pictures.py --run $(LATEST)
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -1,4 +1,4 @@
-"""What every script shares: mistakes a user can mend, exit codes, common flags. Standard library only."""
+"""Shared by all scripts: user errors, exit codes and common flags. Imports the standard library only."""
 
 import argparse
 import errno
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DISK_ERRORS = {  # what a full disk, a missing right or a failing encoder raise
+DISK_ERRORS = {  # error numbers of a full disk, a missing permission or a failing encoder
     errno.EACCES,
     errno.EIO,
     errno.EPERM,
@@ -20,11 +20,11 @@ DISK_ERRORS = {  # what a full disk, a missing right or a failing encoder raise
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The message is one line: what was found, what was expected, what to do."""
+    """A mistake that the user can correct. The message is one line: what was found, what was expected, what to do."""
 
 
 class Stopped(Exception):
-    """The run was asked to stop (Ctrl-C or SIGTERM) and everything worth keeping is on disk."""
+    """A run was stopped by Ctrl-C or SIGTERM, after its checkpoint was written. exit_code: 128 + the signal number."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
@@ -32,7 +32,10 @@ class Stopped(Exception):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main and end the process: 0 done, 2 wrong input, 130/143 stopped by a signal."""
+    """Run the main function of a script and turn its errors into one line on stderr and an exit code.
+
+    Exit codes are 0 (done), 2 (wrong input or a disk error), 130 (Ctrl-C) and 143 (SIGTERM).
+    """
     try:
         main()
     except UserError as error:
@@ -44,28 +47,28 @@ def run_script(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        where = error.filename or "the output folder"
-        exit_with(f"error: cannot read or write {where}: {error.strerror}; check its permissions and the free space", 2)
+        path = error.filename or "the output folder"
+        exit_with(f"error: cannot read or write {path}: {error.strerror}; check its permissions and the free space", 2)
 
 
 def exit_with(message: str, exit_code: int) -> None:
-    """Print one line to stderr and leave."""
+    """Print one line to stderr and end the process."""
     print(message, file=sys.stderr, flush=True)
     sys.exit(exit_code)
 
 
 def warn(message: str) -> None:
-    """One line to stderr about something accepted but probably not meant."""
+    """Print one line to stderr about input that is accepted but probably not intended."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def resolve_folder_name(folder: Path) -> Path:
-    """A folder that has a name: `.` and `..` become what they stand for."""
+    """Return a folder whose path ends with a name: `.` and `..` are replaced by the folders they stand for."""
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """An argument parser with the house's look: what it does, the flags with their defaults, an example."""
+    """Return an argument parser whose help shows a description, the flags and an example command."""
     return argparse.ArgumentParser(
         description=description,
         epilog=f"example:\n  {example}",
@@ -74,8 +77,8 @@ def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     )
 
 
-def pixel_of_frame(text: str) -> tuple[float, float, int]:
-    """A flag's X,Y,FRAME as numbers."""
+def parse_frame_pixel(text: str) -> tuple[float, float, int]:
+    """Parse X,Y,FRAME as (x, y, frame number), x and y in pixels. Raises ArgumentTypeError for other text."""
     try:
         x, y, t = text.split(",")
         return float(x), float(y), int(t)
@@ -84,9 +87,9 @@ def pixel_of_frame(text: str) -> tuple[float, float, int]:
 
 
 def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
-    """The flags of the two scripts that read a finished run."""
+    """Add the flags of all scripts that read a finished run."""
     flags.add_argument(
-        "--trained_model_folder", type=Path, required=True, help="a run's folder: holds config.json and checkpoint"
+        "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
     )
     flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")
     flags.add_argument(
@@ -96,8 +99,7 @@ def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
         "--output_folder",
         type=Path,
         required=True,
-        help="where to write; made if absent. A folder that holds files already is left alone: "
-        "a numbered one beside it is used instead",
+        help="where to write; made if absent. If it holds files already, a numbered folder beside it is used instead",
     )
     flags.add_argument("--fps", type=float, help="frames per second of the videos (default: the clip's own)")
     flags.add_argument(
@@ -109,7 +111,7 @@ def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
 
 
 def open_run_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `rendering.trained_run.open_run`, from the flags above."""
+    """Return the arguments of `rendering.trained_run.open_run` from the flags of `add_trained_run_flags`."""
     return {
         "folder": options.trained_model_folder,
         "video_name": options.video_name,

@@ -1,30 +1,18 @@
 """Write the atlases of a trained run as pictures to paint on."""
 
+import argparse
+
 from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script
 
-SMALLEST_PX, LARGEST_PX = 64, 8192
+SMALLEST_PX, LARGEST_PX = 64, 8192  # Limits of --resolution, in pixels.
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write atlas images, guides, .ora files and atlas.json into a folder."""
-    flags = make_parser(
-        "Write each layer's atlas as a picture to paint on: cropped to what is used, as fine as the video,\n"
-        "transparent where it is never seen; with a guide, an .ora file for Krita and GIMP, and atlas.json, by which\n"
-        "only_edit.py puts paint back in its place. Paint in a layer of its own and export that layer alone.",
-        "python export_atlas.py --trained_model_folder=results/swan_2026 --output_folder=atlas",
-    )
-    add_trained_run_flags(flags)
-    flags.add_argument("--resolution", default="auto", help="longer side, pixels (default: auto, as the video has it)")
-    flags.add_argument("--padding", type=int, default=0, help="pixels by which the seen part is grown (default: 0)")
-    flags.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
-    options = flags.parse_args(arguments)
-    is_number = options.resolution.isdecimal() and SMALLEST_PX <= int(options.resolution) <= LARGEST_PX
-    if options.resolution != "auto" and not is_number:
-        raise UserError(
-            f"--resolution is {options.resolution!r}, expected auto or pixels, {SMALLEST_PX} to {LARGEST_PX}"
-        )
+    options = make_atlas_parser().parse_args(arguments)
+    resolution = parse_resolution(options.resolution)
     if options.padding < 0:
-        raise UserError(f"--padding is {options.padding}, expected pixels from 0 on")
+        raise UserError(f"--padding is {options.padding}, expected a number of pixels from 0 on")
 
     from export.atlas import export_atlases
     from media import fresh_folder
@@ -32,18 +20,47 @@ def main(arguments: list[str] | None = None) -> None:
 
     run = open_run(**open_run_arguments(options))
     folder = fresh_folder(options.output_folder)
-    resolution = None if options.resolution == "auto" else int(options.resolution)
     atlas = export_atlases(run, folder, resolution, options.padding, options.bits)
-    print(f"open {folder / 'atlases.png'}; paint over a layer's picture, or in its .ora file, and carry it through:")
+    print(f"open {folder / 'atlases.png'}; paint over a layer's picture, or in its .ora file, and apply it with:")
     command = (
         f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited '
         f'--atlas="{folder}"'
     )
     for image in atlas.layers:
-        is_background = run.model.layers[image.layer].is_background
-        flag = "--edit_background_path=" if is_background else f"--edit_object {image.layer + 1}:"
-        print(f"{command} {'--edit_foreground_path=' if image.layer == 0 else flag}painted_{image.image}")
+        if image.layer == 0:
+            flag = "--edit_foreground_path="
+        elif run.model.layers[image.layer].is_background:
+            flag = "--edit_background_path="
+        else:
+            flag = f"--edit_object {image.layer + 1}:"
+        print(f"{command} {flag}painted_{image.image}")
     print(f"wrote {folder}")
+
+
+def make_atlas_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's flags."""
+    parser = make_parser(
+        "Write each layer's atlas as a picture to paint on: cropped to what is visible, as fine as the video,\n"
+        "transparent where no frame shows it; with a guide, an .ora file for Krita and GIMP, and atlas.json, which\n"
+        "tells only_edit.py where the paint belongs. Paint in a layer of its own and export that layer alone.",
+        "python export_atlas.py --trained_model_folder=results/swan_2026 --output_folder=atlas",
+    )
+    add_trained_run_flags(parser)
+    parser.add_argument("--resolution", default="auto", help="longer side in pixels (default: auto, as in the video)")
+    parser.add_argument(
+        "--padding", type=int, default=0, help="pixels by which the visible part is extended (default: 0)"
+    )
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
+    return parser
+
+
+def parse_resolution(text: str) -> int | None:
+    """Return --resolution as a number of pixels, or None for "auto". Raises UserError for anything else."""
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and SMALLEST_PX <= int(text) <= LARGEST_PX):
+        raise UserError(f"--resolution is {text!r}, expected auto or pixels, {SMALLEST_PX} to {LARGEST_PX}")
+    return int(text)
 
 
 if __name__ == "__main__":

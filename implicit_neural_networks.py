@@ -1,7 +1,8 @@
-"""The networks: a positional-encoded MLP, and the model that owns the mappings, the opacities and the atlas.
+"""The networks of the paper: an MLP with positional encoding, and the model with mappings, opacities and the atlas.
 
-Layers are a list, front to back: foreground objects first, the background last. Sizes come from the config, and this
-is the only place where a network is built."""
+All networks are built here, with sizes from the config. Layers are ordered front to back: the foreground objects come
+first, the background last.
+"""
 
 import io
 import os
@@ -19,27 +20,42 @@ from config import Config
 from media import write_atomically
 from unwrap_utils import frame_points, normalize, uv_scale_px
 
-CORRUPT = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
-ATLAS_SKIPS = (4, 7)  # layers of the atlas that see the encoded input again, counting from 0
-CHECKPOINT_FORMAT = 1  # raise it when older code can no longer read what is written; published checkpoints have none
-ALPHA_SCALE, ALPHA_FLOOR = 0.99, 0.001  # published range of opacity: its cross-entropy stays finite
-CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once: on a CPU few enough for its cache, half the time
+# what torch.load raises for a damaged file
+LOAD_ERRORS = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
+ATLAS_SKIPS = (4, 7)  # layers of the atlas network that get the encoded input again, counted from 0
+CHECKPOINT_FORMAT = 1  # increase it when older code cannot read new checkpoints; published ones state no format
+ALPHA_SCALE, ALPHA_FLOOR = 0.99, 0.001  # published range of alpha, which keeps its cross-entropy finite
+CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once; 8,192 fit the cache of a CPU, which halves the time
 
 
 def positional_encoding(points: Tensor, frequencies: Tensor) -> Tensor:
-    """(N, D) -> (N, 2 * D * K): for each frequency the sines of all coordinates, then their cosines."""
+    """Encode points (N, D) with K frequencies as (N, 2 * D * K).
+
+    For each frequency there are the sines of all coordinates, then their cosines.
+    """
     angles = points[:, None, :] * frequencies[:, None]
     return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)
 
 
 class IMLP(nn.Module):
-    """Fully connected, ReLU between layers, tanh at the end; `layers` counts the output layer.
+    """A fully connected network with ReLU between layers and tanh at the end.
 
-    frequencies: of the positional encoding, 0 for none. With low_precision the hidden layers run in bfloat16; the
-    first and the last layer never do, since they carry coordinates and results.
+    layers: number of layers, with the output layer. frequencies: number of frequencies of the positional encoding, 0
+    for none. skips: layers that get the encoded input beside the hidden features. With low_precision the layers
+    between the first and the last run in bfloat16; those two need the precision for coordinates and results.
     """
 
-    def __init__(self, inputs: int, outputs: int, channels: int, layers: int, frequencies: int = 0, skips=()):
+    frequencies: Tensor  # (K,)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        channels: int,
+        layers: int,
+        frequencies: int = 0,
+        skips: tuple[int, ...] = (),
+    ):
         super().__init__()
         self.register_buffer("frequencies", torch.pi * 2.0 ** torch.arange(frequencies), persistent=False)
         encoded = 2 * inputs * frequencies or inputs
@@ -50,47 +66,48 @@ class IMLP(nn.Module):
         self.low_precision = False
 
     def forward(self, points: Tensor) -> Tensor:
-        """(N, inputs) -> (N, outputs) in (-1, 1)."""
+        """Evaluate the network: (N, inputs) -> (N, outputs) in (-1, 1)."""
         x = positional_encoding(points, self.frequencies) if len(self.frequencies) else points
         # Published behaviour, kept because it changes training: no gradient reaches (u, v) through a skip.
-        skipped = x.detach()
+        encoded = x.detach()
         x = self.hidden[0](x)
         with torch.autocast(points.device.type, torch.bfloat16, enabled=self.low_precision):
             for index, layer in enumerate(self.hidden[1:-1], start=1):
-                x = layer(self.append_skip(x.relu(), skipped, index))
+                x = layer(self.append_skip(x.relu(), encoded, index))
         last = len(self.hidden) - 1
-        return torch.tanh(self.hidden[last](self.append_skip(x.relu().to(points.dtype), skipped, last)))
+        return torch.tanh(self.hidden[last](self.append_skip(x.relu().to(points.dtype), encoded, last)))
 
-    def append_skip(self, x: Tensor, skipped: Tensor, index: int) -> Tensor:
-        """Hidden features, followed by the encoded input where layer `index` has a skip."""
-        return torch.cat((x, skipped.to(x.dtype)), dim=1) if index in self.skips else x
+    def append_skip(self, x: Tensor, encoded: Tensor, index: int) -> Tensor:
+        """Return the input of layer `index`: the hidden features, followed by the encoded input if it has a skip."""
+        return torch.cat((x, encoded.to(x.dtype)), dim=1) if index in self.skips else x
 
 
+# centers of the layers' squares in the atlas square [-1, 1]^2 that all layers share
 FOREGROUND_CENTERS = ((0.5, 0.5), (0.5, -0.5), (-0.5, 0.5))
 BACKGROUND_CENTER = (-0.5, -0.5)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the video, and where its atlas lies in the square [-1, 1]^2 that all layers share."""
+    """One layer of the video, and the position of its atlas in the square [-1, 1]^2 that all layers share."""
 
-    index: int  # front to back
+    index: int  # 0 is the front layer
     name: str
-    atlas_center: tuple[float, float]  # the layer's square is this +- 0.5
+    atlas_center: tuple[float, float]  # the layer's square reaches 0.5 to each side of it
     is_background: bool = False
 
     @property
     def motion_kind(self) -> str:
-        """The kind of transform by which the layer is aligned: "affine" for objects, else "homography"."""
+        """Kind of transform that aligns the layer: "affine" for objects, "homography" for the background."""
         return "homography" if self.is_background else "affine"
 
 
 class Layers(tuple[Layer, ...]):
-    """All layers of a video, front to back: foreground objects first, the background last."""
+    """The layers of a video, front to back: the foreground objects first, the background last."""
 
     @classmethod
     def for_objects(cls, objects: int) -> "Layers":
-        """The layers of so many foreground objects; the shared atlas has room for three of them."""
+        """Return the layers for a number of foreground objects. The shared atlas has room for three objects."""
         names = ["foreground"] + [f"foreground{number}" for number in range(2, objects + 1)]
         centers = FOREGROUND_CENTERS[:objects]
         foregrounds = [Layer(i, *pair) for i, pair in enumerate(zip(names, centers, strict=True))]
@@ -98,55 +115,58 @@ class Layers(tuple[Layer, ...]):
 
     @property
     def foregrounds(self) -> tuple[Layer, ...]:
-        """The objects, front to back."""
+        """The foreground layers, front to back."""
         return self[:-1]
 
     @property
     def background(self) -> Layer:
-        """The layer behind all objects."""
+        """The background layer."""
         return self[-1]
 
     @property
     def names(self) -> list[str]:
-        """The names of all layers, front to back."""
+        """Names of all layers, front to back."""
         return [layer.name for layer in self]
 
 
 def visibility(alpha: Tensor) -> Tensor:
-    """Share of each layer in a pixel, front to back (Eq. 1): opacities (F, N, 1) -> (F + 1, N, 1), summing to 1."""
-    behind = torch.cat((torch.ones_like(alpha[:1]), torch.cumprod(1 - alpha, dim=0)))
-    return torch.cat((behind[:-1] * alpha, behind[-1:]))
+    """Return how much of each layer a pixel shows (Eq. 1): opacities (F, N, 1) -> (F + 1, N, 1), with sum 1.
+
+    Layers are ordered front to back; the last one is the background.
+    """
+    transmittance = torch.cat((torch.ones_like(alpha[:1]), torch.cumprod(1 - alpha, dim=0)))
+    return torch.cat((transmittance[:-1] * alpha, transmittance[-1:]))
 
 
 @dataclass
 class Sample:
-    """What the model says of N points: L layers, the last one the background."""
+    """The values of a model at N points. There are L layers, the last one is the background."""
 
-    uv: Tensor  # (L, N, 2), each layer's own square [-1, 1]; grids go beyond it where a layer is not
-    alpha: Tensor  # (L - 1, N, 1)
-    colors: Tensor  # (L, N, 3) in [0, 1]; (L, 0, 3) where they were not asked for
-    light: Tensor | None = None  # (N, 3) factor of the colours, close to 1; None: a model without it
+    uv: Tensor  # (L, N, 2) in each layer's own square [-1, 1]^2; grids leave it where a layer has no atlas
+    alpha: Tensor  # (L - 1, N, 1) opacity of each foreground layer
+    colors: Tensor  # (L, N, 3) in [0, 1]; (L, 0, 3) if no colours were requested
+    light: Tensor | None = None  # (N, 3) factor of the colours, close to 1; None: the model has no light
 
     @property
     def unlit(self) -> Tensor:
-        """(N, 3): the layers seen through one another."""
+        """Colours (N, 3) of the composited layers, without light."""
         return (visibility(self.alpha) * self.colors).sum(0)
 
     @property
     def rgb(self) -> Tensor:
-        """(N, 3): the layers seen through one another, as they are lit."""
+        """Colours (N, 3) of the composited layers, with light if the model has it."""
         return self.unlit if self.light is None else self.unlit * self.light
 
 
 class Model(Protocol):
-    """What training, rendering, editing and export need of a model, whichever its representation.
+    """The interface of all models, whatever their representation, for training, rendering, editing and export.
 
-    T frames of H x W pixels; L layers, front to back, the background last. uv lies in a layer's own square [-1, 1]^2,
-    atlas_uv in the square that all layers share.
+    A clip has T frames of H x W pixels. There are L layers, front to back; the last one is the background. uv is a
+    position in a layer's own square [-1, 1]^2, atlas_uv a position in the square that all layers share.
     """
 
     layers: Layers
-    atlas_centers: Tensor  # (L, 1, 2)
+    atlas_centers: Tensor  # (L, 1, 2) centers of the layers' squares in the shared one
 
     def frame_sample(
         self,
@@ -156,58 +176,63 @@ class Model(Protocol):
         with_colors: bool,
         output_size: tuple[int, int] | None = None,
     ) -> Sample:
-        """Evaluate all pixels of frame t of a clip of (T, H, W), row by row.
+        """Evaluate the model at all pixels of frame t of a clip of size (T, H, W), row by row.
 
-        full_range: opacity reaches 0 and 1. output_size: (width, height) of the pixels to evaluate; None: those of the
-        clip.
+        full_range: opacity reaches 0 and 1. with_colors: evaluate colours too. output_size: (width, height) of the
+        pixel grid to evaluate; None: the pixels of the clip.
         """
         ...
 
     def colors(self, uv: Tensor) -> Tensor:
-        """(L, N, 2) -> (L, N, 3) in [0, 1]: the colour of every layer."""
+        """Return the colours of all layers at their own uv: (L, N, 2) -> (L, N, 3) in [0, 1]."""
         ...
 
     def atlas_color(self, atlas_uv: Tensor) -> Tensor:
-        """(N, 2) in the shared square -> (N, 3) in [0, 1]."""
+        """Return the atlas colours at positions in the shared square: (N, 2) -> (N, 3) in [0, 1]."""
         ...
 
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
-        """Pixels of a clip of (T, H, W) per unit of a layer's uv."""
+        """Return the pixels per unit of a layer's uv, for a clip of size (T, H, W)."""
         ...
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything that a checkpoint keeps of the model."""
+        """Return the content of a checkpoint: everything that is needed to restore the model."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """All tensors that training changes."""
+        """Return all tensors that training changes."""
         ...
 
     def eval(self) -> Self:
-        """Switch to rendering; returns the model."""
+        """Switch the model to evaluation, and return it."""
         ...
 
 
 def frame_pixels(t: int, size: tuple[int, int], output_size: tuple[int, int] | None, device: torch.device) -> Tensor:
-    """Pixel centers (N, 3) as (x, y, t) of frame t, row by row, in the pixels of a clip of (H, W).
+    """Return points (N, 3) as (x, y, t) that cover frame t row by row, in pixels of a clip of size (H, W).
 
-    output_size: (width, height) of the raster to cover the frame with; None: the clip's own.
+    output_size: (width, height) of the pixel grid that covers the frame; None: the pixels of the clip.
     """
     height, width = size
     if output_size is None:
         return frame_points(t, height, width, device)
-    x, y = (output_centers(own, count) for own, count in zip((width, height), output_size, strict=True))
-    y, x = torch.meshgrid(y.to(device), x.to(device), indexing="ij")
+    columns, rows = (output_centers(extent, count) for extent, count in zip((width, height), output_size, strict=True))
+    y, x = torch.meshgrid(rows.to(device), columns.to(device), indexing="ij")
     return torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3)
 
 
 def output_centers(size: int, count: int) -> Tensor:
-    """(count,) the centers of so many pixels that cover an axis of `size` pixels, in those pixels."""
+    """Return the centers (count,) of `count` output pixels that cover an axis of `size` pixels, in units of those."""
     return (torch.arange(count) + 0.5) * (size / count) - 0.5
 
 
 class AtlasModel(nn.Module):
-    """Mappings and opacities of all layers, and the atlas they share. Points are normalized (x, y, t)."""
+    """The model of the paper: a mapping per layer, an opacity per foreground object, and one atlas for all layers.
+
+    Points xyt are normalized (x, y, t), (N, 3).
+    """
+
+    atlas_centers: Tensor  # (L, 1, 2) centers of the layers' squares in the shared one
 
     def __init__(self, config: Config):
         super().__init__()
@@ -226,36 +251,42 @@ class AtlasModel(nn.Module):
             network.low_precision = config.precision == "bfloat16"
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
-        # The only place that training and evaluation read the scale from: an aligned start may lower the config's.
+        # Training and evaluation read the scale from here only: an aligned start may lower the value of the config.
         self.uv_mapping_scale = config.uv_mapping_scale
 
     def uv(self, xyt: Tensor, layer: int) -> Tensor:
-        """(N, 3) -> (N, 2) in [-1, 1]: the place in the layer's own atlas square."""
+        """Return the positions of points in a layer's own square: (N, 3) -> (N, 2) in [-1, 1]."""
         return self.mappings[layer](xyt)
 
     def uvs(self, xyt: Tensor) -> Tensor:
-        """(N, 3) -> (L, N, 2): the place in every layer."""
+        """Return the positions of points in the squares of all layers: (N, 3) -> (L, N, 2)."""
         return torch.stack([self.uv(xyt, layer) for layer in range(len(self.layers))])
 
     def alpha(self, xyt: Tensor, full_range: bool = False) -> Tensor:
-        """(N, 3) -> (L - 1, N, 1): in [.001, .991] as published (training needs it), or up to 0 and 1 to render."""
-        share = torch.stack([network(xyt) for network in self.alphas]) / 2 + 0.5
-        return share if full_range else ALPHA_SCALE * share + ALPHA_FLOOR
+        """Return the opacity of the foreground layers: (N, 3) -> (L - 1, N, 1).
+
+        It lies in [0.001, 0.991] as published, which training needs, or with full_range in [0, 1], for rendering.
+        """
+        alpha = torch.stack([network(xyt) for network in self.alphas]) / 2 + 0.5
+        return alpha if full_range else ALPHA_SCALE * alpha + ALPHA_FLOOR
 
     def to_atlas(self, uv: Tensor) -> Tensor:
-        """Layers' own squares (L, N, 2) to the shared one: half the size, at each layer's center."""
+        """Convert uv in the layers' own squares to atlas_uv in the shared square, (L, N, 2) both.
+
+        Own squares have half their size in the shared one and lie around the layers' centers.
+        """
         return 0.5 * uv + self.atlas_centers
 
     def atlas_color(self, atlas_uv: Tensor) -> Tensor:
-        """(N, 2) in the shared square -> (N, 3) in [0, 1]."""
+        """Return the atlas colours at positions in the shared square: (N, 2) -> (N, 3) in [0, 1]."""
         return self.atlas(atlas_uv) / 2 + 0.5
 
     def colors(self, uv: Tensor) -> Tensor:
-        """(L, N, 2) -> (L, N, 3) in [0, 1]: the colour of every layer, in one evaluation."""
+        """Return the colours of all layers at their own uv: (L, N, 2) -> (L, N, 3) in [0, 1]."""
         return self.atlas_color(self.to_atlas(uv).flatten(0, 1)).view(*uv.shape[:2], 3)
 
     def forward(self, xyt: Tensor, full_range: bool = False) -> Sample:
-        """Everything about the points (N, 3)."""
+        """Evaluate uv, opacity and colours at points (N, 3)."""
         uv = self.uvs(xyt)
         return Sample(uv, self.alpha(xyt, full_range), self.colors(uv))
 
@@ -275,30 +306,33 @@ class AtlasModel(nn.Module):
             uv = self.uvs(xyt)
             colors = self.colors(uv) if with_colors else uv.new_zeros(len(uv), 0, 3)
             parts.append((uv, self.alpha(xyt, full_range), colors))
-        return Sample(*(torch.cat(each, dim=1) for each in zip(*parts, strict=True)))
+        return Sample(*(torch.cat(values, dim=1) for values in zip(*parts, strict=True)))
 
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
-        """Pixels of a clip of (T, H, W) per unit of a layer's uv; the same for all layers here."""
+        """Return the pixels per unit of uv, for a clip of size (T, H, W). It is the same for all layers."""
         return uv_scale_px(size[1:], self.uv_mapping_scale)
 
-    def named_networks(self) -> dict[str, IMLP]:
-        """Networks under their published names, in the published order: mappings, opacities, atlas."""
+    def named_networks(self) -> dict[str, nn.Module]:
+        """Return the networks by their published names, in the published order: mappings, opacities, atlas."""
         networks = {f"model_F_mapping{number}": network for number, network in enumerate(self.mappings, 1)}
         for number, network in enumerate(self.alphas, 1):
             networks["model_F_alpha" if number == 1 else f"model_F_alpha{number}"] = network
         return networks | {"F_atlas": self.atlas}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The optimizer's groups in the published order."""
+        """Return the parameter groups of the optimizer, in the published order."""
         return [{"params": list(network.parameters())} for network in self.named_networks().values()]
 
     def checkpoint(self) -> dict[str, Any]:
-        """State of the networks under the published keys, and the scale of uv, which an aligned start may lower."""
+        """Return the states of the networks under their published keys, and the scale of uv."""
         state: dict[str, Any] = {f"{name}_state_dict": net.state_dict() for name, net in self.named_networks().items()}
         return state | {"uv_mapping_scale": self.uv_mapping_scale}
 
     def load_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Take the weights of a checkpoint. Raises UserError naming what is missing or of another size."""
+        """Load the weights of a checkpoint. Raises UserError if a network is missing or has another size.
+
+        path: the checkpoint file, for messages.
+        """
         if mappings := sum(key.startswith("model_F_mapping") for key in checkpoint):
             check_object_count(path, mappings - 1, self.config)
         for name, network in self.named_networks().items():
@@ -322,7 +356,7 @@ class AtlasModel(nn.Module):
 
 
 def check_object_count(path: Path, objects: int, config: Config) -> None:
-    """Raise UserError for a checkpoint of another number of objects than the config has."""
+    """Raise UserError if a checkpoint holds another number of foreground objects than the config asks for."""
     if objects != config.objects:
         raise UserError(
             f"{path}: holds {objects} object(s), the config asks for {config.objects}; "
@@ -331,26 +365,26 @@ def check_object_count(path: Path, objects: int, config: Config) -> None:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The dict in a checkpoint file; nothing in it is executed. Raises UserError if it is no whole checkpoint."""
+    """Read the dict in a checkpoint file, without executing any code in it. Raises UserError if the file is damaged."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give the folder that train.py wrote (it holds config.json too)")
     try:
         checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except CORRUPT:
+    except LOAD_ERRORS:
         raise UserError(f"{path}: not a checkpoint, or cut short; restore it or train again") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds {type(checkpoint).__name__}, expected the dict that train.py writes")
-    if (found := checkpoint.get("format", CHECKPOINT_FORMAT)) != CHECKPOINT_FORMAT:
+    if (file_format := checkpoint.get("format", CHECKPOINT_FORMAT)) != CHECKPOINT_FORMAT:
         raise UserError(
-            f"{path}: has checkpoint format {found}, this version reads format {CHECKPOINT_FORMAT}; "
+            f"{path}: has checkpoint format {file_format}, this version reads format {CHECKPOINT_FORMAT}; "
             "use the version of this project that wrote it, or a newer one"
         )
     return checkpoint
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all. Raises OSError if the disk is full; the last good one stays."""
-    data = io.BytesIO()  # torch.save into a file turns a full disk into an unspecific error
+    """Write a checkpoint. After an error, such as OSError for a full disk, the previous checkpoint is unchanged."""
+    data = io.BytesIO()  # if torch.save writes into a file, it reports a full disk as an unspecific error
     torch.save(checkpoint, data)
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(data.getbuffer())

@@ -1,10 +1,13 @@
-"""Evaluate a trained run: atlases, videos, figures and a page that shows them."""
+"""Evaluate a trained run: atlases, videos, metrics, and a page that shows them."""
 
 from command_line import add_trained_run_flags, make_parser, open_run_arguments, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Render a run into a folder."""
+    """Evaluate a run and write the outputs into a folder.
+
+    arguments: of the command line; None takes those of the process. Raises UserError for wrong input.
+    """
     flags = make_parser(
         "Render a trained run: atlas images, videos that show what was learned, metrics.json, index.html.\n"
         "Works with checkpoints of this project and with published ones.",
@@ -20,8 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     run = open_run(**open_run_arguments(options))
     folder = fresh_folder(options.output_folder)
-    found = evaluate(run, folder, opacity_images=True)
-    print(f"mean PSNR {found.metrics['psnr']:.2f} dB over {len(run.clip)} frames")
+    evaluation = evaluate(run, folder, opacity_images=True)
+    print(f"mean PSNR {evaluation.metrics['psnr']:.2f} dB over {len(run.clip)} frames")
     print(f"wrote {folder}")
 
 

@@ -1,14 +1,14 @@
-"""Rough masks of the moving object, one per frame."""
+"""Find or import rough masks of the moving object, one per frame, or refine existing ones."""
 
 import argparse
 from pathlib import Path
 
-from command_line import UserError, make_parser, pixel_of_frame, run_script
+from command_line import UserError, make_parser, parse_frame_pixel, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write NAME_maskrcnn/STEM.png for every frame; masks that are there are used as they are."""
-    options = mask_flags().parse_args(arguments)
+    """Write NAME_maskrcnn/STEM.png for every frame. Masks that exist are used as they are."""
+    options = make_mask_parser().parse_args(arguments)
     check_flags(options)
 
     from preprocessing.mask_refinement import refine_clip_masks
@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> None:
     write_masks(options.vid_path, request)
 
 
-def mask_flags() -> argparse.ArgumentParser:
-    """The command's flags."""
+def make_mask_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of this script."""
     flags = make_parser(
         "Find the moving object in every frame and write rough masks, white inside: NAME_maskrcnn/STEM.png, and\n"
-        "NAME_maskrcnn.png to look at. Masks that are there are kept; --refine mends them.",
+        "NAME_maskrcnn.png to look at. Masks that exist are kept; --refine refines them.",
         "python preprocess_mask_rcnn.py --vid-path data/swan --class_name bird",
     )
     flags.add_argument("--vid-path", type=Path, required=True, help="folder of frames")
@@ -45,13 +45,13 @@ def mask_flags() -> argparse.ArgumentParser:
         choices=("auto", "maskrcnn", "detectron2", "motion", "import"),
         default="auto",
         help="maskrcnn: torchvision's Mask R-CNN; detectron2: the published detector, if installed; motion: what moves "
-        "against the camera, no weights needed; import: masks made elsewhere, see --masks; "
+        "against the background, needs no weights; import: masks of another program, see --masks; "
         "auto (default): maskrcnn if its weights can be had, else motion",
     )
     flags.add_argument(
         "--refine",
         action="store_true",
-        help="mend the masks that are there by motion and colour; the ones given are kept in NAME_maskrcnn_rough",
+        help="refine existing masks by motion and colour; the given ones are kept in NAME_maskrcnn_rough",
     )
     flags.add_argument(
         "--class_name",
@@ -62,51 +62,55 @@ def mask_flags() -> argparse.ArgumentParser:
     flags.add_argument("--weights", type=Path, help="detector weights as a local file (default: downloaded once)")
     choice = flags.add_mutually_exclusive_group()
     choice.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
-    choice.add_argument("--point", type=pixel_of_frame, metavar="X,Y,FRAME", help="the object at this pixel of a frame")
+    choice.add_argument(
+        "--point", type=parse_frame_pixel, metavar="X,Y,FRAME", help="the object at this pixel of a frame"
+    )
     flags.add_argument(
         "--objects",
         type=int,
         default=1,
-        help="so many objects, each also in NAME_maskrcnn_1, _2, ...; "
+        help="number of objects, each also in NAME_maskrcnn_1, _2, ...; "
         "with import the labels 1, 2, ... of label pictures (default: 1)",
     )
     flags.add_argument("--masks", type=Path, help="import: folder of pictures, or a video (opacity or brightness)")
     flags.add_argument("--label", type=int, help="import: only this label of label pictures")
-    flags.add_argument("--threshold", type=float, help="import: hard masks, inside above this share of white (0 to 1)")
+    flags.add_argument(
+        "--threshold", type=float, help="import: hard masks, inside above this grey value, from 0 (black) to 1 (white)"
+    )
     return flags
 
 
 def check_flags(options: argparse.Namespace) -> None:
-    """Refuse combinations of flags that say nothing or two things."""
+    """Raise UserError for values out of range and for flags that do not belong together."""
     imports = options.method == "import"
     if options.refine and (extra := given_choices(options)):
-        raise UserError(f"--refine mends the masks that are there, --{extra[0]} finds others; give one of the two")
+        raise UserError(f"--refine refines existing masks, --{extra[0]} finds new ones; give one of the two")
     usable = ("method", "masks", "objects") if imports else ("method", "masks")
-    if options.method in ("motion", "import") and (extra := given_choices(options, but=usable)):
-        raise UserError(f"--{extra[0]} is for detectors; --method {options.method} has no use for it")
+    if options.method in ("motion", "import") and (extra := given_choices(options, except_for=usable)):
+        raise UserError(f"--{extra[0]} is for detectors; --method {options.method} does not use it; leave it out")
     if imports != (options.masks is not None):
         raise UserError("--masks PATH and --method import belong together; give both or neither")
     if given := [name for name in ("label", "threshold") if getattr(options, name) is not None and not imports]:
-        raise UserError(f"--{given[0]} belongs to --method import")
+        raise UserError(f"--{given[0]} belongs to --method import; leave it out, or import masks")
     if imports and not options.masks.exists():
         raise UserError(f"{options.masks}: no such file or folder; --masks takes mask pictures or a matte video")
     if options.threshold is not None and not 0 <= options.threshold < 1:
-        raise UserError(f"--threshold is {options.threshold}, expected a share of white from 0 to below 1")
+        raise UserError(f"--threshold is {options.threshold}, expected a grey value from 0 (black) to below 1 (white)")
     for name in ("instance", "objects"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}, expected 1 or more")
     if options.label is not None and options.objects > 1:
-        raise UserError("--label takes one of the labels, --objects several, from 1 on; give one of the two")
+        raise UserError("--label chooses one label, --objects several, from 1 on; give one of the two")
     if options.point is not None and options.objects > 1:
         raise UserError("--point chooses one object, --objects several; give one of the two")
 
 
-def given_choices(options: argparse.Namespace, but: tuple[str, ...] = ()) -> list[str]:
-    """The flags that say how masks are found and were given."""
+def given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:
+    """Return the names of the given flags that choose how masks are found, without those in `except_for`."""
     defaults = {"method": "auto", "class_name": "anything", "objects": 1}
     names = ("method", "class_name", "weights", "instance", "point", "objects", "masks")
-    return [name for name in names if name not in but and getattr(options, name) != defaults.get(name)]
+    return [name for name in names if name not in except_for and getattr(options, name) != defaults.get(name)]
 
 
 if __name__ == "__main__":

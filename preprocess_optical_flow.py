@@ -1,4 +1,4 @@
-"""Optical flow between neighbouring frames, both ways."""
+"""Compute the optical flow between neighbouring frames of a clip, in both directions."""
 
 import argparse
 from pathlib import Path
@@ -7,10 +7,10 @@ from command_line import UserError, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the flow of every two neighbouring frames, both ways, into NAME_flow/; whole files stay."""
-    options = flow_flags().parse_args(arguments)
+    """Write the flow between neighbouring frames into NAME_flow/. Whole files that exist are kept."""
+    options = make_flow_parser().parse_args(arguments)
     if options.max_long_edge < 2:
-        raise UserError(f"--max_long_edge is {options.max_long_edge}, expected pixels, such as 768")
+        raise UserError(f"--max_long_edge is {options.max_long_edge}, expected at least 2 pixels, such as 768")
     if (options.method == "import") != (options.flow is not None):
         raise UserError("--flow FOLDER and --method import belong together; give both or neither")
 
@@ -18,15 +18,22 @@ def main(arguments: list[str] | None = None) -> None:
 
     write_clip_flow(
         options.vid_path,
-        FlowRequest(options.method, options.max_long_edge, options.weights, options.flow, options.format),
+        FlowRequest(
+            method=options.method,
+            max_long_edge=options.max_long_edge,
+            weights=options.weights,
+            source=options.flow,
+            format=options.format,
+        ),
     )
 
 
-def flow_flags() -> argparse.ArgumentParser:
-    """The command's flags."""
+def make_flow_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of this script."""
     flags = make_parser(
-        "Compute how every pixel moves to the next frame and back: NAME_flow/A_B.npz, float16 (height, width, 2)\n"
-        "under the key 'flow', pixels (dx, dy). Whole files that are there are kept, so an interrupted run goes on.",
+        "Compute how every pixel moves to the next frame and to the previous one: NAME_flow/A_B.npz, float16\n"
+        "(height, width, 2) under the key 'flow', pixels (dx, dy). Whole files that exist are kept, so an interrupted\n"
+        "run continues where it was stopped.",
         "python preprocess_optical_flow.py --vid-path data/swan --max_long_edge 768",
     )
     flags.add_argument("--vid-path", type=Path, required=True, help="folder of frames")
@@ -37,9 +44,10 @@ def flow_flags() -> argparse.ArgumentParser:
         "--method",
         choices=("auto", "raft", "dis", "raft-thirdparty", "import"),
         default="auto",
-        help="raft: torchvision's RAFT (large), the most accurate; dis: OpenCV's DIS, no weights, seconds per clip; "
+        help="raft: torchvision's RAFT (large), the most accurate; dis: OpenCV's DIS, no weights, takes "
+        "seconds per clip; "
         "raft-thirdparty: the published code, a git submodule; import: files of another program, see --flow; "
-        "auto (default): raft if its weights can be had",
+        "auto (default): raft if its weights can be had, else dis",
     )
     flags.add_argument("--weights", type=Path, help="RAFT weights as a local file (default: downloaded once)")
     flags.add_argument(
@@ -49,7 +57,7 @@ def flow_flags() -> argparse.ArgumentParser:
         "--format",
         choices=("npz", "npy"),
         default="npz",
-        help="npz (default): float16, a tenth of the size; npy: float32 as the published code writes and reads",
+        help="npz (default): float16, about a tenth of the size; npy: float32 as the published code writes and reads",
     )
     return flags
 

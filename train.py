@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train a new run from a config, or continue one."""
-    options = training_flags().parse_args(arguments)
+    """Train a new run from a config, or continue a run.
+
+    arguments: of the command line; None takes those of the process. Raises UserError for wrong input and Stopped after
+    a signal.
+    """
+    options = make_training_parser().parse_args(arguments)
     check_flags(options)
 
     from config import load_config, parse_setting
@@ -27,17 +31,16 @@ def main(arguments: list[str] | None = None) -> None:
         changes |= {"light": False} if options.no_light else {}
         trainer = start_run(load_config(options.config, changes), device)
     trainer.run()
-    print(
-        f"finished; open {trainer.folder / 'preview.png'} and {trainer.folder / f'{trainer.iteration:06d}'}/index.html"
-    )
+    print(f"finished; open {trainer.folder / 'preview.png'} and {trainer.evaluation_folder / 'index.html'}")
 
 
-def training_flags() -> argparse.ArgumentParser:
-    """The command's flags."""
+def make_training_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's flags."""
     flags = make_parser(
-        "Learn the atlases of one clip: two flat images, a map from every pixel into them, and an opacity.\n"
-        "The config names the clip's folder and everything else; results go to a new folder, with a preview.png, and\n"
-        "a checkpoint that only_evaluate.py and only_edit.py read. Ctrl-C saves and stops; --resume goes on.",
+        "Learn the atlases of one clip: two flat images, a mapping from every pixel into them, and an opacity.\n"
+        "The config names the clip's folder and all settings. Results are written to a new folder: preview.png, the\n"
+        "evaluations, and a checkpoint that only_evaluate.py and only_edit.py read. Ctrl-C saves and stops the run;\n"
+        "--resume continues it.",
         "python train.py config/config.json --set data_folder=data/swan",
     )
     flags.add_argument("config", nargs="?", type=Path, help="settings as JSON, see config/config.json")
@@ -53,29 +56,29 @@ def training_flags() -> argparse.ArgumentParser:
         "--time_budget", type=float, metavar="SECONDS", help="stop after so many seconds of loading and training"
     )
     flags.add_argument(
-        "--no_light", "--no_residual", action="store_true", help="representation grid: learn no factor of light"
+        "--no_light", "--no_residual", action="store_true", help="representation grid: do not learn a factor of light"
     )
     flags.add_argument("--device", help="cpu, cuda or cuda:1, for instance (default: the GPU if there is one)")
     return flags
 
 
 def check_flags(options: argparse.Namespace) -> None:
-    """Raise UserError for flags that contradict each other, or say nothing."""
+    """Raise UserError for flags that contradict each other or have no effect."""
     if (options.config is None) == (options.resume is None):
         raise UserError("give either a config file or --resume RUN_FOLDER; see python train.py --help")
     if options.resume and options.no_light:
-        raise UserError("--no_light belongs to a new run; a run that began with light goes on with it")
+        raise UserError("--no_light works for a new run only; leave it out to continue a run with its own settings")
     if options.resume and options.set:
         raise UserError(
-            f"--set changes the settings of a new run; edit {options.resume / 'config.json'} to change those of a run "
-            "that goes on"
+            "--set works for a new run only; to change the settings of a run that is continued, edit "
+            f"{options.resume / 'config.json'}"
         )
     if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 
 
 def parse_device(name: str | None) -> "torch.device | None":
-    """The device of that name; None if none was named. Raises UserError where it is not there."""
+    """Return the device of this name, or None for None. Raises UserError if this machine does not have the device."""
     if name is None:
         return None
 
@@ -84,7 +87,7 @@ def parse_device(name: str | None) -> "torch.device | None":
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: is not on this machine; use cpu, or leave the flag out") from None
+        raise UserError(f"--device {name}: this machine has no such device; use cpu, or leave the flag out") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The video as tensors on the device, optical flow checks, and the pre-training of the mappings."""
+"""The video as tensors on a device, the consistency check of optical flow, and the pre-training of the mappings."""
 
 import math
 import os
@@ -20,89 +20,98 @@ from config import Config
 from media.clip import Clip
 from media.flows import BACKWARD, FORWARD
 
-CONSISTENT_PX = 1.0  # flow is valid where forward-then-backward returns within this distance
+CONSISTENT_PX = 1.0  # flow is valid where forward and then backward flow returns within this distance
 INT16_MAX = 32767
-PRETRAIN_LEARNING_RATE = 1e-4
-BYTES_PER_PIXEL = 14  # of a video with one object
+PRETRAIN_LEARNING_RATE = 1e-4  # of Adam, as published
+BYTES_PER_PIXEL = 14  # memory of a video with one object
 IN_MEMORY_BYTES = 1 << 30  # larger videos are mapped from disk
-READERS = min(8, (os.cpu_count() or 1) + 1)  # threads that read a clip; one may wait for the disk
+READER_THREADS = min(8, (os.cpu_count() or 1) + 1)  # one more than the cores, because a thread may wait for the disk
+
+Floats = NDArray[np.floating]
 
 
 def pick_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def flow_targets(flow: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Positions x and y, each (H, W) in pixels, to which the flow (H, W, 2) takes the pixels of its frame."""
+def flow_targets(flow: Floats) -> tuple[Floats, Floats]:
+    """Return the positions x and y, each (H, W) in pixels, to which flow (H, W, 2) moves the pixels of its frame."""
     height, width = flow.shape[:2]
     x = flow[..., 0].astype(np.float32) + np.arange(width, dtype=np.float32)
     y = flow[..., 1].astype(np.float32) + np.arange(height, dtype=np.float32)[:, None]
     return x, y
 
 
-def warp_by_flow(
-    values: NDArray[np.floating], flow: NDArray[np.floating], border: int = cv2.BORDER_REPLICATE
-) -> NDArray[np.floating]:
-    """Bring the values (H, W[, C]) of another frame to this frame by the flow (H, W, 2) from this frame to the other.
+def warp_by_flow(values: Floats, flow: Floats, border: int = cv2.BORDER_REPLICATE) -> Floats:
+    """Warp the values (H, W[, C]) of another frame to this frame by the flow (H, W, 2) from this frame to the other.
 
     Sampling is bilinear. border: OpenCV's border mode, for flow that leaves the frame.
     """
-    return cv2.remap(values, *flow_targets(flow), cv2.INTER_LINEAR, borderMode=border)
+    warped: NDArray = cv2.remap(values, *flow_targets(flow), cv2.INTER_LINEAR, borderMode=border)
+    return warped
 
 
-def consistent_flow(flow: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(H, W): True where following `flow` and then `back` returns within one pixel and never leaves the frame."""
+def consistent_pixels(flow: Floats, back_flow: Floats) -> NDArray[np.bool_]:
+    """Return an (H, W) mask: True where `flow` and then `back_flow` returns within one pixel, inside the frame.
+
+    flow: (H, W, 2) pixels from one frame to another. back_flow: the same from the other frame to the first.
+    """
     height, width = flow.shape[:2]
     x, y = flow_targets(flow)
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    squares = np.square(flow + warp_by_flow(back, flow, cv2.BORDER_CONSTANT))
-    # A sum along an axis of length two takes 20 times as long as adding the two.
-    return inside & (squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2)
+    is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    squares = np.square(flow + warp_by_flow(back_flow, flow, cv2.BORDER_CONSTANT))
+    # numpy sums along an axis of length two 20 times as slowly as it adds the two parts.
+    return is_inside & (squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2)
 
 
 @dataclass
 class Video:
-    """What training reads, on the device: T frames of H x W pixels, about 14 bytes a pixel with one object."""
+    """Everything that training reads of a clip, on the device: T frames of H x W pixels, F foreground objects.
+
+    It takes about 14 bytes per pixel with one object. Rows of the flow tensors are forward and backward flow.
+    """
 
     frames: Tensor  # (T, H, W, 3) uint8
     masks: Tensor  # (F, T, H, W) uint8, rough masks of the foreground objects
-    flow_steps: Tensor  # (2, T, H, W, 2) int16 (dx, dy), forward and backward, in units of flow_unit_px
+    flow_steps: Tensor  # (2, T, H, W, 2) int16 (dx, dy), in units of flow_unit_px
     flow_unit_px: Tensor  # (2, T) float32
     flow_valid: Tensor  # (2, T, H, W) bool; False where a frame has no neighbour
-    masks_found: Tensor  # (F,) bool: by a detector or by motion, so they are rough; False if nothing is known of them
+    masks_found: Tensor  # (F,) bool: a detector or motion found the masks; False if their origin is unknown
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(T, H, W)."""
-        return tuple(self.frames.shape[:3])
+        """Number of frames and their size: (T, H, W)."""
+        frames, height, width = self.frames.shape[:3]
+        return frames, height, width
 
     @property
     def device(self) -> torch.device:
+        """Device of all tensors."""
         return self.frames.device
 
     def to(self, device: torch.device) -> "Video":
-        """The same video on a device."""
+        """Return the same video on a device."""
         return Video(*(getattr(self, name).to(device) for name in Video.__dataclass_fields__))
 
     def normalize(self, xyt_px: Tensor) -> Tensor:
-        """Pixels and frame numbers (N, 3) to network inputs."""
+        """Convert pixels and frame numbers (N, 3) to network inputs (N, 3)."""
         return normalize(xyt_px, self.size)
 
     def flow_px(self, direction: Tensor, t: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """(N, 2) float32 pixels (dx, dy) of the flow that leaves the given pixels."""
+        """Return the flow from the given pixels, (N, 2) float32 pixels (dx, dy). All arguments are (N,) indices."""
         return self.flow_steps[direction, t, y, x] * self.flow_unit_px[direction, t][:, None]
 
 
 def uv_scale_px(size: tuple[int, int], uv_mapping_scale: float) -> float:
-    """Pixels per unit of uv of a clip of (H, W), for derivatives and distances."""
+    """Return the pixels per unit of uv for a clip of (H, W), used for derivatives and distances in the losses."""
     return max(size) / (2 * uv_mapping_scale)
 
 
 def normalize(xyt_px: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Pixels and frame numbers (N, 3) of a clip of (T, H, W) to network inputs.
+    """Convert pixels and frame numbers (N, 3) of a clip of (T, H, W) to network inputs (N, 3).
 
-    x and y share a scale, so squares stay square; the last frame lies at 1 - 2 / T, as published.
+    x and y share a scale, so squares stay square. The last frame lies at 1 - 2 / T, as published.
     """
     frames, height, width = size
     xy, t = xyt_px.split((2, 1), dim=-1)
@@ -110,24 +119,25 @@ def normalize(xyt_px: Tensor, size: tuple[int, int, int]) -> Tensor:
 
 
 def frame_points(t: int, height: int, width: int, device: torch.device) -> Tensor:
-    """All pixels (H * W, 3) of frame t as (x, y, t), row by row."""
+    """Return all pixels of frame t as (H * W, 3) float (x, y, t), row by row."""
     y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     return torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3).float()
 
 
 def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects: int = 1) -> Video:
-    """A video of (T, H, W) to be filled, without motion; a long one lies on disk, where the system keeps what is used.
+    """Return a video of (T, H, W) with black frames, empty masks and no valid flow, to be filled.
 
-    The file has no name and is gone with the video; it is in `folder`, if that can be written to.
+    A long video is mapped from a file, so that the operating system keeps in memory only what is used. The file has no
+    name and disappears with the video; it lies in `folder` if that is writable.
     """
     frames = size[0]
-    on_disk = BYTES_PER_PIXEL * math.prod(size) > IN_MEMORY_BYTES
+    is_on_disk = BYTES_PER_PIXEL * math.prod(size) > IN_MEMORY_BYTES
 
-    def zeros(shape: tuple[int, ...], kind: type) -> Tensor:
-        if not on_disk:
-            return torch.from_numpy(np.zeros(shape, kind))
+    def zeros(shape: tuple[int, ...], dtype: type) -> Tensor:
+        if not is_on_disk:
+            return torch.from_numpy(np.zeros(shape, dtype))
         with tempfile.TemporaryFile(dir=folder if folder and os.access(folder, os.W_OK) else None) as file:
-            return torch.from_numpy(np.memmap(file, kind, "w+", shape=shape))
+            return torch.from_numpy(np.memmap(file, dtype, "w+", shape=shape))
 
     return Video(
         frames=zeros((*size, 3), np.uint8),
@@ -140,42 +150,46 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects:
 
 
 def load_video(clip: Clip, device: torch.device, masks_found: Sequence[bool] | None = None) -> Video:
-    """Read a clip for training. Raises UserError for whatever is missing or damaged, before any of it is used.
+    """Read a whole clip for training. Raises UserError if a file is missing or damaged.
 
-    masks_found: for each object, whether a method found its masks; None if nothing is known of them.
+    masks_found: for each object, whether its masks were found by a method; None if their origin is unknown.
     """
-    masks, count = clip.object_masks, len(clip)
+    mask_paths, count = clip.object_masks, len(clip)
     video = empty_video(clip.size, clip.folder.parent, clip.objects)
-    with ThreadPoolExecutor(READERS) as readers:  # decoding releases Python's global lock
-        read = readers.map(lambda t: read_frame(clip, video, t), range(count))
-        for _ in tqdm(read, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
+    with ThreadPoolExecutor(READER_THREADS) as readers:  # threads help: decoding releases Python's global lock
+        results = readers.map(lambda t: read_into_video(clip, video, t), range(count))
+        for _ in tqdm(results, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
             pass
-    for paths, planes in zip(masks, video.masks, strict=True):
-        if not (planes > 127).any():
+    for paths, object_masks in zip(mask_paths, video.masks, strict=True):
+        if not (object_masks > 127).any():
             warn(f"{paths[0].parent}: all masks are empty; everything will be background")
     if masks_found is not None:
         video.masks_found = torch.tensor(masks_found, dtype=torch.bool)
     return video.to(device)
 
 
-def read_frame(clip: Clip, video: Video, t: int) -> None:
-    """Put frame t, its masks, and the flow to and from the next one into a video."""
+def read_into_video(clip: Clip, video: Video, t: int) -> None:
+    """Read frame t of a clip, its masks, and the flow to and from the next frame into a video."""
     video.frames[t] = torch.from_numpy(clip.frame(t))
-    for plane, masks in zip(video.masks, clip.object_masks, strict=True):
-        plane[t] = torch.from_numpy(clip.mask(masks[t]))
+    for object_masks, paths in zip(video.masks, clip.object_masks, strict=True):
+        object_masks[t] = torch.from_numpy(clip.mask(paths[t]))
     if t + 1 < len(clip):
-        there, back = clip.flow_pair(t)
-        store_flow(video, FORWARD, t, there, consistent_flow(there, back))
-        store_flow(video, BACKWARD, t + 1, back, consistent_flow(back, there))
+        flow, back_flow = clip.flow_pair(t)
+        store_flow(video, FORWARD, t, flow, consistent_pixels(flow, back_flow))
+        store_flow(video, BACKWARD, t + 1, back_flow, consistent_pixels(back_flow, flow))
 
 
-def store_flow(video: Video, direction: int, t: int, flow: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-    """Keep one frame's flow as int16: finer than a thousandth of a pixel while the motion is below 32 px."""
+def store_flow(video: Video, direction: int, t: int, flow: Floats, valid: NDArray[np.bool_]) -> None:
+    """Store the flow from frame t, (H, W, 2), and where it is valid, (H, W), in a video.
+
+    Flow is stored as int16: in steps below a thousandth of a pixel if no motion exceeds 32 pixels. Invalid flow is
+    stored as zero.
+    """
     is_valid = torch.from_numpy(valid)
-    known = torch.where(is_valid[..., None], torch.from_numpy(flow), 0.0)
-    unit = max(float(known.abs().max()), 1.0) / INT16_MAX
-    video.flow_steps[direction, t] = (known / unit).round_()
-    video.flow_unit_px[direction, t] = unit
+    valid_flow = torch.where(is_valid[..., None], torch.from_numpy(flow), 0.0)
+    unit_px = max(float(valid_flow.abs().max()), 1.0) / INT16_MAX
+    video.flow_steps[direction, t] = (valid_flow / unit_px).round_()
+    video.flow_unit_px[direction, t] = unit_px
     video.flow_valid[direction, t] = is_valid
 
 
@@ -187,22 +201,22 @@ def pretrain_mapping(
     config: Config,
     generator: torch.Generator,
 ) -> None:
-    """Fit one mapping to a target, pixels and frame numbers (N, 3) -> uv (N, 2), before training.
+    """Fit one mapping to a target before training. The loss is the mean Euclidean distance in uv, as published.
 
-    `pretrain_iter_number` rounds of one batch per frame; the loss is the mean Euclidean distance.
+    target: pixels and frame numbers (N, 3) -> uv (N, 2). There are `pretrain_iter_number` rounds of one batch per
+    frame. name: for the progress bar.
     """
     frames, height, width = video.size
     optimizer = torch.optim.Adam(mapping.parameters(), lr=PRETRAIN_LEARNING_RATE)
     extent = torch.tensor([width, height]).to(video.device)
-    progress = tqdm(total=config.pretrain_iter_number * frames, desc=f"fitting the {name} mapping")
-    with progress:
+    with tqdm(total=config.pretrain_iter_number * frames, desc=f"fitting the {name} mapping") as progress_bar:
         for _ in range(config.pretrain_iter_number):
             for t in range(frames):
-                share = torch.rand(config.samples_batch, 2, generator=generator, device=video.device)
-                xy = (share * extent).floor()
+                unit_xy = torch.rand(config.samples_batch, 2, generator=generator, device=video.device)
+                xy = (unit_xy * extent).floor()
                 xyt_px = torch.cat((xy, torch.full_like(xy[:, :1], t)), dim=1)
                 loss = (mapping(video.normalize(xyt_px)) - target(xyt_px)).norm(dim=1).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            progress.update(frames)
+            progress_bar.update(frames)

@@ -1,4 +1,4 @@
-"""A video, or a folder of frames, to editable layers in one command."""
+"""Turn a video, or a folder of frames, into editable layers with one command."""
 
 import argparse
 import time
@@ -13,45 +13,51 @@ from config import MOST_OBJECTS
 
 if TYPE_CHECKING:
     from config import Config
-    from media.decoding import VideoFacts
+    from media.decoding import VideoMetadata
 
-FAST = Path(__file__).resolve().parent / "config" / "fast.json"
+FAST_CONFIG = Path(__file__).resolve().parent / "config" / "fast.json"
 STAGES = ("frames", "masks", "flow", "layers")
-MANY_FRAMES = 500
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+DEFAULT_MAX_FRAMES = 500
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Frames, masks, flow, layers: each stage that is not done yet."""
-    options = unwrap_flags().parse_args(arguments)
+    """Run the stages frames, masks, flow and layers, each unless its files exist already."""
+    options = make_unwrap_parser().parse_args(arguments)
     check_flags(options)
-    took: dict[str, float] = {}
+    seconds: dict[str, float] = {}  # by the name of the stage
 
     from preprocessing.flow import FlowRequest, write_clip_flow
     from preprocessing.mask_request import MaskRequest
     from preprocessing.masks import write_masks
 
-    frames = frames_given(options, took) if options.input.is_dir() else frames_of_video(options, took)
-    with stage("masks", took):
-        method = options.method or ("import" if options.masks else "auto")
-        request = MaskRequest(method, options.class_name, options.mask_weights, source=options.masks)
-        write_masks(frames, replace(request, objects=options.objects))
-    with stage("flow", took):
-        write_clip_flow(frames, FlowRequest(flow_method(options), options.max_long_edge, options.flow_weights))
-    with stage("layers", took):
-        run = layers(options, frames)
-    report(run, took)
+    is_folder = options.input.is_dir()
+    frames = check_given_frames(options, seconds) if is_folder else extract_video_frames(options, seconds)
+    with time_stage("masks", seconds):
+        request = MaskRequest(
+            method=options.method or ("import" if options.masks else "auto"),
+            class_name=options.class_name,
+            weights=options.mask_weights,
+            objects=options.objects,
+            source=options.masks,
+        )
+        write_masks(frames, request)
+    with time_stage("flow", seconds):
+        write_clip_flow(frames, FlowRequest(choose_flow_method(options), options.max_long_edge, options.flow_weights))
+    with time_stage("layers", seconds):
+        run = train_layers(options, frames)
+    print_result(run, seconds)
 
 
-def unwrap_flags() -> argparse.ArgumentParser:
-    """The command's flags."""
+def make_unwrap_parser() -> argparse.ArgumentParser:
+    """Return the argument parser of this script."""
     flags = make_parser(
         "Turn a video (mp4, mov, webm, gif, ...) or a folder of frames into editable layers. Four stages: frames,\n"
-        "masks, flow, layers; what is done is not done again. Nothing but the Python packages is needed.",
+        "masks, flow, layers; a stage whose files exist is not done again. Only the Python packages are needed.",
         "python unwrap_video.py swan.mp4 --class_name bird",
     )
     flags.add_argument("input", type=Path, help="a video file, or a folder of frames")
-    flags.add_argument("--name", help="of the clip's folders (default: the video's name and the part taken)")
+    flags.add_argument("--name", help="name of the clip's folders (default: the video's name and the part)")
     flags.add_argument("--class_name", default="anything", help="what moves: a COCO name such as person, dog, car")
     flags.add_argument("--masks", type=Path, help="your own masks: a folder of pictures, or a matte video")
     flags.add_argument(
@@ -63,8 +69,8 @@ def unwrap_flags() -> argparse.ArgumentParser:
         "--objects",
         type=int,
         default=1,
-        help="so many objects, 1 to 3, each in a layer (default: 1); "
-        "told apart by a detector, or labels 1, 2, ... of --masks",
+        help="number of objects, 1 to 3, each in a layer (default: 1); "
+        "a detector finds them, or they are the labels 1, 2, ... of --masks",
     )
     flags.add_argument("--mask_weights", type=Path, help="detector weights as a local file (default: downloaded once)")
     flags.add_argument(
@@ -84,7 +90,10 @@ def unwrap_flags() -> argparse.ArgumentParser:
         help="longer side to work at, pixels (default: 768); the frames themselves keep their size",
     )
     flags.add_argument(
-        "--max_frames", type=int, default=MANY_FRAMES, help=f"refuse longer clips (default: {MANY_FRAMES})"
+        "--max_frames",
+        type=int,
+        default=DEFAULT_MAX_FRAMES,
+        help=f"refuse longer clips (default: {DEFAULT_MAX_FRAMES})",
     )
     flags.add_argument("--allow_cuts", action="store_true", help="train over scene cuts")
     flags.add_argument("--data_folder", type=Path, default=Path("data"), help="for frames, masks, flow (default: data)")
@@ -93,17 +102,17 @@ def unwrap_flags() -> argparse.ArgumentParser:
 
 
 def check_flags(options: argparse.Namespace) -> None:
-    """Refuse numbers and combinations that make no sense."""
+    """Raise UserError for values out of range and for flags that do not belong together."""
     for path in (options.input, options.masks):
         if path is not None and not path.exists():
-            raise UserError(f"{path}: no such file or folder")
-    if options.input.suffix.lower() in PICTURES:
+            raise UserError(f"{path}: no such file or folder; check the path")
+    if options.input.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"{options.input} is a picture; give a video, or the folder that holds the frames")
-    least = {"start": 0, "time_budget": 1e-9, "every": 1, "max_long_edge": 16, "max_frames": 2}
-    for name, smallest in least.items():
+    minimum = {"start": 0, "time_budget": 1e-9, "every": 1, "max_long_edge": 16, "max_frames": 2}
+    for name, least in minimum.items():
         value = getattr(options, name)
-        if not smallest <= value < float("inf"):
-            raise UserError(f"--{name} is {value}, expected at least {smallest:g}")
+        if not least <= value < float("inf"):
+            raise UserError(f"--{name} is {value}, expected at least {least:g}")
     if options.method == "import" and options.masks is None:
         raise UserError("--method import needs --masks, a folder of mask pictures or a matte video")
     if not 1 <= options.objects <= MOST_OBJECTS:
@@ -111,22 +120,22 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.objects > 1 and options.method == "motion":
         raise UserError("--method motion finds one object; for several use a detector, or --masks with label pictures")
     if options.masks is not None and options.method not in (None, "import"):
-        raise UserError(f"--masks brings masks along, --method {options.method} finds them; give one of the two")
+        raise UserError(f"--masks gives the masks, --method {options.method} finds them; give one of the two")
     if options.input.is_dir() and (options.start or options.end is not None or options.every != 1 or options.name):
         raise UserError("--start, --end, --every and --name are for videos; put the frames you want into a folder")
 
 
 @contextmanager
-def stage(name: str, took: dict[str, float]) -> Iterator[None]:
-    """Say which stage begins, and note how long it takes."""
+def time_stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    """Print that a stage begins, and store how many seconds the body takes in `seconds`."""
     print(f"\n[{STAGES.index(name) + 1} of {len(STAGES)}] {name}", flush=True)
     started = time.perf_counter()
     yield
-    took[name] = time.perf_counter() - started
+    seconds[name] = time.perf_counter() - started
 
 
-def frames_given(options: argparse.Namespace, took: dict[str, float]) -> Path:
-    """A folder of frames, looked through for scene cuts; used where it is."""
+def check_given_frames(options: argparse.Namespace, seconds: dict[str, float]) -> Path:
+    """Check a given folder of frames for scene cuts, and return it. The frames are used where they are."""
     import media
     from media.clip import open_clip
     from preprocessing.extract import check_cuts
@@ -134,68 +143,88 @@ def frames_given(options: argparse.Namespace, took: dict[str, float]) -> Path:
 
     frames = resolve_folder_name(options.input)
     paths = media.list_images(frames)
-    clip = open_clip(frames, config_for(options, frames, media.image_size(paths[0]) if paths else (1, 1)))
-    announce(options, len(paths), media.image_size(paths[0]), has_to_extract=False)
-    with stage("frames", took):
+    size = media.image_size(paths[0]) if paths else (1, 1)
+    clip = open_clip(frames, make_config(options, frames, size))  # raises UserError if there are no frames
+    check_length(options, len(paths), size, has_to_extract=False)
+    with time_stage("frames", seconds):
         check_cuts(detect_cuts(media.read_rgb(path) for path in paths), frames, options.allow_cuts, None)
         print(f"{len(paths)} frames, used where they are: {frames}; videos of them get {clip.fps:g} frames per second")
     return frames
 
 
-def frames_of_video(options: argparse.Namespace, took: dict[str, float]) -> Path:
-    """The frames of a video, in the data folder."""
-    from media.decoding import video_facts
-    from preprocessing.extract import Span, check_span, extract, read_clip_note
+def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float]) -> Path:
+    """Extract the frames of a video into the data folder, and return their folder.
 
-    span, facts = Span(options.start, options.end, options.every), video_facts(options.input)
-    check_span(options.input, span, facts)
+    Frames that were extracted before are used. Raise UserError if the folder holds other frames.
+    """
+    from media.decoding import read_video_metadata
+    from preprocessing.extract import Span, check_span, extract_frames, read_clip_note
+
+    span, metadata = Span(options.start, options.end, options.every), read_video_metadata(options.input)
+    check_span(options.input, span, metadata)
     folder = options.data_folder / (options.name or options.input.stem + span.name_suffix())
-    is_there = folder.is_dir() and any(folder.iterdir())
-    announce(options, span.frames(facts) or 0, (facts.width, facts.height), has_to_extract=not is_there)
-    with stage("frames", took):
-        if is_there:
+    has_frames = folder.is_dir() and any(folder.iterdir())
+    check_length(
+        options, span.count_frames(metadata) or 0, (metadata.width, metadata.height), has_to_extract=not has_frames
+    )
+    with time_stage("frames", seconds):
+        if has_frames:
             note = read_clip_note(folder)
             if note is None or not note.matches(options.input, span):
-                raise UserError(f"{folder} holds frames of something else than this; give the clip another --name")
-            print(f"{note.frames} frames are there already: {folder}")
+                raise UserError(
+                    f"{folder} holds frames of another video or of another part; give the clip another --name"
+                )
+            print(f"{note.frames} frames exist already: {folder}")
         else:
-            say_what_it_is(facts)
-            note = extract(options.input, folder, span, options.allow_cuts, options.max_frames)
+            print_conversions(metadata)
+            note = extract_frames(options.input, folder, span, options.allow_cuts, options.max_frames)
             print(f"wrote {note.frames} frames of {note.width} x {note.height}, {note.fps:g} per second: {folder}")
     return folder
 
 
-def say_what_it_is(facts: "VideoFacts") -> None:
-    """One line for each thing about a video that is not taken as it is."""
-    if facts.rotation:
-        print(f"the video is to be turned by {facts.rotation} degrees; frames are upright")
-    if facts.is_variable:
-        print(f"its frames are spaced unevenly; they are taken at its mean rate of {facts.fps:g} per second")
-    if facts.has_audio:
+def print_conversions(metadata: "VideoMetadata") -> None:
+    """Print one line for each property of a video that the extracted frames do not keep as it is."""
+    if metadata.rotation:
+        print(f"the video is to be turned by {metadata.rotation} degrees; frames are upright")
+    if metadata.is_variable:
+        print(f"its frames are spaced unevenly; they are taken at its mean rate of {metadata.fps:g} per second")
+    if metadata.has_audio:
         print("it has an audio track, which is noted with the frames")
-    if facts.has_alpha:
+    if metadata.has_alpha:
         print("its opacity is left out; give the same file as --masks to use it as masks")
 
 
-def announce(options: argparse.Namespace, count: int, native: tuple[int, int], has_to_extract: bool) -> None:
-    """Refuse clips longer than anyone would wait for, and say what this one will take."""
+def check_length(options: argparse.Namespace, count: int, native_size: tuple[int, int], has_to_extract: bool) -> None:
+    """Raise UserError if there are too many frames or too little disk space, and print an estimate of the run.
+
+    count: number of frames, 0 if it is not known. native_size: (width, height) of the frames.
+    """
     from preprocessing.estimate import Task, print_estimate
-    from preprocessing.extract import too_many_frames
+    from preprocessing.extract import too_many_frames_message
+    from preprocessing.sizes import fit_size
 
     if count > options.max_frames:
-        raise UserError(too_many_frames(options.input, str(count), options.max_frames))
-    scale = min(1.0, options.max_long_edge / max(native))
-    working = tuple(max(1, round(side * scale)) for side in native)
-    finder = {"import": None, "motion": "motion"}.get("import" if options.masks else options.method, "detector")
-    flow = "dis" if flow_method(options) == "dis" else "raft"
-    print_estimate(
-        Task(count, native, working, has_to_extract, finder, flow, options.time_budget, options.objects),
-        resolve_folder_name(options.input).parent if options.input.is_dir() else options.data_folder,
+        raise UserError(too_many_frames_message(options.input, str(count), options.max_frames))
+    if options.masks or options.method == "import":
+        mask_method = None
+    else:
+        mask_method = "motion" if options.method == "motion" else "detector"
+    task = Task(
+        frames=count,
+        native_size=native_size,
+        working_size=fit_size(native_size, options.max_long_edge),
+        has_to_extract=has_to_extract,
+        mask_method=mask_method,
+        flow_method="dis" if choose_flow_method(options) == "dis" else "raft",
+        time_budget_s=options.time_budget,
+        objects=options.objects,
     )
+    is_folder = options.input.is_dir()
+    print_estimate(task, resolve_folder_name(options.input).parent if is_folder else options.data_folder)
 
 
-def flow_method(options: argparse.Namespace) -> str:
-    """The method that was asked for, or the one that suits the machine."""
+def choose_flow_method(options: argparse.Namespace) -> str:
+    """Return the flow method of the flags. Without one, it is RAFT if weights are given or there is a GPU, else DIS."""
     from unwrap_utils import pick_device
 
     if options.flow_method is None and options.flow_weights is not None:
@@ -203,30 +232,31 @@ def flow_method(options: argparse.Namespace) -> str:
     return options.flow_method or ("auto" if pick_device().type == "cuda" else "dis")
 
 
-def config_for(options: argparse.Namespace, frames: Path, native: tuple[int, int]) -> "Config":
-    """The fast config for these frames of (width, height); the longer side is limited, the other one follows."""
+def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[int, int]) -> "Config":
+    """Return the fast config for frames of (width, height), with a longer side of at most --max_long_edge."""
     from config import load_config
 
-    edge = min(options.max_long_edge, max(native))
+    long_edge = min(options.max_long_edge, max(native_size))
+    is_wide = native_size[0] >= native_size[1]
     return replace(
-        load_config(FAST),
+        load_config(FAST_CONFIG),
         data_folder=str(frames),
         results_folder_name=str(options.results_folder),
         time_budget_s=options.time_budget,
         maximum_number_of_frames=options.max_frames,
         objects=options.objects,
-        resx=edge if native[0] >= native[1] else None,
-        resy=None if native[0] >= native[1] else edge,
+        resx=long_edge if is_wide else None,
+        resy=None if is_wide else long_edge,
     )
 
 
-def layers(options: argparse.Namespace, frames: Path) -> Path:
-    """Train and evaluate, or go on with the last run of the same settings; returns its folder."""
+def train_layers(options: argparse.Namespace, frames: Path) -> Path:
+    """Train and evaluate a run, or continue the newest run with the same settings. Return the folder of the run."""
     import media
     from training.earlier_runs import find_newest_run, is_evaluated
     from training.loop import resume_run, start_run
 
-    config = config_for(options, frames, media.image_size(media.list_images(frames)[0]))
+    config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
     run = find_newest_run(config)
     if run is not None and is_evaluated(run, options.time_budget):
         print(f"trained and evaluated already: {run}")
@@ -236,13 +266,13 @@ def layers(options: argparse.Namespace, frames: Path) -> Path:
     return trainer.folder
 
 
-def report(run: Path, took: dict[str, float]) -> None:
-    """Say where everything lies, what it took, and how to edit it."""
+def print_result(run: Path, seconds: dict[str, float]) -> None:
+    """Print how long each stage took, which files to look at, and how to edit them."""
     from training.earlier_runs import last_evaluation
 
     evaluation = last_evaluation(run)
-    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())
-    print(f"\ndone in {sum(took.values()):.0f} s ({stages})")
+    stages = ", ".join(f"{name} {duration:.0f} s" for name, duration in seconds.items())
+    print(f"\ndone in {sum(seconds.values()):.0f} s ({stages})")
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}")
     print(
         f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'

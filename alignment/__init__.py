@@ -1,1 +1,1 @@
-"""Closed-form knowledge of a clip: how each layer moves, and which pixels belong to the object."""
+"""Find how each layer of a clip moves: optical flow without a network, point tracks, and transforms fitted to them."""

@@ -1,29 +1,42 @@
-"""Optical flow without weights: dense inverse search (Kroeger et al. 2016), OpenCV's."""
+"""Optical flow without a network: dense inverse search (DIS, Kroeger et al. 2016), as implemented in OpenCV."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST_PX = 16  # DIS needs room for one patch
-# Of OpenCV's medium preset, with 12 steps per patch instead of 25: the same error on the exact scenes, sooner
-# (benchmarks/flow.py). Fewer patches are quicker still but lose small frames; FinestScale 0 halves the error in three
-# times the time.
+MIN_SIDE_PX = 16  # Smallest width and height that DIS accepts; smaller frames are padded.
+# Gradient descent steps per patch, instead of the 25 of OpenCV's medium preset: the same error on the exact scenes in
+# less time (benchmarks/flow.py). Fewer patches are faster still but fail on small frames; FinestScale 0 halves the
+# error but takes three times as long.
 DESCENT_STEPS = 12
 
 
 class DisFlow:
-    """Two frames (H, W, 3) uint8 -> flow from the first to the second and back, (H, W, 2) pixels each."""
+    """Dense inverse search with OpenCV's medium preset and fewer descent steps."""
 
     def __init__(self) -> None:
-        self.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.search.setGradientDescentIterations(DESCENT_STEPS)
 
     def __call__(
-        self, image: NDArray[np.uint8], following: NDArray[np.uint8]
+        self, first: NDArray[np.uint8], second: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (image, following)]
-        height, width = grey[0].shape
-        missing = [max(0, SMALLEST_PX - side) for side in (height, width)]
-        first, second = (cv2.copyMakeBorder(each, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE) for each in grey)
-        there, back = self.search.calc(first, second, None), self.search.calc(second, first, None)
-        return there[:height, :width], back[:height, :width]
+        """Compute the flow between two frames (H, W, 3), in both directions.
+
+        Returns the flow from the first frame to the second and the flow from the second to the first, (H, W, 2) each,
+        pixels (dx, dy).
+        """
+        height, width = first.shape[:2]
+        bottom, right = (max(0, MIN_SIDE_PX - side) for side in (height, width))
+        first_grey, second_grey = (
+            cv2.copyMakeBorder(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), 0, bottom, 0, right, cv2.BORDER_REPLICATE)
+            for frame in (first, second)
+        )
+        flow, back_flow = self.search_flow(first_grey, second_grey), self.search_flow(second_grey, first_grey)
+        return flow[:height, :width], back_flow[:height, :width]
+
+    def search_flow(self, source: NDArray, target: NDArray) -> NDArray[np.float32]:
+        """Compute the flow (H, W, 2) in pixels from one grey image (H, W) to another."""
+        # OpenCV's type stubs do not know that the initial flow may be None.
+        flow: NDArray[np.float32] = self.search.calc(source, target, None)  # type: ignore[call-overload]
+        return flow

@@ -1,14 +1,14 @@
-"""How each layer of a clip moves: one transform per frame."""
+"""Fit the motion of each layer of a clip: one transform per frame."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.long_range import match_distant_frames
-from alignment.tracks import sample_point_pairs
+from alignment.tracks import Flags, Floats, sample_point_pairs
 from alignment.transforms import (
     OUTLIER_PX,
     align_frames,
-    is_sound,
+    are_plausible,
     median_residual_px,
     outlier_limit_px,
     refine_transforms,
@@ -16,88 +16,106 @@ from alignment.transforms import (
 )
 from unwrap_utils import Video
 
-Floats = NDArray[np.float64]
+# Largest median residual of matches between distant frames for a layer that counts as rigid, as a share of the frame's
+# long edge.
+MAX_RIGID_RESIDUAL = 1 / 1500
 
-RIGID = 1 / 1500  # of the long edge: most points of a rigid layer agree so well in frames far apart
 
+def align_layer(video: Video, mask: Flags, kind: str) -> Floats:
+    """Fit transforms (T, 3, 3) from pixels of each frame to pixels of the layer's reference frame.
 
-def align_layer(video: Video, member: NDArray[np.bool_], kind: str) -> Floats:
-    """(T, 3, 3) frame pixels -> pixels of the layer's reference frame, the middle one of those that show it.
-
-    video on the CPU; member (T, H, W): pixels of the layer; kind: similarity, affine or homography.
+    video: on the CPU. mask: (T, H, W), the pixels of the layer. kind: "similarity", "affine" or "homography".
     """
     frames, height, width = video.size
-    return align_frames(sample_point_pairs(video, member), frames, reference_frame(member), kind, (height, width))
+    return align_frames(sample_point_pairs(video, mask), frames, reference_frame(mask), kind, (height, width))
 
 
-def reference_frame(member: NDArray[np.bool_]) -> int:
-    """The middle one of the frames that show a layer; member (T, H, W)."""
-    shown = np.flatnonzero(member.any((1, 2)))
-    return int(shown[len(shown) // 2]) if len(shown) else len(member) // 2
+def reference_frame(mask: Flags) -> int:
+    """Return the middle one of the frames in which a layer's mask (T, H, W) is not empty."""
+    visible_frames = np.flatnonzero(mask.any((1, 2)))
+    return int(visible_frames[len(visible_frames) // 2]) if len(visible_frames) else len(mask) // 2
 
 
 def align_layers(video: Video) -> Floats:
-    """(L, T, 3, 3): of every layer by its rough masks, the background last: affine for objects, else homographies."""
-    return np.stack([align_layer(video, member, kind) for member, kind in layer_pixels(video)])
+    """Fit the transforms (L, T, 3, 3) of all layers, with pixels assigned by the rough masks; video on the CPU.
+
+    The background is the last layer. It moves by homographies, the objects by affine transforms.
+    """
+    return np.stack([align_layer(video, mask, kind) for mask, kind in layer_pixels(video)])
 
 
 def refine_long_range(video: Video, transforms: Floats) -> Floats:
-    """The same transforms (L, T, 3, 3), refined once more with frames far apart compared directly: without drift."""
+    """Refine the transforms (L, T, 3, 3) of all layers with direct matches of distant frames, which removes drift.
+
+    video: on the CPU.
+    """
     return np.stack(
         [
-            refine_layer_long_range(video, each, member, kind)
-            for each, (member, kind) in zip(transforms, layer_pixels(video), strict=True)
+            refine_layer_long_range(video, motion, mask, kind)
+            for motion, (mask, kind) in zip(transforms, layer_pixels(video), strict=True)
         ]
     )
 
 
-def refine_layer_long_range(video: Video, transforms: Floats, member: NDArray[np.bool_], kind: str) -> Floats:
-    """One layer's transforms (T, 3, 3) refined with frames far apart, if the layer is rigid enough.
+def refine_layer_long_range(video: Video, transforms: Floats, mask: Flags, kind: str) -> Floats:
+    """Refine one layer's transforms (T, 3, 3) with direct matches of distant frames, if the layer is rigid enough.
 
-    No transform fits frames far apart of an object that bends or turns, so those would draw it towards some part of
-    it, away from what the flow says of the whole.
+    If an object bends or turns, no transform fits frames that are far apart. The matches would then pull the
+    transforms to one part of the object, away from the flow of the whole. Such a layer keeps its transforms.
     """
-    distant = match_distant_frames(video, member, transforms)
+    distant = match_distant_frames(video, mask, transforms)
     if len(distant.source) == 0:
         return transforms
-    pairs, size, reference = sample_point_pairs(video, member) + distant, video.size[1:], reference_frame(member)
+    pairs, size, reference = sample_point_pairs(video, mask) + distant, video.size[1:], reference_frame(mask)
     with np.errstate(all="ignore"):
-        # At first as wide as the drift that was found, else the distant points would be the outliers.
+        # The first limit is as large as the measured drift. With a smaller one the distant matches would be outliers.
         result = refine_transforms(transforms, pairs, reference, kind, size, outlier_limit_px(transforms, distant))
         result = refine_transforms(
             result, pairs, reference, kind, size, min(outlier_limit_px(result, pairs), OUTLIER_PX)
         )
-        is_rigid = median_residual_px(result, distant) < RIGID * max(size)
-    return result if is_rigid and is_sound(result, size) else transforms
+        is_rigid = median_residual_px(result, distant) < MAX_RIGID_RESIDUAL * max(size)
+    return result if is_rigid and are_plausible(result, size) else transforms
 
 
-def layer_pixels(video: Video) -> list[tuple[NDArray[np.bool_], str]]:
-    """The pixels (T, H, W) of each layer by the rough masks, and the kind of its transforms; video on the CPU."""
-    masks = video.masks.numpy() > 127
-    return [*((mask, "affine") for mask in masks), (~masks.any(0), "homography")]
+def layer_pixels(video: Video) -> list[tuple[Flags, str]]:
+    """Return for each layer its pixels (T, H, W) by the rough masks and the kind of its transforms.
+
+    The background is the last layer: the pixels of no object. video: on the CPU.
+    """
+    masks: Flags = video.masks.numpy() > 127
+    background = ~np.asarray(masks.any(0))
+    return [*((mask, "affine") for mask in masks), (background, "homography")]
 
 
-def object_boxes(inside: NDArray[np.bool_], margin: float) -> NDArray[np.int64]:
-    """(T, 4) top, bottom, left, right around what is inside in a frame or its neighbours; empty where nothing is."""
-    frames, height, width = inside.shape
+def object_boxes(masks: Flags, margin: float) -> NDArray[np.int64]:
+    """Return boxes (T, 4) as top, bottom, left, right, in pixels, around the masks (T, H, W) of an object.
+
+    The box of a frame also holds the object in the previous and the next frame. Bottom and right are exclusive. A box
+    is all zeros if the three masks are empty. margin: share of the box's longer side that is added on each side; if
+    it is above 0, another 2 pixels are added.
+    """
+    frames, height, width = masks.shape
     boxes = np.zeros((frames, 4), np.int64)
     for t in range(frames):
-        near = inside[max(0, t - 1) : t + 2].any(0)
-        rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+        mask = np.asarray(masks[max(0, t - 1) : t + 2].any(0))
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if len(rows) == 0:
             continue
-        reach = int(margin * max(np.ptp(rows), np.ptp(columns))) + (2 if margin else 0)
+        margin_px = int(margin * max(np.ptp(rows), np.ptp(columns))) + (2 if margin else 0)
         boxes[t] = (
-            max(0, rows[0] - reach),
-            min(height, rows[-1] + 1 + reach),
-            max(0, columns[0] - reach),
-            min(width, columns[-1] + 1 + reach),
+            max(0, rows[0] - margin_px),
+            min(height, rows[-1] + 1 + margin_px),
+            max(0, columns[0] - margin_px),
+            min(width, columns[-1] + 1 + margin_px),
         )
     return boxes
 
 
 def box_corners(transforms: Floats, boxes: NDArray[np.int64]) -> Floats:
-    """(n, 2): corners of the boxes that hold anything, as their transforms place them."""
+    """Return the corners (n, 2) of all boxes (T, 4) that are not empty, moved by their transforms (T, 3, 3).
+
+    If all boxes are empty, return two corners of a unit square.
+    """
     corners = [
         transform_points(matrix, np.array([[x, y] for x in (left, right - 1) for y in (top, bottom - 1)], float))
         for matrix, (top, bottom, left, right) in zip(transforms, boxes, strict=True)

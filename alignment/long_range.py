@@ -1,7 +1,7 @@
-"""Frames far apart compared directly: where flow that is followed from frame to frame has drifted, this has not.
+"""Match frames that are far apart in time directly, which removes the drift of flow tracked from frame to frame.
 
-Some frames, evenly spread, are laid onto each other as the transforms say, and dense flow between the two finds what
-is still missing."""
+Some evenly spaced frames are compared: one is warped onto the other by the transforms found so far, and dense flow
+between the two measures the motion that is still missing."""
 
 from itertools import count, takewhile
 
@@ -11,81 +11,93 @@ from numpy.typing import NDArray
 
 import media
 from alignment.dis_flow import DisFlow
-from alignment.tracks import BORDER_PX, POINTS_PER_PAIR, Floats, PointPairs, pad_pairs
-from alignment.transforms import FEWEST_POINTS, resize_matrix, transform_points
-from unwrap_utils import Video, consistent_flow
+from alignment.tracks import BORDER_PX, POINTS_PER_PAIR, Flags, Floats, PointPairs, nearest_pixels, pad_pairs
+from alignment.transforms import MIN_POINTS, resize_matrix, transform_points
+from unwrap_utils import Video, consistent_pixels
 
-MOST_FRAMES = 18  # that are compared with each other
-LEAST_STEP = 4  # frames between two of these
-NEAREST = 16  # frames apart, at least; nearer ones are tied by the flow followed
-LONG_EDGE_PX = 512  # at which they are compared
-WEIGHT = 16  # one point compared directly counts as so many that were followed
-WINDOW_PX = 9  # around a point, that its texture is looked for in
-LEAST_SLOPE = 2.0  # grey levels per pixel, in every direction; flow of what is flat is a guess
+MAX_FRAMES = 18  # Most frames of a clip that take part.
+MIN_STEP = 4  # Least number of frames between two frames that take part.
+MIN_DISTANCE = 16  # Least number of frames between two frames that are compared; nearer ones are tied by tracked flow.
+LONG_EDGE_PX = 512  # Pixels of the long edge at which frames are compared; larger frames are reduced to it.
+POINT_WEIGHT = 16  # Weight of a directly matched point; a tracked point has weight 1.
+TEXTURE_WINDOW_PX = 9  # Side in pixels of the window around a point in which texture is measured.
+MIN_SLOPE = 2.0  # Least slope in grey levels per pixel, in every direction; the flow of flat areas is a guess.
 
 
-def match_distant_frames(video: Video, member: NDArray[np.bool_], transforms: Floats) -> PointPairs:
-    """Pairs of points of a layer in frames far apart; video on the CPU, member (T, H, W), transforms (T, 3, 3)."""
+def match_distant_frames(video: Video, mask: Flags, transforms: Floats) -> PointPairs:
+    """Match points of a layer between frames that are far apart.
+
+    video: on the CPU. mask: (T, H, W), the pixels of the layer. transforms: (T, 3, 3), from frames to the layer's
+    reference frame; they need to be right up to the drift.
+    """
     _, height, width = video.size
     scale = min(1.0, LONG_EDGE_PX / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     to_small, to_full = resize_matrix((width, height), size), resize_matrix(size, (width, height))
-    rng, search, rows = np.random.default_rng(0), DisFlow(), []
-    for here, there in choose_frame_pairs(len(transforms)):
-        if not (member[here].any() and member[there].any()):
+    rng, dis_flow = np.random.default_rng(0), DisFlow()
+    rows: list[tuple[int, int, Floats, Floats]] = []
+    for source, target in choose_frame_pairs(len(transforms)):
+        if not (mask[source].any() and mask[target].any()):
             continue
-        between = to_small @ np.linalg.inv(transforms[here]) @ transforms[there] @ to_full
-        images = [media.resize(video.frames[t].numpy(), *size) for t in (here, there)]
-        inside = [clear_border(media.resize(member[t].astype(np.uint8), *size)) for t in (here, there)]
-        points, ends = match_frames(*images, *inside, between, search)
-        if len(points) >= FEWEST_POINTS:
+        target_to_source = to_small @ np.linalg.inv(transforms[source]) @ transforms[target] @ to_full
+        first, second = (media.resize(video.frames[t].numpy(), *size) for t in (source, target))
+        first_mask, second_mask = (
+            clear_border(media.resize(mask[t].astype(np.uint8), *size)) for t in (source, target)
+        )
+        points, ends = match_frames(first, second, first_mask, second_mask, target_to_source, dis_flow)
+        if len(points) >= MIN_POINTS:
             chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
-            rows.append((here, there, *(transform_points(to_full, each[chosen]) for each in (points, ends))))
-    return pad_pairs(rows, WEIGHT)
+            start_px, end_px = (transform_points(to_full, positions[chosen]) for positions in (points, ends))
+            rows.append((source, target, start_px, end_px))
+    return pad_pairs(rows, POINT_WEIGHT)
 
 
 def choose_frame_pairs(frames: int) -> list[tuple[int, int]]:
-    """Which frames of a clip are compared with which later one."""
-    step = max(LEAST_STEP, -(-frames // MOST_FRAMES))
-    nearest = step * -(-NEAREST // step)
-    distances = takewhile(lambda distance: distance < frames, (nearest << power for power in count()))
+    """Return pairs (frame, later frame) of a clip of so many frames that are compared.
+
+    The distances are MIN_DISTANCE, rounded up to the step between frames, and its doubles.
+    """
+    step = max(MIN_STEP, -(-frames // MAX_FRAMES))
+    shortest = step * -(-MIN_DISTANCE // step)
+    distances = takewhile(lambda distance: distance < frames, (shortest << power for power in count()))
     return [(t, t + distance) for distance in distances for t in range(0, frames - distance, step)]
 
 
-def clear_border(inside: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels of a layer (H, W), 1 or 0, but for those at the border, where flow is unreliable."""
-    inner = np.zeros_like(inside)
-    middle = (slice(BORDER_PX, -BORDER_PX),) * 2
-    inner[middle] = inside[middle]
-    return inner
+def clear_border(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a copy of a mask (H, W) that is 0 at the border of the frame, where the flow is unreliable."""
+    cleared = np.zeros_like(mask)
+    inner = (slice(BORDER_PX, -BORDER_PX),) * 2
+    cleared[inner] = mask[inner]
+    return cleared
 
 
 def match_frames(
     first: NDArray[np.uint8],
     second: NDArray[np.uint8],
-    first_inside: NDArray[np.uint8],
-    second_inside: NDArray[np.uint8],
-    between: Floats,
-    search: DisFlow,
+    first_mask: NDArray[np.uint8],
+    second_mask: NDArray[np.uint8],
+    second_to_first: Floats,
+    dis_flow: DisFlow,
 ) -> tuple[Floats, Floats]:
-    """Points (n, 2) of the first frame (H, W, 3), and where they are in the second, which `between` lays onto it.
+    """Return points (n, 2) of the first frame (H, W, 3) and their positions (n, 2) in the second, in pixels.
 
-    Inside (H, W), 1 or 0: pixels of the layer; both ends of a pair lie there, on what has texture.
+    The masks (H, W) are 1 on the layer and 0 elsewhere; both ends of a pair lie on the layer, and the first end on
+    texture. second_to_first: (3, 3), the transform by which the second frame is warped onto the first before the
+    flow between them is computed.
     """
-    height, width = first_inside.shape
-    laid = cv2.warpPerspective(second, between, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    there, back = search(first, laid)
-    y, x = np.nonzero(consistent_flow(there, back) & (first_inside > 0) & has_texture(first))
+    height, width = first_mask.shape
+    warped: NDArray = cv2.warpPerspective(second, second_to_first, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    flow, back_flow = dis_flow(first, warped)
+    y, x = np.nonzero(consistent_pixels(flow, back_flow) & (first_mask > 0) & textured_pixels(first))
     points = np.stack((x, y), axis=1).astype(float)
-    ends = transform_points(np.linalg.inv(between), points + there[y, x])
-    column, row = np.rint(ends).astype(int).T
-    kept = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    kept &= second_inside[row.clip(0, height - 1), column.clip(0, width - 1)] > 0
-    return points[kept], ends[kept]
+    ends = transform_points(np.linalg.inv(second_to_first), points + flow[y, x])
+    column, row, is_inside = nearest_pixels(ends, (height, width))
+    is_match = is_inside & (second_mask[row, column] > 0)
+    return points[is_match], ends[is_match]
 
 
-def has_texture(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W): around a pixel of an image (H, W, 3) the picture changes in every direction."""
+def textured_pixels(image: NDArray[np.uint8]) -> Flags:
+    """Return an (H, W) mask: True where an image (H, W, 3) changes in every direction around a pixel."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    # OpenCV's derivatives, over a window, are such that this is four times the square of the mean slope.
-    return cv2.cornerMinEigenVal(grey, WINDOW_PX) > 4 * LEAST_SLOPE**2
+    # With OpenCV's scaling of the derivatives, the least eigenvalue is four times the square of the mean slope.
+    return np.asarray(cv2.cornerMinEigenVal(grey, TEXTURE_WINDOW_PX) > 4 * MIN_SLOPE**2)

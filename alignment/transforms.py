@@ -1,56 +1,65 @@
-"""The closed-form start: one transform per frame and layer that lays the frame onto the layer's reference frame.
+"""Fit one transform per frame that moves the frame's pixels to the layer's reference frame.
 
-Neighbours are aligned robustly and chained; then all frames are refined together over pairs at several distances
-(bundle adjustment by Gauss-Newton), so that errors do not add up over the clip."""
+Neighbouring frames are aligned robustly and the transforms are chained. Then all transforms are refined together on
+pairs of frames at several distances, so that errors do not accumulate over the clip (bundle adjustment with
+Gauss-Newton steps)."""
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from alignment.tracks import PointPairs
+from alignment.tracks import Flags, Floats, PointPairs
 
-Floats = NDArray[np.float64]
-
-FEWEST_POINTS = 12  # below it a pair of frames says nothing about a transform
-OUTLIER_PX = 2.0  # residuals beyond it hardly count
-SHARP_PX = 0.5  # the same where most of a layer's points agree much better
-TYPICAL = 2.0  # times their median, residuals count as outliers
-ITERATIONS = 12
-PRIOR_WEIGHT = 1e-2  # of "as in the neighbouring frame", where nothing else is known, against one point
+MIN_POINTS = 12  # Fewer points of a pair of frames are not enough to estimate a transform.
+OUTLIER_PX = 2.0  # Residuals in pixels above this have little weight.
+MIN_OUTLIER_PX = 0.5  # Smallest such limit in pixels, used for layers whose points agree well.
+OUTLIER_FACTOR = 2.0  # The limit for outliers as a multiple of the median residual.
+MAX_ITERATIONS = 12  # Most Gauss-Newton steps.
+MIN_GAIN = 1e-4  # Refinement stops when a step reduces the cost by less than this share of it.
+PRIOR_WEIGHT = 1e-2  # Weight of "a frame changes as its neighbours do"; a point has weight 1.
 
 
 def motion_generators(kind: str) -> Floats:
-    """(G, 3, 3): the directions in which a transform may change; 4 for a similarity, 6 affine, 8 homography."""
-    moves = np.zeros((8, 3, 3))
-    moves[0, 0, 2] = moves[1, 1, 2] = 1  # shifts
-    moves[2, 0, 0] = moves[2, 1, 1] = 1  # scale
-    moves[3, 0, 1], moves[3, 1, 0] = -1, 1  # turn
-    moves[4, 0, 0], moves[4, 1, 1] = 1, -1  # stretches
-    moves[5, 0, 1] = moves[5, 1, 0] = 1
-    moves[6, 2, 0] = moves[7, 2, 1] = 1  # perspective
-    return moves[: {"similarity": 4, "affine": 6, "homography": 8}[kind]]
+    """Return the directions (G, 3, 3) in which a transform may change.
+
+    G is 4 for kind "similarity", 6 for "affine" and 8 for "homography".
+    """
+    generators = np.zeros((8, 3, 3))
+    generators[0, 0, 2] = generators[1, 1, 2] = 1  # translation
+    generators[2, 0, 0] = generators[2, 1, 1] = 1  # scale
+    generators[3, 0, 1], generators[3, 1, 0] = -1, 1  # rotation
+    generators[4, 0, 0], generators[4, 1, 1] = 1, -1  # stretch along the axes
+    generators[5, 0, 1] = generators[5, 1, 0] = 1  # stretch along the diagonals
+    generators[6, 2, 0] = generators[7, 2, 1] = 1  # perspective
+    return generators[: {"similarity": 4, "affine": 6, "homography": 8}[kind]]
 
 
 def to_homogeneous(points: Floats) -> Floats:
-    """(..., 2) -> (..., 3)."""
+    """Return the homogeneous coordinates (..., 3) of points (..., 2)."""
     return np.concatenate((points, np.ones_like(points[..., :1])), axis=-1)
 
 
 def transform_points(matrix: Floats, points: Floats) -> Floats:
-    """Points (..., 2) through a transform (3, 3), or a stack (P, N, 2) through one each (P, 3, 3)."""
+    """Transform points (..., 2) by one matrix (3, 3), or stacks of points (P, N, 2) by one matrix each, (P, 3, 3)."""
     moved = to_homogeneous(points) @ matrix.swapaxes(-1, -2)
     return moved[..., :2] / moved[..., 2:]
 
 
 def resize_matrix(before: tuple[int, int], after: tuple[int, int]) -> Floats:
-    """(3, 3): where the pixels of a picture (width, height) lie when it is resized; centers are whole numbers."""
+    """Return the transform (3, 3) of pixel positions when an image is resized; both sizes are (width, height).
+
+    The centres of pixels have integer coordinates.
+    """
     x, y = after[0] / before[0], after[1] / before[1]
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def estimate_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
-    """Robust transform (3, 3) that takes points (n, 2) to their ends; None if too few points agree."""
-    if len(start) < FEWEST_POINTS:
+    """Estimate the transform (3, 3) from points (n, 2) to their ends (n, 2) with RANSAC.
+
+    kind is "homography" or "similarity". Return None if there are too few points, or if the result is not plausible
+    for neighbouring frames.
+    """
+    if len(start) < MIN_POINTS:
         return None
     cv2.setRNGSeed(0)
     if kind == "homography":
@@ -60,25 +69,32 @@ def estimate_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
         matrix = None if matrix is None else np.vstack((matrix, [0, 0, 1]))
     if matrix is None or not np.isfinite(matrix).all() or not 0.25 < np.linalg.det(matrix[:2, :2]) < 4:
         return None
-    return matrix
+    return np.asarray(matrix, float)
 
 
-def chain_motion(kind: str) -> str:
-    """The kind of a layer's chain: an object's is one of similarities, which noise can't collapse."""
+def chain_kind(kind: str) -> str:
+    """Return the kind of transforms that are chained for a layer whose final transforms are of `kind`.
+
+    Objects are chained with similarities, which cannot collapse when the points are noisy.
+    """
     return "homography" if kind == "homography" else "similarity"
 
 
 def chain_transforms(pairs: PointPairs, frames: int, reference: int, kind: str) -> Floats:
-    """(T, 3, 3) frame -> reference frame, from neighbours; where a pair says nothing, the layer stands still."""
-    found = (estimate_transform(*pairs.between(t, t + 1), kind) for t in range(frames - 1))
-    steps = [np.eye(3) if step is None else step for step in found]
-    result = np.empty((frames, 3, 3))
-    result[reference] = np.eye(3)
+    """Estimate transforms between neighbouring frames and chain them.
+
+    Returns transforms (T, 3, 3) from each frame to the reference frame. Between frames for which no transform can be
+    estimated, the layer does not move.
+    """
+    estimates = (estimate_transform(*pairs.points_between(t, t + 1), kind) for t in range(frames - 1))
+    steps = [np.eye(3) if step is None else step for step in estimates]
+    transforms = np.empty((frames, 3, 3))
+    transforms[reference] = np.eye(3)
     for t in reversed(range(reference)):
-        result[t] = result[t + 1] @ steps[t]
+        transforms[t] = transforms[t + 1] @ steps[t]
     for t in range(reference + 1, frames):
-        result[t] = result[t - 1] @ np.linalg.inv(steps[t - 1])
-    return result
+        transforms[t] = transforms[t - 1] @ np.linalg.inv(steps[t - 1])
+    return transforms
 
 
 def refine_transforms(
@@ -89,43 +105,49 @@ def refine_transforms(
     size: tuple[int, int],
     outlier_px: float = OUTLIER_PX,
 ) -> Floats:
-    """All transforms (T, 3, 3) refined together: where a point of one frame lands in the other, as the pairs say.
+    """Refine all transforms (T, 3, 3) together, so that points move between frames as in the pairs.
 
-    Residuals are measured in the frames' own pixels, which keeps the scale from shrinking, with Cauchy weights: those
-    beyond outlier_px hardly count. size: (height, width).
+    The residuals are measured in pixels of the target frames, because in pixels of the reference frame the scale could
+    shrink. They have Cauchy weights: residuals above outlier_px have little weight. size: (height, width).
     """
     half = max(size) / 2
     to_unit = np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
-    moves, frames = motion_generators(kind), len(transforms)
+    generators, frames = motion_generators(kind), len(transforms)
     current = transforms @ np.linalg.inv(to_unit)  # unit frame coordinates -> reference pixels
     start, end = (transform_points(to_unit, points) for points in (pairs.start_px, pairs.end_px))
-    best, cost = current, np.inf
-    for _ in range(ITERATIONS):
-        steps, now = gauss_newton_step(current, start, end, pairs, moves, reference, outlier_px / half)
-        if not now < cost:  # NaN included
+    best, best_cost = current, np.inf
+    for _ in range(MAX_ITERATIONS):
+        steps, cost = gauss_newton_step(current, start, end, pairs, generators, reference, outlier_px / half)
+        if not cost < best_cost:  # also true for NaN
             break
-        best, gain, cost = current, cost - now, now
-        if gain < 1e-4 * cost:
+        best, gain, best_cost = current, best_cost - cost, cost
+        if gain < MIN_GAIN * cost:
             break
-        current = current @ (np.eye(3) + np.einsum("tg,gij->tij", steps.reshape(frames, -1), moves))
+        current = current @ (np.eye(3) + np.einsum("tg,gij->tij", steps.reshape(frames, -1), generators))
         current = current / current[:, 2:, 2:]
     return best @ to_unit
 
 
 def median_residual_px(transforms: Floats, pairs: PointPairs) -> float:
-    """By how much transforms (T, 3, 3) typically miss where a point is in the other frame."""
-    between = np.linalg.inv(transforms[pairs.target]) @ transforms[pairs.source]
-    away = np.linalg.norm(transform_points(between, pairs.start_px) - pairs.end_px, axis=-1)
-    return float(np.median(away[pairs.weight > 0]))
+    """Return the median distance in pixels between points moved by transforms (T, 3, 3) and their true ends."""
+    source_to_target = np.linalg.inv(transforms[pairs.target]) @ transforms[pairs.source]
+    distances = np.linalg.norm(transform_points(source_to_target, pairs.start_px) - pairs.end_px, axis=-1)
+    return float(np.median(distances[pairs.weight > 0]))
 
 
 def outlier_limit_px(transforms: Floats, pairs: PointPairs) -> float:
-    """From where on residuals of transforms (T, 3, 3) are outliers: those of a rigid layer agree better than others."""
-    return max(TYPICAL * median_residual_px(transforms, pairs), SHARP_PX)
+    """Return the residual in pixels above which a point counts as an outlier of transforms (T, 3, 3).
+
+    It is a multiple of the median residual, because points of a rigid layer agree better than others.
+    """
+    return max(OUTLIER_FACTOR * median_residual_px(transforms, pairs), MIN_OUTLIER_PX)
 
 
-def is_sound(transforms: Floats, size: tuple[int, int]) -> bool:
-    """Whether transforms (T, 3, 3) are finite, keep every frame in front, and turn none inside out or to a dot."""
+def are_plausible(transforms: Floats, size: tuple[int, int]) -> bool:
+    """Return whether transforms (T, 3, 3) of frames of size (height, width) can be the motion of a layer.
+
+    They must be finite, keep the whole frame in front of the camera, and neither mirror it nor collapse it.
+    """
     height, width = size
     corners = to_homogeneous(np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
     depth = corners @ transforms[:, 2].T
@@ -135,72 +157,85 @@ def is_sound(transforms: Floats, size: tuple[int, int]) -> bool:
 
 
 def gauss_newton_step(
-    current: Floats, start: Floats, end: Floats, pairs: PointPairs, moves: Floats, reference: int, outlier: float
+    current: Floats, start: Floats, end: Floats, pairs: PointPairs, generators: Floats, reference: int, outlier: float
 ) -> tuple[Floats, float]:
-    """One Gauss-Newton step for all frames (T * G,), and the robust cost before it."""
-    frames, count = len(current), len(moves)
-    between = np.linalg.inv(current[pairs.target]) @ current[pairs.source]  # (P, 3, 3)
-    here = to_homogeneous(start)
-    there = here @ between.transpose(0, 2, 1)  # (P, N, 3)
-    landed = there[..., :2] / there[..., 2:]
-    residual = landed - end
+    """Compute one Gauss-Newton step for all frames.
+
+    Returns the step (T, G), coefficients of the generators (G, 3, 3), and the robust cost before it.
+
+    current: transforms (T, 3, 3) from unit coordinates to the reference frame. start, end: points (P, N, 2) in unit
+    coordinates. outlier: the residual in unit coordinates above which a point has little weight.
+    """
+    source_to_target = np.linalg.inv(current[pairs.target]) @ current[pairs.source]  # (P, 3, 3)
+    source_points = to_homogeneous(start)
+    target_points = source_points @ source_to_target.transpose(0, 2, 1)  # (P, N, 3)
+    projection = target_points[..., :2] / target_points[..., 2:]
+    residual = projection - end
     squared = np.square(residual).sum(-1)
     weight = pairs.weight / (1 + squared / outlier**2)
     cost = float((pairs.weight * np.log1p(squared / outlier**2)).sum())
 
-    def projected(direction: Floats) -> Floats:
-        """Change of the landing place (P, N, 2, G) for a change (P, N, G, 3) of its homogeneous coordinates."""
-        change = direction[..., :2] - landed[:, :, None] * direction[..., 2:]
-        return (change / there[:, :, None, 2:]).swapaxes(2, 3)
+    def project(change: Floats) -> Floats:
+        """Return the change (P, N, 2, G) of the projection for a change (P, N, G, 3) of homogeneous coordinates."""
+        moved = change[..., :2] - projection[:, :, None] * change[..., 2:]
+        return (moved / target_points[:, :, None, 2:]).swapaxes(2, 3)
 
-    moved_here = np.einsum("gij,pnj->pngi", moves, here)
+    source_changes = np.einsum("gij,pnj->pngi", generators, source_points)
     slopes = np.concatenate(
         (
-            projected(np.einsum("pij,pngj->pngi", between, moved_here)),
-            -projected(np.einsum("gij,pnj->pngi", moves, there)),
+            project(np.einsum("pij,pngj->pngi", source_to_target, source_changes)),
+            -project(np.einsum("gij,pnj->pngi", generators, target_points)),
         ),
         axis=-1,
-    )  # (P, N, 2, 2 G): the source's parameters, then the target's
+    )  # (P, N, 2, 2 G): the parameters of the source frame, then those of the target frame
     weighted = slopes * weight[..., None, None]
     blocks = np.einsum("pnia,pnib->pab", weighted, slopes, optimize=True)
-    right = np.einsum("pnia,pni->pa", weighted, residual, optimize=True)
-    normal, target = np.zeros((frames, count, frames, count)), np.zeros((frames, count))
-    for pair, (a, b) in enumerate(zip(pairs.source, pairs.target, strict=True)):
+    gradients = np.einsum("pnia,pni->pa", weighted, residual, optimize=True)
+    is_free = np.arange(len(current)) != reference
+    return solve_step(blocks, gradients, pairs, is_free), cost
+
+
+def solve_step(blocks: Floats, gradients: Floats, pairs: PointPairs, is_free: Flags) -> Floats:
+    """Add up the normal equations of all pairs and solve them for a step (T, G); it is 0 if they are not finite.
+
+    blocks: (P, 2 G, 2 G) and gradients: (P, 2 G), of the source and the target frame of each pair. is_free: (T,),
+    False for frames that must not change.
+    """
+    frames, count = len(is_free), blocks.shape[1] // 2
+    normal, right_side = np.zeros((frames, count, frames, count)), np.zeros((frames, count))
+    for pair, (source, target) in enumerate(zip(pairs.source, pairs.target, strict=True)):
         block = blocks[pair].reshape(2, count, 2, count)
-        for i, frame in enumerate((a, b)):
-            target[frame] -= right[pair].reshape(2, count)[i]
-            for j, other in enumerate((a, b)):
+        for i, frame in enumerate((source, target)):
+            right_side[frame] -= gradients[pair].reshape(2, count)[i]
+            for j, other in enumerate((source, target)):
                 normal[frame, :, other] += block[i, :, j]
-    # Where no pair ties a frame down its step follows its neighbours'.
+    # Frames that no pair determines change as their neighbours do.
     for t in range(frames - 1):
         for g in range(count):
             normal[t, g, t, g] += PRIOR_WEIGHT
             normal[t + 1, g, t + 1, g] += PRIOR_WEIGHT
             normal[t, g, t + 1, g] -= PRIOR_WEIGHT
             normal[t + 1, g, t, g] -= PRIOR_WEIGHT
-    free = np.arange(frames) != reference
-    size = count * (frames - 1)
-    system = normal[free][:, :, free].reshape(size, size)
+    size = count * int(is_free.sum())
+    system = normal[is_free][:, :, is_free].reshape(size, size)
     step = np.zeros((frames, count))
-    if np.isfinite(system).all() and np.isfinite(target).all():
-        step[free] = np.linalg.solve(system, target[free].reshape(-1)).reshape(-1, count)
-    return step, cost
+    if np.isfinite(system).all() and np.isfinite(right_side).all():
+        step[is_free] = np.linalg.solve(system, right_side[is_free].reshape(-1)).reshape(-1, count)
+    return step
 
 
 def align_frames(pairs: PointPairs, frames: int, reference: int, kind: str, size: tuple[int, int]) -> Floats:
-    """(T, 3, 3) frame pixels -> pixels of the reference frame. kind: similarity, affine or homography.
+    """Fit transforms (T, 3, 3) from pixels of each frame to pixels of the reference frame.
 
-    Refinement gives a chain its full freedom. What is not sound gives way to something simpler: a chain, similarities,
-    no motion at all.
+    kind: "similarity", "affine" or "homography". size: (height, width). If the refined transforms are not plausible,
+    simpler ones are used: the chained transforms, then similarities, and at last no motion at all.
     """
     attempts = [(kind, True), (kind, False), ("similarity", True), ("similarity", False)]
-    for freedom, refining in attempts if len(pairs.source) else []:
-        result = chain_transforms(pairs, frames, reference, chain_motion(freedom))
-        if refining:
+    for attempt_kind, is_refined in attempts if len(pairs.source) else []:
+        transforms = chain_transforms(pairs, frames, reference, chain_kind(attempt_kind))
+        if is_refined and are_plausible(transforms, size):
             with np.errstate(all="ignore"):
-                result = (
-                    refine_transforms(result, pairs, reference, freedom, size) if is_sound(result, size) else result
-                )
-        if is_sound(result, size):
-            return result
+                transforms = refine_transforms(transforms, pairs, reference, attempt_kind, size)
+        if are_plausible(transforms, size):
+            return transforms
     return np.tile(np.eye(3), (frames, 1, 1))

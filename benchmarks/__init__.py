@@ -1,1 +1,1 @@
-"""What is measured rather than tested: quality against time, and speed."""
+"""Benchmarks: quality within a time budget, accuracy of flow and alignment, and speed."""

@@ -1,61 +1,72 @@
-"""One case of the benchmark, in a process of its own: train within the budget, measure, leave result.json."""
+"""One case of the benchmark, run in a process of its own: train within the budget, measure, write result.json."""
 
 import json
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import media
 from benchmarks.measure import measure_against_scene
 from config import Config, load_config
-from evaluation.frame_metrics import mean_metrics, measure_atlases, measure_frame, peak_memory_mb, render_seen_atlases
+from evaluation.frame_metrics import (
+    mean_metrics,
+    measure_atlases,
+    measure_frame,
+    peak_memory_mb,
+    render_visible_atlases,
+)
 from evaluation.patterns import checkerboard
-from evaluation.preview import crop_to_seen
-from media.clip import evenly_spaced
+from evaluation.preview import crop_to_visible
+from media import Pixels
+from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_sheet
 from rendering.atlas_view import fit_atlas_views
 from rendering.blending import apply_edits
-from rendering.frame_store import FrameStore
-from rendering.frames import Floats, render_frames
+from rendering.frame_store import FrameStore, temporary_frame_store
+from rendering.frames import Floats, Frame, render_frames
 from rendering.trained_run import TrainedRun
 from scenes.catalogue import SCENES
 from training.loop import start_run
 
-SHOWN_FRAMES = 3
-FOREVER = 10**9
+SHEET_FRAMES = 3  # Frames on the contact sheet with a checkerboard.
+SHEET_HEIGHT_PX = 216  # Height of each picture on the contact sheet.
+CHECKERBOARD_OPACITY = 0.6
+NEVER = 10**9  # Iterations that no run reaches.
 
 
-def run_case(task: dict) -> None:
-    """Train, measure and write `result.json` and `sheet.png` into the task's folder."""
+def run_case(task: dict[str, Any]) -> None:
+    """Train and measure one case; write `result.json` and `sheet.png` into its folder.
+
+    task: "clip" (name), "folder" (of its frames), "config" (path), "budget_s" (seconds), "output" (folder of the case)
+    and "scene" ([width, height, frames] of an exact scene; None for other clips). An old output folder is replaced.
+    """
     output = Path(task["output"])
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    config = case_config(task, output)
-    trainer = start_run(config)
+    trainer = start_run(case_config(task, output))
     trainer.train_without_evaluating()
-    trainer.save()  # to look at the run afterwards
+    trainer.save()  # The run can be opened after the benchmark.
     run = TrainedRun(trainer.model.eval(), trainer.clip)
     result = {
         "clip": task["clip"],
         "config": Path(task["config"]).stem,
         "budget_s": task["budget_s"],
-        "seconds": trainer.watch.seconds,
+        "seconds": trainer.stopwatch.seconds,
         "iterations": trainer.iteration,
         "frames": len(run.clip),
         "size": [run.clip.width, run.clip.height],
         "peak_memory_mb": peak_memory_mb(),
     }
-    with tempfile.TemporaryDirectory(dir=output) as kept:
-        store = FrameStore(Path(kept))
-        result |= measure(run, store, task, output / "sheet.png")
+    with temporary_frame_store(output) as store:
+        result |= measure_run(run, store, task, output / "sheet.png")
     media.write_text(output / "result.json", json.dumps(result, indent=2) + "\n")
 
 
-def case_config(task: dict, output: Path) -> Config:
-    """The config with the task's clip and budget; a clip of another aspect keeps its own."""
+def case_config(task: dict[str, Any], output: Path) -> Config:
+    """Return the task's config with its clip and its budget. The clip keeps its aspect."""
     return replace(
         load_config(Path(task["config"])),
         data_folder=task["folder"],
@@ -63,46 +74,54 @@ def case_config(task: dict, output: Path) -> Config:
         resx=task["scene"][0] if task["scene"] else 768,
         resy=None,
         time_budget_s=task["budget_s"],
-        iters_num=FOREVER,
-        evaluate_every=FOREVER,
-        checkpoint_every=FOREVER,
+        iters_num=NEVER,
+        evaluate_every=NEVER,
+        checkpoint_every=NEVER,
     )
 
 
-def measure(run: TrainedRun, store: FrameStore, task: dict, sheet: Path) -> dict[str, float]:
-    """All figures that apply, and the contact sheet."""
+def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], sheet: Path) -> dict[str, float]:
+    """Return all metrics that apply to the run, and write the contact sheet. store: empty; the frames are added."""
     per_frame: dict[str, list[float]] = {}
-    kept, shown = {}, evenly_spaced(len(run.clip), SHOWN_FRAMES)
+    sheet_times = evenly_spaced_indices(len(run.clip), SHEET_FRAMES)
+    sheet_frames: dict[int, Frame] = {}
     for frame in render_frames(run.model, run.clip, run.full_range):
         for name, value in measure_frame(run.clip, frame).items():
             per_frame.setdefault(name, []).append(value)
         store.add(frame)
-        if frame.t in shown:
-            kept[frame.t] = frame
-    figures = mean_metrics(per_frame)
+        if frame.t in sheet_times:
+            sheet_frames[frame.t] = frame
+    metrics = mean_metrics(per_frame)
     views = fit_atlas_views(run.model, store.frames())
-    atlases, seen = render_seen_atlases(run.model, store, views)
-    figures |= measure_atlases(store, seen, run.px_per_uv)
+    atlases, texel_visibility = render_visible_atlases(run.model, store, views)
+    metrics |= measure_atlases(store, texel_visibility, run.px_per_uv)
     if task["scene"]:
-        figures |= measure_against_scene(run, store, SCENES[task["clip"]](*task["scene"]))
-    middle = kept[shown[len(shown) // 2]]
+        metrics |= measure_against_scene(run, store, SCENES[task["clip"]](*task["scene"]))
+    pictures = sheet_pictures(run, [sheet_frames[t] for t in sheet_times], atlases)
+    media.write_png(sheet, contact_sheet(pictures, height=SHEET_HEIGHT_PX))
+    return metrics
+
+
+def sheet_pictures(run: TrainedRun, frames: list[Frame], atlases: list[Pixels]) -> dict[str, Pixels]:
+    """Return the pictures of the contact sheet by caption, in their order."""
+    middle = frames[len(frames) // 2]
     pictures = {
         "input": run.clip.frame(middle.t),
         "reconstruction": media.to_8_bit(middle.rgb),
         "opacity": media.to_8_bit(middle.coverage),
-        "foreground atlas": crop_to_seen(atlases[0]),
-        "background atlas": crop_to_seen(atlases[-1]),
+        "foreground atlas": crop_to_visible(atlases[0]),
+        "background atlas": crop_to_visible(atlases[-1]),
     }
-    for t, frame in kept.items():
-        source = run.clip.frame(t).astype(np.float32) / 255
+    for frame in frames:
+        source = run.clip.frame(frame.t).astype(np.float32) / 255
         layers = [
-            (make_translucent(checkerboard(uv)), share) for uv, share in zip(frame.uv, frame.visibility, strict=True)
+            (make_translucent(checkerboard(uv)), visibility)
+            for uv, visibility in zip(frame.uv, frame.visibility, strict=True)
         ]
-        pictures[f"checkerboard, frame {t}"] = media.to_8_bit(apply_edits(source, layers, frame.light))
-    media.write_png(sheet, contact_sheet(pictures, height=216))
-    return figures
+        pictures[f"checkerboard, frame {frame.t}"] = media.to_8_bit(apply_edits(source, layers, frame.light))
+    return pictures
 
 
-def make_translucent(color: Floats, opacity: float = 0.6) -> Floats:
-    """Colour (H, W, 3) as premultiplied RGBA of one opacity."""
+def make_translucent(color: Floats, opacity: float = CHECKERBOARD_OPACITY) -> Floats:
+    """Return colours (H, W, 3) as premultiplied RGBA (H, W, 4) with the same opacity everywhere."""
     return np.dstack((color * opacity, np.full_like(color[..., 0], opacity)))

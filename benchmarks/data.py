@@ -1,4 +1,4 @@
-"""Clips for the benchmark, with flow: exact scenes drawn here, real ones linked in."""
+"""Clips of the benchmark, with flow: exact scenes that are drawn here, and real clips that are linked."""
 
 import sys
 from pathlib import Path
@@ -9,22 +9,28 @@ from masks.provenance import mask_note_path
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
-LARGEST_CLIP_SIDE = 768
-MISSING_MASKS = 0.04  # share of a scene's frames in which the rough mask is empty
+LARGEST_CLIP_SIDE_PX = 768  # Flow is computed at this size at most.
+MISSING_MASKS = 0.04  # Fraction of a scene's frames in which the rough mask is empty.
 
 
 def prepare_scene(name: str, size: tuple[int, int], frames: int, data: Path) -> Path:
-    """Draw a scene and compute its flow, unless that is done. Raises UserError listing the scenes."""
+    """Draw a scene and compute its flow, unless its files exist. Return the folder of its frames.
+
+    size: (width, height). data: folder for the files. Raises UserError, which lists the scenes, for another name.
+    """
     if name not in SCENES:
         raise UserError(f"no scene {name!r}; there are: {', '.join(sorted(SCENES))}")
     folder = data / f"{size[0]}x{size[1]}x{frames}" / name
-    if not folder.with_name(f"{name}.json").is_file():  # written last
+    if not folder.with_name(f"{name}.json").is_file():  # This file is written last.
         write_scene(SCENES[name](*size, frames), folder.parent, missing=MISSING_MASKS)
     return add_flow(folder)
 
 
 def prepare_clip(path: Path, data: Path) -> Path:
-    """Link a clip's folders under `data`, where flow may be written, and compute it."""
+    """Link the folders of a clip into `data` and compute the flow there. Return the folder of the frames.
+
+    The flow is written to `data`, so nothing is written beside the clip itself.
+    """
     data.mkdir(parents=True, exist_ok=True)
     for suffix in ("", "_maskrcnn", "_gt"):
         source, link = path.with_name(path.name + suffix).resolve(), data / f"{path.name}{suffix}"
@@ -37,9 +43,9 @@ def prepare_clip(path: Path, data: Path) -> Path:
 
 
 def add_flow(folder: Path) -> Path:
-    """Compute DIS flow where it is missing."""
+    """Compute the flow of a clip with DIS where it is missing. Return the folder of the frames."""
     preprocess_optical_flow.main(
-        ["--vid-path", str(folder), "--method", "dis", "--max_long_edge", str(LARGEST_CLIP_SIDE)]
+        ["--vid-path", str(folder), "--method", "dis", "--max_long_edge", str(LARGEST_CLIP_SIDE_PX)]
     )
     sys.stdout.flush()
     return folder

@@ -1,18 +1,19 @@
-"""A trained run against the truth of the scene it was trained on."""
+"""Metrics that compare a trained run with the truth of the exact scene on which it was trained."""
 
 import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from editing.render_edits import visible_edits
+from editing.layer_edit import LayerEdit
+from editing.render_edits import sample_edit_layers
 from editing.splatting import splat_frame
 from evaluation.image_metrics import psnr
 from evaluation.mapping_metrics import placement_summary
 from evaluation.mask_metrics import alpha_error, boundary_f, iou
 from evaluation.temporal_metrics import warp_error
-from media.clip import evenly_spaced
-from rendering.atlas_view import atlas_uv
+from media.clip import evenly_spaced_indices
+from rendering.atlas_view import compute_atlas_uv
 from rendering.blending import apply_edits
 from rendering.frame_store import FrameStore
 from rendering.frames import VISIBLE, Floats, Frame
@@ -20,119 +21,127 @@ from rendering.inverse import locate_uv
 from rendering.trained_run import TrainedRun
 from scenes.scene import Scene
 
-MARKS = 200  # marks carried per frame that they are put on
-MARKED_FRAMES = 3  # frames on which marks are put: at a quarter, half and three quarters of the clip
-TARGETS = 8  # frames that each mark is looked for in
-LARGEST_STEP_PX = 1.0  # of a mark from the pixel with the nearest uv, along each axis
-GREY = 0.5
-LONG_RANGE = 10  # frames
+MARKS = 200  # Marks on each marked frame.
+MARKED_FRAMES = 3  # Frames with marks or paint: at a quarter, half and three quarters of the clip.
+TARGET_FRAMES = 8  # Frames, evenly spaced, in which marks and paint are compared with the truth.
+LARGEST_STEP_PX = 1.0  # Largest distance of a mark from the pixel with the nearest uv, along each axis.
+GREY = 0.5  # Colour of the frames below the paint, in [0, 1].
+LONG_RANGE = 10  # Frames between two frames of the warp error over a long time.
 
 
-def opacity_figures(store: FrameStore, scene: Scene) -> dict[str, float]:
-    """J, F and soft error of the foreground's opacity against the exact one, mean over the frames."""
-    figures: dict[str, list[float]] = {"iou": [], "boundary_f": [], "alpha_error": []}
+def measure_opacity(store: FrameStore, scene: Scene) -> dict[str, float]:
+    """Return J, F and the mean absolute error of the foreground's opacity, each as a mean over the frames."""
+    values: dict[str, list[float]] = {"iou": [], "boundary_f": [], "alpha_error": []}
     for frame in store.frames():
         truth = 1 - np.prod(1 - scene.frame(frame.t).alpha, axis=0)
-        figures["iou"].append(iou(frame.coverage > VISIBLE, truth > VISIBLE))
-        figures["boundary_f"].append(boundary_f(frame.coverage > VISIBLE, truth > VISIBLE))
-        figures["alpha_error"].append(alpha_error(frame.coverage, truth))
-    return {name: float(np.mean(values)) for name, values in figures.items()}
+        values["iou"].append(iou(frame.coverage > VISIBLE, truth > VISIBLE))
+        values["boundary_f"].append(boundary_f(frame.coverage > VISIBLE, truth > VISIBLE))
+        values["alpha_error"].append(alpha_error(frame.coverage, truth))
+    return {name: float(np.mean(per_frame)) for name, per_frame in values.items()}
 
 
 def marked_frames(count: int) -> list[int]:
-    """The frames on which marks and patterns are painted."""
-    return sorted(
-        {min(round(count * share), count - 1) for share in np.arange(1, MARKED_FRAMES + 1) / (MARKED_FRAMES + 1)}
-    )
+    """Return the numbers of the frames that get marks or paint, in a clip of `count` frames."""
+    fractions = np.arange(1, MARKED_FRAMES + 1) / (MARKED_FRAMES + 1)
+    return sorted({min(round(count * fraction), count - 1) for fraction in fractions})
 
 
 def placement_errors(run: TrainedRun, store: FrameStore, scene: Scene, seed: int = 0) -> Floats:
-    """Distances in pixels between carried marks and the truth.
+    """Return the distances (N,) in pixels between tracked marks and the truth.
 
-    A mark is put at a random pixel, goes through the layer that the pixel shows most of, as an edit would, and is
-    looked for in frames all over the clip wherever the marked point is truly visible.
+    A mark is put on a random pixel of a marked frame. As an edit would, it moves with the layer that is most visible in
+    this pixel. Its position in the target frames is compared with the truth wherever the scene really shows the marked
+    point. seed: of the random pixels.
     """
-    rng, errors = np.random.default_rng(seed), []
-    targets = [(t, atlas_uv(run.model, store.frame(t)).numpy()) for t in evenly_spaced(len(run.clip), TARGETS)]
+    rng = np.random.default_rng(seed)
+    errors: list[Floats] = []
+    target_times = evenly_spaced_indices(len(run.clip), TARGET_FRAMES)
+    targets = [(t, compute_atlas_uv(run.model, store.frame(t)).numpy()) for t in target_times]
     for t in marked_frames(len(run.clip)):
         frame = store.frame(t)
-        places, layers = atlas_uv(run.model, frame).numpy(), frame.visibility.argmax(0)
+        atlas_uv, layers = compute_atlas_uv(run.model, frame).numpy(), frame.visibility.argmax(0)
         marks = np.stack((rng.integers(0, scene.width, MARKS), rng.integers(0, scene.height, MARKS)), axis=1)
         x, y = marks.T
-        true_layer = scene.front_layer(scene.grid(), t)[y, x]
-        for other, fields in targets:
+        true_layers = scene.front_layer(scene.grid(), t)[y, x]
+        for other, other_uv in targets:
             if other == t:
                 continue
-            ends = scene.move_points(marks.astype(float), true_layer, t, other)
-            seen = scene.is_visible(ends[None], true_layer[None], other)[0]
-            for layer, field in enumerate(fields):
-                chosen = seen & (layers[y, x] == layer)
+            true_positions = scene.move_points(marks.astype(float), true_layers, t, other)
+            visible = scene.is_visible(true_positions[None], true_layers[None], other)[0]
+            for layer, layer_uv in enumerate(other_uv):
+                chosen = visible & (layers[y, x] == layer)
                 if chosen.any():
-                    found, _ = locate_uv(places[layer][y[chosen], x[chosen]], field, LARGEST_STEP_PX)
-                    errors.append(np.linalg.norm(found - ends[chosen], axis=1))
+                    positions, _ = locate_uv(atlas_uv[layer][y[chosen], x[chosen]], layer_uv, LARGEST_STEP_PX)
+                    errors.append(np.linalg.norm(positions - true_positions[chosen], axis=1))
     return np.concatenate(errors)
 
 
-def pattern(points: Floats) -> Floats:
-    """Paint (..., 3) in [0, 1] at frame positions (..., 2): smooth waves, told apart everywhere."""
+def wave_pattern(points: Floats) -> Floats:
+    """Return colours (..., 3) in [0, 1] at frame positions (..., 2): smooth waves of a different length per channel."""
     x, y = points[..., 0], points[..., 1]
     waves = (np.sin(x / 9), np.sin(y / 8), np.sin((x + y) / 13))
     return np.stack([0.5 + 0.4 * wave for wave in waves], axis=-1)
 
 
-def round_trips(run: TrainedRun, store: FrameStore, scene: Scene) -> Iterator[float]:
-    """PSNR of a pattern painted on one frame and carried to another, against the pattern warped by the truth.
+def paint_frame(run: TrainedRun, store: FrameStore, scene: Scene, t: int) -> list[LayerEdit]:
+    """Return the edits of all layers that come from painting the wave pattern on the whole of frame t."""
+    paint = np.dstack((wave_pattern(scene.grid()), np.ones((scene.height, scene.width)))).astype(np.float32)
+    return splat_frame(run.model, store.frame(t), paint, list(range(len(run.model.layers))))
 
-    Only where the other frame truly shows what the painted one showed; the paint lies over grey in both.
+
+def round_trip_psnrs(run: TrainedRun, store: FrameStore, scene: Scene) -> Iterator[float]:
+    """Yield the PSNR (dB) of a pattern that is painted on one frame and rendered in another one.
+
+    It is compared with the pattern that the true motion moves to the other frame, over a grey frame, and only where
+    the other frame really shows what the painted frame shows.
     """
-    background = run.model.layers.background.index
     for t in marked_frames(len(run.clip)):
-        paint = np.dstack((pattern(scene.grid()), np.ones((scene.height, scene.width)))).astype(np.float32)
-        edits = splat_frame(run.model, store.frame(t), paint, list(range(background + 1)))
-        for other in evenly_spaced(len(run.clip), TARGETS):
-            points, visible = scene.grid(), scene.front_layer(scene.grid(), other)
-            origins = scene.move_points(points, visible, other, t)
-            seen = scene.is_visible(origins, visible, t)
-            if other == t or not seen.any():
+        edits = paint_frame(run, store, scene, t)
+        for other in evenly_spaced_indices(len(run.clip), TARGET_FRAMES):
+            points, layers = scene.grid(), scene.front_layer(scene.grid(), other)
+            origins = scene.move_points(points, layers, other, t)
+            visible = scene.is_visible(origins, layers, t)
+            if other == t or not visible.any():
                 continue
             grey = np.full((scene.height, scene.width, 3), GREY, np.float32)
-            edited = apply_edits(grey, visible_edits(run, store.frame(other), edits))
-            yield psnr(edited[seen], pattern(origins[seen]))
+            edited = apply_edits(grey, sample_edit_layers(run, store.frame(other), edits))
+            yield psnr(edited[visible], wave_pattern(origins[visible]))
 
 
-def steadiness(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
-    """Warp error of a pattern painted on the middle frame, between neighbours and over LONG_RANGE frames."""
-    background, middle = run.model.layers.background.index, len(run.clip) // 2
-    paint = np.dstack((pattern(scene.grid()), np.ones((scene.height, scene.width)))).astype(np.float32)
-    edits = splat_frame(run.model, store.frame(middle), paint, list(range(background + 1)))
+def measure_steadiness(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
+    """Return the warp error of a pattern painted on the middle frame, between neighbours and over LONG_RANGE frames."""
+    edits = paint_frame(run, store, scene, len(run.clip) // 2)
 
-    def edited(frame: Frame) -> Floats:
-        return apply_edits(
-            run.clip.frame(frame.t).astype(np.float32) / 255, visible_edits(run, frame, edits), frame.light
-        )
+    def edit_frame(frame: Frame) -> Floats:
+        source = run.clip.frame(frame.t).astype(np.float32) / 255
+        return apply_edits(source, sample_edit_layers(run, frame, edits), frame.light)
 
-    figures = {}
+    metrics = {}
     for name, step in (("warp_error_short", 1), ("warp_error_long", LONG_RANGE)):
         errors = []
-        for t in evenly_spaced(len(run.clip), TARGETS):
+        for t in evenly_spaced_indices(len(run.clip), TARGET_FRAMES):
             if t + step < len(run.clip):
                 flow, visible = scene.flow(t, t + step)
-                errors.append(warp_error(edited(store.frame(t)), edited(store.frame(t + step)), flow, visible))
+                edited, other = edit_frame(store.frame(t)), edit_frame(store.frame(t + step))
+                errors.append(warp_error(edited, other, flow, visible))
         known = [error for error in errors if error is not None]
         if known:
-            figures[name] = float(np.mean(known))
-    return figures
+            metrics[name] = float(np.mean(known))
+    return metrics
 
 
 def measure_against_scene(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
-    """All figures that need the scene's truth. Raises ValueError if the run was trained at another size."""
+    """Return all metrics that need the truth of the scene.
+
+    store: all frames of the run. Raises ValueError if the run was trained at another size than the scene's.
+    """
     if (run.clip.width, run.clip.height, len(run.clip)) != (scene.width, scene.height, scene.frames):
         raise ValueError(
             f"the run is {run.clip.width} x {run.clip.height} x {len(run.clip)}, "
             f"the scene {scene.width} x {scene.height} x {scene.frames}"
         )
-    figures = opacity_figures(store, scene) | placement_summary(placement_errors(run, store, scene))
-    trips = [trip for trip in round_trips(run, store, scene) if math.isfinite(trip)]
-    if trips:
-        figures["round_trip_psnr"] = float(np.mean(trips))
-    return figures | steadiness(run, store, scene)
+    metrics = measure_opacity(store, scene) | placement_summary(placement_errors(run, store, scene))
+    psnrs = [value for value in round_trip_psnrs(run, store, scene) if math.isfinite(value)]
+    if psnrs:
+        metrics["round_trip_psnr"] = float(np.mean(psnrs))
+    return metrics | measure_steadiness(run, store, scene)

@@ -1,10 +1,11 @@
-"""Quality within a time budget: every config on every clip within every budget, one table.
+"""Measure the quality of every config on every clip within every time budget, and write one table.
 
 python benchmarks/run.py                 two easy scenes at 384 x 216, 60 and 180 s: about 15 minutes on 2 cores
 python benchmarks/run.py --scenes pan bend turn fast light cross --size 768 432 --budgets 60 180 600
 python benchmarks/run.py --clips FOLDER  also every clip in FOLDER that has masks (NAME, NAME_maskrcnn, NAME_gt)
 
-A budget counts everything after flow and masks: loading and training. What is done is kept: run it again to go on.
+A budget counts loading and training, but not flow and masks. Finished cases are kept: the same command continues a
+benchmark that was stopped.
 """
 
 import argparse
@@ -20,12 +21,15 @@ sys.path.insert(0, str(ROOT))
 
 from command_line import UserError, run_script
 
-DEFAULT_SCENES, DEFAULT_SIZE, DEFAULT_FRAMES, DEFAULT_BUDGETS = ("pan", "bend"), (384, 216), 50, (60.0, 180.0)
+DEFAULT_SCENES = ("pan", "bend")
+DEFAULT_SIZE_PX = (384, 216)  # Width and height.
+DEFAULT_FRAMES = 50
+DEFAULT_BUDGETS_S = (60.0, 180.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One clip, one config, one budget."""
+    """One clip, trained with one config within one time budget."""
 
     clip: str
     config: Path
@@ -33,12 +37,16 @@ class Case:
 
     @property
     def name(self) -> str:
+        """Name of the case's folder."""
         return f"{self.clip}_{self.config.stem}_{self.budget_s:g}s"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is missing, then write the table, the plot and the sheets."""
-    options = benchmark_flags().parse_args(arguments)
+    """Run the cases without a result, then write the table and the plot.
+
+    arguments: of the command line; None takes those of the process. Raises UserError for wrong input.
+    """
+    options = make_benchmark_parser().parse_args(arguments)
     if options.worker:
         from benchmarks.case import run_case
 
@@ -47,15 +55,17 @@ def main(arguments: list[str] | None = None) -> None:
     from benchmarks.data import prepare_clip, prepare_scene
     from benchmarks.table import write_results
 
-    output = options.output
+    output, size = options.output, tuple(options.size)
     output.mkdir(parents=True, exist_ok=True)
-    folders = {name: prepare_scene(name, options.size, options.frames, output / "data") for name in options.scenes}
-    folders |= {path.name: prepare_clip(path, output / "data") for path in clips_in(options.clips, options.clip_names)}
+    folders = {name: prepare_scene(name, size, options.frames, output / "data") for name in options.scenes}
+    folders |= {
+        path.name: prepare_clip(path, output / "data") for path in find_clips(options.clips, options.clip_names)
+    }
     cases = [Case(clip, config, budget) for clip in folders for config in options.configs for budget in options.budgets]
     for number, case in enumerate(cases, 1):
         folder = output / case.name
         if (folder / "result.json").is_file():
-            print(f"[{number} of {len(cases)}] {case.name}: there already", flush=True)
+            print(f"[{number} of {len(cases)}] {case.name}: has a result, skipped", flush=True)
             continue
         print(f"[{number} of {len(cases)}] {case.name}", flush=True)
         task = {
@@ -64,41 +74,46 @@ def main(arguments: list[str] | None = None) -> None:
             "config": str(case.config),
             "budget_s": case.budget_s,
             "output": str(folder),
-            "scene": [*options.size, options.frames] if case.clip in options.scenes else None,
+            "scene": [*size, options.frames] if case.clip in options.scenes else None,
         }
         subprocess.run([sys.executable, str(Path(__file__)), "--worker", json.dumps(task)], check=True)
-    print(f"wrote {write_results(output, machine())}")
+    print(f"wrote {write_results(output, describe_machine())}")
 
 
-def benchmark_flags() -> argparse.ArgumentParser:
-    """The command's flags."""
+def make_benchmark_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's flags."""
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--scenes", nargs="*", default=list(DEFAULT_SCENES), help="exact scenes by name")
+    flags.add_argument("--scenes", nargs="*", default=list(DEFAULT_SCENES), help="names of exact scenes")
     flags.add_argument("--clips", type=Path, help="folder of clips, each with NAME_maskrcnn beside it")
-    flags.add_argument("--clip_names", nargs="*", help="only these of them")
+    flags.add_argument("--clip_names", nargs="*", help="use only these clips of the folder")
     flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "fast.json"])
-    flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS), help="seconds")
-    flags.add_argument("--size", nargs=2, type=int, default=list(DEFAULT_SIZE), help="width and height of the scenes")
+    flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS_S), help="seconds")
+    flags.add_argument(
+        "--size", nargs=2, type=int, default=list(DEFAULT_SIZE_PX), help="width and height of the scenes"
+    )
     flags.add_argument("--frames", type=int, default=DEFAULT_FRAMES, help="frames of the scenes")
     flags.add_argument("--output", type=Path, default=Path("benchmarks_out"))
     flags.add_argument("--worker", help=argparse.SUPPRESS)
     return flags
 
 
-def clips_in(folder: Path | None, names: list[str] | None) -> list[Path]:
-    """Frame folders that have masks beside them. Raises UserError naming one that is asked for and not there."""
+def find_clips(folder: Path | None, names: list[str] | None) -> list[Path]:
+    """Return the frame folders in `folder` that have masks beside them. names: only these; None takes all.
+
+    Raises UserError if the folder or one of the named clips does not exist.
+    """
     if folder is None:
         return []
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of clips")
-    found = {path.name: path for path in sorted(folder.iterdir()) if path.with_name(f"{path.name}_maskrcnn").is_dir()}
-    if unknown := [name for name in names or [] if name not in found]:
-        raise UserError(f"{folder} has no clip {unknown[0]!r} with masks; there are: {', '.join(found)}")
-    return [found[name] for name in names or found]
+    clips = {path.name: path for path in sorted(folder.iterdir()) if path.with_name(f"{path.name}_maskrcnn").is_dir()}
+    if unknown := [name for name in names or [] if name not in clips]:
+        raise UserError(f"{folder} has no clip {unknown[0]!r} with masks; there are: {', '.join(clips)}")
+    return [clips[name] for name in names or clips]
 
 
-def machine() -> str:
-    """What the figures were measured on, in words."""
+def describe_machine() -> str:
+    """Return a description of the machine and the software for the table."""
     import os
 
     import torch

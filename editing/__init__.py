@@ -1,1 +1,1 @@
-"""Edits: what is asked for, how paint is carried through a video, and how it is tied to an atlas."""
+"""Editing: requests and their checks, edits of atlases and frames, edited videos, transfer to another run."""

@@ -1,4 +1,7 @@
-"""atlas.json: which (u, v) the pixels of an exported atlas image stand for, so that paint comes back to its place."""
+"""The file atlas.json, which tells what part of a layer's square each exported atlas image shows.
+
+With it, paint on an exported image returns to the right place.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,105 +14,98 @@ from implicit_neural_networks import Model
 from rendering.atlas_view import AtlasView
 
 ATLAS_FILE_NAME = "atlas.json"
-ASPECT_PX = 1.5  # by which the sides of a scaled edit may miss the atlas image's aspect
+HASH_CHUNK_BYTES = 1 << 22  # Bytes of a checkpoint that are read at once.
 
 
 @dataclass(frozen=True)
 class LayerImage:
-    """An exported image of one layer."""
+    """An exported image of one layer, as atlas.json describes it."""
 
     image: str  # file name
-    layer: int  # front to back, the background last
-    width: int
-    height: int
-    u: float  # of the center of the upper left pixel, in the layer's own square [-1, 1]
+    layer: int  # index of the layer: front to back, the background last
+    width: int  # pixels
+    height: int  # pixels
+    u: float  # position of the center of the upper left pixel in the layer's own square [-1, 1]^2
     v: float
     uv_per_pixel: float
-    padding_px: int = 0  # by which its opaque part is larger than what frames show
+    padding_px: int = 0  # pixels by which the opaque part is larger than the part that is visible in frames
 
     def view(self, model: Model, size: tuple[int, int], corner: tuple[float, float] | None) -> AtlasView:
-        """Where an edit of (width, height) lies in the shared atlas.
+        """Return the part of the shared atlas that an edit of `size` (width, height) covers.
 
-        It covers the whole image at any resolution; or, with the (x, y) of its upper left pixel in the image, a part
-        of it at the image's resolution.
+        Without a corner, the edit covers the whole image, at any resolution. With a corner, it covers a part of the
+        image at the image's resolution; the corner is the pixel (x, y) of the image at which this part begins.
         """
         scale = (self.width / size[0], self.height / size[1]) if corner is None else (1.0, 1.0)
-        first = corner or tuple(0.5 * each - 0.5 for each in scale)
-        steps = [0.5 * self.uv_per_pixel * each for each in scale]
-        center = model.atlas_centers[self.layer, 0].tolist()
+        first_pixel = corner or tuple(0.5 * factor - 0.5 for factor in scale)
+        steps = [0.5 * self.uv_per_pixel * factor for factor in scale]
+        atlas_center = model.atlas_centers[self.layer, 0].tolist()
         left, top = (
-            0.5 * (origin + at * self.uv_per_pixel) + middle
-            for origin, at, middle in zip((self.u, self.v), first, center, strict=True)
+            0.5 * (origin + pixel * self.uv_per_pixel) + center
+            for origin, pixel, center in zip((self.u, self.v), first_pixel, atlas_center, strict=True)
         )
         return AtlasView(left, top, steps[0] * (size[0] - 1), steps[1] * (size[1] - 1))
 
 
 @dataclass(frozen=True)
 class AtlasFile:
-    """All exported images of a run."""
+    """The content of atlas.json: all exported images of a run."""
 
     run: str  # name of the run's folder
-    checkpoint: str  # its fingerprint
+    checkpoint: str  # fingerprint of the checkpoint, see `checkpoint_fingerprint`
     layers: list[LayerImage]
 
-    def layer(self, number: int) -> LayerImage:
-        """The image of a layer. Raises UserError if it was left out."""
-        if found := next((each for each in self.layers if each.layer == number), None):
-            return found
+    def layer(self, index: int) -> LayerImage:
+        """Return the image of a layer. Raises UserError if the layer was not exported."""
+        for image in self.layers:
+            if image.layer == index:
+                return image
         raise UserError(
-            f"the exported atlas of {self.run} has no layer {number}: no frame shows it, so nothing is painted"
+            f"the exported atlas of {self.run} has no layer {index}: it is visible in no frame; paint another layer"
         )
 
 
 def layer_image_of_view(model: Model, name: str, layer: int, view: AtlasView, size: tuple[int, int]) -> LayerImage:
-    """What describes a square picture of (width, height) over a view."""
-    center = model.atlas_centers[layer, 0].tolist()
-    u, v = (2 * (corner - middle) for corner, middle in zip((view.left, view.top), center, strict=True))
+    """Return the description of a square image of `size` (width, height) that covers a view."""
+    atlas_center = model.atlas_centers[layer, 0].tolist()
+    u, v = (2 * (corner - center) for corner, center in zip((view.left, view.top), atlas_center, strict=True))
     return LayerImage(name, layer, *size, u, v, 2 * view.edge / (size[0] - 1))
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
-    """Tells checkpoints apart."""
+    """Return the first 16 hexadecimal digits of the SHA-256 hash of a checkpoint file."""
     digest = sha256()
     with checkpoint.open("rb") as file:
-        while part := file.read(1 << 22):
-            digest.update(part)
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
     return digest.hexdigest()[:16]
 
 
 def write_atlas_file(folder: Path, atlas: AtlasFile) -> None:
+    """Write atlas.json into a folder."""
     media.write_text(folder / ATLAS_FILE_NAME, json.dumps(asdict(atlas), indent=2) + "\n")
 
 
 def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
-    """The atlas.json at `path`, or in that folder. Raises UserError if another run or checkpoint made it."""
+    """Read atlas.json; `path` is the file or its folder.
+
+    Raises UserError if the file is missing or damaged, or if it was not exported from this checkpoint.
+    """
     path = path / ATLAS_FILE_NAME if path.is_dir() else path
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        atlas = AtlasFile(values["run"], values["checkpoint"], [LayerImage(**each) for each in values["layers"]])
+        atlas = AtlasFile(values["run"], values["checkpoint"], [LayerImage(**image) for image in values["layers"]])
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; export_atlas.py writes it beside the pictures to paint on") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: damaged, or written by something else; run export_atlas.py again") from None
+        raise UserError(f"{path}: damaged, or written by another program; run export_atlas.py again") from None
     if atlas.checkpoint != checkpoint_fingerprint(checkpoint):
-        is_same = atlas.run == checkpoint.resolve().parent.name
-        remedy = (
-            ""
-            if is_same
-            else f", or, if both are of one clip, carry the paint over: --transfer_from and the folder of {atlas.run}"
-        )
+        if atlas.run == checkpoint.resolve().parent.name:
+            raise UserError(
+                f"{path} was exported from an earlier checkpoint of {checkpoint.parent}; run export_atlas.py again"
+            )
         raise UserError(
-            f"{path} belongs to the run {atlas.run}{' as it was' if is_same else ''}, not to {checkpoint.parent} "
-            f"as it is now; export its atlas again{remedy}"
+            f"{path} belongs to the run {atlas.run}, not to {checkpoint.parent}; run export_atlas.py for this run, or, "
+            f"if both are runs of one clip, transfer the paint: --transfer_from and the folder of {atlas.run}"
         )
     return atlas
-
-
-def check_aspect(path: Path, size: tuple[int, int], image: LayerImage) -> None:
-    """Refuse an edit of the whole image that is not the image scaled."""
-    expected = size[0] * image.height / image.width
-    if abs(expected - size[1]) > ASPECT_PX:
-        raise UserError(
-            f"{path}: is {size[0]} x {size[1]}, {image.image} is {image.width} x {image.height}; paint over that "
-            "picture at any size but of its aspect, or tell where a part begins (--edit_foreground_at, _background_at)"
-        )

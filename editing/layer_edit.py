@@ -1,51 +1,98 @@
-"""An edit: a premultiplied RGBA picture over a part of a layer's atlas."""
+"""An edit of one layer: a premultiplied RGBA image over a part of the atlas, sampled without aliasing."""
 
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from editing.mipmap import MipMap
 from implicit_neural_networks import visibility
 from rendering.atlas_view import AtlasView
 from rendering.frames import Floats, Frame
+from rendering.resampling import sample_image
 
-CLEAR, SOLID = 0.08, 0.85  # opacity up to the first carries no paint of an object, from the second on all of it
+TRANSPARENT, OPAQUE = 0.08, 0.85  # Learned opacity up to which paint of an object is absent, and from which it is full.
+SMALLEST_SIDE_TEXELS = 2  # Least side of the smallest level of a mipmap.
+
+
+class MipMap:
+    """An image (h, w, C) and its halvings (a mipmap), to sample it without aliasing where pixels cover many texels.
+
+    Colours are premultiplied where the image has opacity.
+    """
+
+    def __init__(self, image: Tensor, sharp_texels: float = 2.0):
+        """sharp_texels: texels that a pixel may cover before they are averaged; bilinear sampling reads 2."""
+        self.levels, self.sharp_texels = [image], sharp_texels
+        while min(self.levels[-1].shape[:2]) >= 2 * SMALLEST_SIDE_TEXELS:
+            channels = self.levels[-1].permute(2, 0, 1)[None]
+            self.levels.append(functional.avg_pool2d(channels, 2)[0].permute(1, 2, 0).contiguous())
+
+    def sample(self, positions: Tensor) -> Tensor:
+        """Sample the image at pixel positions (H, W, 2), given for every pixel of a frame: (H, W, C), zero outside.
+
+        The distance between the positions of neighbouring pixels chooses the level; the two nearest are blended.
+        """
+        level_map = (texels_per_pixel(positions) / self.sharp_texels).clamp(min=1).log2().clamp(0, len(self.levels) - 1)
+        height, width = self.levels[0].shape[:2]
+        is_inside = ((positions > -1) & (positions < positions.new_tensor([width, height]))).all(-1)
+        result = positions.new_zeros(*positions.shape[:2], self.levels[0].shape[2])
+        if not bool(is_inside.any()):
+            return result
+        lowest, highest = int(level_map[is_inside].min()), int(level_map[is_inside].max().ceil())
+        for level in range(lowest, highest + 1):
+            weight = (1 - (level_map - level).abs()).clamp(min=0)
+            level_positions = (positions + 0.5) / 2**level - 0.5  # positions refer to pixel centers
+            result = result + weight[..., None] * sample_image(self.levels[level], level_positions)
+        return result * is_inside[..., None]
+
+
+def texels_per_pixel(positions: Tensor) -> Tensor:
+    """Return the number of texels that each pixel of a frame covers along its shorter side, (H, W).
+
+    positions (H, W, 2): position of each pixel in the atlas image, in texels. The shorter side is taken because a
+    mapping that compresses one direction only would otherwise blur the other direction, too.
+    """
+    if min(positions.shape[:2]) < 2:
+        return torch.ones(positions.shape[:2])
+    down, across = (torch.gradient(positions, dim=axis)[0].norm(dim=-1) for axis in (0, 1))
+    return torch.minimum(down, across)
 
 
 class LayerEdit:
-    """A picture over a part of one layer's atlas; reading it at a frame's places is all that rendering asks of it."""
+    """A premultiplied RGBA image over a part of one layer's atlas."""
 
     def __init__(self, layer: int, rgba: Tensor, view: AtlasView, sharp_texels: float = 2.0):
-        """rgba (h, w, 4) in [0, 1], colour premultiplied by opacity.
+        """Place an image over the part `view` of the atlas of the layer with index `layer`.
 
-        sharp_texels: so many texels a pixel may cover before it takes their average.
+        rgba (h, w, 4) in [0, 1]: colours premultiplied by opacity. sharp_texels: see `MipMap`.
         """
         self.layer, self.rgba, self.view, self.sharp_texels = layer, rgba, view, sharp_texels
 
     @cached_property
-    def pyramid(self) -> MipMap:
+    def mipmap(self) -> MipMap:
+        """The mipmap of the image, computed when it is first needed."""
         return MipMap(self.rgba, self.sharp_texels)
 
-    def sample(self, places: Tensor) -> Floats:
-        """The edit (H, W, 4) at a frame's places (H, W, 2) in the shared atlas."""
+    def sample(self, atlas_uv: Tensor) -> Floats:
+        """Sample the edit at the atlas_uv (H, W, 2) of a frame: (H, W, 4), premultiplied."""
         size = (self.rgba.shape[1], self.rgba.shape[0])
-        return self.pyramid.sample(self.view.to_pixels(places, size)).numpy()
+        return self.mipmap.sample(self.view.to_pixels(atlas_uv, size)).numpy()
 
     def scale_opacity(self, opacity: float) -> "LayerEdit":
-        """The same at a share of its opacity."""
+        """Return the same edit with its opacity multiplied by a factor in [0, 1]."""
         return LayerEdit(self.layer, self.rgba * opacity, self.view, self.sharp_texels)
 
 
 def paint_visibility(frame: Frame) -> Floats:
-    """(L, H, W): share with which each layer carries paint in each pixel.
+    """Return the visibility with which the paint on each layer shows in each pixel, (L, H, W).
 
-    As `visibility`, but learned opacity seldom is quite 0 or 1 inside or outside an object: what is close counts as
-    that, so that opaque paint hides what is below it and leaves no flecks on the other layer. Not where the published
-    range of opacity is asked for, to compare.
+    Learned opacity is seldom exactly 0 outside an object or 1 inside it. Here opacity up to TRANSPARENT counts as 0 and
+    opacity from OPAQUE on as 1, so that opaque paint hides what is behind it and no specks appear on other layers. If
+    the published range of opacity was asked for, the plain visibility is returned, to compare with published results.
     """
     if not frame.full_range:
         return frame.visibility
-    levelled = np.clip((frame.alpha - CLEAR) / (SOLID - CLEAR), 0, 1)
-    return visibility(torch.from_numpy(levelled)).numpy()
+    alpha = np.clip((frame.alpha - TRANSPARENT) / (OPAQUE - TRANSPARENT), 0, 1)
+    return visibility(torch.from_numpy(alpha)).numpy()

@@ -1,7 +1,6 @@
-"""Edits carried through the whole video, frame by frame (Eq. 15 and 16)."""
+"""Edited videos: edits of the layers are composited over every frame (Eq. 15 and 16)."""
 
 import math
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,136 +23,149 @@ from media import Pixels, to_8_bit
 from media.clip import Clip
 from media.contact_sheet import contact_sheet
 from media.videos import FrameFolder, VideoWriter
-from rendering.atlas_view import AtlasView, atlas_uv, fit_atlas_views
+from rendering.atlas_view import AtlasView, compute_atlas_uv, fit_atlas_views
 from rendering.blending import alpha_over, composite_edits
-from rendering.frame_store import FrameStore, render_into_store
+from rendering.frame_store import FrameStore, render_into_store, temporary_frame_store
 from rendering.frames import Floats, Frame, render_frame, render_frames
-from rendering.resizing import WHOLE, Box, bounding_box, resize_frame
+from rendering.resampling import WHOLE_FRAME, Box, bounding_box, resize_frame
 from rendering.trained_run import TrainedRun
 
-PREVIEW_PX = 640  # width of a frame in edited.png
-CHECKERED = (0.75, 0.85)  # greys behind an edit that is shown alone
+PREVIEW_PX = 640  # Width of a frame in edited.png, in pixels.
+CHECKER_GREYS = (0.75, 0.85)  # Grey values, in [0, 1], of the checkerboard behind an edit without the video.
+CHECKER_PX = 16  # Side of a square of this checkerboard, in pixels.
+
+
+def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, output: Output) -> None:
+    """Write edited_NAME.mp4 (or .mov, or a folder of PNGs) and edited.png into `folder`.
+
+    The request must have passed `editing.requests.check_request`.
+    """
+    with temporary_frame_store(folder) as store:
+        edits = make_atlas_edits(run, request, render_into_store(store, run)) + make_frame_edits(run, request)
+        edits = [edit.scale_opacity(request.opacity) for edit in edits]
+        write_edits(run, request, folder, output, store, edits)
 
 
 def make_atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
-    """The request's pictures over atlases as edits of layers; frames (a pass over the clip) only if need be."""
-    wanted = resolve_atlas_edits(request, run)
+    """Turn the atlas edits of a request into edits of layers.
+
+    frames: all frames of the run. They are only consumed for pictures over square atlas images.
+    """
+    atlas_edits = resolve_atlas_edits(request, run)
     views: list[AtlasView] = []
-    if any(atlas is None for _, _, atlas in wanted):
+    if any(atlas is None for _, _, atlas in atlas_edits):
         views = fit_atlas_views(run.model, frames)
     edits = []
-    for edit, layer, atlas in wanted:
+    for edit, layer, atlas in atlas_edits:
         rgba = read_atlas_edit(edit)
         size = (rgba.shape[1], rgba.shape[0])
         view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
-        # As published, texels are left out where the frame is coarser; only to compare with it.
+        # In the published range, edits are sampled as published, without averaging, to compare with published results.
         edits.append(LayerEdit(layer, rgba, view) if run.full_range else LayerEdit(layer, rgba, view, math.inf))
     return edits
 
 
 def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
-    """The request's pictures over frames as edits of layers."""
+    """Turn the frame edits of a request into edits of layers."""
     layers = frame_edit_layers(request, run)
     edits = []
-    for edit in request.frames:
+    for edit in request.frame_edits:
         frame = render_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
-        size = render_size(run, request)
+        size = output_size(run, request)
         edits += splat_frame(run.model, resize_frame(frame, *size), read_frame_edit(edit, run.clip, size), layers)
     return edits
 
 
-def render_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
-    """(width, height) of the edited frames."""
+def output_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
+    """Return (width, height) of the edited frames in pixels."""
     return run.clip.native_size if request.is_native else (run.clip.width, run.clip.height)
 
 
-def visible_edits(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
-    """The edits as a frame shows them: for each layer the paint and the layer's share."""
-    shares = paint_visibility(frame)
-    return [(paint, shares[layer]) for layer, paint in sample_edits(run, frame, edits).items()]
-
-
 def sample_edits(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> dict[int, Floats]:
-    """The paint (H, W, 4) of each edited layer at a frame's places, later edits over earlier ones."""
-    places = atlas_uv(run.model, frame)
+    """Return the paint (H, W, 4) on each edited layer in the pixels of a frame, with later edits over earlier ones."""
+    atlas_uv = compute_atlas_uv(run.model, frame)
     return {
-        layer: alpha_over([edit.sample(places[layer]) for edit in edits if edit.layer == layer])
+        layer: alpha_over([edit.sample(atlas_uv[layer]) for edit in edits if edit.layer == layer])
         for layer in sorted({edit.layer for edit in edits})
     }
+
+
+def sample_edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
+    """Return the paint (H, W, 4) and the visibility (H, W) of each edited layer in a frame, as blending takes them."""
+    visibility = paint_visibility(frame)
+    return [(rgba, visibility[layer]) for layer, rgba in sample_edits(run, frame, edits).items()]
 
 
 def render_edited_frames(
     run: TrainedRun, frames: Iterable[Frame], edits: list[LayerEdit], request: EditRequest
 ) -> Iterator[tuple[Pixels, Pixels]]:
-    """Yield for each frame the frame as it is (H, W, 3) and edited; alone: (H, W, 4), straight opacity."""
-    width, height = render_size(run, request)
-    is_larger = run.full_range and width > run.clip.width  # the published way of sampling may miss what is small
+    """Yield for each frame the original (H, W, 3) and the edited one.
+
+    The edited frame has the shape (H, W, 3); with request.edit_only it is the edit alone, (H, W, 4), colours not
+    premultiplied.
+    """
+    width, height = output_size(run, request)
+    # The box is found at working size. Published sampling may miss small edits there, so it renders whole frames.
+    uses_box = run.full_range and width > run.clip.width
     for frame in frames:
         source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
-        edited = np.zeros((height, width, 4), np.uint8) if request.is_alone else source.copy()
-        box = edited_box(run, frame, edits) if is_larger else WHOLE
+        edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
+        box = edit_bounding_box(run, frame, edits) if uses_box else WHOLE_FRAME
         if box is not None:
-            seen = resize_frame(frame, width, height, box)
+            resized = resize_frame(frame, width, height, box)
             picture = source[box].astype(np.float32) / 255
-            color, opacity = composite_edits(picture, visible_edits(run, seen, edits), seen.light, request.blend)
-            if request.is_alone:
+            layers = sample_edit_layers(run, resized, edits)
+            color, opacity = composite_edits(picture, layers, resized.light, request.blend)
+            if request.edit_only:
                 edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
             else:
                 edited[box] = to_8_bit(picture * (1 - opacity) + color)
         yield source, edited
 
 
-def edited_box(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> Box | None:
-    """The part of a frame, of native size, beyond which the edits show nothing: a fraction of a large frame, mostly."""
-    painted = np.zeros(frame.alpha.shape[1:], bool)
-    for paint in sample_edits(run, frame, edits).values():
-        painted |= paint[..., 3] > 0
-    return bounding_box(painted, *run.clip.native_size)
+def edit_bounding_box(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> Box | None:
+    """Return the box around all paint in a frame, in pixels of the native size; None if there is no paint.
 
-
-def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, output: Output) -> None:
-    """Write edited_NAME.mp4 (or .mov, or PNGs) and edited.png into `folder`.
-
-    The request has been checked against the clip. Raises UserError for a picture that does not fit.
+    It saves time: edits mostly cover a small part of a large frame.
     """
-    with tempfile.TemporaryDirectory(prefix=".fields_", dir=folder) as kept:
-        store = FrameStore(Path(kept))
-        edits = [edit.scale_opacity(request.opacity) for edit in make_edits(run, request, store)]
-        write_edits(run, request, folder, output, store, edits)
-
-
-def make_edits(run: TrainedRun, request: EditRequest, store: FrameStore) -> list[LayerEdit]:
-    """The request as edits of layers; frames that had to be rendered for it are in the store."""
-    return make_atlas_edits(run, request, render_into_store(store, run)) + make_frame_edits(run, request)
+    mask = np.zeros(frame.alpha.shape[1:], bool)
+    for rgba in sample_edits(run, frame, edits).values():
+        mask |= rgba[..., 3] > 0
+    return bounding_box(mask, *run.clip.native_size)
 
 
 def write_edits(
     run: TrainedRun, request: EditRequest, folder: Path, output: Output, store: FrameStore, edits: list[LayerEdit]
 ) -> None:
-    """Render edits into `folder`."""
+    """Render the edits over all frames, and write the video and edited.png into `folder`.
+
+    store: the frames of the run if they were rendered before; if it is empty, they are rendered now. Warns if the
+    edits change no frame.
+    """
     clip = run.clip
     frames = store.frames() if store.count else render_frames(run.model, clip, run.full_range, with_colors=False)
-    every = render_edited_frames(run, frames, edits, request)
-    shown: dict[str, Pixels] = {}
-    changed = False
+    edited_frames = render_edited_frames(run, frames, edits, request)
+    previews: dict[str, Pixels] = {}
+    has_changed = False
     names = [path.stem for path in clip.frame_paths]
     with open_video_writer(folder, clip, output) as video, FrameFolder(folder / "edited_frames", names) as pictures:
-        for t, (source, frame) in enumerate(tqdm(every, total=len(clip), desc="editing", unit="frame")):
-            changed = changed or (frame[..., 3].any() if request.is_alone else not np.array_equal(frame, source))
-            video.write(frame)
+        for t, (source, edited) in enumerate(tqdm(edited_frames, total=len(clip), desc="editing", unit="frame")):
+            if not has_changed:
+                has_changed = bool(edited[..., 3].any()) if request.edit_only else not np.array_equal(edited, source)
+            video.write(edited)
             if output.save_frames:
-                pictures.write(frame)
+                pictures.write(edited)
             if t in (0, len(clip) // 2, len(clip) - 1):
-                height = min(frame.shape[0], round(PREVIEW_PX * frame.shape[0] / frame.shape[1]))
-                width = min(frame.shape[1], PREVIEW_PX)
-                shown[f"frame {t}"] = show_over_checkers(media.resize(frame, width, height))
-    media.write_png(folder / "edited.png", contact_sheet(shown))
-    if not changed:
-        warn("the edit shows in no frame: it is transparent, or lies where no frame sees the atlas")
+                height = min(edited.shape[0], round(PREVIEW_PX * edited.shape[0] / edited.shape[1]))
+                width = min(edited.shape[1], PREVIEW_PX)
+                previews[f"frame {t}"] = show_over_checkers(media.resize(edited, width, height))
+    media.write_png(folder / "edited.png", contact_sheet(previews))
+    if not has_changed:
+        warn("the edit shows in no frame: it is transparent, or lies on a part of the atlas that no frame shows")
 
 
 def open_video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter | FrameFolder:
-    """Where the frames go."""
+    """Open the writer of the edited video: a video file, or a folder of PNGs."""
     if output.kind == "png":
         return FrameFolder(folder / f"edited_{clip.name}", [path.stem for path in clip.frame_paths])
     suffix = {"mp4": ".mp4", "prores": ".mov"}[output.kind]
@@ -161,10 +173,10 @@ def open_video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter |
 
 
 def show_over_checkers(picture: Pixels) -> Pixels:
-    """An RGBA picture over a checkerboard; RGB as it is."""
+    """Composite an RGBA picture over a checkerboard, (H, W, 3); an RGB picture is returned unchanged."""
     if picture.shape[2] == 3:
         return picture
-    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] // 16
-    behind = np.where((rows + columns) % 2, *CHECKERED)[..., None] * 255
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]] // CHECKER_PX
+    checkers = np.where((rows + columns) % 2, *CHECKER_GREYS)[..., None] * 255
     alpha = picture[..., 3:] / 255
-    return np.rint(picture[..., :3] * alpha + behind * (1 - alpha)).astype(np.uint8)
+    return np.rint(picture[..., :3] * alpha + checkers * (1 - alpha)).astype(np.uint8)

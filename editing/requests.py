@@ -1,4 +1,4 @@
-"""What an edit asks for, and the checks that refuse it before any slow work begins."""
+"""What a user asks to edit, and the checks that refuse unusable pictures before any slow work begins."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,64 +8,135 @@ from torch import Tensor
 
 import media
 from command_line import UserError
-from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, check_aspect, read_atlas_file
+from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, LayerImage, read_atlas_file
 from media.clip import Clip
 from media.videos import Audio
 from rendering.frames import Floats
 from rendering.trained_run import TrainedRun
 
-BACKGROUND, ALL_OBJECTS = -1, -2  # in requests, which know no number of layers
+BACKGROUND, ALL_OBJECTS = -1, -2  # Layers in a request, which does not know the number of layers of the run.
+ASPECT_TOLERANCE_PX = 1.5  # Pixels by which the height of a scaled edit may differ from the atlas image's aspect.
 
 
 @dataclass(frozen=True)
 class AtlasEdit:
-    """A picture over an atlas image."""
+    """A picture painted over an atlas image."""
 
-    layer: int  # an object's number from 0, the front one first; BACKGROUND is the last layer
+    layer: int  # number of the object from 0, the front one first; BACKGROUND is the last layer
     path: Path
-    corner: tuple[float, float] | None = None  # where in the exported image it begins; None: it covers all of it
+    corner: tuple[float, float] | None = None  # pixel (x, y) of the exported image where it begins; None: covers all
 
 
 @dataclass(frozen=True)
 class FrameEdit:
-    """A picture over a frame."""
+    """A picture painted over a frame."""
 
-    index: int
+    index: int  # number of the frame, from 0
     path: Path
-    mask_path: Path | None = None  # its opacity, where the picture has none of its own
+    mask_path: Path | None = None  # opacity of a picture that has none of its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditRequest:
-    """What to paint, and how it is laid over the frames."""
+    """What to paint, and how it is composited over the frames."""
 
-    atlases: tuple[AtlasEdit, ...] = ()  # later ones win where they overlap
-    atlas_path: Path | None = None  # atlas.json of the pictures painted on; None: beside them, else the square ones
-    frames: tuple[FrameEdit, ...] = ()  # later ones win where they overlap
-    frame_layers: tuple[int, ...] = (ALL_OBJECTS, BACKGROUND)  # that take paint on frames
-    blend: str = "normal"
-    opacity: float = 1.0
-    is_native: bool = False  # rendered at the size of the frames as they are
-    is_alone: bool = False  # the edit without the video, transparent elsewhere
+    atlas_edits: tuple[AtlasEdit, ...] = ()  # later ones cover earlier ones
+    atlas_path: Path | None = None  # atlas.json of the exported images; None: beside the pictures, else square images
+    frame_edits: tuple[FrameEdit, ...] = ()  # later ones cover earlier ones
+    frame_layers: tuple[int, ...] = (ALL_OBJECTS, BACKGROUND)  # layers that take the paint of frame edits
+    blend: str = "normal"  # one of rendering.blending.BLEND_MODES
+    opacity: float = 1.0  # factor of the opacity of all edits, 0 to 1
+    is_native: bool = False  # edit the frames at their own size instead of the working size
+    edit_only: bool = False  # write the edit without the video, transparent elsewhere
 
 
 @dataclass(frozen=True)
 class Output:
-    """What is written."""
+    """The format of the edited video."""
 
-    kind: str = "mp4"  # or "prores" (4444), "png" (a folder)
-    crf: int = 18
-    save_frames: bool = False
+    kind: str = "mp4"  # or "prores" (ProRes 4444), "png" (a folder of pictures)
+    crf: int = 18  # quality of the mp4, from 0 (lossless) to 51
+    save_frames: bool = False  # also write the frames as PNGs
     audio: Audio | None = None
 
 
 def read_atlas_edit(edit: AtlasEdit) -> Tensor:
-    """An RGBA picture (h, w, 4) painted over an atlas image, premultiplied."""
+    """Read the RGBA picture of an atlas edit, premultiplied, (h, w, 4)."""
     return torch.from_numpy(media.read_edit(edit.path))
 
 
+def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats:
+    """Read the RGBA picture of a frame edit, premultiplied and resized to `size` (width, height): (H, W, 4).
+
+    Raises UserError if its aspect is not that of the frames.
+    """
+    if edit.mask_path is None or media.has_opacity(edit.path):
+        rgba = media.read_edit(edit.path)
+    else:
+        rgba = media.read_edit_with_mask(edit.path, edit.mask_path)
+    height, width = rgba.shape[:2]
+    if not clip.has_frame_aspect((width, height)):
+        raise UserError(
+            f"{edit.path}: is {width} x {height}, the frames are {clip.width} x {clip.height}; "
+            "paint over a frame and keep its aspect"
+        )
+    return media.resize(rgba, *size)
+
+
+def find_atlas_file(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> AtlasFile | None:
+    """Read the atlas.json that belongs to an atlas edit; None if the edit is painted over a square atlas image."""
+    default_path = edit.path.parent / ATLAS_FILE_NAME
+    path = request.atlas_path or (default_path if default_path.is_file() else None)
+    return None if path is None else read_atlas_file(path, run.checkpoint)
+
+
+def resolve_atlas_edits(request: EditRequest, run: TrainedRun) -> list[tuple[AtlasEdit, int, AtlasFile | None]]:
+    """Return each atlas edit of a request with the index of its layer and with its atlas.json."""
+    return [(edit, layer_index(run, edit.layer), find_atlas_file(request, edit, run)) for edit in request.atlas_edits]
+
+
+def layer_index(run: TrainedRun, layer: int) -> int:
+    """Return the index of a requested layer in the run. Raises UserError for an object that the run does not have."""
+    layers = run.model.layers
+    objects = len(layers.foregrounds)
+    if layer >= objects:
+        raise UserError(
+            f"object {layer + 1}: the run {run.name} has {objects} object(s), counted from the front; "
+            'to train more, set "objects" in the config and give masks for each'
+        )
+    return layers.background.index if layer == BACKGROUND else layer
+
+
+def frame_edit_layers(request: EditRequest, run: TrainedRun) -> list[int]:
+    """Return the indices of the layers that take the paint of frame edits."""
+    layers = set(request.frame_layers)
+    if ALL_OBJECTS in layers:
+        layers = layers - {ALL_OBJECTS} | {layer.index for layer in run.model.layers.foregrounds}
+    return sorted({layer_index(run, layer) for layer in layers})
+
+
+def check_request(request: EditRequest, run: TrainedRun) -> None:
+    """Raise UserError for pictures, frames or layers that cannot be used. Nothing is rendered or written."""
+    clip = run.clip
+    for atlas_edit, layer, atlas in resolve_atlas_edits(request, run):
+        height, width = read_atlas_edit(atlas_edit).shape[:2]
+        if atlas is None and atlas_edit.corner is not None:
+            raise UserError(
+                f"{atlas_edit.path}: the corner of a part is given in pixels of an exported atlas; add --atlas"
+            )
+        if atlas is None:
+            check_square(atlas_edit.path, (width, height))
+        elif atlas_edit.corner is None:
+            check_aspect(atlas_edit.path, (width, height), atlas.layer(layer))
+    frame_edit_layers(request, run)
+    for frame_edit in request.frame_edits:
+        if not 0 <= frame_edit.index < len(clip):
+            raise UserError(f"edit of frame {frame_edit.index}: the clip has frames 0 to {len(clip) - 1}")
+        read_frame_edit(frame_edit, clip, (clip.width, clip.height))
+
+
 def check_square(path: Path, size: tuple[int, int]) -> None:
-    """Refuse an edit of a square atlas image that is not square."""
+    """Raise UserError if an edit of a square atlas image is not square."""
     if size[0] != size[1]:
         raise UserError(
             f"{path}: is {size[0]} x {size[1]}, an edit of texture_orig1.png or texture_orig2.png must be square, at "
@@ -73,63 +144,12 @@ def check_square(path: Path, size: tuple[int, int]) -> None:
         )
 
 
-def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats:
-    """An RGBA picture painted over a frame, at (width, height), premultiplied: (H, W, 4)."""
-    has_own = edit.mask_path is None or media.has_opacity(edit.path)
-    rgba = media.read_edit(edit.path) if has_own else media.read_with_mask(edit.path, edit.mask_path)
-    if not clip.fits(rgba.shape[1::-1]):
+def check_aspect(path: Path, size: tuple[int, int], image: LayerImage) -> None:
+    """Raise UserError if an edit of a whole exported image does not have the image's aspect."""
+    expected_height = size[0] * image.height / image.width
+    if abs(expected_height - size[1]) > ASPECT_TOLERANCE_PX:
         raise UserError(
-            f"{edit.path}: is {rgba.shape[1]} x {rgba.shape[0]}, the frames are {clip.width} x {clip.height}; "
-            "paint over a frame and keep its aspect"
+            f"{path}: is {size[0]} x {size[1]}, {image.image} is {image.width} x {image.height}; paint over that "
+            "picture and keep its aspect, or give the pixel where a part begins (--edit_foreground_at or "
+            "--edit_background_at)"
         )
-    return media.resize(rgba, *size)
-
-
-def find_atlas_file(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> AtlasFile | None:
-    """What describes the atlas that a picture was painted over; None: it is over the square image."""
-    beside = edit.path.parent / ATLAS_FILE_NAME
-    path = request.atlas_path or (beside if beside.is_file() else None)
-    return None if path is None else read_atlas_file(path, run.checkpoint)
-
-
-def resolve_atlas_edits(request: EditRequest, run: TrainedRun) -> list[tuple[AtlasEdit, int, AtlasFile | None]]:
-    """The request's pictures over atlases, their layers, and what describes them."""
-    return [(edit, layer_number(run, edit.layer), find_atlas_file(request, edit, run)) for edit in request.atlases]
-
-
-def layer_number(run: TrainedRun, layer: int) -> int:
-    """The number of a layer of the run, BACKGROUND's too. Raises UserError for an object that it has not."""
-    layers = run.model.layers
-    objects = len(layers.foregrounds)
-    if layer >= objects:
-        raise UserError(
-            f"object {layer + 1}: the run {run.name} has {objects}, counted from the front; "
-            'more are trained with "objects" in the config and masks for each'
-        )
-    return layers.background.index if layer == BACKGROUND else layer
-
-
-def frame_edit_layers(request: EditRequest, run: TrainedRun) -> list[int]:
-    """The numbers of the layers that take paint on frames."""
-    wanted = set(request.frame_layers)
-    if ALL_OBJECTS in wanted:
-        wanted = wanted - {ALL_OBJECTS} | {layer.index for layer in run.model.layers.foregrounds}
-    return sorted({layer_number(run, layer) for layer in wanted})
-
-
-def check_request(request: EditRequest, run: TrainedRun) -> None:
-    """Refuse pictures that can't be used before the slow part begins and before anything is written."""
-    clip = run.clip
-    for edit, layer, atlas in resolve_atlas_edits(request, run):
-        size = read_atlas_edit(edit).shape[1::-1]
-        if atlas is None and edit.corner is not None:
-            raise UserError(f"{edit.path}: the place of a part is told in pixels of an exported atlas; give --atlas")
-        if atlas is None:
-            check_square(edit.path, size)
-        elif edit.corner is None:
-            check_aspect(edit.path, size, atlas.layer(layer))
-    frame_edit_layers(request, run)
-    for edit in request.frames:
-        if not 0 <= edit.index < len(clip):
-            raise UserError(f"edit of frame {edit.index}: the clip has frames 0 to {len(clip) - 1}")
-        read_frame_edit(edit, clip, (clip.width, clip.height))

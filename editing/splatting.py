@@ -1,4 +1,4 @@
-"""Paint on a frame, moved into the layers' atlases: splatted through the mapping and divided out."""
+"""Frame edits: paint on frames is moved into the atlases, by splatting it through the mapping of each layer."""
 
 from dataclasses import dataclass
 
@@ -8,109 +8,124 @@ from torch.nn import functional
 
 from editing.layer_edit import LayerEdit, paint_visibility
 from implicit_neural_networks import Model
-from rendering.atlas_view import AtlasView, atlas_uv
+from rendering.atlas_view import AtlasView, compute_atlas_uv
 from rendering.frames import Floats, Frame
 
-FINER = 4  # a frame edit is spread this many times finer than its pixels, so that no hole opens between them
-TEXELS_PER_PIXEL = 2  # resolution of the atlas square that a frame edit is spread into
-STRIP_ROWS = 64  # rows of a frame that are spread at once, which bounds the memory
-LARGEST_SQUARE_PX = 4096
-DENSEST = 0.1  # the square resolves all but this share of the steps between neighbouring pixels
-LEAST_VISIBILITY = 0.1  # a layer that a painted pixel shows less than this takes a fading part of the paint, then none
+UPSAMPLING = 4  # Factor by which a frame edit is upsampled before splatting, so that no holes open between its pixels.
+TEXELS_PER_PIXEL = 2  # Texels of the atlas square per pixel of the frame, along each axis.
+STRIP_ROWS = 64  # Rows of a frame that are splatted at once; it bounds the memory.
+LARGEST_SQUARE_PX = 4096  # Largest side of the atlas square in texels.
+STEP_QUANTILE = 0.1  # The square resolves all but this share of the steps between neighbouring pixels.
+LEAST_VISIBILITY = 0.1  # Paint on a layer fades out where the visibility of the layer is below this.
 
 
 def splat_frame(model: Model, frame: Frame, rgba: Floats, layers: list[int]) -> list[LayerEdit]:
-    """Paint (H, W, 4), premultiplied, on one rendered frame of that size as edits of the given layers."""
-    places, shares = atlas_uv(model, frame), torch.from_numpy(paint_visibility(frame))
-    edits = (splat_frame_edit(rgba, layer, places[layer], shares[layer]) for layer in layers)
+    """Turn paint on a rendered frame into edits of the given layers.
+
+    rgba (H, W, 4): the paint, premultiplied, of the same size as the frame. Layers that show no paint get no edit.
+    """
+    atlas_uv, visibility = compute_atlas_uv(model, frame), torch.from_numpy(paint_visibility(frame))
+    edits = (splat_frame_edit(rgba, layer, atlas_uv[layer], visibility[layer]) for layer in layers)
     return [edit for edit in edits if edit is not None]
 
 
 @dataclass
 class Paint:
-    """Paint as one frame shows it."""
+    """Paint on one frame, and the layer that takes it."""
 
     rgba: Tensor  # (H, W, 4), premultiplied
-    atlas_uv: Tensor  # (H, W, 2) of the layer, in the shared atlas
-    share: Tensor  # (H, W) with which each pixel shows the layer
+    atlas_uv: Tensor  # (H, W, 2) of the layer
+    visibility: Tensor  # (H, W) of the layer
 
     def crop(self) -> "Paint | None":
-        """The part around what is painted and shows the layer; None if nothing does."""
-        rows, columns = torch.where((self.rgba[..., 3] > 0) & (self.share > LEAST_VISIBILITY / 2))
+        """Return the part around the painted pixels that show the layer; None if there are none."""
+        rows, columns = torch.where((self.rgba[..., 3] > 0) & (self.visibility > LEAST_VISIBILITY / 2))
         if len(rows) == 0:
             return None
         box = slice(max(rows.min() - 2, 0), rows.max() + 3), slice(max(columns.min() - 2, 0), columns.max() + 3)
-        return Paint(self.rgba[box], self.atlas_uv[box], self.share[box])
+        return Paint(self.rgba[box], self.atlas_uv[box], self.visibility[box])
 
 
-def splat_frame_edit(rgba: Floats, layer: int, places: Tensor, share: Tensor) -> LayerEdit | None:
-    """Move paint from a frame (H, W, 4), premultiplied, into one layer's atlas; None if the layer shows none of it.
+def splat_frame_edit(rgba: Floats, layer: int, atlas_uv: Tensor, visibility: Tensor) -> LayerEdit | None:
+    """Turn paint on one frame into an edit of one layer; None if the layer shows none of it.
 
-    places (H, W, 2) in the shared atlas; share (H, W) with which each pixel shows the layer.
+    rgba (H, W, 4): the paint, premultiplied. atlas_uv (H, W, 2) and visibility (H, W): those of the layer.
     """
-    return splat_paint(layer, [Paint(torch.from_numpy(rgba), places, share)])
+    return splat_paint(layer, [Paint(torch.from_numpy(rgba), atlas_uv, visibility)])
 
 
 def splat_paint(layer: int, paints: list[Paint]) -> LayerEdit | None:
-    """Move paint that several frames show into one layer's atlas; None if they show none of it.
+    """Turn paint on several frames into one edit of a layer; None if the layer shows none of it.
 
-    Where several pixels land on a texel their paint is averaged by share, and divided out once: opacity is not applied
-    here, only when the edit is rendered. Texels known only from pixels that hardly show the layer fade out.
+    A texel takes the average of the paint of all pixels that land on it, weighted by the layer's visibility. The
+    weights are divided out, because the visibility is applied when the edit is rendered. Texels fade out if only
+    pixels that hardly show the layer land on them.
     """
     parts = [part for paint in paints if (part := paint.crop()) is not None]
     if not parts:
         return None
-    view, size = fit_square([part.atlas_uv for part in parts])
+    view, size = fit_atlas_square([part.atlas_uv for part in parts])
     sums = torch.zeros(size, size, 6)
     for part in parts:
-        stack = torch.cat((part.atlas_uv, part.share[..., None], part.rgba), dim=-1)
+        stack = torch.cat((part.atlas_uv, part.visibility[..., None], part.rgba), dim=-1)
         for top in range(0, max(len(stack) - 1, 1), STRIP_ROWS):
-            pixels, share, rgba = upsample_strip(stack[top : top + STRIP_ROWS + 1], top + STRIP_ROWS + 1 >= len(stack))
-            values = torch.cat((rgba * share, share, torch.ones_like(share)), dim=1)
-            splat(sums, values, view.to_pixels(pixels, size))
-    sums = close_holes(sums)
-    total, count = sums[..., 4:5], sums[..., 5:]
-    known = total / count.clamp(min=1e-6)
-    fade = (known / LEAST_VISIBILITY - 0.5).clamp(0, 1)
-    return LayerEdit(layer, sums[..., :4] / total.clamp(min=1e-6) * fade, view, 2 * TEXELS_PER_PIXEL)
+            is_last = top + STRIP_ROWS + 1 >= len(stack)
+            atlas_uv, visibility, rgba = upsample_strip(stack[top : top + STRIP_ROWS + 1], is_last)
+            values = torch.cat((rgba * visibility, visibility, torch.ones_like(visibility)), dim=1)
+            splat(sums, values, view.to_pixels(atlas_uv, size))
+    sums = fill_holes(sums)
+    weight, count = sums[..., 4:5], sums[..., 5:]
+    mean_visibility = weight / count.clamp(min=1e-6)
+    fade = (mean_visibility / LEAST_VISIBILITY - 0.5).clamp(0, 1)
+    return LayerEdit(layer, sums[..., :4] / weight.clamp(min=1e-6) * fade, view, 2 * TEXELS_PER_PIXEL)
 
 
-def fit_square(places: list[Tensor]) -> tuple[AtlasView, int]:
-    """The smallest square of the atlas around places, each (H, W, 2), and its size in texels at their resolution."""
-    ends = [(each.flatten(0, 1).amin(0), each.flatten(0, 1).amax(0)) for each in places]
-    low, high = torch.stack([end[0] for end in ends]).amin(0), torch.stack([end[1] for end in ends]).amax(0)
+def fit_atlas_square(fields: list[Tensor]) -> tuple[AtlasView, int]:
+    """Return the smallest square of the atlas around all atlas_uv, and its side in texels.
+
+    fields: atlas_uv of each frame, (H, W, 2). The side resolves the steps between neighbouring pixels.
+    """
+    low = torch.stack([atlas_uv.flatten(0, 1).amin(0) for atlas_uv in fields]).amin(0)
+    high = torch.stack([atlas_uv.flatten(0, 1).amax(0) for atlas_uv in fields]).amax(0)
     edge = max(float((high - low).max()), 1e-6)
-    steps = (each.diff(dim=axis).norm(dim=-1) for each in places for axis in (0, 1))
-    gap = min((float(step.flatten().quantile(DENSEST)) for step in steps if step.numel()), default=edge)
-    texels = edge / max(gap, 1e-9) * TEXELS_PER_PIXEL
+    steps = (atlas_uv.diff(dim=axis).norm(dim=-1) for atlas_uv in fields for axis in (0, 1))
+    quantiles = (float(step.flatten().quantile(STEP_QUANTILE)) for step in steps if step.numel())
+    smallest_step = min(quantiles, default=edge)
+    texels = edge / max(smallest_step, 1e-9) * TEXELS_PER_PIXEL
     return AtlasView(float(low[0]), float(low[1]), edge), int(min(max(texels, 2), LARGEST_SQUARE_PX)) + 1
 
 
 def upsample_strip(strip: Tensor, is_last: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows (h, W, 7) of places, share and paint, FINER times finer: places (N, 2), shares (N, 1), paint (N, 4).
+    """Upsample rows (h, w, 7) of atlas_uv, visibility and paint, and split them: (N, 2), (N, 1) and (N, 4).
 
-    The last row belongs to the next strip, but for the last one.
+    The last row is left out unless the strip is the last one, because it is the first row of the next strip.
     """
-    finer = [(side - 1) * FINER + 1 for side in strip.shape[:2]]
-    fine = functional.interpolate(strip.permute(2, 0, 1)[None], finer, mode="bilinear", align_corners=True)[0]
+    shape = [(side - 1) * UPSAMPLING + 1 for side in strip.shape[:2]]
+    fine = functional.interpolate(strip.permute(2, 0, 1)[None], shape, mode="bilinear", align_corners=True)[0]
     fine = fine if is_last else fine[:, :-1]
     return fine.flatten(1).T.split((2, 1, 4), dim=1)
 
 
-def splat(sums: Tensor, values: Tensor, pixels: Tensor) -> None:
-    """Add values (N, C) to the four texels of sums (S, S, C) around each position (N, 2), by nearness."""
+def splat(sums: Tensor, values: Tensor, positions: Tensor) -> None:
+    """Add values (N, C) to the texels of sums (S, S, C), in place.
+
+    A value is divided among the four texels around its position (N, 2), with bilinear weights.
+    """
     size, sums = len(sums), sums.view(-1, sums.shape[-1])
-    corner = pixels.floor().clamp(0, size - 2)
-    right, lower = (pixels - corner).clamp(0, 1).unbind(1)
+    corner = positions.floor().clamp(0, size - 2)
+    right, lower = (positions - corner).clamp(0, 1).unbind(1)
     x, y = corner.long().unbind(1)
     for dx, across in ((0, 1 - right), (1, right)):
         for dy, down in ((0, 1 - lower), (1, lower)):
             sums.index_add_(0, (y + dy) * size + x + dx, values * (across * down)[:, None])
 
 
-def close_holes(sums: Tensor) -> Tensor:
-    """Texels that nothing reached take the sum of their reached neighbours, twice; sums (S, S, C), count last."""
+def fill_holes(sums: Tensor) -> Tensor:
+    """Fill the texels that no pixel reached with the mean of the 3 x 3 texels around them, twice.
+
+    sums (S, S, C): the last channel counts the pixels that reached a texel.
+    """
     for _ in range(2):
-        around = functional.avg_pool2d(sums.permute(2, 0, 1)[None], 3, stride=1, padding=1)[0].permute(1, 2, 0)
-        sums = torch.where(sums[..., -1:] > 1e-3, sums, around)
+        mean = functional.avg_pool2d(sums.permute(2, 0, 1)[None], 3, stride=1, padding=1)[0].permute(1, 2, 0)
+        sums = torch.where(sums[..., -1:] > 1e-3, sums, mean)
     return sums

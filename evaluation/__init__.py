@@ -1,1 +1,1 @@
-"""What is measured and shown of a run: metrics as pure functions, and reports."""
+"""Evaluation of a run: metrics as pure functions, and reports that show them."""

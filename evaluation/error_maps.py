@@ -1,4 +1,4 @@
-"""The losses as maps, frame by frame: the video `global_info`."""
+"""Maps of the losses for each frame, and the video `global_info` that shows them."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 import loss_utils
@@ -24,30 +23,38 @@ from rendering.frame_store import FrameStore
 from rendering.frames import Floats, Frame
 from unwrap_utils import warp_by_flow
 
-LEAST_RIGIDITY = 2 * 2**0.5
-LIMITS = {
+LEAST_RIGIDITY = 2 * 2**0.5  # Rigidity loss (Eq. 9) of a rotation, the smallest value.
+VALUE_RANGES = {  # Values at the two ends of the colour scale, by the beginning of a map's title.
     "colour error": (0, 0.2),
     "rigidity": (LEAST_RIGIDITY, 8),
     "flow error, px": (0, 4),
     "opacity change": (0, 0.5),
 }
-COLUMNS, PANEL_WIDTH_IN, DPI = 3, 4.0, 80
+COLUMNS = 3  # Maps side by side.
+PANEL_WIDTH_IN = 4.0  # Width of a map, inches.
+DPI = 80  # Pixels per inch.
 
 
-class ErrorMaps:
-    """A matplotlib figure drawn once, whose panels are then filled frame by frame: milliseconds, not seconds."""
+class ErrorMapFigure:
+    """A matplotlib figure with one panel for each map.
+
+    Titles and colour scales are drawn once. For each frame only the pixels of the panels are replaced, which takes
+    milliseconds where matplotlib would take seconds.
+    """
 
     def __init__(self, titles: list[str], aspect: float):
+        """Draw the figure without maps. aspect: height of a map divided by its width."""
         rows = -(-len(titles) // COLUMNS)
         figure = Figure(figsize=(COLUMNS * PANEL_WIDTH_IN, rows * (PANEL_WIDTH_IN * aspect + 0.5)), dpi=DPI)
         canvas = FigureCanvasAgg(figure)
         plots = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
         figure.subplots_adjust(left=0.02, right=0.97, top=0.93, bottom=0.02, wspace=0.18, hspace=0.15)
         self.colors = matplotlib.colormaps["magma"]
-        self.titles, self.norms = titles, []
+        self.titles = titles
+        self.norms: list[Normalize] = []
         for plot, title in zip(plots, titles, strict=False):
-            kind = next(kind for kind in LIMITS if title.startswith(kind))
-            self.norms.append(Normalize(*LIMITS[kind], clip=True))
+            kind = next(kind for kind in VALUE_RANGES if title.startswith(kind))
+            self.norms.append(Normalize(*VALUE_RANGES[kind], clip=True))
             plot.set_title(title, fontsize=10)
             figure.colorbar(ScalarMappable(self.norms[-1], self.colors), ax=plot, fraction=0.04, pad=0.02)
         for plot in plots:
@@ -59,54 +66,64 @@ class ErrorMaps:
         self.boxes = [(round(b.x0), round(height - b.y1), round(b.width), round(b.height)) for b in boxes]
 
     def draw(self, maps: dict[str, Floats]) -> Pixels:
-        """The figure with the given maps (H, W), one a title."""
-        picture = self.background.copy()
+        """Return the figure as an image (h, w, 3). maps: (H, W) by title."""
+        image = self.background.copy()
         for title, norm, (x, y, width, height) in zip(self.titles, self.norms, self.boxes, strict=True):
             values = cv2.resize(maps[title], (width, height), interpolation=cv2.INTER_AREA)
-            picture[y : y + height, x : x + width] = self.colors(norm(values), bytes=True)[..., :3]
-        return picture
+            image[y : y + height, x : x + width] = self.colors(norm(values), bytes=True)[..., :3]
+        return image
 
 
 def rigidity_map(uv: Floats, px_per_uv: float) -> Floats:
-    """Eq. 9 at every pixel (H, W) of a mapping (H, W, 2); the first row and column repeat their neighbours."""
+    """Return the rigidity loss (Eq. 9) of a mapping at every pixel, (H, W).
+
+    uv: (H, W, 2). The first row and column have no upper or left neighbour and repeat the next row or column.
+    """
     points = torch.from_numpy(uv)
     jacobian = loss_utils.jacobian(points[1:, 1:], points[1:, :-1], points[:-1, 1:], px_per_uv, 1)
     return np.pad(loss_utils.rigidity_loss(jacobian).numpy(), ((1, 0), (1, 0)), mode="edge")
 
 
 def error_maps(
-    frame: Frame, following: Frame | None, error: Floats, flow: NDArray[np.float32] | None, px_per_uv: list[float]
+    frame: Frame, next_frame: Frame | None, color_error: Floats, flow: Floats | None, px_per_uv: list[float]
 ) -> dict[str, Floats]:
-    """All maps of one frame by title; those along the flow are zero in the last frame and absent without flow."""
+    """Return all maps (H, W) of one frame by title.
+
+    next_frame: None for the last frame of the clip, whose flow errors and opacity changes are zero. flow: (H, W, 2)
+    pixels to the next frame; None leaves out the maps that need flow. px_per_uv: pixels per unit of uv for each layer.
+    """
     names = Layers.for_objects(len(frame.alpha)).names
-    maps = {"colour error": error}
+    maps = {"colour error": color_error}
     layers = list(zip(names, frame.uv, px_per_uv, strict=True))
     maps |= {f"rigidity, {name}": rigidity_map(uv, scale) for name, uv, scale in layers}
     if flow is None:
         return maps
-    following = following or frame
-    for (name, here, scale), there, share in zip(layers, following.uv, frame.visibility, strict=True):
-        apart = np.linalg.norm(warp_by_flow(there, flow) - here, axis=-1) * scale
-        maps[f"flow error, px, {name}"] = (apart * share).astype(np.float32)
-    maps["opacity change"] = np.abs(warp_by_flow(following.coverage, flow) - frame.coverage)
+    next_frame = next_frame or frame
+    for (name, uv, scale), next_uv, visibility in zip(layers, next_frame.uv, frame.visibility, strict=True):
+        distance_px = np.linalg.norm(warp_by_flow(next_uv, flow) - uv, axis=-1) * scale
+        maps[f"flow error, px, {name}"] = (distance_px * visibility).astype(np.float32)
+    maps["opacity change"] = np.abs(warp_by_flow(next_frame.coverage, flow) - frame.coverage)
     return maps
 
 
 def pair_with_next(store: FrameStore) -> Iterator[tuple[tuple[Frame, Floats], Frame | None]]:
-    """Each frame and its error, with the frame after it; None follows the last."""
-    after = chain((frame for frame, _ in islice(store, 1, None)), [None])
-    return zip(store, after, strict=True)
+    """Yield each frame with its colour error, and the next frame, which is None after the last frame."""
+    next_frames = chain((frame for frame, _ in islice(store, 1, None)), [None])
+    return zip(store, next_frames, strict=True)
 
 
 def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: list[float]) -> None:
-    """Write global_info_NAME.mp4: where colour, rigidity and flow are violated."""
+    """Write global_info_NAME.mp4, which shows where colour, rigidity, flow and opacity have errors.
+
+    px_per_uv: pixels per unit of uv for each layer.
+    """
     has_flow = clip.sibling_folder("_flow").is_dir()
-    still = np.zeros((clip.height, clip.width, 2), np.float32)
-    drawing: ErrorMaps | None = None
+    zero_flow = np.zeros((clip.height, clip.width, 2), np.float32)
+    figure: ErrorMapFigure | None = None
     with VideoSet(folder, clip.name, clip.fps) as videos:
-        progress = tqdm(pair_with_next(store), total=len(clip), desc="error maps", unit="frame")
-        for (frame, error), following in progress:
-            flow = (clip.flow(frame.t, FORWARD) if following else still) if has_flow else None
-            maps = error_maps(frame, following, error, flow, px_per_uv)
-            drawing = drawing or ErrorMaps(list(maps), clip.height / clip.width)
-            videos.write("global_info", drawing.draw(maps))
+        frames = tqdm(pair_with_next(store), total=len(clip), desc="error maps", unit="frame")
+        for (frame, color_error), next_frame in frames:
+            flow = (clip.flow(frame.t, FORWARD) if next_frame else zero_flow) if has_flow else None
+            maps = error_maps(frame, next_frame, color_error, flow, px_per_uv)
+            figure = figure or ErrorMapFigure(list(maps), clip.height / clip.width)
+            videos.write("global_info", figure.draw(maps))

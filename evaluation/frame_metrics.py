@@ -1,10 +1,11 @@
-"""Figures of a run on its clip: of each frame, of the atlases and mappings, of the process."""
+"""Metrics of a run on its clip: of each frame, of the atlases and mappings, and of the process."""
 
 import math
 import sys
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from evaluation.image_metrics import load_lpips, psnr, ssim
 from evaluation.mapping_metrics import rigidity_summary
@@ -12,68 +13,79 @@ from evaluation.mask_metrics import boundary_f, iou
 from implicit_neural_networks import Layers, Model
 from media import Pixels, to_8_bit
 from media.clip import Clip
-from rendering.atlas_view import AtlasView, atlas_uv, mark_visible_texels, render_atlas
+from rendering.atlas_view import AtlasView, compute_atlas_uv, mark_visible_texels, render_atlas
 from rendering.frame_store import FrameStore
 from rendering.frames import VISIBLE, Frame
 
-ATLAS_SIZE_PX = 1000  # side of the atlas images, as published
+ATLAS_SIZE_PX = 1000  # Side of the atlas images, as published.
 
 
 def measure_frame(clip: Clip, frame: Frame) -> dict[str, float]:
-    """PSNR and SSIM of a rendered frame, PSNR without its light where it has one; LPIPS where its weights are at hand.
+    """Return the metrics of a rendered frame by name.
 
-    With true masks in `NAME_gt` also DAVIS' J (`iou`) and F (`boundary_f`) of its opacity.
+    These are PSNR (dB) and SSIM; PSNR without light (`psnr_unlit`) if the model has light; LPIPS if its weights are
+    installed; and J (`iou`) and F (`boundary_f`) of DAVIS for the opacity if the clip has true masks in `NAME_gt`.
     """
     source = clip.frame(frame.t).astype(np.float32) / 255
-    figures = {"psnr": psnr(frame.rgb, source), "ssim": ssim(frame.rgb, source)}
+    metrics = {"psnr": psnr(frame.rgb, source), "ssim": ssim(frame.rgb, source)}
     if frame.unlit is not None:
-        figures["psnr_unlit"] = psnr(frame.unlit, source)
+        metrics["psnr_unlit"] = psnr(frame.unlit, source)
     if (lpips := load_lpips()) is not None:
-        figures["lpips"] = lpips(frame.rgb, source)
+        metrics["lpips"] = lpips(frame.rgb, source)
     if clip.true_masks is not None:
-        opaque, truth = frame.coverage > VISIBLE, clip.mask(clip.true_masks[frame.t]) > 127
-        figures |= {"iou": iou(opaque, truth), "boundary_f": boundary_f(opaque, truth)}
-    return figures
+        mask, true_mask = frame.coverage > VISIBLE, clip.mask(clip.true_masks[frame.t]) > 127
+        metrics |= {"iou": iou(mask, true_mask), "boundary_f": boundary_f(mask, true_mask)}
+    return metrics
 
 
 def mean_metrics(per_frame: dict[str, list[float]]) -> dict[str, float]:
-    """Mean of each list."""
+    """Return the mean over the frames of each metric."""
     return {name: round(float(np.mean(values)), 6) for name, values in per_frame.items()}
 
 
-def render_seen_atlases(
+def render_visible_atlases(
     model: Model, store: FrameStore, views: list[AtlasView], size: int = ATLAS_SIZE_PX
-) -> tuple[list[Pixels], list[torch.Tensor]]:
-    """The atlas images (S, S, 3), black where no frame sees them, and with what share each texel is seen (S, S)."""
-    seen = [torch.zeros(size, size) for _ in views]
+) -> tuple[list[Pixels], list[Tensor]]:
+    """Render the atlas image of each layer where it is visible in some frame; it is black elsewhere.
+
+    views: the part of the shared atlas that each image shows. size: side of the images in pixels. Returns the images
+    (size, size, 3), and the largest visibility of each texel in any frame, (size, size) for each layer.
+    """
+    texel_visibility = [torch.zeros(size, size) for _ in views]
     for frame in store.frames():
-        shares = torch.from_numpy(frame.visibility)
-        for layer, places in enumerate(atlas_uv(model, frame)):
-            mark_visible_texels(seen[layer], views[layer], places, shares[layer])
+        frame_visibility = torch.from_numpy(frame.visibility)
+        for layer, atlas_uv in enumerate(compute_atlas_uv(model, frame)):
+            mark_visible_texels(texel_visibility[layer], views[layer], atlas_uv, frame_visibility[layer])
     atlases = [
-        to_8_bit(render_atlas(model, view, size, share.numpy() > VISIBLE))
-        for view, share in zip(views, seen, strict=True)
+        to_8_bit(render_atlas(model, view, size, visibility.numpy() > VISIBLE))
+        for view, visibility in zip(views, texel_visibility, strict=True)
     ]
-    return atlases, seen
+    return atlases, texel_visibility
 
 
-def measure_atlases(store: FrameStore, seen: list[torch.Tensor], px_per_uv: list[float]) -> dict[str, float]:
-    """Of each layer: the share of its atlas image that is ever seen, and how rigid its mapping is where it shows."""
-    figures = {}
-    for layer, (name, share) in enumerate(zip(Layers.for_objects(len(seen) - 1).names, seen, strict=True)):
-        figures[f"atlas_use_{name}"] = float((share > VISIBLE).float().mean())
+def measure_atlases(store: FrameStore, texel_visibility: list[Tensor], px_per_uv: list[float]) -> dict[str, float]:
+    """Return the metrics of each layer's atlas and mapping by name.
+
+    These are the part of the atlas image that is visible in some frame (`atlas_use_LAYER`), and the rigidity of the
+    mapping where the layer is visible (see `rigidity_summary`). texel_visibility: from `render_visible_atlases`.
+    px_per_uv: pixels per unit of uv for each layer.
+    """
+    metrics = {}
+    names = Layers.for_objects(len(texel_visibility) - 1).names
+    for layer, (name, visibility) in enumerate(zip(names, texel_visibility, strict=True)):
+        metrics[f"atlas_use_{name}"] = float((visibility > VISIBLE).float().mean())
         fields = ((frame.uv[layer], frame.visibility[layer] > VISIBLE) for frame in store.frames())
         for kind, value in rigidity_summary(fields, px_per_uv[layer]).items():
-            if math.isfinite(value):  # not of a layer that no frame shows
-                figures[f"{kind}_{name}"] = value
-    return {name: round(value, 6) for name, value in figures.items()}
+            if math.isfinite(value):  # It is NaN for a layer that no frame shows.
+                metrics[f"{kind}_{name}"] = value
+    return {name: round(value, 6) for name, value in metrics.items()}
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory this process ever held; None where the system can't tell. Video encoders come on top."""
+    """Return the largest memory of this process so far, without video encoders; None if the system cannot tell."""
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:  # Windows has no such module.
         return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    units_per_mb = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mb, 1)

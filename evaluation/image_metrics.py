@@ -1,4 +1,4 @@
-"""Likeness of two pictures (H, W, 3) in [0, 1]."""
+"""Metrics that compare two images (H, W, 3) in [0, 1]."""
 
 from collections.abc import Callable
 from functools import cache
@@ -9,30 +9,35 @@ from skimage.metrics import structural_similarity
 
 from evaluation.mask_metrics import check_sizes
 
-SSIM_WINDOW = 7  # scikit-image's default side, pixels
+Floats = NDArray[np.floating]
+
+SSIM_WINDOW_PX = 7  # Side of the window of SSIM; the default of scikit-image.
 
 
-def psnr(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Peak signal-to-noise ratio in dB: -10 log10 of the mean squared difference. Infinite for equal pictures."""
+def psnr(image: Floats, truth: Floats) -> float:
+    """Return the peak signal-to-noise ratio in dB, -10 log10 of the mean squared error. Equal images give infinity.
+
+    Raises ValueError if the images differ in size.
+    """
     check_sizes(image, truth)
     error = np.mean(np.square(image.astype(np.float64) - truth))
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
-def ssim(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
-    """Structural similarity (Wang et al. 2004) as scikit-image computes it, mean over the channels; 1 is equal.
+def ssim(image: Floats, truth: Floats) -> float:
+    """Return the structural similarity (Wang et al. 2004) of scikit-image, the mean over the channels.
 
-    Pictures must be at least 7 pixels each way.
+    Equal images give 1. Raises ValueError if the images differ in size or are smaller than 7 x 7 pixels.
     """
     check_sizes(image, truth)
-    return float(structural_similarity(image, truth, channel_axis=-1, data_range=1.0, win_size=SSIM_WINDOW))
+    return float(structural_similarity(image, truth, channel_axis=-1, data_range=1.0, win_size=SSIM_WINDOW_PX))
 
 
 @cache
-def load_lpips() -> Callable[[NDArray[np.floating], NDArray[np.floating]], float] | None:
-    """The learned distance LPIPS (Zhang et al. 2018, AlexNet) of two pictures, lower is better.
+def load_lpips() -> Callable[[Floats, Floats], float] | None:
+    """Return a function that computes LPIPS (Zhang et al. 2018, AlexNet) of two images; lower is better.
 
-    None where the package `lpips` or the AlexNet weights are not at hand: then the figure is left out, not guessed.
+    Return None if the package `lpips` or the weights of AlexNet are not installed. The metric is then left out.
     """
     try:
         import lpips
@@ -43,9 +48,9 @@ def load_lpips() -> Callable[[NDArray[np.floating], NDArray[np.floating]], float
         return None
 
     @torch.inference_mode()
-    def distance(image: NDArray[np.floating], truth: NDArray[np.floating]) -> float:
+    def distance(image: Floats, truth: Floats) -> float:
         check_sizes(image, truth)
-        pair = (torch.from_numpy(each).permute(2, 0, 1)[None].float() * 2 - 1 for each in (image, truth))
-        return float(network(*pair))
+        inputs = (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() * 2 - 1 for pixels in (image, truth))
+        return float(network(*inputs))
 
     return distance

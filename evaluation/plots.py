@@ -1,4 +1,4 @@
-"""Plots of figures, drawn off screen."""
+"""Plots of metrics and losses, written as PNG files without a display."""
 
 from pathlib import Path
 
@@ -9,16 +9,17 @@ from matplotlib.figure import Figure
 from media import write_atomically
 
 LABELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "iou": "IoU of opacity with NAME_gt"}
+CURVE_COLORS = 20  # Colours in matplotlib's colormap "tab20".
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as a PNG file. If writing fails, no file of that name is left unfinished."""
     with write_atomically(path) as temporary:
         FigureCanvasAgg(figure).print_png(str(temporary))
 
 
 def plot_per_frame(path: Path, per_frame: dict[str, list[float]]) -> None:
-    """One plot above the other: each figure against the frame number."""
+    """Write a plot of each metric against the frame number, one below the other."""
     figure = Figure(figsize=(8, 2.2 * len(per_frame)), layout="constrained")
     plots = figure.subplots(len(per_frame), 1, sharex=True, squeeze=False)[:, 0]
     for plot, (name, values) in zip(plots, per_frame.items(), strict=True):
@@ -30,10 +31,13 @@ def plot_per_frame(path: Path, per_frame: dict[str, list[float]]) -> None:
 
 
 def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
-    """The weighted loss terms (logarithmic) and the PSNR of the evaluations against the iteration."""
+    """Write a plot of the weighted loss terms (logarithmic) and of the evaluations' PSNR against the iteration.
+
+    rows: the lines of a run's log.
+    """
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, quality = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    losses.set_prop_cycle(color=matplotlib.colormaps["tab20"].colors)
+    losses.set_prop_cycle(color=[matplotlib.colormaps["tab20"](index) for index in range(CURVE_COLORS)])
     for name in dict.fromkeys(key for row in rows for key in row if key not in ("iteration", "psnr", "seconds")):
         points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
         if points:

@@ -1,4 +1,4 @@
-"""Steadiness of a video along the motion."""
+"""Metrics of how steady a video is along its motion."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,10 @@ Floats = NDArray[np.floating]
 
 
 def warp_error(frame: Floats, other: Floats, flow: Floats, visible: NDArray[np.bool_]) -> float | None:
-    """E_warp (Lai et al. 2018): mean squared difference of a frame (H, W, 3) in [0, 1] and another brought to it.
+    """Return E_warp (Lai et al. 2018): the mean squared difference of a frame and another one warped to it.
 
-    flow (H, W, 2) leads from the frame to the other; only pixels visible in both count. None where there are none.
+    frame, other: (H, W, 3) in [0, 1]. flow: (H, W, 2) pixels from the frame to the other. visible: (H, W), True for
+    pixels that are visible in both frames; only these count. Return None if there are none.
     """
     if not visible.any():
         return None

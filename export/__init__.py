@@ -1,1 +1,1 @@
-"""Layers as files for other tools: atlases to paint on, plates, mattes, ST maps, tracks."""
+"""Exports for other tools: atlases to paint on, layers as image sequences, clean plates, ST maps, tracks."""

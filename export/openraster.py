@@ -1,4 +1,4 @@
-"""OpenRaster (.ora): pictures as layers that Krita, GIMP and MyPaint open. A ZIP file of PNGs with a stack.xml."""
+"""OpenRaster files (.ora): images with layers, which Krita, GIMP and MyPaint open; ZIP files of PNGs and stack.xml."""
 
 import io
 import zipfile
@@ -11,11 +11,11 @@ from PIL import Image
 import media
 from media import Pixels
 
-THUMBNAIL_PX = 256
+THUMBNAIL_PX = 256  # Longest side of the thumbnail in pixels, as the specification demands.
 
 
 def write_openraster(path: Path, layers: dict[str, Pixels]) -> None:
-    """Write RGBA layers (H, W, 4) uint8 by name, the uppermost first; see the OpenRaster specification 0.0.5."""
+    """Write RGBA layers (H, W, 4) uint8, given by name, the uppermost first; see the OpenRaster specification 0.0.5."""
     height, width = next(iter(layers.values())).shape[:2]
     merged = Image.new("RGBA", (width, height))
     entries, files = [], {}
@@ -36,7 +36,8 @@ def write_openraster(path: Path, layers: dict[str, Pixels]) -> None:
         "</image>",
     ]
     with media.write_atomically(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("mimetype", "image/openraster", zipfile.ZIP_STORED)  # first and uncompressed, as specified
+        # The specification demands that this entry is the first one and not compressed.
+        archive.writestr("mimetype", "image/openraster", zipfile.ZIP_STORED)
         archive.writestr("stack.xml", "\n".join(stack) + "\n")
         for file, content in files.items():
             archive.writestr(file, content)
@@ -45,7 +46,7 @@ def write_openraster(path: Path, layers: dict[str, Pixels]) -> None:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """A picture as a PNG in memory."""
+    """Encode an image as PNG in memory."""
     content = io.BytesIO()
     image.save(content, "PNG", compress_level=3)
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""A point of a layer followed through the clip: where the mapping puts it in every frame, and whether it is seen."""
+"""Point tracks: the position of a point of a layer in every frame, by the mapping, and whether it is visible there."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,14 @@ import numpy as np
 
 from command_line import UserError
 from rendering.frames import VISIBLE, Floats, Frame, render_frame, render_frames
-from rendering.inverse import locate_uv, sample_bilinear
+from rendering.inverse import locate_uv
+from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
 
 @dataclass(frozen=True)
 class TrackPoint:
-    """A point in a frame, in pixels of the frames as they are, upper left pixel center (0, 0)."""
+    """A tracked point in one frame, in pixels of native size; the center of the upper left pixel is (0, 0)."""
 
     t: int
     x: float
@@ -21,9 +22,10 @@ class TrackPoint:
 
 
 def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[TrackPoint]]:
-    """The layer that pixel (x, y) of frame t shows, and the point's path through all frames.
+    """Track the point at pixel (x, y) of frame t through all frames.
 
-    Pixels of the frames as they are. Raises UserError for a pixel outside the clip.
+    Positions are in pixels of native size. Returns the name of the layer that the pixel shows most, and the track.
+    Raises UserError for a pixel outside the clip.
     """
     clip = run.clip
     width, height = clip.native_size
@@ -34,32 +36,33 @@ def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[
         )
     scale = np.array([width / clip.width, height / clip.height])
     start = (np.array([x, y]) + 0.5) / scale - 0.5
-    frame = render_frame(run.model, clip, t, run.full_range, with_colors=False)
-    layer = int(np.argmax([sample_at(share, start) for share in frame.visibility]))
-    wanted = sample_at(frame.uv[layer], start)
-    path = []
-    for each in render_frames(run.model, clip, run.full_range, with_colors=False):
-        position, is_visible = locate_in_frame(each, layer, wanted)
+    start_frame = render_frame(run.model, clip, t, run.full_range, with_colors=False)
+    layer = int(np.argmax([sample_at(visibility, start) for visibility in start_frame.visibility]))
+    target_uv = sample_at(start_frame.uv[layer], start)
+    track = []
+    for frame in render_frames(run.model, clip, run.full_range, with_colors=False):
+        position, is_visible = locate_in_frame(frame, layer, target_uv)
         native = (position + 0.5) * scale - 0.5
-        path.append(TrackPoint(each.t, float(native[0]), float(native[1]), is_visible))
-    return run.model.layers[layer].name, path
+        track.append(TrackPoint(frame.t, float(native[0]), float(native[1]), is_visible))
+    return run.model.layers[layer].name, track
 
 
-def sample_at(field: Floats, position: np.ndarray) -> np.ndarray:
-    """A field (H, W[, C]) at a position (x, y) in pixels, bilinear."""
-    return sample_bilinear(field, position.astype(np.float32)[None, None])[0, 0]
+def sample_at(field: Floats, position: Floats) -> Floats:
+    """Sample a field (H, W) or (H, W, C) bilinearly at one position (x, y) in pixels."""
+    return sample_field(field, position.astype(np.float32)[None, None])[0, 0]
 
 
-def locate_in_frame(frame: Frame, layer: int, wanted: np.ndarray) -> tuple[np.ndarray, bool]:
-    """The position (x, y) in a frame, working pixels, whose uv is wanted (2,); and whether it is visible there.
+def locate_in_frame(frame: Frame, layer: int, target_uv: Floats) -> tuple[Floats, bool]:
+    """Return the position (x, y) in a frame at which a layer has the target uv (2,), and whether it is visible there.
 
-    Beyond the frame the mapping is continued by its slope at the border.
+    The position is in pixels of working size. Beyond the frame the mapping is extrapolated linearly.
     """
-    positions, found = locate_uv(wanted[None], frame.uv[layer])
-    return positions[0], bool(found[0]) and bool(sample_at(frame.visibility[layer], positions[0]) > VISIBLE)
+    positions, is_found = locate_uv(target_uv[None], frame.uv[layer])
+    is_visible = bool(is_found[0]) and bool(sample_at(frame.visibility[layer], positions[0]) > VISIBLE)
+    return positions[0], is_visible
 
 
-def track_csv(path: list[TrackPoint]) -> str:
-    """The path as a table."""
-    rows = [f"{point.t},{point.x:.3f},{point.y:.3f},{int(point.is_visible)}" for point in path]
+def track_csv(track: list[TrackPoint]) -> str:
+    """Return a track as CSV text with the columns frame, x, y and visible."""
+    rows = [f"{point.t},{point.x:.3f},{point.y:.3f},{int(point.is_visible)}" for point in track]
     return "\n".join(["frame,x,y,visible", *rows]) + "\n"

@@ -1,1 +1,1 @@
-"""The fast representation: explicit grids that start from a closed-form alignment."""
+"""The fast representation of a clip: explicit grids that start from a closed-form alignment of the layers."""

@@ -1,11 +1,13 @@
-"""Fields over (x, y, t) as values at nodes, linear in between.
+"""Fields over (x, y, t) that are stored as values at nodes and interpolated linearly between them.
 
-On a regular lattice of pixels a linear interpolation is two small matrix products, one per axis: the fastest dense
-operation there is, forward and backward, and a crop of the lattice is a choice of matrix rows."""
+On a regular lattice of pixels, linear interpolation is two small matrix products, one per axis. This is the fastest
+dense operation there is, forward and backward, and a crop of the lattice is a choice of matrix rows.
+"""
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -15,93 +17,114 @@ from implicit_neural_networks import output_centers
 
 
 def linear_weights(positions: Tensor, last: float, nodes: int) -> Tensor:
-    """(n, nodes): what each node adds to each position; nodes lie evenly from 0 to `last`, beyond them it is flat."""
+    """Return the weight of each node at each position, (n, nodes); the weights of a position add up to 1.
+
+    The nodes are evenly spread from 0 to `last`. Positions outside this range have the weights of the nearest end.
+    """
     if nodes == 1:
         return torch.ones(len(positions), 1, device=positions.device)
-    places = (positions / last * (nodes - 1)).clamp(0, nodes - 1)
+    in_node_steps = (positions / last * (nodes - 1)).clamp(0, nodes - 1)
     numbers = torch.arange(nodes, device=positions.device)
-    return (1 - (places[:, None] - numbers).abs()).clamp(min=0)
+    return (1 - (in_node_steps[:, None] - numbers).abs()).clamp(min=0)
 
 
 def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor of the CPU on the device, without waiting until a GPU has done what it was given before.
+    """Copy a small tensor from the CPU to the device without waiting for a GPU to finish its earlier work.
 
-    What is large (64 kB and more, not pinned) may wait all the same, and is to be computed on the device.
+    A copy of 64 kB or more from memory that is not pinned may wait all the same: compute large tensors on the device.
     """
     return tensor.to(device, non_blocking=True)
 
 
-@lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)
 def device_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers as a tensor on the device, sent there once; not to be changed."""
+    """Return numbers as a tensor on the device. It is copied there once and cached, so callers must not change it."""
     return torch.tensor(values, dtype=torch.float32).to(device)
+
+
+def add_tensors(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the sum of one or more tensors, added one after the other."""
+    return functools.reduce(torch.add, tensors)
 
 
 @dataclass
 class Lattice:
-    """Rows and columns of pixels at which fields are evaluated, of frames of H x W pixels.
+    """Rows and columns of positions at which fields are evaluated, in pixels of a frame of H x W pixels.
 
-    The axes stay on the CPU, where crops are decided without waiting for a GPU.
+    The axes stay on the CPU, so that crops are decided without waiting for a GPU.
     """
 
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
-    weights: dict[tuple, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)  # once computed
+    # Results of `node_weights`, by number of nodes and device.
+    weights: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = field(
+        init=False, repr=False, default_factory=dict
+    )
 
     @classmethod
     def of_stride(cls, stride: int, size: tuple[int, int]) -> "Lattice":
-        """The centers of all whole squares of stride x stride pixels."""
-        return cls(*((torch.arange(side // stride) + 0.5) * stride - 0.5 for side in size), size)
+        """Return the centers of all whole squares of stride x stride pixels."""
+        rows_px, columns_px = ((torch.arange(side // stride) + 0.5) * stride - 0.5 for side in size)
+        return cls(rows_px, columns_px, size)
 
     @classmethod
     def of_raster(cls, raster: tuple[int, int], size: tuple[int, int]) -> "Lattice":
-        """The pixel centers of a raster (width, height) that covers the frame."""
-        return cls(*(output_centers(side, count) for side, count in zip(size, raster[::-1], strict=True)), size)
+        """Return the pixel centers of a raster (width, height) that covers the frame."""
+        width, height = raster
+        return cls(output_centers(size[0], height), output_centers(size[1], width), size)
 
     @classmethod
     def of_nodes(cls, nodes: tuple[int, int], size: tuple[int, int]) -> "Lattice":
-        """The nodes of a grid, which lie evenly from the first pixel to the last."""
-        return cls(*(torch.linspace(0, side - 1, count) for count, side in zip(nodes, size, strict=True)), size)
+        """Return the nodes (ny, nx) of a grid, which are evenly spread from the first pixel to the last."""
+        rows_px, columns_px = (torch.linspace(0, side - 1, count) for count, side in zip(nodes, size, strict=True))
+        return cls(rows_px, columns_px, size)
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of rows and columns, (h, w)."""
         return len(self.rows_px), len(self.columns_px)
 
     def crop(self, rows: slice, columns: slice) -> "Lattice":
+        """Return the lattice of some rows and columns."""
         return Lattice(self.rows_px[rows], self.columns_px[columns], self.size)
 
     def points(self, device: torch.device) -> Tensor:
-        """(3, h * w): homogeneous pixel positions, row by row."""
+        """Return homogeneous pixel positions (x, y, 1), row by row, (3, h * w)."""
         y, x = torch.meshgrid(
             to_device_async(self.rows_px, device), to_device_async(self.columns_px, device), indexing="ij"
         )
         return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
     def box_mask(self, boxes: Tensor, device: torch.device) -> Tensor:
-        """(K, 1, h, w) 1 within each of the boxes (K, 4), top, bottom, left, right, else 0; boxes on the CPU."""
+        """Return 1 inside and 0 outside each box, (K, 1, h, w).
+
+        boxes (K, 4): top, bottom, left, right in pixels, on the CPU; bottom and right are exclusive.
+        """
         top, bottom, left, right = boxes.T[:, :, None]
         rows = to_device_async(((self.rows_px >= top) & (self.rows_px < bottom)).float(), device)
         columns = to_device_async(((self.columns_px >= left) & (self.columns_px < right)).float(), device)
         return (rows[:, :, None] * columns[:, None])[:, None]
 
     def interpolate(self, nodes: Tensor) -> Tensor:
-        """Values at nodes (K, C, ny, nx) to values at the lattice (K, C, h, w)."""
-        down, across = self.node_weights(tuple(nodes.shape[2:]), nodes.device)
-        return down @ (nodes @ across.T)
+        """Interpolate values at nodes (K, C, ny, nx) on the lattice, (K, C, h, w)."""
+        row_weights, column_weights = self.node_weights((nodes.shape[2], nodes.shape[3]), nodes.device)
+        return row_weights @ (nodes @ column_weights.T)
 
     def node_weights(self, nodes: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """(h, ny), (w, nx): what each node adds to each row and column; computed once a lattice."""
+        """Return the weights of (ny, nx) nodes at each row, (h, ny), and column, (w, nx). They are computed once."""
         key = (*nodes, device)
         if key not in self.weights:
             axes = zip((self.rows_px, self.columns_px), self.size, nodes, strict=True)
-            weights = (linear_weights(to_device_async(axis, device), side - 1, count) for axis, side, count in axes)
-            self.weights[key] = tuple(weights)
+            row_weights, column_weights = (
+                linear_weights(to_device_async(axis, device), side - 1, count) for axis, side, count in axes
+            )
+            self.weights[key] = row_weights, column_weights
         return self.weights[key]
 
 
 def sample_nodes(nodes: Tensor, points_px: Tensor, size: tuple[int, int]) -> Tensor:
-    """Values at nodes (K, C, ny, nx) to values at any points (K, 2, N) (x, y) -> (K, C, N)."""
+    """Interpolate values at nodes (K, C, ny, nx) at any points (x, y), (K, 2, N), of frames of (H, W): (K, C, N)."""
     height, width = size
     scale = device_constant((max(width - 1, 1), max(height - 1, 1)), points_px.device)[:, None]
     grid = (points_px / scale * 2 - 1).transpose(1, 2)[:, None]
@@ -109,9 +132,10 @@ def sample_nodes(nodes: Tensor, points_px: Tensor, size: tuple[int, int]) -> Ten
 
 
 class Grid(nn.Module):
-    """Values at nodes evenly spread over a clip of (T, H, W); with a node per frame or fewer."""
+    """Values at nodes that are evenly spread over a clip, with one node per frame or fewer along time."""
 
     def __init__(self, channels: int, nodes: tuple[int, int, int], frames: int):
+        """Create a grid of zeros. nodes: their numbers along (t, y, x); frames: frames of the clip."""
         super().__init__()
         self.frames = frames
         self.values = nn.Parameter(torch.zeros(nodes[0], channels, *nodes[1:]))
@@ -122,15 +146,22 @@ class Grid(nn.Module):
         return len(self.values) == self.frames
 
     def values_at(self, t: Tensor) -> Tensor:
-        """(K, C, ny, nx): the nodes' values at frames t (K,)."""
+        """Return the values at the nodes of frames t (K,), interpolated along time, (K, C, ny, nx)."""
         if self.is_per_frame:
             return self.values[t]
         weights = linear_weights(t.float(), self.frames - 1, len(self.values))
         return torch.einsum("kn,ncyx->kcyx", weights, self.values)
 
 
-def count_nodes(size: tuple[int, int, int], spacing_px: float, frames_apart: int) -> tuple[int, int, int]:
-    """Nodes over (t, y, x), from the first to the last of each, so that neighbours lie at most so far apart."""
+def count_nodes(size: tuple[int, int, int], spacing_px: float, spacing_frames: int) -> tuple[int, int, int]:
+    """Return the number of nodes along (t, y, x) for a clip of (T, H, W).
+
+    Nodes are evenly spread from the first frame or pixel to the last. Neighbours are at most `spacing_frames` frames
+    or `spacing_px` pixels apart, and there are at least two nodes along each axis.
+    """
     frames, height, width = size
-    spacings = ((frames, frames_apart), (height, spacing_px), (width, spacing_px))
-    return tuple(max(2, math.ceil((side - 1) / spacing) + 1) for side, spacing in spacings)
+
+    def count(length: int, spacing: float) -> int:
+        return max(2, math.ceil((length - 1) / spacing) + 1)
+
+    return count(frames, spacing_frames), count(height, spacing_px), count(width, spacing_px)

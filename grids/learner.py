@@ -1,4 +1,4 @@
-"""Training a grid model: whole frames in pairs of neighbours, coarse to fine, the paper's terms."""
+"""Training of a grid model: whole frames in pairs of neighbours, from coarse to fine, with the paper's loss terms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from torch import Tensor
 import loss_utils
 from command_line import UserError, warn
 from config import Config
-from grids.fields import Lattice
+from grids.fields import Lattice, add_tensors
 from grids.losses import Photometric, prior_loss, relative_jacobians
-from grids.model import GridFrames, GridModel, Spacing, grid_groups, start_jacobians
+from grids.model import GridFrames, GridModel, Spacing, start_jacobians
 from grids.optimizer import RowSparseAdam
 from grids.start import LIKELY, average_atlases, reduce_frames, start_model
 from implicit_neural_networks import Model, check_object_count, visibility
@@ -23,14 +23,14 @@ from media import Pixels
 from media.flows import BACKWARD, FORWARD
 from unwrap_utils import Video
 
-STRIDES = (4, 2, 1)
-FLOW_STRIDE_PX = 4  # mappings are smooth: their terms are evaluated on a sparser lattice, shifted at random
-SPECK_LOGIT = 12.0  # by which the logarithm of the odds falls where a speck goes
+STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
+FLOW_STRIDE_PX = 4  # Spacing of the lattice for rigidity and flow; mappings are smooth, and its offset is random.
+SPECK_LOGIT = 12.0  # Amount by which the logit of opacity is lowered where a speck is removed.
 
 
 @dataclass
 class Stage:
-    """Frames at one resolution."""
+    """The frames at the resolution of one stage of training."""
 
     stride: int
     lattice: Lattice
@@ -38,58 +38,66 @@ class Stage:
 
 
 class GridLearner:
-    """A GridModel, its optimizer and its batches; `begin` or `restore` come before the first step."""
+    """A GridModel with its optimizer and its batches; see `training.learner.Learner` for the interface."""
+
+    model: GridModel
+    probability: Tensor  # (F, T, ny, nx) of the refined masks, at the nodes of the last grid of opacity
 
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
         self.video, self.config = video, config
         self.optimizer = RowSparseAdam()
-        # Frames and shifts are drawn on the CPU: the loop never waits for a GPU to say what comes next.
+        # Frames and offsets are drawn on the CPU, so that the loop never waits for a GPU to know what comes next.
         self.rng = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(config.seed)
-        self.pending_pairs: list[int] = []  # first frames of the pairs still to come in this round
+        self.pending_pairs: list[int] = []  # first frames of the pairs that are still to come in this round
         self.round = 0
-        self.frames_used = 0
+        self.frames_used: float = 0
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None]) -> None:
-        """Compute the closed-form start. show_start gets a first model while the rest of the start goes on."""
-        spacing, quality = Spacing.from_config(self.config), self.config.mask_quality
+        """Compute the closed-form start. show_start is called with a first model before the start is complete."""
 
-        def show(model: GridModel) -> None:
+        def show_preview(model: GridModel) -> None:
             show_start(model, model.atlas_images())
 
-        self.set_model(*start_model(self.video, spacing, quality, STRIDES[0], show), STRIDES[0])
+        spacing, stride = Spacing.from_config(self.config), STRIDES[0]
+        model, probability = start_model(self.video, spacing, self.config.mask_quality, stride, show_preview)
+        self.set_model(model, probability, stride)
 
     def set_model(self, model: GridModel, probability: Tensor, stride: int) -> None:
-        """Train this model, whose atlases are reduced by `stride`.
+        """Set the model to train.
 
-        Its objects have these probabilities (F, T, ny, nx) at the nodes of their opacity.
+        probability (F, T, ny, nx): the objects' probability at the nodes of the last grid of opacity. stride: reduction
+        of the model's atlases.
         """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
-        slopes = torch.stack([start_jacobians(each, model.shape.size) for each in self.model.transforms])
-        self.start_inverse = torch.linalg.inv(slopes)
-        self.scale = torch.stack([self.model.pixel_scale(layer) for layer in range(len(slopes))])  # (L, T)
+        jacobians = torch.stack([start_jacobians(transforms, model.shape.size) for transforms in self.model.transforms])
+        self.start_inverse = torch.linalg.inv(jacobians)  # (L, T, 2, 2)
+        scales = [self.model.texels_per_pixel(layer) for layer in range(len(jacobians))]
+        self.texels_per_pixel = torch.stack(scales)  # (L, T)
         self.stage = self.make_stage(stride)
 
     # coarse to fine
 
-    def stride_at(self, share: float) -> int:
-        if share < self.config.grid_quarter_until:
+    def stride_at(self, progress: float) -> int:
+        """Return the stride of the stage of training at this progress."""
+        if progress < self.config.grid_quarter_until:
             return 4
-        return 2 if share < self.config.grid_half_until else 1
+        return 2 if progress < self.config.grid_half_until else 1
 
     def pairs_at(self, stride: int) -> int:
-        """Pairs of neighbouring frames in a batch."""
+        """Return the number of pairs of neighbouring frames in a batch."""
         config = self.config
         return {4: config.grid_quarter_pairs, 2: config.grid_half_pairs, 1: config.grid_full_pairs}[stride]
 
     def make_stage(self, stride: int) -> Stage:
-        """The frames at 1 / stride of the resolution."""
+        """Return the frames at 1 / stride of the resolution."""
         frames = reduce_frames(self.video, stride)
         return Stage(stride, Lattice.of_stride(stride, self.model.shape.size[1:]), frames)
 
     def set_resolution(self, stride: int) -> Stage:
-        """The stage of a stride; on entering it the atlases are averaged anew, from sharper frames. Never back.
+        """Enter the stage of a stride unless training is at this stage or a finer one. Returns the current stage.
 
-        Specks of opacity go first, so that what is behind them is learned instead.
+        A new stage removes specks of opacity, so that the layers behind them are learned instead, and averages the
+        atlases again from the sharper frames.
         """
         if stride < self.stage.stride:
             self.stage = self.make_stage(stride)
@@ -98,27 +106,30 @@ class GridLearner:
         return self.stage
 
     def finish(self) -> None:
-        """A run that ends early gets atlases of the full resolution all the same; specks of opacity go."""
+        """Bring the atlases to full resolution, even if a run ends early, and remove specks of opacity."""
         self.set_resolution(STRIDES[-1])
         remove_opacity_specks(self.model, self.opacity(), self.probability)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
-        """(F, T, ny, nx) the objects' opacity at the nodes of its finest grid."""
-        nodes = self.model.alphas[0][-1].values.shape[2:]
-        lattice, frames = Lattice.of_nodes(nodes, self.model.shape.size[1:]), []
+        """Return the objects' opacity at the nodes of its last grid, (F, T, ny, nx)."""
+        nodes = self.model.last_alpha_grid(0).values.shape
+        lattice = Lattice.of_nodes((nodes[2], nodes[3]), self.model.shape.size[1:])
+        frames = []
         for t in range(self.model.shape.size[0]):
-            view = self.model.at_frames(t)
-            frames.append(torch.cat([view.alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
+            grid_frames = self.model.at_frames(t)
+            frames.append(torch.cat([grid_frames.alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
         return torch.stack(frames, dim=1)
 
     def next_pairs(self, count: int) -> Tensor:
-        """Up to 2 * count frames (K,): pairs of neighbours, none twice, all but the ends equally often."""
+        """Draw up to `count` pairs of neighbouring frames; returns their frame numbers (K,), none of them twice.
+
+        All frames are drawn equally often, but the first and the last half as often.
+        """
         total = self.model.shape.size[0]
         chosen: list[int] = []
-        while len(chosen) < count and (
-            self.pending_pairs or not chosen
-        ):  # another round's pairs may share frames with these
+        # A batch stays within one round, because pairs of the next round may share frames with it.
+        while len(chosen) < count and (self.pending_pairs or not chosen):
             if not self.pending_pairs:
                 first = self.round % 2 if total > 2 else 0
                 starts = torch.arange(first, total - 1, 2)
@@ -129,141 +140,166 @@ class GridLearner:
 
     # one step
 
-    def step(self, iteration: int, share: float) -> dict[str, Tensor]:
-        """One iteration, at a share of the run (0 to 1); returns the weighted terms."""
-        stage = self.set_resolution(self.stride_at(share))
+    def step(self, iteration: int, progress: float) -> dict[str, Tensor]:
+        """Do one iteration; progress is how much of the run is done, 0 to 1. Returns the weighted terms, detached."""
+        stage = self.set_resolution(self.stride_at(progress))
         t = self.next_pairs(self.pairs_at(stage.stride))
         self.frames_used += len(t)
-        view = GridFrames(self.model, t, training=True)
-        terms = self.picture_terms(view, stage, share) | self.motion_terms(view)
-        total = sum(value for name, value in terms.items() if name not in ("color", "gradient"))
+        batch = GridFrames(self.model, t, training=True)
+        terms = self.frame_terms(batch, stage, progress) | self.motion_terms(batch)
+        # The photometric term holds colour and gradient already.
+        total = add_tensors(value for name, value in terms.items() if name not in ("color", "gradient"))
         total.backward()
-        self.optimizer_step(view, share)
+        self.optimizer_step(batch, progress)
         terms.pop("photometric")
         return {name: value.detach() for name, value in terms.items()}
 
-    def picture_terms(self, view: GridFrames, stage: Stage, share: float) -> dict[str, Tensor]:
-        """Terms that compare whole pictures."""
-        config, model, terms = self.config, self.model, {}
-        target = stage.frames[view.t].contiguous() / 255
-        background = len(model.layers) - 1
-        rendered = view.color(background, view.texels(background, stage.lattice))
+    def frame_terms(self, batch: GridFrames, stage: Stage, progress: float) -> dict[str, Tensor]:
+        """Return the weighted terms of whole frames: sparsity, prior, colour, gradient and light."""
+        config, lattice = self.config, stage.lattice
+        background = len(self.model.layers) - 1
+        pixels = len(batch.t) * lattice.shape[0] * lattice.shape[1]
+        sparsity, priors = [], []
+        rendered = batch.color(background, batch.texels(background, lattice))
         for index in reversed(range(background)):
-            rows, columns = view.box(index, stage.lattice)
-            part = stage.lattice.crop(rows, columns)
-            logit, inside = view.logit(index, part), view.box_mask(index, part)
-            alpha = torch.sigmoid(logit) * inside
-            color = view.color(index, view.texels(index, part))
+            rows, columns = batch.box_slices(index, lattice)
+            part = lattice.crop(rows, columns)
+            logit, box_mask = batch.logit(index, part), batch.box_mask(index, part)
+            alpha = torch.sigmoid(logit) * box_mask
+            color = batch.color(index, batch.texels(index, part))
             behind = rendered[:, :, rows, columns]
             rendered = rendered.clone()
             rendered[:, :, rows, columns] = behind + alpha * (color - behind)
-            pixels = len(view.t) * stage.lattice.shape[0] * stage.lattice.shape[1]
-            sparse = ((1 - alpha.detach()) * color).square().sum() / pixels
-            terms["sparsity"] = terms.get("sparsity", 0) + config.sparsity_coeff * sparse
-            expected = part.interpolate(self.probability[index, view.t][:, None])
-            known = inside * part.interpolate(self.visible_probability(index, view.t)) if index else inside
-            prior = (prior_loss(logit, expected) * known).sum() / pixels
-            terms["prior"] = terms.get("prior", 0) + self.prior_weight(share) * prior
+            hidden_color = ((1 - alpha.detach()) * color).square().sum() / pixels
+            sparsity.append(config.sparsity_coeff * hidden_color)
+            expected = part.interpolate(self.probability[index, batch.t][:, None])
+            # Masks do not show what an object in front hides.
+            weight = box_mask * part.interpolate(self.unhidden_probability(index, batch.t)) if index else box_mask
+            prior = (prior_loss(logit, expected) * weight).sum() / pixels
+            priors.append(self.prior_weight(progress) * prior)
+        terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors(priors)}
+        return terms | self.photometric_terms(batch, stage, rendered)
+
+    def photometric_terms(self, batch: GridFrames, stage: Stage, rendered: Tensor) -> dict[str, Tensor]:
+        """Compare rendered frames (K, 3, h, w), before light, with the clip. Returns the weighted terms.
+
+        "photometric" is the sum of colour and gradient, "color" and "gradient" are its parts, which cannot be
+        differentiated.
+        """
+        config, terms = self.config, {}
+        target = stage.frames[batch.t].contiguous() / 255
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
         weights = config.rgb_coeff, gradient_weight
-        terms["photometric"] = 0
-        if model.light:
-            terms["light"] = config.light_coeff * sum(nodes.square().mean() for nodes in view.nodes["light"])
+        photometric = []
+        if len(self.model.light):
+            terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in batch.nodes["light"])
             if config.unlit_coeff:
-                terms["photometric"] = config.unlit_coeff * Photometric.apply(rendered, target, *weights)[0]
-            rendered = rendered * view.light(stage.lattice)
+                photometric.append(config.unlit_coeff * Photometric.apply(rendered, target, *weights)[0])
+            rendered = rendered * batch.light(stage.lattice)
         total, color, gradient = Photometric.apply(rendered, target, *weights)
-        terms["photometric"] = terms["photometric"] + total
-        terms["color"], terms["gradient"] = config.rgb_coeff * color, gradient_weight * gradient
-        return terms
+        terms["photometric"] = add_tensors([*photometric, total])
+        return terms | {"color": config.rgb_coeff * color, "gradient": gradient_weight * gradient}
 
-    def visible_probability(self, index: int, t: Tensor) -> Tensor:
-        """(K, 1, ny, nx): how likely no object in front hides this one; masks say nothing of what is hidden."""
+    def unhidden_probability(self, index: int, t: Tensor) -> Tensor:
+        """Return the probability that no object in front hides this one in frames t (K,), (K, 1, ny, nx)."""
         return (1 - self.probability[:index, t]).prod(0)[:, None]
 
-    def prior_weight(self, share: float) -> float:
-        """Of the cross-entropy with the evidence: `prior_coeff`, or the bootstrapping factor while that is larger.
+    def prior_weight(self, progress: float) -> float:
+        """Return the weight of the cross-entropy with the refined masks.
 
-        The latter fades tenfold with each tenth of the run; as configs have it by default it never is larger.
+        It is `prior_coeff`, or the bootstrapping weight while that is larger. The bootstrapping weight is
+        `alpha_bootstrapping_factor` at the start and falls tenfold with each tenth of the run.
         """
         config = self.config
-        return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * share))
+        return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * progress))
 
-    def motion_terms(self, view: GridFrames) -> dict[str, Tensor]:
-        """Rigidity and flow, on a sparse lattice shifted at random."""
-        config, model = self.config, self.model
-        size, step, device = model.shape.size[1:], FLOW_STRIDE_PX, view.t.device
-        shift = torch.randint(0, step, (2,), generator=self.rng).tolist()
-        rows, columns = (slice(first, None, step) for first in shift)
-        lattice = Lattice(
-            *(torch.arange(side)[pick].float() for side, pick in zip(size, (rows, columns), strict=True)), size
-        )
-        names = [layer.name for layer in model.layers]
-        texels = [view.texels(layer, lattice) for layer in range(len(names))]
-        alpha = torch.stack([view.alpha(index, lattice) for index in range(len(names) - 1)])
+    def motion_terms(self, batch: GridFrames) -> dict[str, Tensor]:
+        """Return the weighted terms of rigidity and flow, on a sparse lattice with a random offset."""
+        size, step = self.model.shape.size[1:], FLOW_STRIDE_PX
+        first_row, first_column = torch.randint(0, step, (2,), generator=self.rng).tolist()
+        rows, columns = slice(first_row, None, step), slice(first_column, None, step)
+        lattice = Lattice(torch.arange(size[0])[rows].float(), torch.arange(size[1])[columns].float(), size)
+        texels = [batch.texels(layer.index, lattice) for layer in self.model.layers]
+        alpha = torch.stack([batch.alpha(layer.index, lattice) for layer in self.model.layers.foregrounds])
         terms = {}
-        for layer, name in enumerate(names):
-            jacobians = relative_jacobians(texels[layer], self.start_inverse[layer, view.t], (step, step))
-            terms[f"rigidity_{name}"] = config.rigidity_coeff * loss_utils.rigidity_loss(jacobians).mean()
+        for layer in self.model.layers:
+            start_inverse = self.start_inverse[layer.index, batch.t]
+            jacobians = relative_jacobians(texels[layer.index], start_inverse, (step, step))
+            rigidity = loss_utils.rigidity_loss(jacobians).mean()
+            terms[f"rigidity_{layer.name}"] = self.config.rigidity_coeff * rigidity
+        return terms | self.flow_terms(batch, lattice, (rows, columns), texels, alpha)
 
-        first = torch.arange(0, len(view.t), 2, device=device)
+    def flow_terms(
+        self, batch: GridFrames, lattice: Lattice, crop: tuple[slice, slice], texels: list[Tensor], alpha: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the weighted flow terms of mappings (Eq. 11) and opacity (Eq. 12), forward and backward in each pair.
+
+        crop: rows and columns of the frames that make up the lattice. texels: (K, 2, h, w) of each layer on the
+        lattice. alpha (F, K, 1, h, w): the objects' opacity on it.
+        """
+        config, video, layers, device = self.config, self.video, self.model.layers, batch.t.device
+        rows, columns = crop
+        first = torch.arange(0, len(batch.t), 2, device=device)
         source, target = torch.cat((first, first + 1)), torch.cat((first + 1, first))
         direction = torch.cat((torch.full_like(first, FORWARD), torch.full_like(first, BACKWARD)))
-        t = view.t[source]
-        flow = self.video.flow_steps[:, :, rows, columns][direction, t]  # thinned before it is copied
-        flow = flow * self.video.flow_unit_px[direction, t][:, None, None, None]
-        valid = self.video.flow_valid[:, :, rows, columns][direction, t].flatten(1).float()
-        ends = lattice.points(device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
-        here = visibility(alpha[:, source].flatten(0, 1).view(len(names) - 1, -1, 1)).view(len(names), len(source), -1)
-        for layer, name in enumerate(names):
-            there = view.map_points(layer, target, ends)
-            away = loss_utils.flow_loss(texels[layer][source].flatten(2).transpose(1, 2), there.transpose(1, 2), 1.0)
-            away = away / self.scale[layer, t][:, None]
-            # Forward and backward are means of their own, as published.
-            means = loss_utils.masked_mean((here[layer] * away).view(2, -1), valid.view(2, -1))
-            terms[f"flow_{name}"] = config.optical_flow_coeff * means.mean()
-        change = 0
-        for index in range(len(names) - 1):
-            there = torch.sigmoid(view.sample_field(f"alphas.{index}", target, ends)[:, 0])
-            there = there * inside_boxes(model.boxes[index, view.t[target]], ends)
-            change = change + (there - alpha[index, source].flatten(1)).abs()
-        terms["flow_alpha"] = (
-            config.alpha_flow_factor * loss_utils.masked_mean(change.view(2, -1), valid.view(2, -1)).mean()
-        )
+        t = batch.t[source]
+        flow = video.flow_steps[:, :, rows, columns][direction, t]  # cropped before the index makes a copy
+        flow = flow * video.flow_unit_px[direction, t][:, None, None, None]
+        valid = video.flow_valid[:, :, rows, columns][direction, t].flatten(1).float()
+        matches_px = lattice.points(device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
+        source_alpha = alpha[:, source].flatten(0, 1).view(len(layers) - 1, -1, 1)
+        layer_visibility = visibility(source_alpha).view(len(layers), len(source), -1)
+        terms = {}
+        for layer in layers:
+            source_texels = texels[layer.index][source].flatten(2)
+            target_texels = batch.map_points(layer.index, target, matches_px)
+            distance = loss_utils.flow_loss(source_texels.transpose(1, 2), target_texels.transpose(1, 2), 1.0)
+            distance_px = distance / self.texels_per_pixel[layer.index, t][:, None]
+            # Forward and backward have means of their own, as published.
+            values = (layer_visibility[layer.index] * distance_px).view(2, -1)
+            means = loss_utils.masked_mean(values, valid.view(2, -1))
+            terms[f"flow_{layer.name}"] = config.optical_flow_coeff * means.mean()
+        changes = []
+        for layer in layers.foregrounds:
+            target_alpha = torch.sigmoid(batch.sample_field(f"alphas.{layer.index}", target, matches_px)[:, 0])
+            target_alpha = target_alpha * inside_boxes(self.model.boxes[layer.index, batch.t[target]], matches_px)
+            changes.append((target_alpha - alpha[layer.index, source].flatten(1)).abs())
+        means = loss_utils.masked_mean(add_tensors(changes).view(2, -1), valid.view(2, -1))
+        terms["flow_alpha"] = config.alpha_flow_factor * means.mean()
         return terms
 
-    def rate_factor(self, share: float) -> float:
-        """What is left of the learning rates at a share of the run."""
+    def rate_factor(self, progress: float) -> float:
+        """Return the factor of all learning rates: 1 until `grid_decay_from`, then falling to `grid_rate_end`."""
         begin = self.config.grid_decay_from
-        return self.config.grid_rate_end ** max(0.0, (share - begin) / (1 - begin))
+        return self.config.grid_rate_end ** max(0.0, (progress - begin) / (1 - begin))
 
-    def optimizer_step(self, view: GridFrames, share: float) -> None:
-        """Let the optimizer move what the batch used."""
-        config, fallen = self.config, self.rate_factor(share)
+    def optimizer_step(self, batch: GridFrames, progress: float) -> None:
+        """Let the optimizer change the parameters that the batch used."""
+        config, factor = self.config, self.rate_factor(progress)
         rates = {
             "mappings": config.grid_rate_mapping,
             "alphas": config.grid_rate_alpha,
             "light": config.grid_rate_light,
         }
-        for name, group in grid_groups(self.model).items():
-            rate = rates[name.split(".")[0]] * fallen
-            for level, grid in enumerate(group):
-                leaf = view.leaves.get(f"{name}.{level}")
+        for name, grids in self.model.named_fields().items():
+            rate = rates[name.split(".")[0]] * factor
+            for level, grid in enumerate(grids):
+                leaf = batch.leaves.get(f"{name}.{level}")
                 if leaf is not None and leaf.grad is not None:
-                    self.optimizer.step(f"{name}.{level}", grid.values, leaf.grad, rate, view.t)
+                    self.optimizer.step(f"{name}.{level}", grid.values, leaf.grad, rate, batch.t)
                 elif leaf is None and grid.values.grad is not None:
                     self.optimizer.step(f"{name}.{level}", grid.values, grid.values.grad, rate)
                     grid.values.grad = None
         for layer, atlas in enumerate(self.model.atlases):
             if atlas.grad is not None:
-                self.optimizer.step(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * fallen)
+                self.optimizer.step(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * factor)
                 atlas.grad = None
-                atlas.data.clamp_(0, 1)  # as they are rendered
+                atlas.data.clamp_(0, 1)  # the range in which colours are rendered
 
     # files
 
     def checkpoint(self) -> dict[str, Any]:
-        """The model, and everything else that decides the next step."""
+        """Return the model, and everything else that decides the next step."""
         return self.model.checkpoint() | {
             "grid_probability": (self.probability * 255).round().byte(),
             "grid_optimizer": self.optimizer.state_dict(),
@@ -274,12 +310,19 @@ class GridLearner:
         }
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Take everything that decides the next step from a checkpoint. Raises UserError."""
+        """Take everything that decides the next step from a checkpoint.
+
+        Raises UserError if the checkpoint belongs to another clip, number of objects or representation, or if it has
+        no state of the training. Warns if the config's grids differ from the checkpoint's, which are kept.
+        """
         model = GridModel.from_checkpoint(checkpoint, path)
         model.check_size(self.video.size)
         check_object_count(path, len(model.alphas), self.config)
         if model.shape.spacing != Spacing.from_config(self.config):
-            warn(f"{path}: begun with other grid_levels_*, grid_light_px or light than in the config; these stay")
+            warn(
+                f"{path}: begun with other grid_levels_*, grid_light_px or light than the config has; "
+                "the run keeps those that it was begun with"
+            )
         try:
             self.set_model(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
@@ -291,18 +334,21 @@ class GridLearner:
 
 @torch.no_grad()
 def remove_opacity_specks(model: GridModel, opacity: Tensor, probability: Tensor) -> None:
-    """Take away what lies apart from an object and is tiny against it: opacity spent on a ripple or a leaf.
+    """Remove tiny parts of an object's opacity that are separate from it, such as a ripple or a leaf.
 
-    opacity, probability (F, T, ny, nx) of the objects at the nodes of its finest grid; what is probable stays.
+    opacity, probability (F, T, ny, nx): of the objects, at the nodes of the last grid of opacity. Parts that the
+    refined masks hold, by their probability, stay.
     """
     likely = (probability > LIKELY).cpu().numpy()
-    for group, frames, kept in zip(model.alphas, opacity.cpu().numpy(), likely, strict=True):
-        gone = np.stack([remove_specks(*each) != each[0] for each in zip(frames, kept, strict=True)])
-        group[-1].values[:, 0] -= SPECK_LOGIT * torch.from_numpy(gone).to(group[-1].values.device)
+    for index, (frames, likely_frames) in enumerate(zip(opacity.cpu().numpy(), likely, strict=True)):
+        cleared = [remove_specks(*frame) for frame in zip(frames, likely_frames, strict=True)]
+        is_speck = np.stack(cleared) != frames
+        values = model.last_alpha_grid(index).values
+        values[:, 0] -= SPECK_LOGIT * torch.from_numpy(is_speck).to(values.device)
 
 
 def inside_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:
-    """(M, N) 1 where points (M, 2, N) lie in the boxes (M, 4), else 0."""
+    """Return 1 where points (M, 2, N) are inside the boxes (M, 4) and 0 elsewhere, (M, N)."""
     top, bottom, left, right = boxes[:, :, None].unbind(1)
     x, y = points_px.unbind(1)
     return ((y >= top) & (y < bottom) & (x >= left) & (x < right)).float()

@@ -1,8 +1,8 @@
-"""The explicit representation: mappings, opacities, atlases and light as grids, behind the interface of AtlasModel."""
+"""The explicit representation: mappings, opacities, atlases and light as grids. It has the interface `Model`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,17 +10,17 @@ from torch.nn import functional
 
 from command_line import UserError
 from config import Config, Levels
-from grids.fields import Grid, Lattice, count_nodes, device_constant, sample_nodes, to_device_async
+from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constant, sample_nodes, to_device_async
 from implicit_neural_networks import Layers, Sample
 from media import Pixels, to_8_bit
 
-BOX_MARGIN = 0.15  # of an object's box, around it, where it may still grow
-LIGHTEST = 0.7  # natural logarithm of the strongest light and shadow
+BOX_MARGIN = 0.15  # Share of an object's extent that its box has around it on each side, so that it can still grow.
+LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negative is that of the darkest shadow.
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """How far apart nodes lie: (pixels, frames) of each grid of a field."""
+    """Distances (pixels, frames) between the nodes of each grid of a field."""
 
     mapping: Levels
     alpha: Levels
@@ -28,20 +28,20 @@ class Spacing:
 
     @classmethod
     def from_config(cls, config: Config) -> "Spacing":
-        """The spacing that a config asks for."""
+        """Return the spacing that a config asks for."""
         light_px = config.grid_light_px if config.light else 0
         return cls(config.grid_levels_mapping, config.grid_levels_alpha, light_px)
 
     @classmethod
     def from_checkpoint(cls, shape: dict[str, Any]) -> "Spacing":
-        """The spacing that a checkpoint's `grid_shape` tells."""
+        """Return the spacing in the `grid_shape` of a checkpoint."""
         mapping, alpha = (tuple(map(tuple, shape["spacing"][name])) for name in ("mapping", "alpha"))
         return cls(mapping, alpha, int(shape["spacing"]["light_px"]))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the sizes of all grids follow from; it comes from a clip and lies in the checkpoint."""
+    """Everything that decides the sizes of all grids. It follows from a clip and is stored in the checkpoint."""
 
     size: tuple[int, int, int]  # (T, H, W)
     atlas_sizes: tuple[tuple[int, int], ...]  # (height, width) of each layer's atlas, in texels
@@ -49,76 +49,96 @@ class Shape:
 
 
 class GridModel(nn.Module):
-    """Everything about a clip in explicit grids. Layers: foregrounds front to back, the background last.
+    """A clip in explicit grids. Layers are ordered front to back: objects first, the background last.
 
-    A mapping is the closed-form start, a transform per frame from pixels to texels of the layer's atlas, plus grids of
-    displacements in texels. An atlas is an image of the needed size; u and v share a scale, its longer side is [-1, 1].
+    A mapping is the closed-form start, one transform per frame from pixels to texels of the layer's atlas, plus grids
+    of displacements in texels. An atlas is an image that is as large as its layer needs. Its u and v share a scale, and
+    its longer side covers [-1, 1].
     """
+
+    transforms: Tensor  # (L, T, 3, 3) closed-form start, from pixels to texels
+    boxes: Tensor  # (F, T, 4) top, bottom, left, right of each object in pixels; bottom and right are exclusive
+    atlas_centers: Tensor  # (L, 1, 2) centers of the layers in the shared atlas square
 
     def __init__(self, shape: Shape):
         super().__init__()
         self.shape = shape
         self.layers = Layers.for_objects(len(shape.atlas_sizes) - 1)
         (frames, height, width), spacing = shape.size, shape.spacing
-        foregrounds = len(self.layers.foregrounds)
+        objects = len(self.layers.foregrounds)
 
-        def grids(channels: int, levels: Levels) -> nn.ModuleList:
-            # Levels that come to the same nodes are one grid; the last level stays the last.
+        def build_grids(channels: int, levels: Levels) -> nn.ModuleList:
+            # Levels with equal numbers of nodes become one grid; the last level stays the last.
             nodes = dict.fromkeys(count_nodes(shape.size, *level) for level in reversed(levels))
-            return nn.ModuleList([Grid(channels, each, frames) for each in reversed(nodes)])
+            return nn.ModuleList([Grid(channels, counts, frames) for counts in reversed(nodes)])
 
-        self.mappings = nn.ModuleList([grids(2, spacing.mapping) for _ in self.layers])
-        self.alphas = nn.ModuleList([grids(1, spacing.alpha) for _ in range(foregrounds)])
-        self.light = grids(3, ((spacing.light_px, 1),)) if spacing.light_px else nn.ModuleList()
+        self.mappings = nn.ModuleList([build_grids(2, spacing.mapping) for _ in self.layers])
+        self.alphas = nn.ModuleList([build_grids(1, spacing.alpha) for _ in range(objects)])
+        self.light = build_grids(3, ((spacing.light_px, 1),)) if spacing.light_px else nn.ModuleList()
         self.atlases = nn.ParameterList([torch.zeros(1, 3, *size) for size in shape.atlas_sizes])
-        self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))  # pixels -> texels
-        whole = torch.tensor([0, height, 0, width])
-        self.register_buffer("boxes", whole.repeat(foregrounds, frames, 1))  # top, bottom, left, right of each object
+        self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))
+        whole_frame = torch.tensor([0, height, 0, width])
+        self.register_buffer("boxes", whole_frame.repeat(objects, frames, 1))
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
         self.cpu_boxes: Tensor | None = None
 
-    # what a layer's numbers mean
+    # grids, units and boxes
 
-    def texels_per_unit(self, layer: int) -> float:
-        """Texels of the full-sized atlas in one unit of uv."""
+    def named_fields(self) -> dict[str, list[Grid]]:
+        """Return the grids of each field, by its name. A field is the sum of its grids."""
+        fields = {f"mappings.{layer}": grids for layer, grids in enumerate(self.mappings)}
+        fields |= {f"alphas.{index}": grids for index, grids in enumerate(self.alphas)}
+        if len(self.light):
+            fields["light"] = self.light
+        return {name: cast("list[Grid]", list(grids.children())) for name, grids in fields.items()}
+
+    def last_alpha_grid(self, index: int) -> Grid:
+        """Return the last grid of an object's opacity, which is the finest one if levels go from coarse to fine."""
+        return self.named_fields()[f"alphas.{index}"][-1]
+
+    def texels_per_uv(self, layer: int) -> float:
+        """Return the texels of a layer's full-sized atlas per unit of its uv."""
         return max(max(self.shape.atlas_sizes[layer]) - 1, 1) / 2
 
     def texel_center(self, layer: int) -> Tensor:
-        """(2,) (x, y) texel at uv = 0."""
+        """Return the texel (x, y) at uv = 0, (2,)."""
         height, width = self.shape.atlas_sizes[layer]
         return self.transforms.new_tensor([(width - 1) / 2, (height - 1) / 2])
 
-    def pixel_scale(self, layer: int) -> Tensor:
-        """(T,) texels per pixel of the closed-form start, at the middle of each frame."""
+    def texels_per_pixel(self, layer: int) -> Tensor:
+        """Return the scale of a layer's closed-form start at the middle of each frame, texels per pixel, (T,)."""
         return start_jacobians(self.transforms[layer], self.shape.size).det().abs().sqrt()
 
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
-        """Pixels of a clip of (T, H, W) per unit of a layer's uv, at its usual scale in the frames that show it."""
+        """Return the pixels of a clip of (T, H, W) per unit of a layer's uv.
+
+        It is the median over the frames that show the layer. Raises UserError if the model was trained on another size.
+        """
         self.check_size(size)
-        scales = self.pixel_scale(layer)
+        scales = self.texels_per_pixel(layer)
         if layer < len(self.alphas):
-            shown = self.boxes[layer, :, 1] > self.boxes[layer, :, 0]
-            scales = scales[shown] if bool(shown.any()) else scales
-        return self.texels_per_unit(layer) / float(scales.median())
+            is_visible = self.boxes[layer, :, 1] > self.boxes[layer, :, 0]
+            scales = scales[is_visible] if bool(is_visible.any()) else scales
+        return self.texels_per_uv(layer) / float(scales.median())
 
     def boxes_on_cpu(self) -> Tensor:
-        """(F, T, 4) the objects' boxes on the CPU, copied once; they don't change in training."""
+        """Return the objects' boxes on the CPU, (F, T, 4). They are copied once, because training keeps them."""
         if self.cpu_boxes is None:
             self.cpu_boxes = self.boxes.cpu()
         return self.cpu_boxes
 
+    def check_size(self, size: tuple[int, int, int]) -> None:
+        """Raise UserError if a clip of (T, H, W) has another size than the model, whose grids cover a clip's pixels."""
+        if tuple(size) != self.shape.size:
+            own, other = (f"{frames} frames of {width} x {height}" for frames, height, width in (self.shape.size, size))
+            raise UserError(f"the run was trained on {own}, the clip has {other}; use the clip that it was trained on")
+
     # evaluating
 
     def at_frames(self, *t: int) -> "GridFrames":
-        """The model at some frames, ready to be evaluated on lattices."""
+        """Return the model at some frames, which can be evaluated on lattices."""
         return GridFrames(self, torch.tensor(t))
-
-    def check_size(self, size: tuple[int, int, int]) -> None:
-        """Raise UserError for a clip of another (T, H, W) than the model's: its grids lie over the clip's pixels."""
-        if tuple(size) != self.shape.size:
-            own, other = ("{0} frames of {2} x {1}".format(*each) for each in (self.shape.size, size))
-            raise UserError(f"the run was trained on {own}, the clip has {other}; use the clip that it was trained on")
 
     def frame_sample(
         self,
@@ -128,53 +148,57 @@ class GridModel(nn.Module):
         with_colors: bool,
         output_size: tuple[int, int] | None = None,
     ) -> Sample:
-        """See `Model.frame_sample`. full_range changes nothing: opacity always reaches 0 and 1 here."""
+        """Evaluate all pixels of frame t; see `Model.frame_sample`.
+
+        full_range changes nothing, because the opacity of grids always reaches 0 and 1. Raises UserError if the model
+        was trained on a clip of another size.
+        """
         self.check_size(size)
-        view, lattice = self.at_frames(t), Lattice.of_raster(output_size or (size[2], size[1]), size[1:])
-        texels = torch.stack([view.texels(layer, lattice)[0].flatten(1).T for layer in range(len(self.layers))])
-        alpha = torch.stack([view.alpha(index, lattice)[0].flatten(1).T for index in range(len(self.alphas))])
-        uv = torch.stack([self.to_uv(each, layer) for layer, each in enumerate(texels)])
-        light = view.light(lattice)[0].flatten(1).T if self.light else None
+        grid_frames, lattice = self.at_frames(t), Lattice.of_raster(output_size or (size[2], size[1]), size[1:])
+        texels = torch.stack([grid_frames.texels(layer, lattice)[0].flatten(1).T for layer in range(len(self.layers))])
+        alpha = torch.stack([grid_frames.alpha(index, lattice)[0].flatten(1).T for index in range(len(self.alphas))])
+        uv = torch.stack([self.to_uv(layer_texels, layer) for layer, layer_texels in enumerate(texels)])
+        light = grid_frames.light(lattice)[0].flatten(1).T if len(self.light) else None
         return Sample(uv, alpha, self.colors(uv) if with_colors else uv.new_zeros(len(uv), 0, 3), light)
 
     def to_uv(self, texels: Tensor, layer: int) -> Tensor:
-        """Texels (..., 2) of a layer's full-sized atlas to its own uv."""
-        return (texels - self.texel_center(layer)) / self.texels_per_unit(layer)
+        """Convert texels (..., 2) of a layer's full-sized atlas to the layer's own uv."""
+        return (texels - self.texel_center(layer)) / self.texels_per_uv(layer)
 
     def colors(self, uv: Tensor) -> Tensor:
-        """(L, N, 2) -> (L, N, 3) in [0, 1]."""
-        return torch.stack([self.layer_color(each, layer) for layer, each in enumerate(uv)])
+        """Return the colour of every layer at uv (L, N, 2), (L, N, 3) in [0, 1]."""
+        return torch.stack([self.layer_color(layer_uv, layer) for layer, layer_uv in enumerate(uv)])
 
     def layer_color(self, uv: Tensor, layer: int) -> Tensor:
-        """(N, 2) -> (N, 3) in [0, 1] of one layer's atlas."""
-        texels = uv * self.texels_per_unit(layer) + self.texel_center(layer)
-        places = to_sampling_grid(texels, self.shape.atlas_sizes[layer])[None, None]
-        values = functional.grid_sample(self.atlases[layer], places, padding_mode="border", align_corners=False)
+        """Return the colour of one layer's atlas at uv (N, 2), (N, 3) in [0, 1]."""
+        texels = uv * self.texels_per_uv(layer) + self.texel_center(layer)
+        grid = to_sampling_grid(texels, self.shape.atlas_sizes[layer])[None, None]
+        values = functional.grid_sample(self.atlases[layer], grid, padding_mode="border", align_corners=False)
         return values[0, :, 0].T.clamp(0, 1)
 
     def to_atlas(self, uv: Tensor) -> Tensor:
-        """Layers' own squares (L, N, 2) to the shared one: half the size, at each layer's center."""
+        """Convert each layer's own uv (L, N, 2) to the shared atlas square: half the size, at the layer's center."""
         return 0.5 * uv + self.atlas_centers
 
-    def atlas_color(self, places: Tensor) -> Tensor:
-        """(N, 2) places in the shared atlas square -> (N, 3) in [0, 1]; black where no layer's square is.
+    def atlas_color(self, atlas_uv: Tensor) -> Tensor:
+        """Return the colour at positions (N, 2) in the shared atlas square, (N, 3) in [0, 1].
 
-        Where squares touch, the layer further in front has the border.
+        It is black where no layer's square is. Where two squares touch, the layer in front has the border.
         """
-        colors = places.new_zeros(len(places), 3)
+        colors = atlas_uv.new_zeros(len(atlas_uv), 3)
         for layer, center in reversed(list(enumerate(self.atlas_centers[:, 0]))):
-            own = ((places - center).abs() <= 0.5 + 1e-6).all(1)
-            colors[own] = self.layer_color(2 * (places[own] - center), layer)
+            is_inside = ((atlas_uv - center).abs() <= 0.5 + 1e-6).all(1)
+            colors[is_inside] = self.layer_color(2 * (atlas_uv[is_inside] - center), layer)
         return colors
 
     def atlas_images(self) -> list[Pixels]:
-        """The picture (h, w, 3) uint8 of each layer's atlas, at the resolution that it has now."""
+        """Return an image (h, w, 3) uint8 of each layer's atlas, at the resolution that it has now."""
         return [to_8_bit(atlas.detach()[0].permute(1, 2, 0).cpu().numpy()) for atlas in self.atlases]
 
     # files
 
     def checkpoint(self) -> dict[str, Any]:
-        """State under keys of its own; the shape is in it, since it comes from the clip."""
+        """Return the model's state and shape. The shape is included, because it follows from the clip."""
         shape = {
             "size": list(self.shape.size),
             "atlas_sizes": [list(size) for size in self.shape.atlas_sizes],
@@ -184,7 +208,7 @@ class GridModel(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "GridModel":
-        """The model in a checkpoint. Raises UserError if it holds another representation or misses parts."""
+        """Return the model in a checkpoint. Raises UserError if it has another representation or lacks parts."""
         try:
             shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])
@@ -196,7 +220,7 @@ class GridModel(nn.Module):
             ) from None
         for layer, parameter in enumerate(model.atlases):
             saved = state.get(f"atlases.{layer}")
-            if saved is not None and saved.shape != parameter.shape:  # training was at a coarser stage
+            if saved is not None and saved.shape != parameter.shape:  # It was saved at a coarser stage of training.
                 model.atlases[layer] = nn.Parameter(torch.zeros_like(saved))
         try:
             model.load_state_dict(state)
@@ -206,112 +230,110 @@ class GridModel(nn.Module):
 
 
 class GridFrames:
-    """A model at K frames. The nodes of per-frame grids are leaves of their own, so that a step touches only them."""
+    """A model at K frames.
+
+    In training, the nodes of grids with nodes in every frame are leaves of the graph of their own, so that a step
+    changes only the nodes of these frames.
+    """
 
     def __init__(self, model: GridModel, t: Tensor, training: bool = False):
         """t (K,): frame numbers, on the CPU."""
         self.model, self.t_on_cpu = model, t
         self.t = t = to_device_async(t, model.transforms.device)
-        self.leaves: dict[str, Tensor] = {}
-        self.nodes: dict[str, list[Tensor]] = {}
-        for name, group in grid_groups(model).items():
+        self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
+        self.nodes: dict[str, list[Tensor]] = {}  # (K, C, ny, nx) of each grid of each field
+        for name, grids in model.named_fields().items():
             self.nodes[name] = []
-            for level, grid in enumerate(group):
+            for level, grid in enumerate(grids):
                 nodes = grid.values_at(t)
                 if training and grid.is_per_frame:
                     nodes = self.leaves[f"{name}.{level}"] = nodes.detach().requires_grad_()
                 self.nodes[name].append(nodes)
 
     def evaluate_field(self, name: str, lattice: Lattice) -> Tensor:
-        """Sum of a field's grids on a lattice (K, C, h, w)."""
-        return sum(lattice.interpolate(nodes) for nodes in self.nodes[name])
+        """Evaluate a field on a lattice, (K, C, h, w)."""
+        return add_tensors(lattice.interpolate(nodes) for nodes in self.nodes[name])
+
+    def sample_field(self, name: str, frames: Tensor, points_px: Tensor) -> Tensor:
+        """Evaluate a field at any points (M, 2, N) of M of the K frames, (M, C, N). frames (M,): from 0 to K - 1."""
+        size = self.model.shape.size[1:]
+        return add_tensors(sample_nodes(nodes[frames], points_px, size) for nodes in self.nodes[name])
 
     def texels(self, layer: int, lattice: Lattice) -> Tensor:
-        """(K, 2, h, w): the place of every lattice pixel in the layer's full-sized atlas."""
+        """Return the texel (x, y) of a layer's full-sized atlas at each lattice point, (K, 2, h, w)."""
         return self.start_texels(layer, lattice) + self.evaluate_field(f"mappings.{layer}", lattice)
 
     def start_texels(self, layer: int, lattice: Lattice) -> Tensor:
-        """(K, 2, h, w): the closed-form start."""
+        """Return the texels of the closed-form start, without displacements, (K, 2, h, w)."""
         transforms = self.model.transforms[layer, self.t]
-        moved = transforms @ lattice.points(transforms.device)
+        texels = transforms @ lattice.points(transforms.device)
         if self.model.layers[layer].motion_kind == "homography":
-            moved = moved[:, :2] / moved[:, 2:]
-        return moved[:, :2].unflatten(2, lattice.shape)
+            texels = texels[:, :2] / texels[:, 2:]
+        return texels[:, :2].unflatten(2, lattice.shape)
+
+    def map_points(self, layer: int, frames: Tensor, points_px: Tensor) -> Tensor:
+        """Return the texels of any points (M, 2, N) of M of the K frames, (M, 2, N). frames (M,): from 0 to K - 1."""
+        transforms = self.model.transforms[layer, self.t[frames]]
+        texels = transforms @ torch.cat((points_px, torch.ones_like(points_px[:, :1])), dim=1)
+        return texels[:, :2] / texels[:, 2:] + self.sample_field(f"mappings.{layer}", frames, points_px)
 
     def logit(self, index: int, lattice: Lattice) -> Tensor:
-        """(K, 1, h, w): raw opacity of an object, as if alone; only meaningful in its box."""
+        """Return the logits of an object's opacity, (K, 1, h, w). They are only meaningful in the object's box."""
         return self.evaluate_field(f"alphas.{index}", lattice)
 
-    def box(self, index: int, lattice: Lattice) -> tuple[slice, slice]:
-        """Rows and columns of the lattice that hold the object's boxes in all these frames; at least one of each."""
-        boxes = self.model.boxes_on_cpu()[index, self.t_on_cpu]
-        shown = boxes[boxes[:, 1] > boxes[:, 0]]
-        low, high = (shown.amin(0), shown.amax(0)) if len(shown) else (boxes[0], boxes[0])
-        return tuple(
-            axis_slice(axis, int(low[first]), int(high[first + 1]))
-            for axis, first in ((lattice.rows_px, 0), (lattice.columns_px, 2))
-        )
-
-    def box_mask(self, index: int, lattice: Lattice) -> Tensor:
-        """(K, 1, h, w): 1 within the object's box of each frame, else 0: beyond it the object is not."""
-        return lattice.box_mask(self.model.boxes_on_cpu()[index, self.t_on_cpu], self.t.device)
-
     def alpha(self, index: int, lattice: Lattice) -> Tensor:
-        """(K, 1, h, w): opacity of an object, zero outside its box."""
-        rows, columns = self.box(index, lattice)
+        """Return the opacity of an object, (K, 1, h, w); it is zero outside its box."""
+        rows, columns = self.box_slices(index, lattice)
         part = lattice.crop(rows, columns)
         alpha = torch.zeros(len(self.t), 1, *lattice.shape, device=self.t.device)
         alpha[:, :, rows, columns] = torch.sigmoid(self.logit(index, part)) * self.box_mask(index, part)
         return alpha
 
+    def box_slices(self, index: int, lattice: Lattice) -> tuple[slice, slice]:
+        """Return the rows and columns of a lattice that hold the object's boxes in all K frames, at least one each."""
+        boxes = self.model.boxes_on_cpu()[index, self.t_on_cpu]
+        filled = boxes[boxes[:, 1] > boxes[:, 0]]
+        low, high = (filled.amin(0), filled.amax(0)) if len(filled) else (boxes[0], boxes[0])
+        rows = axis_slice(lattice.rows_px, int(low[0]), int(high[1]))
+        columns = axis_slice(lattice.columns_px, int(low[2]), int(high[3]))
+        return rows, columns
+
+    def box_mask(self, index: int, lattice: Lattice) -> Tensor:
+        """Return 1 inside and 0 outside the object's box of each frame, (K, 1, h, w)."""
+        return lattice.box_mask(self.model.boxes_on_cpu()[index, self.t_on_cpu], self.t.device)
+
     def light(self, lattice: Lattice) -> Tensor:
-        """(K, 3, h, w): factor of the colours, close to 1."""
-        return torch.exp(LIGHTEST * torch.tanh(self.evaluate_field("light", lattice) / LIGHTEST))
+        """Return the factor of the colours, close to 1, (K, 3, h, w)."""
+        return torch.exp(LARGEST_LOG_LIGHT * torch.tanh(self.evaluate_field("light", lattice) / LARGEST_LOG_LIGHT))
 
     def color(self, layer: int, texels: Tensor) -> Tensor:
-        """(K, 3, h, w) of the atlas at texels (K, 2, h, w), which count in the full-sized atlas."""
+        """Return the colour of a layer's atlas at texels (K, 2, h, w) of its full size, (K, 3, h, w)."""
         grid = to_sampling_grid(texels.permute(0, 2, 3, 1), self.model.shape.atlas_sizes[layer])
-        atlas = self.model.atlases[layer].expand(len(texels), -1, -1, -1)  # a batch: both cores work
+        # A batch of equal atlases, because grid_sample shares the images of a batch among the CPU's cores.
+        atlas = self.model.atlases[layer].expand(len(texels), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)
-
-    def map_points(self, layer: int, frames: Tensor, points_px: Tensor) -> Tensor:
-        """(M, 2, N): places of points (M, 2, N) of M of these frames, given by their numbers within the K."""
-        transforms = self.model.transforms[layer, self.t[frames]]
-        moved = transforms @ torch.cat((points_px, torch.ones_like(points_px[:, :1])), dim=1)
-        return moved[:, :2] / moved[:, 2:] + self.sample_field(f"mappings.{layer}", frames, points_px)
-
-    def sample_field(self, name: str, frames: Tensor, points_px: Tensor) -> Tensor:
-        """(M, C, N): a field at any points (M, 2, N) of M of these frames."""
-        return sum(sample_nodes(nodes[frames], points_px, self.model.shape.size[1:]) for nodes in self.nodes[name])
-
-
-def grid_groups(model: GridModel) -> dict[str, nn.ModuleList]:
-    """The model's fields by name, each a list of grids that are added up."""
-    groups = {f"mappings.{layer}": group for layer, group in enumerate(model.mappings)}
-    groups |= {f"alphas.{index}": group for index, group in enumerate(model.alphas)}
-    return groups | ({"light": model.light} if model.light else {})
 
 
 def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Texels (..., 2) of an image of (height, width) to grid_sample's coordinates with align_corners=False.
+    """Convert texels (..., 2) of an image of (height, width) to grid_sample's coordinates with align_corners=False.
 
-    These hold for the image at any resolution: coarse to fine, a place keeps its coordinates.
+    These coordinates hold for the image at any resolution, so they stay the same from coarse to fine.
     """
     height, width = size
     return (texels + 0.5) * device_constant((2 / width, 2 / height), texels.device) - 1
 
 
 def start_jacobians(transforms: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """(T, 2, 2): derivative of transforms (T, 3, 3) at the middle of the frame."""
+    """Return the derivatives of transforms (T, 3, 3) at the middle of the frame, (T, 2, 2). size: (T, H, W)."""
     _, height, width = size
     middle = transforms.new_tensor([(width - 1) / 2, (height - 1) / 2, 1.0])
-    moved = transforms @ middle
-    place = moved[:, :2] / moved[:, 2:]
-    return (transforms[:, :2, :2] - place[:, :, None] * transforms[:, 2:, :2]) / moved[:, 2:, None]
+    homogeneous = transforms @ middle
+    texels = homogeneous[:, :2] / homogeneous[:, 2:]
+    return (transforms[:, :2, :2] - texels[:, :, None] * transforms[:, 2:, :2]) / homogeneous[:, 2:, None]
 
 
 def axis_slice(axis: Tensor, first: float, end: float) -> slice:
-    """The part of a lattice's axis, on the CPU, within [first, end) pixels; at least one."""
+    """Return the part of a lattice's axis (on the CPU) within [first, end) pixels, or else the nearest position."""
     inside = torch.nonzero((axis >= first) & (axis < end)).flatten()
     if len(inside) == 0:
         nearest = int((axis - first).abs().argmin())

@@ -1,4 +1,4 @@
-"""The closed-form start of a grid model: alignment, opacity from the evidence, atlases by averaging."""
+"""The closed-form start of a grid model: aligned layers, opacity from refined masks, and averaged atlases."""
 
 from collections.abc import Callable
 
@@ -16,141 +16,167 @@ from masks.cues import shrink_video
 from masks.quality import frames_to_refine
 from masks.refinement import RefinedMasks, refine_masks
 from media import to_8_bit
-from media.clip import evenly_spaced
+from media.clip import evenly_spaced_indices
 from unwrap_utils import Video
 
-LARGEST_ATLAS = 4_000_000  # texels
-CLEAREST = 0.998  # opacity that the start gives at most, so that training can still change its mind
-ATLAS_MARGIN = 0.08  # of an object's extent, around it
-COARSEST_SCALE = 0.1  # this share of the frames may be larger in pixels than in texels
-SURE = 0.8  # the evidence's probability that counts as certain, its opposite as excluded: no haze where nothing is
-FIRST_FRAMES = 24  # that make the atlases of the first picture
-LIKELY, POSSIBLE = 0.5, 0.05  # probabilities that count for an object's atlas, and for its box
+Floats = NDArray[np.floating]
+
+LARGEST_ATLAS_TEXELS = 4_000_000
+LARGEST_START_ALPHA = 0.998  # Largest opacity at the start; at 1 the gradient would vanish and training change nothing.
+ATLAS_MARGIN = 0.08  # Share of an object's extent that its atlas has around it on each side.
+COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than a texel.
+CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
+PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
+LIKELY = 0.5  # Probability above which a pixel counts for the extent of an object's atlas.
+POSSIBLE = 0.05  # Probability above which a pixel counts for an object's box.
 
 
 def start_model(
-    video: Video, spacing: Spacing, mask_quality: str, stride: int, show: Callable[[GridModel], None]
+    video: Video, spacing: Spacing, mask_quality: str, stride: int, show_preview: Callable[[GridModel], None]
 ) -> tuple[GridModel, Tensor]:
-    """A model that already shows the clip, and the objects' probability (F, T, ny, nx) at the nodes of their opacity.
+    """Compute a model that already shows the clip.
 
-    mask_quality: the config's. stride: reduction of the atlases to begin with. show gets a first model, from the masks
-    as they are, before the evidence is weighed.
+    Returns the model and the objects' probability (F, T, ny, nx) at the nodes of their opacity.
+
+    mask_quality: as in the config. stride: reduction of the atlases. show_preview is called with a first model, which
+    is made with the masks as they are given, before they are refined.
     """
-    host = video.to(torch.device("cpu"))
-    transforms = align_layers(host)
-    frames = reduce_frames(host, stride)
-    masks = host.masks.numpy()
-    show(build_model(host, transforms, masks, spacing, frames, stride, FIRST_FRAMES)[0])
-    transforms = refine_long_range(host, transforms)
-    clip, rgb = shrink_video(host), host.frames.numpy()
-    likely = []
-    objects = zip(masks, transforms[:-1], host.masks_found.tolist(), strict=True)
+    cpu_video = video.to(torch.device("cpu"))
+    transforms = align_layers(cpu_video)
+    frames = reduce_frames(cpu_video, stride)
+    masks = cpu_video.masks.numpy()
+    show_preview(build_model(cpu_video, transforms, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
+    transforms = refine_long_range(cpu_video, transforms)
+    clip, rgb = shrink_video(cpu_video), cpu_video.frames.numpy()
+    probabilities = []
+    objects = zip(masks, transforms[:-1], cpu_video.masks_found.tolist(), strict=True)
     for number, (mask, motion, is_found) in enumerate(objects, 1):
-        wanted = frames_to_refine(clip, rgb, mask, mask_quality, is_found)
-        exact = f"masks of {(~wanted).sum()} of {len(wanted)} frames are exact and kept"
-        print(f"object {number}: {'masks are rough and are refined' if wanted.all() else exact} (mask_quality)")
-        if wanted.any():
-            found = upsample_probability(refine_masks(clip, mask, transforms[-1], motion), rgb)
-            mask = np.where(wanted[:, None, None], found, mask)
-        likely.append(mask)
-    return build_model(host, transforms, np.stack(likely), spacing, frames, stride)
+        is_rough = frames_to_refine(clip, rgb, mask, mask_quality, is_found)
+        exact = f"masks of {(~is_rough).sum()} of {len(is_rough)} frames are exact and kept"
+        print(f"object {number}: {'masks are rough and are refined' if is_rough.all() else exact} (mask_quality)")
+        if is_rough.any():
+            refined = upsample_probability(refine_masks(clip, mask, transforms[-1], motion), rgb)
+            mask = np.where(is_rough[:, None, None], refined, mask)
+        probabilities.append(mask)
+    return build_model(cpu_video, transforms, np.stack(probabilities), spacing, frames, stride)
 
 
 def build_model(
     video: Video,
-    transforms: NDArray[np.float64],
-    likely: NDArray[np.uint8],
+    transforms: Floats,
+    probabilities: NDArray[np.uint8],
     spacing: Spacing,
     frames: Tensor,
     stride: int,
-    averaged: int | None = None,
+    max_frames: int | None = None,
 ) -> tuple[GridModel, Tensor]:
-    """A model from transforms (L, T, 3, 3) and the objects' probability (F, T, H, W), 255 for certain,
-    with averaged atlases.
+    """Build a model with averaged atlases from the layers' transforms (L, T, 3, 3) and the objects' probabilities.
 
-    frames (T, 3, H / stride, W / stride): the video reduced, whose resolution the atlases get. averaged: at most so
-    many of them, evenly spread, make the atlases.
+    Returns the model and the probabilities (F, T, ny, nx) in [0, 1] at the nodes of the objects' opacity.
+
+    probabilities (F, T, H, W): 255 for certain. frames (T, 3, H / stride, W / stride): the video at the resolution
+    that the atlases get. max_frames: most frames that are averaged, evenly spread; None: all.
     """
     _, height, width = video.size
-    extents = [object_boxes(each > 255 * LIKELY, 0.0) for each in likely]
+    extents = [object_boxes(probability > 255 * LIKELY, 0.0) for probability in probabilities]
     extents.append(np.tile([0, height, 0, width], (len(frames), 1)))
-    margins = [ATLAS_MARGIN] * len(likely) + [0.0]
-    fitted = [
+    margins = [ATLAS_MARGIN] * len(probabilities) + [0.0]
+    fits = [
         fit_atlas(motion, extent, (height, width), margin)
         for motion, extent, margin in zip(transforms, extents, margins, strict=True)
     ]
-    model = GridModel(Shape(video.size, tuple(size for _, size in fitted), spacing))
-    model.transforms.copy_(torch.from_numpy(np.stack([matrix for matrix, _ in fitted])))
-    model.boxes.copy_(torch.from_numpy(np.stack([object_boxes(each > 255 * POSSIBLE, BOX_MARGIN) for each in likely])))
-    probability = torch.stack([sample_at_nodes(each, model.alphas[0][-1].values.shape[2:]) for each in likely])
-    probability = (probability * 255).round() / 255  # as checkpoints keep it: resuming changes nothing
-    for group, each in zip(model.alphas, probability, strict=True):
-        group[-1].values.data.copy_(torch.logit(each.clamp(1 - CLEAREST, CLEAREST))[:, None])
-    average_atlases(model, frames, probability, stride, averaged)
-    return model, probability
+    model = GridModel(Shape(video.size, tuple(size for _, size in fits), spacing))
+    model.transforms.copy_(torch.from_numpy(np.stack([matrices for matrices, _ in fits])))
+    boxes = [object_boxes(probability > 255 * POSSIBLE, BOX_MARGIN) for probability in probabilities]
+    model.boxes.copy_(torch.from_numpy(np.stack(boxes)))
+    nodes = model.last_alpha_grid(0).values.shape
+    at_nodes = torch.stack([sample_at_nodes(probability, (nodes[2], nodes[3])) for probability in probabilities])
+    at_nodes = (at_nodes * 255).round() / 255  # as checkpoints store it, so that resuming changes nothing
+    for index, opacity in enumerate(at_nodes):
+        logits = torch.logit(opacity.clamp(1 - LARGEST_START_ALPHA, LARGEST_START_ALPHA))
+        model.last_alpha_grid(index).values.data.copy_(logits[:, None])
+    average_atlases(model, frames, at_nodes, stride, max_frames)
+    return model, at_nodes
 
 
-def upsample_probability(evidence: RefinedMasks, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(T, H, W), 255 for certain: a quarter of the memory that floats take."""
-    frames = (evidence.upsample(frame, t) for t, frame in enumerate(rgb))
-    return np.stack([to_8_bit((frame - (1 - SURE)) / (2 * SURE - 1)) for frame in frames])
+def upsample_probability(masks: RefinedMasks, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the probability of refined masks at the size of the frames `rgb`, (T, H, W), 255 for certain.
+
+    It takes a quarter of the memory of 32-bit floats.
+    """
+    frames = (masks.upsample(frame, t) for t, frame in enumerate(rgb))
+    return np.stack([to_8_bit((frame - (1 - CERTAIN)) / (2 * CERTAIN - 1)) for frame in frames])
 
 
 def fit_atlas(
-    transforms: NDArray[np.float64], boxes: NDArray[np.int64], size: tuple[int, int], margin: float
-) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """Transforms to texels of an atlas that just holds the boxes (T, 4) of the frames, and its (height, width).
+    transforms: Floats, boxes: NDArray[np.int64], size: tuple[int, int], margin: float
+) -> tuple[Floats, tuple[int, int]]:
+    """Fit an atlas around the boxes (T, 4) of a layer in frames of (H, W).
 
-    In most frames that show the layer a working pixel is a texel or more, unless the atlas would become too large.
+    Returns the transforms (T, 3, 3) from pixels to texels of the atlas, and its (height, width).
+
+    transforms (T, 3, 3): from pixels to a reference frame. margin: share of the extent that is added on each side. In
+    most frames that show the layer, a texel is at most as large as a pixel, unless the atlas would become too large.
     """
     corners = box_corners(transforms, boxes)
     low, high = corners.min(0), corners.max(0)
-    spare = margin * (high - low) + 2
-    low, extent = low - spare, high - low + 2 * spare
+    border = margin * (high - low) + 2
+    low, extent = low - border, high - low + 2 * border
     jacobians = start_jacobians(torch.from_numpy(transforms).float(), (0, *size))
-    shown = boxes[:, 1] > boxes[:, 0]
-    scales = jacobians.det().abs().sqrt().numpy()[shown if shown.any() else slice(None)]
-    finer = 1 / max(float(np.quantile(scales, COARSEST_SCALE)), 1e-3)
-    finer = min(finer, float(np.sqrt(LARGEST_ATLAS / extent.prod())))
-    onto = np.array([[finer, 0, -low[0] * finer], [0, finer, -low[1] * finer], [0, 0, 1]])
-    width, height = (max(4, int(np.ceil(side * finer))) for side in extent)
-    return onto @ transforms, (height, width)
-
-
-def sample_at_nodes(values: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:
-    """(T, ny, nx) in [0, 1]: pictures (T, H, W) at the nodes of a grid, smoothed as far as these lie apart."""
-    height, width = values.shape[1:]
-    step = (width - 1) / (nodes[1] - 1), (height - 1) / (nodes[0] - 1)
-    matrix = np.array([[step[0], 0, 0], [0, step[1], 0]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    smooth = (cv2.GaussianBlur(each / np.float32(255), (0, 0), max(step) / 3) for each in values)
-    return torch.from_numpy(
-        np.stack([cv2.warpAffine(s, matrix, nodes[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE) for s in smooth])
+    is_visible = boxes[:, 1] > boxes[:, 0]
+    scales = jacobians.det().abs().sqrt().numpy()[is_visible if is_visible.any() else slice(None)]
+    texels_per_px = 1 / max(float(np.quantile(scales, COARSE_FRAMES)), 1e-3)
+    texels_per_px = min(texels_per_px, float(np.sqrt(LARGEST_ATLAS_TEXELS / extent.prod())))
+    to_atlas = np.array(
+        [
+            [texels_per_px, 0, -low[0] * texels_per_px],
+            [0, texels_per_px, -low[1] * texels_per_px],
+            [0, 0, 1],
+        ]
     )
+    width, height = (max(4, int(np.ceil(side * texels_per_px))) for side in extent)
+    return to_atlas @ transforms, (height, width)
+
+
+def sample_at_nodes(images: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:
+    """Sample images (T, H, W) at the nodes (ny, nx) of a grid, (T, ny, nx) in [0, 1].
+
+    The images are blurred first, by a third of the spacing of the nodes.
+    """
+    height, width = images.shape[1:]
+    x_step, y_step = (width - 1) / (nodes[1] - 1), (height - 1) / (nodes[0] - 1)
+    matrix = np.array([[x_step, 0, 0], [0, y_step, 0]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    samples = []
+    for image in images:
+        blurred = cv2.GaussianBlur(image / np.float32(255), (0, 0), max(x_step, y_step) / 3)
+        samples.append(cv2.warpAffine(blurred, matrix, nodes[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE))
+    return torch.from_numpy(np.stack(samples))
 
 
 def reduce_frames(video: Video, stride: int) -> Tensor:
-    """(T, 3, H / stride, W / stride) uint8, averaged."""
-    planes = video.frames.permute(0, 3, 1, 2)
+    """Return the frames, averaged over squares of stride x stride pixels, (T, 3, H / stride, W / stride) uint8."""
+    frames = video.frames.permute(0, 3, 1, 2)
     if stride == 1:
-        return planes  # no second copy of a long clip
-    return torch.stack([functional.avg_pool2d(plane.float(), stride).round().byte() for plane in planes])
+        return frames  # without a second copy of a long clip
+    return torch.stack([functional.avg_pool2d(frame.float(), stride).round().byte() for frame in frames])
 
 
 def average_atlases(
-    model: GridModel, frames: Tensor, opacity: Tensor, stride: int, averaged: int | None = None
+    model: GridModel, frames: Tensor, opacity: Tensor, stride: int, max_frames: int | None = None
 ) -> None:
-    """Give the model atlases averaged from frames (T, 3, h, w) of a stride, at that reduction.
+    """Replace the model's atlases by averages of frames (T, 3, h, w), which are reduced by `stride`.
 
-    opacity (F, T, ny, nx) of the objects at the nodes of its grid. averaged: at most so many frames; None: all.
+    opacity (F, T, ny, nx): the objects' opacity at the nodes of its grid. max_frames: most frames that are averaged,
+    evenly spread; None: all.
     """
-    chosen = evenly_spaced(len(frames), averaged or len(frames))
-    behind = torch.ones_like(opacity[0])
-    shares = []
-    for each in opacity:
-        shares.append(behind * each)
-        behind = behind * (1 - each)
-    for layer, share in enumerate([*shares, behind]):
-        # Squared: pixels that mix two layers tell little about either.
-        atlas = average_atlas(model, layer, frames, share.square(), stride, chosen)
+    chosen_frames = evenly_spaced_indices(len(frames), max_frames or len(frames))
+    transmittance = torch.ones_like(opacity[0])
+    visibilities = []
+    for alpha in opacity:
+        visibilities.append(transmittance * alpha)
+        transmittance = transmittance * (1 - alpha)
+    for layer, visibility in enumerate([*visibilities, transmittance]):
+        # Squared, because pixels that mix two layers say little about either.
+        atlas = average_atlas(model, layer, frames, visibility.square(), stride, chosen_frames)
         model.atlases[layer] = torch.nn.Parameter(atlas.contiguous())

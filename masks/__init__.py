@@ -1,1 +1,1 @@
-"""Which pixels belong to the object: cues, refinement, the quality of masks, and where masks come from."""
+"""Find which pixels belong to an object: cues, refinement and quality of masks, and the note on their origin."""

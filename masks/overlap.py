@@ -1,16 +1,17 @@
-"""How much two masks overlap."""
+"""Measure how much two masks overlap."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def iou(mask: NDArray, other: NDArray, weight: NDArray | None = None, if_empty: float = 1.0) -> float:
-    """Intersection over union of two masks of one shape, bool or soft in [0, 1].
+    """Return the intersection over union of two masks of the same shape, bool or soft in [0, 1].
 
-    weight, of the same shape: how much each pixel counts; None: all alike. if_empty: the result where both are empty.
+    weight: weights of the pixels, of the same shape; None: all pixels have the same weight. if_empty: the result if
+    both masks are empty.
     """
-    together, either = np.minimum(mask, other), np.maximum(mask, other)
+    intersection, union = np.minimum(mask, other), np.maximum(mask, other)
     if weight is not None:
-        together, either = together * weight, either * weight
-    union = float(either.sum())
-    return float(together.sum() / union) if union else if_empty
+        intersection, union = intersection * weight, union * weight
+    union_area = float(union.sum())
+    return float(intersection.sum() / union_area) if union_area else if_empty

@@ -1,6 +1,7 @@
-"""NAME_maskrcnn.json, beside the masks: how they were found, and whether they still are what was found.
+"""Record in NAME_maskrcnn.json, beside the masks, how they were found, and check whether they changed since then.
 
-So training can tell a detector's masks, which look steady even where they are wrong, from somebody's careful ones."""
+Training needs this to tell the masks of a detector, which look steady even where they are wrong, from masks that
+somebody made carefully."""
 
 import json
 import zlib
@@ -15,55 +16,67 @@ from media.images import list_images
 
 
 def mask_note_path(folder: Path) -> Path:
-    """Where the note on NAME_maskrcnn, and on the folders of its single objects, lies."""
+    """Return the path of the note on the masks in NAME_maskrcnn and in the folders of its single objects."""
     return folder.with_name(f"{folder.name}.json")
 
 
-def write_mask_note(folder: Path, asked: dict[str, str], found: Sequence[Path], quality: dict[str, Any]) -> None:
-    """Note what was asked for, which folders hold nothing but what a method found, and how good it is.
+def write_mask_note(folder: Path, request: dict[str, str], found: Sequence[Path], quality: dict[str, Any]) -> None:
+    """Write the note on the masks in NAME_maskrcnn.
 
-    What was noted of other folders stays. A file of that name that is no such note is kept, with a warning.
+    request: the options with which the masks were requested. found: the folders in which every mask was found by a
+    method. quality: more entries of the note. Entries on other folders stay in the note. If the file exists but is not
+    such a note, leave it unchanged and print a warning.
     """
-    if mask_note_path(folder).exists() and read_mask_request(folder) is None:
-        warn(f"{mask_note_path(folder)} is there and says something else; how these masks were found is not noted")
+    path = mask_note_path(folder)
+    if path.exists() and read_mask_request(folder) is None:
+        warn(
+            f"{path} is not a note on masks, so how these masks were found is not recorded; "
+            "move the file away to have it recorded"
+        )
         return
-    fingerprints = detected_fingerprints(folder) | {
-        folder_suffix(folder, each): folder_fingerprint(each) for each in found
+    fingerprints = read_fingerprints(folder) | {
+        folder_suffix(folder, masks): folder_fingerprint(masks) for masks in found
     }
-    note = {"asked": asked, "found": fingerprints} | quality
-    write_text(mask_note_path(folder), json.dumps(note, indent=2) + "\n")
+    note = {"asked": request, "found": fingerprints} | quality
+    write_text(path, json.dumps(note, indent=2) + "\n")
 
 
 def read_mask_request(folder: Path) -> dict[str, str] | None:
-    """What was asked for when masks were found; None if nobody noted it."""
-    asked = read_mask_note(folder).get("asked")
-    return asked if isinstance(asked, dict) else None
+    """Return the options with which the masks in NAME_maskrcnn were requested; None if they are not recorded."""
+    request = read_mask_note(folder).get("asked")
+    return request if isinstance(request, dict) else None
 
 
 def masks_found_by_method(clip: Clip) -> list[bool]:
-    """For each object of a clip, whether a method of ours found its masks; False if nothing is known of them."""
+    """Return for each object of a clip whether its masks were found by a method; False if nothing is recorded."""
     return [are_found(clip.sibling_folder("_maskrcnn"), paths[0].parent) for paths in clip.object_masks]
 
 
 def are_found(folder: Path, masks: Path) -> bool:
-    """Whether `masks`, the folder itself or that of a single object, holds what a method found, untouched since."""
-    noted = detected_fingerprints(folder).get(folder_suffix(folder, masks))
-    return noted is not None and noted == folder_fingerprint(masks)
+    """Return whether all masks in a folder were found by a method and are unchanged since then.
+
+    folder: NAME_maskrcnn. masks: the same folder, or that of a single object.
+    """
+    fingerprint = read_fingerprints(folder).get(folder_suffix(folder, masks))
+    return fingerprint is not None and fingerprint == folder_fingerprint(masks)
 
 
-def detected_fingerprints(folder: Path) -> dict[str, int]:
-    """The fingerprints of folders when a method had found their masks, by suffix."""
-    found = read_mask_note(folder).get("found")
-    return found if isinstance(found, dict) else {}
+def read_fingerprints(folder: Path) -> dict[str, int]:
+    """Return the recorded fingerprints of the folders whose masks were found by a method, by the folder's suffix."""
+    fingerprints = read_mask_note(folder).get("found")
+    return fingerprints if isinstance(fingerprints, dict) else {}
 
 
 def folder_suffix(folder: Path, masks: Path) -> str:
-    """What tells a single object's folder from that of all: nothing for the latter. A clip may be renamed."""
+    """Return the suffix of a single object's folder after the name of NAME_maskrcnn; empty for NAME_maskrcnn itself.
+
+    The note uses suffixes instead of names so that it stays right if the clip is renamed.
+    """
     return masks.name.removeprefix(folder.name)
 
 
 def read_mask_note(folder: Path) -> dict[str, Any]:
-    """The note; empty without one, or if somebody wrote something else there."""
+    """Return the note on the masks in NAME_maskrcnn; empty if there is none or if the file is something else."""
     try:
         note = json.loads(mask_note_path(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -72,8 +85,8 @@ def read_mask_note(folder: Path) -> dict[str, Any]:
 
 
 def folder_fingerprint(folder: Path) -> int:
-    """A number that changes with the pictures in a folder, or their names."""
-    number = 0
+    """Return a checksum (CRC-32) of the names and the contents of the images in a folder."""
+    checksum = 0
     for path in list_images(folder):
-        number = zlib.crc32(path.read_bytes(), zlib.crc32(path.name.encode(), number))
-    return number
+        checksum = zlib.crc32(path.read_bytes(), zlib.crc32(path.name.encode(), checksum))
+    return checksum

@@ -1,7 +1,7 @@
-"""Whether masks are rough, as a detector's, or somebody's careful work that is better left alone.
+"""Decide whether masks are rough, as those of a detector, or exact, so that they are better left unchanged.
 
-The outline of careful masks lies on edges of the picture, and moves with the flow. A detector's lies a few pixels
-beside them, and flickers."""
+The outline of exact masks lies on edges of the image and moves with the flow. The outline of a detector's masks lies a
+few pixels beside the edges and flickers."""
 
 from itertools import pairwise
 
@@ -11,76 +11,87 @@ from numpy.typing import NDArray
 
 from masks.cues import Flags, SmallClip, shrink, to_lab
 from masks.overlap import iou
-from media.clip import evenly_spaced
+from media.clip import evenly_spaced_indices
 from media.flows import FORWARD
 
-FRAMES = 24  # that are looked at, evenly spread
-BAND = 1 / 96  # of the long edge: how far around the outline edges are compared
-LEAST_BAND_PX = 8
-ON_EDGES = 1.45  # how much stronger than around it they must be
-STEADY = 0.9  # least IoU with the next mask, carried along the flow; jumping masks have weak edges, too
-LEAST_KNOWN = 4.0  # pixels of two masks together whose flow must be valid
-LONGEST_GAP = 5  # frames without a mask that are taken for missed; longer, and the object is hidden or gone
+MAX_CHECKED_FRAMES = 24  # Most frames whose masks are checked, evenly spaced.
+BAND_WIDTH = (
+    1 / 96
+)  # Share of the long edge: distance to the outline up to which edges are compared with the outline's.
+MIN_BAND_PX = 8  # Least such distance in pixels.
+MIN_EDGE_CONTRAST = 1.45  # Least ratio of the edge strength on the outline of exact masks to that around it.
+MIN_CONSISTENCY = 0.9  # Least IoU of exact masks with the next mask, warped by the flow.
+MIN_KNOWN_PX = 4.0  # Least area of the union of two masks for their IoU, in reduced pixels with valid flow.
+MAX_GAP_FRAMES = 5  # Most consecutive empty masks that count as missed; in longer gaps the object is hidden or gone.
 
 
 def are_exact(clip: SmallClip, frames: NDArray[np.uint8], masks: NDArray[np.uint8]) -> bool:
-    """True where masks (T, H, W) uint8 of frames (T, H, W, 3) uint8 are better than what they could be mended to."""
+    """Return whether masks (T, H, W) of frames (T, H, W, 3) are so exact that refinement would make them worse."""
     inside = masks > 127
-    shown = np.flatnonzero(inside.any((1, 2)) & ~inside.all((1, 2)))
-    if len(shown) == 0:
+    partial_frames = np.flatnonzero(inside.any((1, 2)) & ~inside.all((1, 2)))
+    if len(partial_frames) == 0:
         return False
-    chosen = shown[evenly_spaced(len(shown), FRAMES)]
+    chosen = partial_frames[evenly_spaced_indices(len(partial_frames), MAX_CHECKED_FRAMES)]
     contrasts = [edge_contrast(frames[t], inside[t]) for t in chosen]
-    return float(np.mean(contrasts)) >= ON_EDGES and temporal_consistency(clip, masks, chosen) >= STEADY
+    # Both are checked, because steady masks may lie beside the edges and masks that lie on edges may jump.
+    is_on_edges = float(np.mean(contrasts)) >= MIN_EDGE_CONTRAST
+    return is_on_edges and temporal_consistency(clip, masks, chosen) >= MIN_CONSISTENCY
 
 
 def frames_to_refine(
-    clip: SmallClip, frames: NDArray[np.uint8], masks: NDArray[np.uint8], mask_quality: str, are_found: bool
+    clip: SmallClip, frames: NDArray[np.uint8], masks: NDArray[np.uint8], mask_quality: str, is_found: bool
 ) -> Flags:
-    """(T,) frames whose masks (T, H, W) uint8 are better mended.
+    """Return for each frame (T,) whether its mask should be refined.
 
-    All of rough masks, and of those that a method found, which look steady even where they are wrong; of others that
-    look exact, what was missed; none of those that are said to be exact. mask_quality is the config's.
+    masks: (T, H, W) of frames (T, H, W, 3). mask_quality: as in the config. is_found: whether the masks were found by a
+    method. With mask_quality "exact" no mask is refined, with "rough" every one. With "auto", masks that look exact are
+    only refined in frames where they were missed, and all others in every frame. Masks found by a method count as
+    rough, because they look steady even where they are wrong.
     """
-    if mask_quality == "auto" and not are_found and are_exact(clip, frames, masks):
+    if mask_quality == "auto" and not is_found and are_exact(clip, frames, masks):
         return missed_frames(masks)
     return np.full(len(masks), mask_quality != "exact")
 
 
 def missed_frames(masks: NDArray[np.uint8]) -> Flags:
-    """(T,) frames without a mask in a short gap between frames that have one; masks (T, H, W) uint8."""
-    shown = np.flatnonzero((masks > 127).any((1, 2)))
-    result = np.zeros(len(masks), bool)
-    for before, after in pairwise(shown):
-        result[before + 1 : after] = after - before - 1 <= LONGEST_GAP
-    return result
+    """Return for each frame (T,) whether its mask is empty in a short gap between masks (T, H, W) that are not."""
+    frames_with_mask = np.flatnonzero((masks > 127).any((1, 2)))
+    is_missed = np.zeros(len(masks), bool)
+    for before, after in pairwise(frames_with_mask):
+        is_missed[before + 1 : after] = after - before - 1 <= MAX_GAP_FRAMES
+    return is_missed
 
 
 def edge_contrast(frame: NDArray[np.uint8], inside: Flags) -> float:
-    """How much stronger than around it the edges of a picture (H, W, 3) are at the outline of what is inside (H, W).
+    """Return the mean edge strength on the outline of a mask, relative to that in a band around the outline.
 
-    Some of the picture must be inside, and some outside.
+    frame: (H, W, 3). inside: the mask (H, W), which must have pixels inside and outside.
     """
-    reach = max(LEAST_BAND_PX, round(BAND * max(inside.shape)))
-    mask = inside.astype(np.uint8)
+    band_px = max(MIN_BAND_PX, round(BAND_WIDTH * max(inside.shape)))
+    mask: NDArray = inside.astype(np.uint8)
     left, top, width, height = cv2.boundingRect(mask)
-    near = tuple(slice(max(0, low - 2 * reach), low + side + 2 * reach) for low, side in ((top, height), (left, width)))
-    mask, smooth = mask[near], cv2.GaussianBlur(to_lab(frame[near]), (0, 0), 1)
+    box = tuple(
+        slice(max(0, low - 2 * band_px), low + side + 2 * band_px) for low, side in ((top, height), (left, width))
+    )
+    mask, smooth = mask[box], cv2.GaussianBlur(to_lab(frame[box]), (0, 0), 1)
     strength = np.sqrt(sum(np.square(cv2.Sobel(smooth, -1, dx, 1 - dx)).sum(-1) for dx in (0, 1)))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band_px + 1,) * 2)
     outline = mask > cv2.erode(mask, np.ones((3, 3), np.uint8))
     band = cv2.dilate(mask, disc) > cv2.erode(mask, disc)
     return float(strength[outline].mean() / max(strength[band].mean(), 1e-6))
 
 
-def temporal_consistency(clip: SmallClip, masks: NDArray[np.uint8], chosen: NDArray[np.int64]) -> float:
-    """Mean IoU of masks (T, H, W) of chosen frames with the next one carried along the flow; where both are known."""
+def temporal_consistency(clip: SmallClip, masks: NDArray[np.uint8], frames: NDArray[np.int64]) -> float:
+    """Return the mean IoU of masks with the next frame's mask, warped by the flow, where the flow is valid.
+
+    masks: (T, H, W). frames: the frame numbers whose masks are compared with the next.
+    """
     size = clip.rgb.shape[2:0:-1]
-    overlaps = []
-    for t in chosen[chosen < len(masks) - 1]:
-        here, there = (shrink(masks[each], size).astype(np.float32) / 255 for each in (t, t + 1))
-        if there.any():
-            there, known = clip.warp_from_neighbour(there, FORWARD, t), clip.flow_valid[FORWARD, t]
-            if (np.maximum(here, there) * known).sum() > LEAST_KNOWN:
-                overlaps.append(iou(here, there, known))
-    return float(np.mean(overlaps)) if overlaps else 0.0
+    ious = []
+    for t in frames[frames < len(masks) - 1]:
+        mask, next_mask = (shrink(masks[frame], size).astype(np.float32) / 255 for frame in (t, t + 1))
+        if next_mask.any():
+            warped, valid = clip.warp_from_neighbour(next_mask, FORWARD, t), clip.flow_valid[FORWARD, t]
+            if (np.maximum(mask, warped) * valid).sum() > MIN_KNOWN_PX:
+                ious.append(iou(mask, warped, valid))
+    return float(np.mean(ious)) if ious else 0.0

@@ -1,4 +1,4 @@
-"""Images, videos and flow on disk: any kind in, standard kinds out, nothing half-written under its final name."""
+"""Images, videos, optical flow and clips on disk: many formats are read, a few are written."""
 
 from media.files import fresh_folder, make_folder, write_atomically, write_text
 from media.images import (
@@ -10,10 +10,10 @@ from media.images import (
     natural_key,
     open_image,
     read_edit,
+    read_edit_with_mask,
     read_labels,
     read_mask,
     read_rgb,
-    read_with_mask,
     resize,
     resize_labels,
     to_8_bit,
@@ -35,10 +35,10 @@ __all__ = [
     "natural_key",
     "open_image",
     "read_edit",
+    "read_edit_with_mask",
     "read_labels",
     "read_mask",
     "read_rgb",
-    "read_with_mask",
     "resize",
     "resize_labels",
     "to_8_bit",

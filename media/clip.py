@@ -1,4 +1,4 @@
-"""A clip on disk: frames, masks and flow as files, read one frame at a time at the working size."""
+"""A clip on disk: frames, masks and optical flow as files, read one frame at a time at the working size."""
 
 import json
 from dataclasses import dataclass
@@ -14,97 +14,112 @@ from config import Config
 from media import Pixels
 from media.flows import BACKWARD, FORWARD, STEPS, DamagedFlow, find_flow, flow_name, read_flow, resize_flow
 
-ASPECT_TOLERANCE = 0.02
-SMALLEST_PX = 8
+ASPECT_TOLERANCE = 0.02  # relative difference of two aspects that count as the same
+SMALLEST_PX = 8  # smallest width and height to work at
+LARGEST_FPS = 1000  # frames per second
+
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames, masks and flow as files; everything is returned at working size, W x H pixels."""
+    """The files of one clip. Frames, masks and flow are returned at the working size of H x W pixels."""
 
-    folder: Path
+    folder: Path  # the frames
     frame_paths: tuple[Path, ...]
-    width: int
+    width: int  # working size, pixels
     height: int
     fps: float
-    objects: int = 1
+    objects: int = 1  # number of foreground objects
 
     @property
     def name(self) -> str:
+        """Name of the clip: the name of its frames folder."""
         return self.folder.name
 
     def __len__(self) -> int:
+        """Return the number of frames T."""
         return len(self.frame_paths)
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """(T, H, W)."""
+        """Number of frames and working size: (T, H, W)."""
         return len(self), self.height, self.width
 
     def sibling_folder(self, suffix: str) -> Path:
-        """A folder of the same clip: `NAME_flow`, `NAME_maskrcnn`, `NAME_gt`."""
+        """Return another folder of the same clip, such as `NAME_flow` for the suffix `_flow`."""
         return self.folder.with_name(self.folder.name + suffix)
 
     def frame(self, t: int) -> Pixels:
-        """(H, W, 3) uint8."""
+        """Read frame t as (H, W, 3) uint8."""
         return media.resize(media.read_rgb(self.frame_paths[t]), self.width, self.height)
 
     @cached_property
     def native_size(self) -> tuple[int, int]:
-        """(width, height) of the frames as they are."""
+        """Size of the frame files: (width, height) in pixels."""
         return media.image_size(self.frame_paths[0])
 
     def native_frame(self, t: int) -> Pixels:
-        """(H, W, 3) uint8 of a frame as it is."""
+        """Read frame t at the size of its file, (height, width, 3) uint8."""
         return media.read_rgb(self.frame_paths[t])
 
     @cached_property
     def masks(self) -> tuple[Path, ...] | None:
-        """The rough mask of each frame, paired by name; None if the clip has no masks."""
+        """File of the rough mask of each frame, all objects together; None if the clip has no `NAME_maskrcnn`."""
         return pair_masks(self.sibling_folder("_maskrcnn"), self.frame_paths)
 
     @cached_property
     def object_masks(self) -> tuple[tuple[Path, ...], ...]:
-        """The rough masks of every object, the front one first. Raises UserError naming the folder that is missing."""
-        found = []
+        """Files of the rough masks of each object, the front object first, one per frame.
+
+        Raises UserError if a folder is missing.
+        """
+        paths_by_object = []
         for folder in map(self.sibling_folder, mask_suffixes(self.objects)):
-            masks = pair_masks(folder, self.frame_paths)
-            if masks is None:
-                several = f" --objects {self.objects}" if self.objects > 1 else ""
+            paths = pair_masks(folder, self.frame_paths)
+            if paths is None:
+                objects_flag = f" --objects {self.objects}" if self.objects > 1 else ""
                 raise UserError(
-                    f"{folder}: no such folder; run python preprocess_mask_rcnn.py --vid-path {self.folder}{several} "
-                    "or put your own masks there"
+                    f"{folder}: no such folder; run python preprocess_mask_rcnn.py --vid-path "
+                    f"{self.folder}{objects_flag} or put your own masks there"
                 )
-            found.append(masks)
-        return tuple(found)
+            paths_by_object.append(paths)
+        return tuple(paths_by_object)
 
     def read_merged_mask(self, t: int) -> Pixels | None:
-        """(H, W) uint8: the rough masks of all objects in frame t; None if a folder of them is not there."""
+        """Read the rough masks of all objects in frame t and return their maximum, (H, W) uint8.
+
+        Returns None if the folder of an object is missing.
+        """
         if not all(self.sibling_folder(suffix).is_dir() for suffix in mask_suffixes(self.objects)):
             return None
         return np.maximum.reduce([self.mask(paths[t]) for paths in self.object_masks])
 
     @cached_property
     def true_masks(self) -> tuple[Path, ...] | None:
-        """The true mask of each frame; None if the clip has no `NAME_gt` folder."""
+        """File of the true mask of each frame; None if the clip has no `NAME_gt` folder."""
         return pair_masks(self.sibling_folder("_gt"), self.frame_paths)
 
     def mask(self, path: Path) -> Pixels:
-        """(H, W) uint8 of one of `masks` or `truth`, 255 inside the object. Raises UserError on another aspect."""
+        """Read a rough or true mask of this clip as (H, W) uint8, 255 inside the object.
+
+        Raises UserError if its aspect is not that of the frames.
+        """
         values = media.read_mask(path)
-        if not self.fits(values.shape[::-1]):
+        height, width = values.shape
+        if not self.has_frame_aspect((width, height)):
             raise UserError(
-                f"{path} is {values.shape[1]} x {values.shape[0]}, the frames are "
+                f"{path} is {width} x {height}, the frames are "
                 f"{self.native_size[0]} x {self.native_size[1]}; make the mask from the same frames"
             )
         return media.resize_labels(values, self.width, self.height)
 
-    def fits(self, size: tuple[int, int]) -> bool:
-        """Whether a picture (width, height) has the aspect of the frames, as they are or as they are worked on."""
+    def has_frame_aspect(self, size: tuple[int, int]) -> bool:
+        """Return whether an image of (width, height) has the aspect of the frame files or of the working size."""
         return has_same_aspect(size, self.native_size) or has_same_aspect(size, (self.width, self.height))
 
     def flow_path(self, t: int, direction: int) -> Path:
-        """The file of the flow that leaves frame t. Raises UserError where there is none."""
+        """Return the file of the flow from frame t to its neighbour. Raises UserError if there is none."""
         names = self.frame_paths[t].name, self.frame_paths[t + STEPS[direction]].name
         folder = self.sibling_folder("_flow")
         path = find_flow(folder, *names)
@@ -114,35 +129,41 @@ class Clip:
 
     @property
     def flow_remedy(self) -> str:
-        """What to do about flow that can't be used."""
+        """Advice for messages about missing or damaged flow."""
         return f"run python preprocess_optical_flow.py --vid-path {self.folder}"
 
-    def flow(self, t: int, direction: int) -> NDArray[np.float32]:
-        """(H, W, 2) pixels (dx, dy) from frame t to its neighbour. Raises UserError naming the file."""
+    def flow(self, t: int, direction: int) -> Floats:
+        """Read the flow from frame t to its neighbour, (H, W, 2) float32 pixels (dx, dy).
+
+        Raises UserError if the file is missing, damaged or of another aspect than the frames.
+        """
         path = self.flow_path(t, direction)
         try:
             flow = read_flow(path)
         except DamagedFlow as error:
             raise UserError(f"{path}: {error}; delete it and {self.flow_remedy}") from None
-        if not self.fits(flow.shape[1::-1]):
+        height, width = flow.shape[:2]
+        if not self.has_frame_aspect((width, height)):
             raise UserError(
-                f"{path}: is {flow.shape[1]} x {flow.shape[0]}, of another aspect than the frames; "
-                f"delete it and {self.flow_remedy}"
+                f"{path}: is {width} x {height}, of another aspect than the frames; delete it and {self.flow_remedy}"
             )
         return resize_flow(flow, self.width, self.height)
 
-    def flow_pair(self, t: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Flow from frame t to t + 1 and back."""
+    def flow_pair(self, t: int) -> tuple[Floats, Floats]:
+        """Read the flow from frame t to t + 1 and the flow from t + 1 to t."""
         return self.flow(t, FORWARD), self.flow(t + 1, BACKWARD)
 
 
 def mask_suffixes(objects: int) -> list[str]:
-    """What follows a clip's name in the names of its mask folders, the front object first."""
+    """Return the suffixes of a clip's mask folders, the front object first: `_maskrcnn`, or `_maskrcnn_1`, ..."""
     return ["_maskrcnn"] if objects == 1 else [f"_maskrcnn_{number}" for number in range(1, objects + 1)]
 
 
 def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
-    """Find and check the frames of a clip. Raises UserError; nothing but headers is read."""
+    """Check the frames in a folder and return the clip. Only the headers of the frames are read.
+
+    fps: frames per second; None: those of the config or of NAME.json. Raises UserError if the frames cannot be used.
+    """
     folder = resolve_folder_name(Path(folder))
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the frames there as 00000.jpg, 00001.jpg, ...")
@@ -163,38 +184,47 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     return Clip(folder, tuple(paths), width, height, fps or config.fps or read_fps(folder), config.objects)
 
 
-def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most so many numbers of `count` frames, evenly spread from the first to the last."""
+def evenly_spaced_indices(count: int, most: int) -> list[int]:
+    """Return at most `most` indices below `count`, evenly spaced and including the first and the last."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
 def read_fps(folder: Path) -> float:
-    """Frames per second as noted beside the frames in NAME.json by whoever extracted them, else the published 10."""
-    note = folder.with_name(folder.name + ".json")
-    if not note.is_file():
+    """Return the frames per second in NAME.json beside the frames folder, or the published 10 without such a file.
+
+    Frame extraction writes this file. Raises UserError if it holds no frame rate.
+    """
+    path = folder.with_name(folder.name + ".json")
+    if not path.is_file():
         return media.PUBLISHED_FPS
     try:
-        fps = json.loads(note.read_text(encoding="utf-8"))["fps"]
+        fps = json.loads(path.read_text(encoding="utf-8"))["fps"]
     except (ValueError, KeyError, TypeError):
-        raise UserError(f'{note}: expected JSON such as {{"fps": 25}}; mend or delete it') from None
-    if not isinstance(fps, int | float) or not 0 < fps < 1000:
-        raise UserError(f"{note}: fps is {fps!r}, expected frames per second above 0; mend or delete it")
+        raise UserError(f'{path}: expected JSON such as {{"fps": 25}}; correct or delete it') from None
+    if not isinstance(fps, int | float) or not 0 < fps < LARGEST_FPS:
+        raise UserError(f"{path}: fps is {fps!r}, expected frames per second above 0; correct or delete it")
     return float(fps)
 
 
 def has_same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """True for two (width, height) of one aspect, up to what rounding to pixels does."""
+    """Return whether two sizes (width, height) have the same aspect, up to rounding to whole pixels."""
     ratio = size[0] * other[1] / (size[1] * other[0])
     rounding = 1 / min(*size, *other)
     return abs(ratio - 1) <= ASPECT_TOLERANCE + rounding
 
 
 def working_size(native: tuple[int, int], resx: int | None, resy: int | None) -> tuple[int, int]:
-    """(width, height) to work at; a side left null follows the aspect of the frames."""
+    """Return (width, height) to work at, for frames of `native` (width, height).
+
+    A side that is None follows from the other one and the aspect of the frames. Warns if the aspect changes.
+    """
     width, height = native
-    if resx is None and resy is None:
+    if resx is not None:
+        size = (resx, resy or max(2, round(height * resx / width)))
+    elif resy is not None:
+        size = (max(2, round(width * resy / height)), resy)
+    else:
         return native
-    size = (resx or max(2, round(width * resy / height)), resy or max(2, round(height * resx / width)))
     if not has_same_aspect(size, native):
         warn(
             f"resx x resy {size[0]} x {size[1]} stretches frames of {width} x {height}; "
@@ -204,7 +234,10 @@ def working_size(native: tuple[int, int], resx: int | None, resy: int | None) ->
 
 
 def pair_masks(folder: Path, frames: tuple[Path, ...]) -> tuple[Path, ...] | None:
-    """The mask of each frame, by name without suffix. None without a folder; UserError naming a missing one."""
+    """Return the mask file of each frame, paired by file name without suffix; None if the folder does not exist.
+
+    Raises UserError if a frame has no mask. Warns of masks without a frame.
+    """
     if not folder.is_dir():
         return None
     masks = {path.stem: path for path in media.list_images(folder)}
@@ -212,9 +245,9 @@ def pair_masks(folder: Path, frames: tuple[Path, ...]) -> tuple[Path, ...] | Non
     if missing:
         raise UserError(
             f"{folder} has no mask for {len(missing)} of {len(frames)} frames, the first is {missing[0]}.png; "
-            "masks carry the names of their frames (an all-black one says: not visible here)"
+            "name each mask like its frame (an all-black mask means that the object is not visible)"
         )
-    known = {path.stem for path in media.list_images(frames[0].parent)}
-    if extra := [path.name for stem, path in masks.items() if stem not in known]:
+    frame_names = {path.stem for path in media.list_images(frames[0].parent)}
+    if extra := [path.name for stem, path in masks.items() if stem not in frame_names]:
         warn(f"{folder}: {len(extra)} masks belong to no frame and are ignored, the first is {extra[0]}")
     return tuple(masks[frame.stem] for frame in frames)

@@ -1,45 +1,53 @@
-"""Several pictures with captions as one picture."""
+"""Contact sheets: several pictures with captions in one picture."""
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from media import Pixels
 
-PANEL_HEIGHT_PX, CAPTION_PX, GAP_PX = 320, 28, 8
-INK, PAPER = (30, 30, 30), 255
+PANEL_HEIGHT_PX = 320  # height of every picture on a sheet
+CAPTION_HEIGHT_PX = 28
+GAP_PX = 8  # white border to the left and right of a picture and below it
+TEXT_COLOR = (30, 30, 30)
+PAPER_GREY = 255
 
 
 def contact_sheet(pictures: dict[str, Pixels], height: int = PANEL_HEIGHT_PX) -> Pixels:
-    """Pictures, grey or RGB, side by side at one height, each under its caption: (H, W, 3) uint8."""
+    """Return one row of pictures with their captions above them, as an (H, W, 3) uint8 image.
+
+    pictures: caption -> (h, w) grey or (h, w, 3) RGB uint8. All are scaled to `height` pixels and keep their aspect.
+    """
     return np.hstack([draw_panel(caption, picture, height) for caption, picture in pictures.items()])
 
 
 def contact_rows(pictures: dict[str, Pixels], columns: int, height: int = PANEL_HEIGHT_PX) -> Pixels:
-    """The same in rows of so many pictures."""
-    names = list(pictures)
+    """Return a contact sheet of several rows with `columns` pictures each. See `contact_sheet`."""
+    captions = list(pictures)
     rows = [
-        contact_sheet({name: pictures[name] for name in names[first : first + columns]}, height)
-        for first in range(0, len(names), columns)
+        contact_sheet({caption: pictures[caption] for caption in captions[first : first + columns]}, height)
+        for first in range(0, len(captions), columns)
     ]
     return stack_rows(rows)
 
 
 def stack_rows(rows: list[Pixels]) -> Pixels:
-    """Pictures below each other, the narrower ones filled up with paper."""
+    """Stack pictures (h, w, 3) below each other. Narrower pictures get white pixels on their right side."""
     width = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=PAPER) for row in rows])
+    padding = [((0, 0), (0, width - row.shape[1]), (0, 0)) for row in rows]
+    return np.vstack([np.pad(row, pad, constant_values=PAPER_GREY) for row, pad in zip(rows, padding, strict=True)])
 
 
 def draw_panel(caption: str, picture: Pixels, height: int) -> Pixels:
-    """One captioned picture with a white border."""
+    """Return one picture with a caption and a white border, (H, W, 3) uint8."""
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=-1)
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    shrinks = height < picture.shape[0]
-    picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-    sheet = np.full((height + CAPTION_PX + GAP_PX, width + 2 * GAP_PX, 3), PAPER, np.uint8)
-    sheet[CAPTION_PX : CAPTION_PX + height, GAP_PX : GAP_PX + width] = picture
-    image = Image.fromarray(sheet)
-    ImageDraw.Draw(image).text((GAP_PX, 4), caption, fill=INK, font=ImageFont.load_default(size=16))
+    interpolation = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_CUBIC
+    scaled: NDArray = cv2.resize(picture, (width, height), interpolation=interpolation)
+    panel = np.full((height + CAPTION_HEIGHT_PX + GAP_PX, width + 2 * GAP_PX, 3), PAPER_GREY, np.uint8)
+    panel[CAPTION_HEIGHT_PX : CAPTION_HEIGHT_PX + height, GAP_PX : GAP_PX + width] = scaled
+    image = Image.fromarray(panel)
+    ImageDraw.Draw(image).text((GAP_PX, 4), caption, fill=TEXT_COLOR, font=ImageFont.load_default(size=16))
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Files and folders: nothing half-written under its final name, nothing overwritten."""
+"""Files and folders: no file is half-written under its final name, and no folder with content is overwritten."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,10 @@ from command_line import UserError, resolve_folder_name
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not."""
+    """Give a temporary path beside `path`, and rename it to `path` if the block ends without an error.
+
+    The temporary file is removed if the block raises.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
@@ -20,13 +23,13 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file in UTF-8. After an error an older file of that name is unchanged."""
     with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder where there is none. Raises UserError if a file is in its place."""
+    """Make a folder and its parents if they do not exist, and return it. Raises UserError if a file has that name."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, a folder of that name is to be written; move it away")
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def fresh_folder(folder: Path) -> Path:
-    """Make `folder`; if it holds files already, make the first free `folder_2`, `folder_3`, ... instead."""
+    """Make an empty folder and return it: `folder`, or the first free `folder_2`, `folder_3`, ... if it has content."""
     folder = candidate = resolve_folder_name(folder)
     number = 2
     while candidate.is_dir() and any(candidate.iterdir()):

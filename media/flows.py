@@ -1,7 +1,7 @@
-"""Optical flow on disk: pixels (dx, dy) from one frame to another, (height, width, 2).
+"""Optical flow on disk: arrays (H, W, 2) of displacements (dx, dy) in pixels from one frame to another.
 
-Ours are .npz: float16 under the key `flow`, rounded to 1/64 pixel, about a tenth of the published .npy (float32).
-Both are read. .flo (Middlebury) can be imported.
+This project writes .npz files with float16 values under the key `flow`, rounded to 1/64 pixel. They take about a tenth
+of the space of the published .npy files (float32). Both are read. Middlebury .flo files can be imported.
 """
 
 import zipfile
@@ -15,51 +15,54 @@ from command_line import UserError
 from media.files import write_atomically
 from media.images import resize
 
-FORWARD, BACKWARD = 0, 1  # flow to the next frame, to the previous one
-STEPS = (1, -1)  # frames by which each of them moves
-STEPS_PER_PX = 64  # float16 has no finer steps beyond 16 px; DIS and RAFT err by more
-SUFFIXES = (".npz", ".npy")  # in which flow is looked for
-KEY = "flow"
-FLO_MAGIC = 202021.25
-LARGEST_PX = 30_000  # within float16
+FORWARD, BACKWARD = 0, 1  # directions of flow: to the next frame, and to the previous one
+STEPS = (1, -1)  # frames from a frame to its neighbour, for each direction
+STEPS_PER_PX = 64  # stored values are multiples of 1/64 px. DIS and RAFT err by more, and so does float16 above 16 px
+SUFFIXES = (".npz", ".npy")  # formats of flow files, in the order of preference
+KEY = "flow"  # name of the array in an .npz file
+FLO_MAGIC = 202021.25  # first number of every .flo file
+LARGEST_PX = 30_000  # largest displacement that is written; float16 ends at 65504
 
-Flow = NDArray[np.float32]
+Floats = NDArray[np.floating]
 
 
 class DamagedFlow(Exception):
-    """A file that holds no flow; the message says what it holds instead."""
+    """A file does not hold flow. The message describes its content."""
 
 
 def flow_name(source: str, target: str, suffix: str = SUFFIXES[0]) -> str:
-    """File name of the flow between two frames, given by their file names; as published but for the suffix."""
+    """Return the published file name of the flow between two frames, given the file names of the frames."""
     return f"{source}_{target}{suffix}"
 
 
 def find_flow(folder: Path, source: str, target: str) -> Path | None:
-    """The file of a flow in either format; None if there is none."""
-    found = (folder / flow_name(source, target, suffix) for suffix in SUFFIXES)
-    return next((path for path in found if path.is_file()), None)
+    """Return the existing flow file between two frames, in either format; None if there is none."""
+    candidates = (folder / flow_name(source, target, suffix) for suffix in SUFFIXES)
+    return next((path for path in candidates if path.is_file()), None)
 
 
-def read_flow(path: Path) -> Flow:
-    """(H, W, 2) float32 of an .npz, .npy or .flo file. Raises DamagedFlow, FileNotFoundError."""
+def read_flow(path: Path) -> Floats:
+    """Read an .npz, .npy or .flo file as (H, W, 2) float32. Raises DamagedFlow or FileNotFoundError."""
     try:
         if path.suffix == ".flo":
             return read_flo(path)
-        loaded = np.load(path, allow_pickle=False)
-        flow = loaded[KEY] if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
+        content = np.load(path, allow_pickle=False)
+        flow = content[KEY] if isinstance(content, np.lib.npyio.NpzFile) else content
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         raise DamagedFlow("not a whole flow file") from None
     if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
         raise DamagedFlow(f"has shape {flow.shape}, expected (height, width, 2)")
     flow = flow.astype(np.float32)
-    if not np.isfinite(flow).all():  # asked of float16 it takes ten times as long
+    if not np.isfinite(flow).all():  # checked after the conversion: it takes ten times as long in float16
         raise DamagedFlow("holds NaN or infinite values")
     return flow
 
 
-def read_flo(path: Path) -> Flow:
-    """A Middlebury file: a magic number, width, height, then rows of (dx, dy), little-endian."""
+def read_flo(path: Path) -> Floats:
+    """Read a Middlebury file: a magic number, width, height, then rows of (dx, dy), all little-endian.
+
+    Raises ValueError if it is not such a file.
+    """
     content = path.read_bytes()
     if len(content) < 12 or np.frombuffer(content, "<f4", 1)[0] != np.float32(FLO_MAGIC):
         raise ValueError(path)
@@ -67,8 +70,11 @@ def read_flo(path: Path) -> Flow:
     return np.frombuffer(content, "<f4", width * height * 2, offset=12).reshape(height, width, 2)
 
 
-def write_flow(path: Path, flow: Flow) -> None:
-    """Write .npz or .npy, by the suffix, whole or not at all. Raises UserError for motion no file can hold."""
+def write_flow(path: Path, flow: Floats) -> None:
+    """Write flow (H, W, 2) as .npz or .npy, depending on the suffix of `path`.
+
+    Raises UserError if values are not finite or too large for the file format.
+    """
     if not np.isfinite(flow).all() or np.abs(flow).max(initial=0) > LARGEST_PX:
         raise UserError(f"{path}: the flow to write is not finite or above {LARGEST_PX} px; use another --method")
     with write_atomically(path) as temporary:
@@ -76,7 +82,7 @@ def write_flow(path: Path, flow: Flow) -> None:
             np.save(temporary, flow.astype(np.float32))
             return
         rounded = (np.rint(flow * STEPS_PER_PX) / STEPS_PER_PX).astype(np.float16)
-        # As np.savez_compressed, at a level that takes a tenth of its time.
+        # The same format as np.savez_compressed, but at a compression level that takes a tenth of the time.
         with (
             zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
             archive.open(f"{KEY}.npy", "w") as entry,
@@ -85,24 +91,24 @@ def write_flow(path: Path, flow: Flow) -> None:
 
 
 def flow_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) of a flow file; None if it is damaged or no flow, and has to be computed anew."""
+    """Return (width, height) of a flow file; None if it is damaged or holds no flow and must be computed again."""
     try:
-        if path.suffix == ".npy":  # the header and the file's length say it
+        if path.suffix == ".npy":  # mapping the file reads the header and checks the length, and no values
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-            return shape[1::-1] if len(shape) == 3 and shape[2] == 2 else None
-        with zipfile.ZipFile(path) as archive, archive.open(f"{KEY}.npy") as entry:
-            if archive.testzip() is not None:
-                return None
-            np.lib.format.read_magic(entry)
-            shape, _, _ = np.lib.format.read_array_header_1_0(entry)
-            return shape[1::-1] if len(shape) == 3 and shape[2] == 2 else None
+        else:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{KEY}.npy") as entry:
+                if archive.testzip() is not None:
+                    return None
+                np.lib.format.read_magic(entry)
+                shape, _, _ = np.lib.format.read_array_header_1_0(entry)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
+    return (shape[1], shape[0]) if len(shape) == 3 and shape[2] == 2 else None
 
 
-def resize_flow(flow: Flow, width: int, height: int) -> Flow:
-    """Resize flow (h, w, 2) to (height, width, 2); x scales with the width and y with the height."""
+def resize_flow(flow: Floats, width: int, height: int) -> Floats:
+    """Resize flow (h, w, 2) to (height, width, 2). Scale dx by the ratio of widths and dy by the ratio of heights."""
     old_height, old_width = flow.shape[:2]
     if (old_width, old_height) == (width, height):
         return flow
-    return resize(flow, width, height) * np.float32([width / old_width, height / old_height])
+    return resize(flow, width, height) * np.array([width / old_width, height / old_height], np.float32)

@@ -1,4 +1,4 @@
-"""Pictures: any kind in, PNG out."""
+"""Images: read many formats, write PNG."""
 
 import re
 from pathlib import Path
@@ -12,30 +12,31 @@ from command_line import UserError
 from media.files import write_atomically
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # their black is noisy: small numbers there mean nothing
-LARGEST_LABEL = 16  # a lossless mask without anything brighter holds labels
-TURNED_ORIENTATIONS = {5, 6, 7, 8}  # EXIF orientations that swap width and height
-EXIF_ORIENTATION = 0x0112
+LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # compression noise makes their small values meaningless
+LARGEST_LABEL = 16  # largest value of a lossless mask that is taken as label numbers and not as grey values
+TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that swap width and height
+EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
 
+Floats = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
-    """Sort key that counts: frame2 before frame10."""
+    """Return a sort key that compares numbers in file names by value, so that frame2 comes before frame10."""
     parts = re.split(r"(\d+)", path.name)
     return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts]
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files of a folder in natural order; empty if there are none. Hidden files do not count."""
+    """Return the image files of a folder in natural order, without hidden files."""
     files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     return sorted(files, key=natural_key)
 
 
 def open_image(path: Path) -> Image.Image:
-    """A fully decoded, upright picture. Raises UserError if the file is no image or is cut short."""
+    """Return a decoded and upright image. Raises UserError if the file is no image or is damaged."""
     try:
-        image = Image.open(path)
+        image: Image.Image = Image.open(path)
         image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -55,30 +56,31 @@ def open_image(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels as shown, from the header alone."""
+    """Return (width, height) in pixels of the upright image. Only the header of the file is read."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) in TURNED_ORIENTATIONS
-            return image.size[::-1] if turned else image.size
+            is_transposed = image.getexif().get(EXIF_ORIENTATION, 1) in TRANSPOSED_ORIENTATIONS
+            width, height = image.size
+            return (height, width) if is_transposed else (width, height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        open_image(path)  # raises the error that names what is wrong
+        open_image(path)  # raises the UserError that describes the damage
         raise
 
 
 def is_deep_grey(image: Image.Image) -> bool:
-    """True for 16-bit and 32-bit grey pictures, which Pillow would clip instead of scale."""
+    """Return whether an image is grey with 16 or 32 bits. Pillow would clip its values instead of scaling them."""
     return image.mode.startswith("I") or image.mode == "F"
 
 
 def grey_to_8_bit(image: Image.Image) -> Pixels:
-    """A 16-bit (or float in [0, 1]) grey picture as (H, W) uint8."""
+    """Return a grey image of 16 bits, or of floats in [0, 1], as (H, W) uint8."""
     values = np.asarray(image).astype(np.float32)
     scale = 255.0 if image.mode == "F" else 255.0 / 65535.0
     return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
 
 
 def read_rgb(path: Path) -> Pixels:
-    """(H, W, 3) uint8 of a picture of any kind: grey, palette, RGBA (opacity dropped), CMYK, 16 bits."""
+    """Read an image of any kind as (H, W, 3) uint8: grey, palette, RGBA, CMYK or 16 bits. Opacity is ignored."""
     image = open_image(path)
     if is_deep_grey(image):
         return np.repeat(grey_to_8_bit(image)[..., None], 3, axis=-1)
@@ -86,7 +88,10 @@ def read_rgb(path: Path) -> Pixels:
 
 
 def read_labels(path: Path, label: int) -> Pixels:
-    """(H, W) uint8, 255 where a picture of labels (palette indices or grey values) has this one. Raises UserError."""
+    """Read one label of an image whose palette indices or grey values are labels.
+
+    Returns (H, W) uint8: 255 where the image has this label, else 0. Raises UserError if the image has colours.
+    """
     image = open_image(path)
     if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
         raise UserError(f"{path}: {image.mode} picture, labels are palette or grey pictures; leave --label out")
@@ -94,11 +99,11 @@ def read_labels(path: Path, label: int) -> Pixels:
 
 
 def read_mask(path: Path) -> Pixels:
-    """(H, W) uint8, 255 inside the object, of a mask of any kind.
+    """Read a mask of any kind as (H, W) uint8, 255 inside the object.
 
-    Coloured palettes (a DAVIS annotation) and lossless grey pictures that hold only small numbers are labels: any
-    label but 0 is object. A picture whose opacity varies is a cut-out: its opacity is the mask. Other colours count
-    by their strongest channel; soft values are kept.
+    Images with a coloured palette (such as DAVIS annotations) and lossless grey images with small values only hold
+    labels: every label except 0 is object. In an image with varying opacity, the opacity is the mask. In other images
+    the strongest channel is the mask. Values between 0 and 255 are kept.
     """
     image = open_image(path)
     if image.mode == "P" and not has_grey_palette(image):
@@ -117,31 +122,35 @@ def read_mask(path: Path) -> Pixels:
 
 
 def strongest_channel(image: Image.Image) -> Pixels:
-    """(H, W) uint8; grey pictures as they are."""
+    """Return the largest of red, green and blue for every pixel, (H, W) uint8; a grey image unchanged."""
     if image.mode in ("L", "1"):
         return np.asarray(image.convert("L"))
     return np.maximum.reduce([np.asarray(band) for band in image.convert("RGB").split()])
 
 
 def has_grey_palette(image: Image.Image) -> bool:
-    """True if all colours that a palette picture uses are grey: then it is a picture, not labels."""
+    """Return whether all used colours of a palette image are grey. Such an image holds grey values, not labels."""
     colors = np.array(image.convert("RGB")).reshape(-1, 3)
     return bool((colors == colors[:, :1]).all())
 
 
-def carries_opacity(image: Image.Image) -> bool:
+def stores_opacity(image: Image.Image) -> bool:
+    """Return whether an open image has an opacity channel or a transparent colour."""
     return "A" in image.getbands() or "transparency" in image.info
 
 
 def has_opacity(path: Path) -> bool:
-    """Whether a picture says what is see-through."""
-    return carries_opacity(open_image(path))
+    """Return whether an image file has an opacity channel or a transparent colour."""
+    return stores_opacity(open_image(path))
 
 
-def read_edit(path: Path) -> NDArray[np.float32]:
-    """(H, W, 4) float32 in [0, 1], colour premultiplied by opacity. Raises UserError if it has no opacity."""
+def read_edit(path: Path) -> Floats:
+    """Read an image with opacity as (H, W, 4) float32 in [0, 1], with the colour premultiplied by the opacity.
+
+    Raises UserError if it has no opacity.
+    """
     image = open_image(path)
-    if not carries_opacity(image):
+    if not stores_opacity(image):
         raise UserError(
             f"{path}: {image.mode} picture without opacity, expected RGBA; save it as a PNG with transparency, "
             "see-through where nothing is to change"
@@ -151,8 +160,11 @@ def read_edit(path: Path) -> NDArray[np.float32]:
     return rgba
 
 
-def read_with_mask(path: Path, mask_path: Path) -> NDArray[np.float32]:
-    """(H, W, 4) float32 in [0, 1], premultiplied: a picture without opacity, whose opacity is a mask of its size."""
+def read_edit_with_mask(path: Path, mask_path: Path) -> Floats:
+    """Read an image without opacity and a mask of the same size that becomes its opacity.
+
+    Returns (H, W, 4) float32 in [0, 1], premultiplied. Raises UserError if the sizes differ.
+    """
     color, mask = read_rgb(path), read_mask(mask_path)
     if mask.shape != color.shape[:2]:
         raise UserError(
@@ -164,7 +176,7 @@ def read_with_mask(path: Path, mask_path: Path) -> NDArray[np.float32]:
 
 
 def resize(image: NDArray, width: int, height: int) -> NDArray:
-    """Resize a picture: averaging when it shrinks, linear when it grows."""
+    """Resize an image (h, w[, C]): average pixels when it shrinks in both directions, else interpolate linearly."""
     if image.shape[:2] == (height, width):
         return image
     shrinks = width <= image.shape[1] and height <= image.shape[0]
@@ -172,18 +184,18 @@ def resize(image: NDArray, width: int, height: int) -> NDArray:
 
 
 def resize_labels(mask: NDArray, width: int, height: int) -> NDArray:
-    """Resize a mask to its nearest pixels, so that 0 and 255 stay 0 and 255."""
+    """Resize a mask (h, w) by nearest pixels, so that no new values such as mixtures of 0 and 255 arise."""
     if mask.shape[:2] == (height, width):
         return mask
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def to_8_bit(values: NDArray[np.floating]) -> Pixels:
-    """[0, 1] to 0..255, rounded."""
+def to_8_bit(values: NDArray) -> Pixels:
+    """Convert values in [0, 1], or booleans, to rounded uint8 in [0, 255]. Values outside are clipped."""
     return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
 
 
 def write_png(path: Path, image: Pixels) -> None:
-    """Write grey, RGB or RGBA (H, W[, 3 | 4]) uint8."""
+    """Write a grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) uint8 image."""
     with write_atomically(path) as temporary:
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, compress_level=3)

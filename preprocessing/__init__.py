@@ -1,1 +1,4 @@
-"""Methods behind the two preprocess scripts: optical flow and masks, each imported only when chosen."""
+"""The methods behind the preprocess scripts: extract frames, compute optical flow and find masks.
+
+A script imports a method only when it is used, because some methods load large libraries.
+"""

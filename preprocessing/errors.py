@@ -1,7 +1,11 @@
-"""What a method can't do without, so that `auto` knows when to take another."""
+"""Errors after which `--method auto` falls back to another method."""
 
 from command_line import UserError
 
 
 class NoWeights(UserError):
-    """A network's weights are not at hand and can't be downloaded."""
+    """The weights of a network are not on this computer and cannot be downloaded."""
+
+
+class NothingFound(UserError):
+    """A detector found no object of the requested class, or fewer objects than requested."""

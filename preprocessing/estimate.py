@@ -1,4 +1,4 @@
-"""What unwrapping a clip will take, before it begins."""
+"""Estimate the time and the disk space that unwrapping a clip takes, before it begins."""
 
 import shutil
 from dataclasses import dataclass
@@ -6,63 +6,75 @@ from pathlib import Path
 
 from command_line import UserError
 
-# Seconds per frame and megapixel that a stage works on, on two CPU cores; rounded up from what was measured.
-SECONDS = {"frames": 0.12, "motion": 0.6, "detector": 12.0, "dis": 0.25, "raft": 50.0, "evaluation": 3.2}
-MASK_MEGAPIXELS = {"motion": 0.13, "detector": 0.52}  # masks are looked for in smaller frames
-FRAME_BYTES, FLOW_BYTES = 2.0, 1.0  # per pixel, compressed
-RENDERED_BYTES, OBJECT_BYTES = 28.0, 12.0  # per pixel, while an evaluation lasts: with no object, of each
+# Seconds per frame and per megapixel of the size that a stage works at, on two CPU cores. Measured, then rounded up.
+SECONDS_PER_MEGAPIXEL = {"frames": 0.12, "motion": 0.6, "detector": 12.0, "dis": 0.25, "raft": 50.0, "evaluation": 3.2}
+MASK_MEGAPIXELS = {"motion": 0.13, "detector": 0.52}  # Masks are searched for in frames of at most this size.
+FRAME_BYTES = 2.0  # Bytes per pixel of a compressed frame.
+FLOW_BYTES = 1.0  # Bytes per pixel of a compressed flow file.
+EVALUATION_BYTES = 28.0  # Bytes per pixel and frame of the temporary files of an evaluation, without the objects.
+OBJECT_BYTES = 12.0  # Bytes per pixel and frame that each object adds to these files.
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done."""
+    """The work that is to be done for one clip."""
 
-    frames: int
-    native: tuple[int, int]  # (width, height)
-    working: tuple[int, int]
+    frames: int  # number of frames; 0 if it is not known
+    native_size: tuple[int, int]  # (width, height) of the frames, in pixels
+    working_size: tuple[int, int]  # (width, height) at which the clip is trained, in pixels
     has_to_extract: bool
-    finds_masks_by: str | None  # "motion", "detector" or None: masks are given
-    finds_flow_by: str  # "dis" or "raft"
-    time_budget_s: float
+    mask_method: str | None  # "motion" or "detector"; None if the masks are given
+    flow_method: str  # "dis" or "raft"
+    time_budget_s: float  # seconds of training
     objects: int = 1
 
     @property
     def native_pixels(self) -> int:
-        return self.native[0] * self.native[1]
+        """Number of pixels of a frame at its own size."""
+        return self.native_size[0] * self.native_size[1]
 
     @property
     def working_pixels(self) -> int:
-        return self.working[0] * self.working[1]
+        """Number of pixels of a frame at the working size."""
+        return self.working_size[0] * self.working_size[1]
 
 
-def seconds_needed(task: Task) -> float:
-    """About how long on two CPU cores."""
-    worked, extracted = task.working_pixels / 1e6, task.native_pixels / 1e6 * task.has_to_extract
+def estimate_seconds(task: Task) -> float:
+    """Return about how many seconds the task takes on two CPU cores."""
+    native_megapixels, working_megapixels = task.native_pixels / 1e6, task.working_pixels / 1e6
+    extraction = SECONDS_PER_MEGAPIXEL["frames"] * (native_megapixels * task.has_to_extract)
     masks = 0.0
-    if task.finds_masks_by is not None:
-        masks = SECONDS[task.finds_masks_by] * min(task.native_pixels / 1e6, MASK_MEGAPIXELS[task.finds_masks_by])
-    per_frame = SECONDS["frames"] * extracted + masks + (SECONDS[task.finds_flow_by] + SECONDS["evaluation"]) * worked
-    return task.frames * per_frame + task.time_budget_s
+    if task.mask_method is not None:
+        megapixels = min(native_megapixels, MASK_MEGAPIXELS[task.mask_method])
+        masks = SECONDS_PER_MEGAPIXEL[task.mask_method] * megapixels
+    at_working_size = SECONDS_PER_MEGAPIXEL[task.flow_method] + SECONDS_PER_MEGAPIXEL["evaluation"]
+    return task.frames * (extraction + masks + at_working_size * working_megapixels) + task.time_budget_s
 
 
-def bytes_needed(task: Task) -> tuple[float, float]:
-    """About how much disk: at most, and what stays."""
-    stays = task.frames * (
-        task.has_to_extract * FRAME_BYTES * task.native_pixels + 2 * FLOW_BYTES * task.working_pixels
-    )
-    rendered = RENDERED_BYTES + OBJECT_BYTES * task.objects
-    return stays + task.frames * rendered * task.working_pixels, stays
+def estimate_disk_bytes(task: Task) -> tuple[float, float]:
+    """Return about how many bytes of disk the task needs: (at most while it runs, after it has ended)."""
+    frame_bytes = task.has_to_extract * FRAME_BYTES * task.native_pixels
+    flow_bytes = 2 * FLOW_BYTES * task.working_pixels  # forward and backward
+    final = task.frames * (frame_bytes + flow_bytes)
+    evaluation_bytes = EVALUATION_BYTES + OBJECT_BYTES * task.objects
+    return final + task.frames * evaluation_bytes * task.working_pixels, final
 
 
 def print_estimate(task: Task, folder: Path) -> None:
-    """Print the estimate. Raises UserError if so much disk is not free where `folder` is or will be."""
-    most, stays = bytes_needed(task)
-    sizes = "{} x {}, worked on at {} x {}".format(*task.native, *task.working)
+    """Print the estimate. Raise UserError if the disk of `folder` has too little free space.
+
+    The folder need not exist yet: the nearest parent that exists tells which disk it will be on.
+    """
+    peak, final = estimate_disk_bytes(task)
+    sizes = "{} x {} pixels, processed at {} x {}".format(*task.native_size, *task.working_size)
     print(f"{task.frames or 'an unknown number of'} frames of {sizes}")
-    minutes = seconds_needed(task) / 60
-    print(f"{f'about {minutes:.0f} min' if minutes >= 1 else 'under a minute'} on two CPU cores;", end=" ")
-    print(f"{most / 1e6:.0f} MB of disk while it runs, {stays / 1e6:.0f} MB after it", flush=True)
-    place = next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
-    free = shutil.disk_usage(place).free
-    if free < most:
-        raise UserError(f"{place} has {free / 1e6:.0f} MB free, about {most / 1e6:.0f} MB are needed; make room")
+    minutes = estimate_seconds(task) / 60
+    duration = f"about {minutes:.0f} min" if minutes >= 1 else "under a minute"
+    print(
+        f"{duration} on two CPU cores; {peak / 1e6:.0f} MB of disk while it runs, {final / 1e6:.0f} MB after it",
+        flush=True,
+    )
+    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < peak:
+        raise UserError(f"{existing} has {free / 1e6:.0f} MB free, about {peak / 1e6:.0f} MB are needed; make room")

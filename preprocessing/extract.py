@@ -1,4 +1,4 @@
-"""Frames out of a video file, upright and lossless, with a note of where they come from: NAME/00000.png, NAME.json."""
+"""Extract the frames of a video into a folder NAME as upright PNG files, and note their source in NAME.json."""
 
 import json
 import shutil
@@ -11,42 +11,45 @@ from tqdm import tqdm
 import media
 from command_line import UserError, warn
 from media import Pixels
-from media.decoding import VideoFacts, read_video, video_facts
+from media.decoding import VideoMetadata, read_video, read_video_metadata
 from preprocessing.scene_cuts import SceneCutDetector
 
-LISTED = 5  # frames that a message names
+MAX_LISTED = 5  # Number of frames that a message lists at most.
 
 
 @dataclass(frozen=True)
 class Span:
-    """Which part of a video."""
+    """A part of a video, of which every n-th frame is used."""
 
-    start_s: float = 0.0
-    end_s: float | None = None
-    every: int = 1  # frames: every second, third, ...
+    start_s: float = 0.0  # seconds
+    end_s: float | None = None  # seconds; None is the end of the video
+    every: int = 1  # 1 uses all frames, 2 every second frame, and so on
 
     def name_suffix(self) -> str:
-        """For names: nothing for the whole video."""
+        """Return the suffix that the span adds to the name of a clip; it is empty for the whole video."""
         start = f"_from{self.start_s:g}s" if self.start_s > 0 else ""
         end = "" if self.end_s is None else f"_to{self.end_s:g}s"
         return start + end + (f"_every{self.every}" if self.every > 1 else "")
 
-    def frames(self, facts: VideoFacts) -> int | None:
-        """About how many frames of a video lie in the span; None if the video does not say how long it is."""
-        end = self.end_s if self.end_s is not None else facts.duration_s
+    def count_frames(self, metadata: VideoMetadata) -> int | None:
+        """Return about how many frames of a video the span has, or None if the length of the video is not known."""
+        end = self.end_s if self.end_s is not None else metadata.duration_s
         if end is None:
             return None
-        if facts.duration_s is not None:
-            end = min(end, facts.duration_s)
-        return max(0, round((end - self.start_s) * facts.fps / self.every))
+        if metadata.duration_s is not None:
+            end = min(end, metadata.duration_s)
+        return max(0, round((end - self.start_s) * metadata.fps / self.every))
 
 
 @dataclass(frozen=True)
 class ClipNote:
-    """Where frames come from; NAME.json. `fps` is what everything that writes videos reads."""
+    """The content of NAME.json: where the frames of a clip come from.
 
-    fps: float
-    source: str
+    The names of the fields are the keys of the file.
+    """
+
+    fps: float  # frames per second of the clip; all videos made of it get this rate
+    source: str  # path of the video
     start_s: float
     end_s: float | None
     every: int
@@ -54,75 +57,90 @@ class ClipNote:
     width: int
     height: int
     has_audio: bool
-    source_bytes: int
-    source_changed: float  # seconds
+    source_bytes: int  # size of the video file
+    source_changed: float  # when the video file was last changed, seconds since 1970
 
     def matches(self, source: Path, span: Span) -> bool:
-        """Whether these are the frames of a part of a video."""
-        here = source.stat()
-        mine = (self.source, self.start_s, self.end_s, self.every, self.source_bytes, self.source_changed)
-        return mine == (
+        """Return whether the frames come from this span of this video file, and the file has not changed since."""
+        status = source.stat()
+        noted = (self.source, self.start_s, self.end_s, self.every, self.source_bytes, self.source_changed)
+        return noted == (
             str(source.resolve()),
             span.start_s,
             span.end_s,
             span.every,
-            here.st_size,
-            here.st_mtime,
+            status.st_size,
+            status.st_mtime,
         )
 
 
 def clip_note_path(frames: Path) -> Path:
-    """Where the note of a frames' folder lies."""
+    """Return the path of the note that belongs to a folder of frames."""
     return frames.with_name(f"{frames.name}.json")
 
 
 def read_clip_note(frames: Path) -> ClipNote | None:
-    """The note beside a frames' folder; None if there is none, or one that somebody else wrote."""
+    """Return the note beside a folder of frames, or None if there is none or the file is not such a note."""
     try:
         return ClipNote(**json.loads(clip_note_path(frames).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def check_span(source: Path, span: Span, facts: VideoFacts) -> None:
-    """Raise UserError for a part that the video does not have."""
+def check_span(source: Path, span: Span, metadata: VideoMetadata) -> None:
+    """Raise UserError if the span ends before it starts, or starts after the end of the video."""
     if span.end_s is not None and span.end_s <= span.start_s:
-        raise UserError(f"--end {span.end_s:g} lies before --start {span.start_s:g}")
-    if facts.duration_s is not None and span.start_s >= facts.duration_s:
-        raise UserError(f"--start {span.start_s:g}: {source} is {facts.duration_s:g} s long")
+        raise UserError(f"--end {span.end_s:g} lies before --start {span.start_s:g}; give a later --end")
+    if metadata.duration_s is not None and span.start_s >= metadata.duration_s:
+        raise UserError(
+            f"--start {span.start_s:g}: {source} is {metadata.duration_s:g} s long; give an earlier --start"
+        )
 
 
-def extract(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames: int) -> ClipNote:
-    """Write the frames of a part of a video into a new folder, all or none, and the note beside it.
+def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames: int) -> ClipNote:
+    """Write the frames of a span of a video into a new folder, and the note beside it. Return the note.
 
-    Raises UserError if there are fewer than two or more than max_frames, or a scene cut unless that is allowed.
+    Either all frames are written or none. Raise UserError if there are fewer than two frames or more than max_frames,
+    if there is a scene cut and allow_cuts is False, or if a file that is not a clip note has the name of the note.
     """
     if clip_note_path(folder).exists() and read_clip_note(folder) is None:
         raise UserError(
-            f"{clip_note_path(folder)} is there and says something else; move it away, or give another --name"
+            f"{clip_note_path(folder)} exists and is not a note about extracted frames; "
+            "move it away, or give another --name"
         )
-    facts = video_facts(source)
-    check_span(source, span, facts)
+    metadata = read_video_metadata(source)
+    check_span(source, span, metadata)
     unfinished = folder.with_name(f".{folder.name}_unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    watcher, size = SceneCutDetector(), (facts.width, facts.height)
+    detector, width, height = SceneCutDetector(), metadata.width, metadata.height
     try:
-        for number, frame in enumerate(read_frames(source, span, facts)):
+        for number, frame in enumerate(read_span(source, span, metadata)):
             if number >= max_frames:
-                raise UserError(too_many_frames(source, f"more than {max_frames}", max_frames))
-            watcher.add_frame(frame)
-            size = frame.shape[1::-1]
+                raise UserError(too_many_frames_message(source, f"more than {max_frames}", max_frames))
+            detector.add_frame(frame)
+            height, width = frame.shape[:2]
             media.write_png(unfinished / f"{number:05d}.png", frame)
-        if watcher.count < 2:
-            raise UserError(f"{source}: {watcher.count} frame in this part; at least 2 are needed to follow a motion")
-        fps = facts.fps / span.every
-        check_cuts(watcher, source, allow_cuts, lambda t: f"{span.start_s + (t - 0.5) / fps:.3f}")
-        here = source.stat()
-        part = (str(source.resolve()), span.start_s, span.end_s, span.every)
-        note = ClipNote(fps, *part, watcher.count, *size, facts.has_audio, here.st_size, here.st_mtime)
+        if detector.count < 2:
+            raise UserError(f"{source}: {detector.count} frame in this part; at least 2 are needed to follow a motion")
+        fps = metadata.fps / span.every
+        check_cuts(detector, source, allow_cuts, lambda t: f"{span.start_s + (t - 0.5) / fps:.3f}")
+        status = source.stat()
+        note = ClipNote(
+            fps=fps,
+            source=str(source.resolve()),
+            start_s=span.start_s,
+            end_s=span.end_s,
+            every=span.every,
+            frames=detector.count,
+            width=width,
+            height=height,
+            has_audio=metadata.has_audio,
+            source_bytes=status.st_size,
+            source_changed=status.st_mtime,
+        )
         media.write_text(clip_note_path(folder), json.dumps(asdict(note), indent=2) + "\n")
-        if folder.is_dir():  # empty
+        if folder.is_dir():  # An empty folder of this name is replaced.
             folder.rmdir()
         unfinished.rename(folder)
     finally:
@@ -130,42 +148,44 @@ def extract(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames
     return note
 
 
-def too_many_frames(source: Path, count: str, max_frames: int) -> str:
-    """What to tell about a clip that is longer than anyone would wait for."""
+def too_many_frames_message(source: Path, count: str, max_frames: int) -> str:
+    """Return the message about a clip that has more frames than --max_frames allows."""
     return (
         f"{source} has {count} frames here, --max_frames is {max_frames}; take a part with --start and --end, every "
         "second frame with --every 2, or allow more"
     )
 
 
-def read_frames(source: Path, span: Span, facts: VideoFacts) -> Iterator[Pixels]:
-    """Every so many frames of a part of a video, at a constant rate, with a progress bar."""
-    rate = facts.fps if facts.is_variable else None
+def read_span(source: Path, span: Span, metadata: VideoMetadata) -> Iterator[Pixels]:
+    """Yield the frames (H, W, 3) of a span of a video at a constant rate, and show a progress bar."""
+    rate = metadata.fps if metadata.is_variable else None
     frames = read_video(source, span.start_s, span.end_s, rate)
     chosen = (frame for number, frame in enumerate(frames) if number % span.every == 0)
-    return iter(tqdm(chosen, total=span.frames(facts), desc="frames", unit="frame"))
+    return iter(tqdm(chosen, total=span.count_frames(metadata), desc="frames", unit="frame"))
 
 
-def check_cuts(watcher: SceneCutDetector, source: Path, allow_cuts: bool, time_of: Callable[[int], str] | None) -> None:
-    """Raise UserError naming the first scene cut; warn of frames that show nothing.
+def check_cuts(
+    detector: SceneCutDetector, source: Path, allow_cuts: bool, format_time: Callable[[int], str] | None
+) -> None:
+    """Raise UserError for a clip with a scene cut, unless cuts are allowed, and for a clip of empty frames only.
 
-    time_of: a frame's seconds into the video, as text; None for a folder of frames.
+    An allowed cut, and empty frames among others, are only warned about.
+
+    format_time: returns the time of a cut before frame t as text, in seconds; None if the source is a folder of frames.
     """
-    if watcher.cuts:
-        first, count = watcher.cuts[0], len(watcher.cuts)
+    if detector.cuts:
+        first, count = detector.cuts[0], len(detector.cuts)
         more = f" (and {count - 1} more)" if count > 1 else ""
-        if time_of is None:
-            split = f"put frames 0 to {first - 1} and those from {first} on into folders of their own"
+        if format_time is None:
+            advice = f"put frames 0 to {first - 1} and those from {first} on into folders of their own"
         else:
-            split = f"take one scene at a time: --end {time_of(first)} or --start {time_of(first)}"
+            advice = f"take one scene at a time: --end {format_time(first)} or --start {format_time(first)}"
+        cut = f"{source}: a scene cut between frames {first - 1} and {first}{more}"
         if not allow_cuts:
-            raise UserError(
-                f"{source}: a scene cut between frames {first - 1} and {first}{more}; {split}, "
-                "or train over it with --allow_cuts"
-            )
-        warn(f"{source}: a scene cut between frames {first - 1} and {first}{more}; it is trained over, as asked")
-    if watcher.empty:
-        listed = ", ".join(map(str, watcher.empty[:LISTED])) + (", ..." if len(watcher.empty) > LISTED else "")
-        if len(watcher.empty) == watcher.count:
+            raise UserError(f"{cut}; {advice}, or train over it with --allow_cuts")
+        warn(f"{cut}; it is trained over because of --allow_cuts")
+    if detector.empty:
+        if len(detector.empty) == detector.count:
             raise UserError(f"{source}: every frame is of a single colour, nothing can be followed; give another video")
-        warn(f"{source}: {len(watcher.empty)} frames are of a single colour ({listed}); better leave them out")
+        names = ", ".join(map(str, detector.empty[:MAX_LISTED])) + (", ..." if len(detector.empty) > MAX_LISTED else "")
+        warn(f"{source}: {len(detector.empty)} frames are of a single colour ({names}); better leave them out")

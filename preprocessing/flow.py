@@ -1,4 +1,4 @@
-"""Optical flow between neighbouring frames by any method, beside the frames: NAME_flow/A_B.npz, both ways."""
+"""Write the optical flow between neighbouring frames, in both directions, into NAME_flow/A_B.npz beside the frames."""
 
 import sys
 from collections.abc import Iterator
@@ -12,21 +12,22 @@ import media
 from command_line import UserError, resolve_folder_name, warn
 from media.flows import find_flow, flow_name, flow_size, write_flow
 from preprocessing.flow_pairs import FlowMethod, Pair, write_in_threads, write_in_turn
+from preprocessing.sizes import fit_size
 
 
 @dataclass(frozen=True)
 class FlowRequest:
-    """Which flow, and how to find it."""
+    """Which flow to write, and by which method."""
 
-    method: str = "auto"
-    max_long_edge: int = 768  # pixels
-    weights: Path | None = None
-    source: Path | None = None  # import: a folder
-    format: str = "npz"
+    method: str = "auto"  # auto, raft, dis, raft-thirdparty or import
+    max_long_edge: int = 768  # longer side at which flow is computed, in pixels
+    weights: Path | None = None  # local file with the weights of RAFT
+    source: Path | None = None  # folder of flow files, for the method "import"
+    format: str = "npz"  # npz or npy
 
 
 def write_clip_flow(video: Path, request: FlowRequest) -> Path:
-    """Write the flow that is missing, of every two neighbouring frames both ways; returns its folder."""
+    """Write all flow files that are missing or damaged, in both directions, and return the folder of the flow."""
     video = resolve_folder_name(video)
     frames = list_at_least_two_frames(video)
     size = fit_size(media.image_size(frames[0]), request.max_long_edge)
@@ -34,11 +35,11 @@ def write_clip_flow(video: Path, request: FlowRequest) -> Path:
     pairs = find_missing_pairs(frames, folder, size, request.format)
     total = 2 * len(frames) - 2
     if not pairs:
-        print(f"all {total} flow files are there already: {folder}")
+        print(f"all {total} flow files exist already: {folder}")
         return folder
     work = write_pairs(pairs, size, request)
     media.make_folder(folder)
-    count = sum((pair.forward is not None) + (pair.backward is not None) for pair in pairs)
+    count = sum(len(pair.missing_files()) for pair in pairs)
     print(f"{count} of {total} flow files at {size[0]} x {size[1]}, writing to {folder}", flush=True)
     for _ in tqdm(work, desc="flow", unit="pair", total=len(pairs)):
         pass
@@ -47,7 +48,7 @@ def write_clip_flow(video: Path, request: FlowRequest) -> Path:
 
 
 def list_at_least_two_frames(folder: Path) -> list[Path]:
-    """The frames of a clip. Raises UserError."""
+    """Return the frames of a clip in order. Raise UserError without the folder, or with fewer than two frames."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --vid-path takes the folder of frames")
     frames = media.list_images(folder)
@@ -56,38 +57,43 @@ def list_at_least_two_frames(folder: Path) -> list[Path]:
     return frames
 
 
-def fit_size(size: tuple[int, int], max_long_edge: int) -> tuple[int, int]:
-    """(width, height) of the same aspect with no side above max_long_edge; never larger than it was."""
-    scale = min(1.0, max_long_edge / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
 def find_missing_pairs(frames: list[Path], folder: Path, size: tuple[int, int], suffix: str) -> list[Pair]:
-    """The pairs of which a direction is missing or damaged; warns of flow that is kept at another size."""
-    other: list[tuple[int, int]] = []
+    """Return the pairs of frames of which at least one direction is missing or damaged.
 
-    def target(source: Path, end: Path) -> Path | None:
-        """Where the flow is to be written, over a damaged file too; None if it is there."""
-        path = find_flow(folder, source.name, end.name)
-        found = flow_size(path) if path else None
-        if found is None:
-            return path or folder / flow_name(source.name, end.name, f".{suffix}")
-        if found != size:
-            other.append(found)
+    Whole flow files of another size than `size` are kept, with a warning.
+    """
+    other_sizes: list[tuple[int, int]] = []
+
+    def find_target(source: Path, target: Path) -> Path | None:
+        """Return the file to write, which may be a damaged one; None if a whole file exists."""
+        path = find_flow(folder, source.name, target.name)
+        existing_size = flow_size(path) if path else None
+        if existing_size is None:
+            return path or folder / flow_name(source.name, target.name, f".{suffix}")
+        if existing_size != size:
+            other_sizes.append(existing_size)
         return None
 
-    pairs = [Pair(a, b, target(a, b), target(b, a)) for a, b in pairwise(frames)]
-    if other:
-        kept = "{} x {}".format(*other[0])
-        warn(f"{folder}: {len(other)} flow files of another size ({kept}) are kept; delete them to compute them anew")
-    return [pair for pair in pairs if pair.forward or pair.backward]
+    pairs = [Pair(a, b, find_target(a, b), find_target(b, a)) for a, b in pairwise(frames)]
+    if other_sizes:
+        example = "{} x {}".format(*other_sizes[0])
+        warn(
+            f"{folder}: {len(other_sizes)} flow files of another size ({example}) are kept; "
+            "delete them to compute them anew"
+        )
+    return [pair for pair in pairs if pair.missing_files()]
 
 
 def write_pairs(pairs: list[Pair], size: tuple[int, int], request: FlowRequest) -> Iterator[None]:
-    """Write the pairs' flow by the chosen method, yielding after each; what can't be used is refused at once."""
+    """Write the missing flow of the pairs at (width, height) by the requested method; yield after each pair.
+
+    Raise UserError at the call, before anything is written, if the method cannot be used.
+    """
     if request.method == "import":
+        if request.source is None:
+            raise UserError("--method import needs --flow, a folder of flow files")
         return import_pairs(pairs, size, request.source)
-    raft = None if request.method == "dis" else make_raft(request.method, request.weights)
+    raft = None if request.method == "dis" else load_raft(request.method, request.weights)
     if raft is not None:
         return write_in_turn(pairs, size, raft)
 
@@ -97,38 +103,40 @@ def write_pairs(pairs: list[Pair], size: tuple[int, int], request: FlowRequest) 
 
 
 def import_pairs(pairs: list[Pair], size: tuple[int, int], folder: Path) -> Iterator[None]:
-    """Flow from somebody else's files; all are looked for before the first is written."""
+    """Write the missing flow of the pairs from the files of another program; yield after each pair.
+
+    Raise UserError at the call, before anything is written, if a file is missing.
+    """
     from preprocessing.flow_import import ImportedFlow
 
-    source, native = ImportedFlow(folder), media.image_size(pairs[0].first)
-    wanted = [
-        [(a, b, path) for a, b, path in ((p.first, p.second, p.forward), (p.second, p.first, p.backward)) if path]
-        for p in pairs
-    ]
-    for directions in wanted:
-        for a, b, _ in directions:
-            source.find(a, b)
+    imported, native_size = ImportedFlow(folder), media.image_size(pairs[0].first)
+    for pair in pairs:
+        for source, target, _ in pair.missing_files():
+            imported.find_file(source, target)
 
     def write() -> Iterator[None]:
-        for directions in wanted:
-            for a, b, path in directions:
-                write_flow(path, source.read(a, b, size, native))
+        for pair in pairs:
+            for source, target, path in pair.missing_files():
+                write_flow(path, imported.read(source, target, size, native_size))
             yield
 
     return write()
 
 
-def make_raft(name: str, weights: Path | None) -> FlowMethod | None:
-    """RAFT of a method's name; None where `auto` has to do without, which it says."""
-    from preprocessing.flow_raft import thirdparty_raft, torchvision_raft
+def load_raft(method: str, weights: Path | None) -> FlowMethod | None:
+    """Return RAFT for the method "raft", "raft-thirdparty" or "auto".
+
+    Where the weights cannot be had, "auto" prints that it falls back and returns None; the others raise UserError.
+    """
+    from preprocessing.flow_raft import load_thirdparty_raft, load_torchvision_raft
     from unwrap_utils import pick_device
 
-    if name == "raft-thirdparty":
-        return thirdparty_raft(weights, pick_device())
+    if method == "raft-thirdparty":
+        return load_thirdparty_raft(weights, pick_device())
     try:
-        return torchvision_raft(weights, pick_device())
+        return load_torchvision_raft(weights, pick_device())
     except UserError as error:
-        if name == "raft" or weights is not None:
+        if method == "raft" or weights is not None:
             raise
         print(f"falling back to --method dis: {error}", file=sys.stderr, flush=True)
         return None

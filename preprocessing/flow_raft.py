@@ -1,4 +1,4 @@
-"""RAFT optical flow (Teed and Deng 2020): torchvision's network, or the published code as a submodule."""
+"""RAFT optical flow (Teed and Deng 2020): torchvision's network, or the published code as a git submodule."""
 
 import argparse
 import sys
@@ -13,49 +13,59 @@ from torch.nn import functional
 from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
 from command_line import UserError
+from media import Pixels
 from preprocessing.weights import load_weights, read_weights, strip_prefix
 
+Floats = NDArray[np.floating]
+
 THIRDPARTY = Path(__file__).resolve().parents[1] / "thirdparty" / "RAFT"
-MULTIPLE_PX, SMALLEST_PX = 8, 128  # RAFT halves its input three times and its correlations three times more
-UPDATES = 20  # refinements per pair, as published
+SIDE_MULTIPLE_PX = 8  # RAFT halves its input three times, so each side must be a multiple of 8 pixels.
+MIN_SIDE_PX = 128  # RAFT halves its correlations three times more, so each side must have at least 128 pixels.
+UPDATES = 20  # Number of refinement steps per pair, as published.
 
 
 class RaftFlow:
-    """Two frames (H, W, 3) uint8 -> flow from the first to the second and back, (H, W, 2) pixels each.
+    """Compute the flow between two frames, in both directions, with a RAFT network.
 
-    network: pictures (N, 3, h, w) in 0..255, of sides that RAFT accepts, and as many others -> flow (N, 2, h, w) from
-    each to its other. Both directions are one batch, in half precision on a GPU. Pictures are padded to such sides,
-    and the padding is cropped off the flow.
+    network: takes pictures (N, 3, h, w) in 0..255 and as many other pictures, with sides that RAFT accepts; returns the
+    flow (N, 2, h, w) from each picture to its other one. Frames are padded to such sides, and the padding is cropped
+    off the flow. Both directions are one batch, in half precision on a GPU.
     """
 
     def __init__(self, network: Callable[[Tensor, Tensor], Tensor], device: torch.device):
+        """Store the network, which is on the device already."""
         self.network, self.device = network, device
 
     @torch.inference_mode()
-    def __call__(
-        self, image: NDArray[np.uint8], following: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def __call__(self, image: Pixels, following: Pixels) -> tuple[Floats, Floats]:
+        """Return the forward and the backward flow of two frames (H, W, 3) uint8, each (H, W, 2) in pixels."""
         height, width = image.shape[:2]
-        padded = [max(SMALLEST_PX, -(-side // MULTIPLE_PX) * MULTIPLE_PX) for side in (height, width)]
+        padded = [max(MIN_SIDE_PX, -(-side // SIDE_MULTIPLE_PX) * SIDE_MULTIPLE_PX) for side in (height, width)]
         margins = (0, padded[1] - width, 0, padded[0] - height)
         both = torch.from_numpy(np.stack((image, following))).to(self.device).permute(0, 3, 1, 2).float()
         both = functional.pad(both, margins, mode="replicate")
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
             flow = self.network(both, both.flip(0))
-        there, back = flow[..., :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
-        return there, back
+        forward, backward = flow[..., :height, :width].permute(0, 2, 3, 1).float().cpu().numpy()
+        return forward, backward
 
 
-def torchvision_raft(weights: Path | None, device: torch.device) -> RaftFlow:
-    """torchvision's raft_large, with weights from a file or from its own download. Raises UserError."""
+def load_torchvision_raft(weights: Path | None, device: torch.device) -> RaftFlow:
+    """Return torchvision's raft_large, with weights from a file or from torchvision's download.
+
+    Raise UserError if the file is not usable, and NoWeights if the download fails.
+    """
     model = raft_large(weights=None)
     load_weights(model, weights, Raft_Large_Weights.DEFAULT.url)
     model = model.to(device).eval()
     return RaftFlow(lambda a, b: model(a / 127.5 - 1, b / 127.5 - 1, num_flow_updates=UPDATES)[-1], device)
 
 
-def thirdparty_raft(weights: Path | None, device: torch.device) -> RaftFlow:
-    """The published code with its raft-things.pth. Raises UserError that tells how to get both."""
+def load_thirdparty_raft(weights: Path | None, device: torch.device) -> RaftFlow:
+    """Return the published code with weights from a file, by default its raft-things.pth.
+
+    Raise UserError that says how to get the code or the weights if one of them is missing.
+    """
     weights = weights or THIRDPARTY / "models" / "raft-things.pth"
     if not (THIRDPARTY / "core" / "raft.py").is_file():
         raise UserError(f"{THIRDPARTY} is empty; run git submodule update --init thirdparty/RAFT, or use --method raft")

@@ -1,23 +1,27 @@
-"""Masks from detectron2's Mask R-CNN R50-FPN 3x, the detector of the published code, where it is installed."""
+"""Masks from detectron2's Mask R-CNN R50-FPN 3x, which is the detector of the published code.
+
+The package detectron2 is optional and is imported only when this method is chosen.
+"""
 
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from command_line import UserError
-from preprocessing.mask_rcnn import ANYTHING, LEAST_SCORE, MOST_DETECTIONS
+from media import Pixels
+from preprocessing.mask_rcnn import ANYTHING, MAX_DETECTIONS, MIN_SCORE
 from preprocessing.mask_tracking import Detection
 
 MODEL = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 
 
 class Detectron2:
-    """Frames, each (H, W, 3) uint8 RGB, to what is found in each, the surest first; masks are hard."""
+    """Detect objects of one class, or of any class, with detectron2. Its masks are hard: 0 or 255."""
 
-    batch = 1
+    batch_size = 1  # detectron2's predictor takes one frame at a time
 
     def __init__(self, class_name: str, weights: Path | None, device: object):
+        """Load the network. Raise UserError if detectron2, the weights file or the class does not exist."""
         try:
             from detectron2 import model_zoo
             from detectron2.config import get_cfg
@@ -31,10 +35,10 @@ class Detectron2:
             raise UserError(f"{weights}: no such weights file; check --weights")
         settings = get_cfg()
         settings.merge_from_file(model_zoo.get_config_file(MODEL))
-        settings.MODEL.ROI_HEADS.SCORE_THRESH_TEST = LEAST_SCORE
+        settings.MODEL.ROI_HEADS.SCORE_THRESH_TEST = MIN_SCORE
         settings.MODEL.WEIGHTS = str(weights) if weights else model_zoo.get_checkpoint_url(MODEL)
         settings.MODEL.DEVICE = str(device)
-        self.names = list(MetadataCatalog.get(settings.DATASETS.TRAIN[0]).thing_classes)
+        self.names: list[str] = list(MetadataCatalog.get(settings.DATASETS.TRAIN[0]).thing_classes)
         if class_name != ANYTHING and class_name not in self.names:
             raise UserError(
                 f"--class_name {class_name!r} is unknown; use {ANYTHING!r} or one of: " + ", ".join(sorted(self.names))
@@ -42,20 +46,21 @@ class Detectron2:
         self.label = None if class_name == ANYTHING else self.names.index(class_name)
         self.predictor = DefaultPredictor(settings)
 
-    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Detection]]:
-        return [self.detections(image) for image in images]
+    def __call__(self, images: list[Pixels]) -> list[list[Detection]]:
+        """Return the detections of each of the frames (H, W, 3) uint8, the surest first."""
+        return [self.detect(image) for image in images]
 
-    def detections(self, image: NDArray[np.uint8]) -> list[Detection]:
-        """What is in one frame."""
-        found = self.predictor(np.ascontiguousarray(image[..., ::-1]))["instances"].to("cpu")  # it expects BGR
-        every = zip(found.pred_classes.tolist(), found.scores.tolist(), found.pred_masks.numpy(), strict=True)
-        finds = [
+    def detect(self, image: Pixels) -> list[Detection]:
+        """Return the detections of one frame (H, W, 3) uint8, the surest first."""
+        instances = self.predictor(np.ascontiguousarray(image[..., ::-1]))["instances"].to("cpu")  # it expects BGR
+        labels, scores = instances.pred_classes.tolist(), instances.scores.tolist()
+        detections = [
             Detection(label, score, np.where(mask, 255, 0).astype(np.uint8))
-            for label, score, mask in every
+            for label, score, mask in zip(labels, scores, instances.pred_masks.numpy(), strict=True)
             if self.label in (None, label)
         ]
-        return sorted(finds, key=lambda find: -find.score)[:MOST_DETECTIONS]
+        return sorted(detections, key=lambda detection: -detection.score)[:MAX_DETECTIONS]
 
-    def name_of(self, label: int) -> str:
-        """The name of a class."""
+    def label_name(self, label: int) -> str:
+        """Return the name of a class."""
         return self.names[label]

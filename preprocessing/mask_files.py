@@ -1,4 +1,4 @@
-"""Mask files beside the frames."""
+"""The mask files and folders beside the frames: NAME_maskrcnn/STEM.png, and NAME_maskrcnn_1, ... for single objects."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -10,10 +10,11 @@ from tqdm import tqdm
 import media
 from command_line import UserError
 from media import Pixels
+from media.clip import mask_suffixes
 
 
 def list_frames(folder: Path) -> list[Path]:
-    """The frames of a clip. Raises UserError."""
+    """Return the frames of a clip in order. Raise UserError without the folder or without images in it."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --vid-path takes the folder of frames")
     if frames := media.list_images(folder):
@@ -21,21 +22,30 @@ def list_frames(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
 
 
+def list_object_folders(video: Path, objects: int) -> list[Path]:
+    """Return the mask folders of the single objects of a clip; empty for a clip with one object."""
+    suffixes = mask_suffixes(objects) if objects > 1 else []
+    return [video.with_name(video.name + suffix) for suffix in suffixes]
+
+
 def frames_without_mask(frames: list[Path], folder: Path) -> list[Path]:
-    """The frames that have no mask in a folder."""
+    """Return the frames that have no mask in a folder, which need not exist."""
     present = {path.stem for path in media.list_images(folder)} if folder.is_dir() else set()
     return [path for path in frames if path.stem not in present]
 
 
 def merge_object_masks(frames: list[Path], folders: list[Path]) -> Iterator[Pixels]:
-    """The masks of all objects together, from the folders of each."""
-    named_masks = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
+    """Yield for each frame the maximum (H, W) uint8 of its masks in the folders of the single objects."""
+    masks_by_stem = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
     for frame in frames:
-        yield np.maximum.reduce([media.read_mask(masks[frame.stem]) for masks in named_masks])
+        yield np.maximum.reduce([media.read_mask(masks[frame.stem]) for masks in masks_by_stem])
 
 
 def write_mask_files(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
-    """Write one mask per frame, all or none; returns the frames whose masks are empty."""
+    """Write one mask (H, W) uint8 per frame into an existing folder, and return the frames whose masks are empty.
+
+    Either all masks are written or none; a folder that stays empty is removed.
+    """
     unfinished = folder.with_name(f".{folder.name}_unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
@@ -51,4 +61,12 @@ def write_mask_files(frames: list[Path], masks: Iterable[Pixels], folder: Path) 
         shutil.rmtree(unfinished, ignore_errors=True)
         if not any(folder.iterdir()):
             folder.rmdir()
+    return empty
+
+
+def write_object_masks(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
+    """Write the masks of one of several objects into its own folder, and return the frames whose masks are empty."""
+    media.make_folder(folder)
+    empty = write_mask_files(frames, masks, folder)
+    print(f"masks of one object: {folder}")
     return empty

@@ -1,4 +1,4 @@
-"""Masks made elsewhere (SAM 2, After Effects, DAVIS, a matting tool): a folder of pictures, or a video."""
+"""Read masks of another program (SAM 2, After Effects, DAVIS, a matting tool): a folder of pictures or a video."""
 
 import itertools
 from collections.abc import Iterator
@@ -10,35 +10,42 @@ import media
 from command_line import UserError
 from media import Pixels
 from media.clip import has_same_aspect
-from media.decoding import VIDEO_SUFFIXES, read_video, video_facts
+from media.decoding import VIDEO_SUFFIXES, read_video, read_video_metadata
 from preprocessing.extract import Span, read_clip_note
 
 
 def read_masks(source: Path, frames: list[Path], label: int | None, threshold: float | None) -> Iterator[Pixels]:
-    """Yield a mask (H, W) uint8 for every frame, 255 inside, from a folder or a video. Raises UserError.
+    """Yield a mask (H, W) uint8, 255 inside, for every frame, from a folder or a video.
 
-    label: only this one of the labels in the pictures. threshold in [0, 1]: hard masks; None: soft values are kept.
+    label: the only label to read from label pictures; None reads pictures as masks. threshold: masks become hard, with
+    values above this one in [0, 1] inside; None keeps soft values. Raise UserError if the source is neither a folder
+    nor a video, or has another number of pictures or another aspect than the frames.
     """
-    native = media.image_size(frames[0])
+    native_size = media.image_size(frames[0])
     if source.is_dir():
-        masks = masks_in_folder(source, frames, label)
+        masks = read_folder_masks(source, frames, label)
     elif source.suffix.lower() in VIDEO_SUFFIXES:
         if label is not None:
             raise UserError(f"{source}: a video has no labels; leave --label out or give a folder of label pictures")
-        masks = masks_in_video(source, frames)
+        masks = read_video_masks(source, frames)
     else:
         raise UserError(f"{source}: no folder and no video; --masks takes a folder of mask pictures or a matte video")
-    for name, mask in masks:
-        if not has_same_aspect(mask.shape[::-1], native):
+    for path, mask in masks:
+        height, width = mask.shape
+        if not has_same_aspect((width, height), native_size):
             raise UserError(
-                f"{name}: is {mask.shape[1]} x {mask.shape[0]}, the frames are {native[0]} x {native[1]}; "
+                f"{path}: is {width} x {height}, the frames are {native_size[0]} x {native_size[1]}; "
                 "masks must have the frames' aspect"
             )
         yield mask if threshold is None else np.where(mask > 255 * threshold, 255, 0).astype(np.uint8)
 
 
-def masks_in_folder(folder: Path, frames: list[Path], label: int | None) -> Iterator[tuple[Path, Pixels]]:
-    """The picture of each frame: by name, or in order if the names are others but the number is right."""
+def read_folder_masks(folder: Path, frames: list[Path], label: int | None) -> Iterator[tuple[Path, Pixels]]:
+    """Yield the path and the mask (H, W) uint8 of each frame, from a folder of pictures.
+
+    Pictures are paired with frames by name. If some names differ but the numbers are equal, they are paired in order.
+    Raise UserError if the numbers differ as well.
+    """
     pictures = media.list_images(folder)
     by_name = {path.stem: path for path in pictures}
     if missing := [frame.stem for frame in frames if frame.stem not in by_name]:
@@ -55,33 +62,47 @@ def masks_in_folder(folder: Path, frames: list[Path], label: int | None) -> Iter
         yield path, media.read_mask(path) if label is None else media.read_labels(path, label)
 
 
-def masks_in_video(path: Path, frames: list[Path]) -> Iterator[tuple[Path, Pixels]]:
-    """The opacity of a video that has any, else its brightness. Raises UserError if it has another number of frames.
+def read_video_masks(path: Path, frames: list[Path]) -> Iterator[tuple[Path, Pixels]]:
+    """Yield the path and the mask (H, W) uint8 of each frame, from a matte video.
 
-    If the frames are a part of a video, and the matte is as long as that, the same part of it is taken.
+    If the frames are a part of a video and the matte is as long as the whole video, the same part of the matte is read.
+    Raise UserError if the matte has another number of frames.
     """
-    count, found = len(frames), 0
-    source = opacity_or_brightness(path, span_of_matte(path, frames[0].parent))
-    for found, mask in enumerate(itertools.islice(source, count), 1):  # noqa: B007 counted after the loop
+    expected, count = len(frames), 0
+    masks = read_matte(path, find_matte_span(path, frames[0].parent))
+    for mask in itertools.islice(masks, expected):
+        count += 1
         yield path, mask
-    if found < count or next(source, None) is not None:
-        told = f"only {found}" if found < count else f"more than {count}"
-        raise UserError(f"{path}: has {told} frames, the clip has {count}; export a matte of the same frames")
+    if count < expected or next(masks, None) is not None:
+        length = f"only {count}" if count < expected else f"more than {expected}"
+        raise UserError(f"{path}: has {length} frames, the clip has {expected}; export a matte of the same frames")
 
 
-def span_of_matte(path: Path, folder: Path) -> Span:
-    """The part of a matte video that belongs to a clip's frames."""
-    note, facts = read_clip_note(folder), video_facts(path)
-    if note is None or facts.duration_s is None or abs(facts.frames - note.frames) <= 1:
+def find_matte_span(path: Path, folder: Path) -> Span:
+    """Return the part of a matte video that belongs to the frames in a folder."""
+    note, metadata = read_clip_note(folder), read_video_metadata(path)
+    if (
+        note is None
+        or metadata.duration_s is None
+        or metadata.frame_count is None
+        or abs(metadata.frame_count - note.frames) <= 1
+    ):
         return Span()
-    is_short = facts.duration_s < note.start_s + note.frames / note.fps - 1 / note.fps
+    is_short = metadata.duration_s < note.start_s + note.frames / note.fps - 1 / note.fps
     return Span() if is_short else Span(note.start_s, note.end_s, note.every)
 
 
-def opacity_or_brightness(path: Path, span: Span) -> Iterator[Pixels]:
-    """(H, W) uint8 of the frames of a part of a matte video."""
-    facts = video_facts(path)
-    part = {"start_s": span.start_s, "end_s": span.end_s, "fps": facts.fps if facts.is_variable else None}
-    has_alpha = facts.has_alpha and any((mask < 255).any() for mask in read_video(path, **part, alpha=True))
-    masks = read_video(path, **part, alpha=True) if has_alpha else (frame.max(-1) for frame in read_video(path, **part))
+def read_matte(path: Path, span: Span) -> Iterator[Pixels]:
+    """Return the masks (H, W) uint8 of a span of a matte video: its opacity if that varies, else its brightness.
+
+    Brightness is the largest of red, green and blue.
+    """
+    metadata = read_video_metadata(path)
+    rate = metadata.fps if metadata.is_variable else None
+
+    def read(alpha: bool) -> Iterator[Pixels]:
+        return read_video(path, span.start_s, span.end_s, rate, alpha)
+
+    has_alpha = metadata.has_alpha and any((mask < 255).any() for mask in read(alpha=True))
+    masks = read(alpha=True) if has_alpha else (frame.max(-1) for frame in read(alpha=False))
     return itertools.islice(masks, 0, None, span.every)

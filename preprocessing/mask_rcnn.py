@@ -1,30 +1,29 @@
-"""Masks from torchvision's Mask R-CNN (He et al. 2017), trained on the 80 everyday things of COCO."""
+"""Masks from torchvision's Mask R-CNN (He et al. 2017), trained on the 80 classes of COCO."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from command_line import UserError
+from media import Pixels
 from preprocessing.mask_tracking import Detection
 from preprocessing.weights import load_weights
 
-LEAST_SCORE = 0.5  # as published
-MOST_DETECTIONS = 6  # of a frame; each takes the memory of a mask
-ANYTHING = "anything"
+MIN_SCORE = 0.5  # Score below which a detection is ignored, as published.
+MAX_DETECTIONS = 6  # Number of detections kept per frame, because each needs the memory of a mask.
+ANYTHING = "anything"  # The class name that accepts all classes.
 WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.DEFAULT
-BATCH = {"cuda": 4, "cpu": 1}
+BATCH_SIZES = {"cuda": 4, "cpu": 1}  # Number of frames per call, by the type of the device.
 
 
 def class_names() -> list[str]:
-    """Names that can be asked for, in alphabetic order."""
+    """Return the names of the classes that can be requested, in alphabetic order."""
     return sorted(name for name in WEIGHTS.meta["categories"] if name not in ("__background__", "N/A"))
 
 
 def check_class_name(name: str) -> None:
-    """Raise UserError, listing the names there are, for one that Mask R-CNN does not know."""
+    """Raise UserError, with a list of the known names, for a class that Mask R-CNN does not know."""
     if name != ANYTHING and name not in class_names():
         raise UserError(
             f"--class_name {name!r} is unknown to Mask R-CNN; use {ANYTHING!r} or one of: " + ", ".join(class_names())
@@ -32,33 +31,39 @@ def check_class_name(name: str) -> None:
 
 
 class MaskRcnn:
-    """Frames, each (H, W, 3) uint8, to what is found in each: instances of one class, or of any, the surest first."""
+    """Detect objects of one class, or of any class, with torchvision's Mask R-CNN. Its masks are soft."""
 
     def __init__(self, class_name: str, weights: Path | None, device: torch.device):
+        """Load the network. Raise UserError for an unknown class or unusable weights, NoWeights without weights."""
         check_class_name(class_name)
         self.label = None if class_name == ANYTHING else WEIGHTS.meta["categories"].index(class_name)
         model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
         load_weights(model, weights, WEIGHTS.url)
         self.model, self.device = model.to(device).eval(), device
-        self.batch = BATCH.get(device.type, 1)
+        self.batch_size = BATCH_SIZES.get(device.type, 1)
 
     @torch.inference_mode()
-    def __call__(self, images: list[NDArray[np.uint8]]) -> list[list[Detection]]:
+    def __call__(self, images: list[Pixels]) -> list[list[Detection]]:
+        """Return the detections of each of the frames (H, W, 3) uint8, the surest first."""
         pictures = [torch.from_numpy(image).to(self.device).permute(2, 0, 1).float() / 255 for image in images]
-        return [to_detections(found, self.label) for found in self.model(pictures)]
+        return [to_detections(output, self.label) for output in self.model(pictures)]
 
     @staticmethod
-    def name_of(label: int) -> str:
-        """The name of a class."""
+    def label_name(label: int) -> str:
+        """Return the name of a class."""
         return WEIGHTS.meta["categories"][label]
 
 
-def to_detections(found: dict[str, torch.Tensor], label: int | None) -> list[Detection]:
-    """A detector's output for one frame as finds, soft masks; those sure enough and of the label, or of any."""
-    wanted = found["scores"] >= LEAST_SCORE
+def to_detections(output: dict[str, torch.Tensor], label: int | None) -> list[Detection]:
+    """Return the network's output for one frame as detections with soft masks, the surest first.
+
+    output: `scores` (N,), `labels` (N,) and `masks` (N, 1, H, W) in [0, 1]. label: None accepts all classes.
+    """
+    is_accepted = output["scores"] >= MIN_SCORE
     if label is not None:
-        wanted &= found["labels"] == label
-    order = found["scores"].where(wanted, -1).argsort(descending=True)[: min(int(wanted.sum()), MOST_DETECTIONS)]
-    masks = (found["masks"][order, 0] * 255).round().byte().cpu().numpy()
-    labels, scores = found["labels"][order].tolist(), found["scores"][order].tolist()
-    return [Detection(*each) for each in zip(labels, scores, masks, strict=True)]
+        is_accepted &= output["labels"] == label
+    count = min(int(is_accepted.sum()), MAX_DETECTIONS)
+    order = output["scores"].where(is_accepted, -1).argsort(descending=True)[:count]
+    masks = (output["masks"][order, 0] * 255).round().byte().cpu().numpy()
+    labels, scores = output["labels"][order].tolist(), output["scores"][order].tolist()
+    return [Detection(*values) for values in zip(labels, scores, masks, strict=True)]

@@ -1,29 +1,54 @@
-"""Refinement of the masks that lie beside a clip (--refine)."""
+"""Refine rough masks by the motion and the colours of the clip, and fit them to the edges of the frames."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import media
+from alignment.layers import align_layer
 from command_line import UserError, resolve_folder_name, warn
+from masks.cues import shrink_video
+from masks.refinement import refine_masks
+from media import Pixels
 from preprocessing.mask_files import list_frames, write_mask_files
 from preprocessing.mask_report import report_masks
+from preprocessing.small_video import open_small_clip, read_small_video
+from unwrap_utils import Video
+
+
+def refine_to_frames(video: Video, rough: Pixels, frames: list[Path], selection: list[Path]) -> Iterator[Pixels]:
+    """Yield a refined mask (H, W), 0 or 255, for each selected frame at the frame's own size.
+
+    video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames.
+    """
+    inside = rough > 127
+    background = align_layer(video, ~inside, "homography")
+    foreground = align_layer(video, inside, "affine")
+    refined = refine_masks(shrink_video(video), rough, background, foreground)
+    for path in selection:
+        t = frames.index(path)
+        yield np.where(refined.upsample(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)
 
 
 def refine_clip_masks(video: Path) -> Path:
-    """Mend a clip's masks; the given ones stay beside them as NAME_maskrcnn_rough. Returns the folder."""
-    from preprocessing.mask_motion import open_small_clip, read_small_video, refine_to_frames
+    """Replace the masks of a clip by refined ones (--refine), and return their folder.
 
+    The given masks are kept beside them as NAME_maskrcnn_rough. Raise UserError if there are no masks, if all are
+    empty, or if they were refined before.
+    """
     video = resolve_folder_name(video)
     frames = list_frames(video)
     folder = video.with_name(f"{video.name}_maskrcnn")
-    kept, unfinished = (folder.with_name(folder.name + suffix) for suffix in ("_rough", "_unfinished"))
+    rough_folder, unfinished = (folder.with_name(folder.name + suffix) for suffix in ("_rough", "_unfinished"))
     clip = open_small_clip(video)
     if clip.masks is None:
-        raise UserError(f"{folder}: no such folder; --refine mends masks that are there, so find or make some first")
-    if kept.exists():
-        raise UserError(f"{kept} is there: these masks were mended before; to mend anew, move it back to {folder.name}")
+        raise UserError(f"{folder}: no such folder; --refine refines existing masks, so find or make some first")
+    if rough_folder.exists():
+        raise UserError(
+            f"{rough_folder} exists: these masks were refined before; to refine anew, move it back to {folder.name}"
+        )
     rough = np.stack([clip.mask(path) for path in clip.masks])
     if not (rough > 127).any():
         raise UserError(f"{folder}: all masks are empty, nothing to learn from; use --method motion in another folder")
@@ -31,9 +56,9 @@ def refine_clip_masks(video: Path) -> Path:
     media.make_folder(unfinished)
     write_mask_files(frames, refine_to_frames(read_small_video(clip), rough, frames, frames), unfinished)
     if folder.with_name(f"{folder.name}_1").is_dir():
-        warn(f"the masks of single objects ({folder.name}_1, ...) stay as they are; grids mend them when they start")
-    folder.rename(kept)
+        warn(f"the masks of single objects ({folder.name}_1, ...) are not changed; the grids refine them at the start")
+    folder.rename(rough_folder)
     unfinished.rename(folder)
-    report_masks(frames, folder, {"refine": "True"}, found=[])
-    print(f"wrote {folder}; the masks as they were are in {kept}")
+    report_masks(frames, folder, {"refine": "True"}, found_folders=[])
+    print(f"wrote {folder}; the masks as they were are in {rough_folder}")
     return folder

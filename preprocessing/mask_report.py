@@ -1,6 +1,7 @@
-"""A picture and a report of the masks of a clip."""
+"""Report the masks of a clip: a picture to look at, and a note with the request and the quality."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,48 +9,60 @@ import numpy as np
 import media
 from evaluation.mask_metrics import iou
 from masks.provenance import mask_note_path, write_mask_note
-from media.clip import evenly_spaced
+from media import Pixels
+from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_rows
 
-SHEET_FRAMES, SHEET_COLUMNS = 6, 3  # of the picture that shows the masks
-OUTLINE = (255, 40, 160)
+SHEET_FRAMES = 6  # Number of frames that the picture shows.
+SHEET_COLUMNS = 3  # Number of frames in one row of the picture.
+OUTLINE_RGB = (255, 40, 160)  # Colour of the masks' outlines, 0 to 255.
 
 
-def report_masks(frames: list[Path], folder: Path, asked: dict[str, str], found: list[Path]) -> None:
-    """Write NAME_maskrcnn.png, some frames with the masks' outlines, and the note NAME_maskrcnn.json.
+def report_masks(frames: list[Path], folder: Path, options: dict[str, str], found_folders: list[Path]) -> None:
+    """Write a picture NAME_maskrcnn.png of some masks, and a note NAME_maskrcnn.json about all.
 
-    found: the folders in which a method found every mask. Where true masks are, the note says how good these are.
+    options: how the masks were requested. found_folders: the folders in which every mask was found by a method.
+    If the clip has true masks (NAME_gt), the note also holds the IoU of each frame.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
-    pictures = {}
-    for t in evenly_spaced(len(frames), SHEET_FRAMES):
-        image = media.read_rgb(frames[t])
-        mask = media.resize(media.read_mask(masks[frames[t].stem]), *image.shape[1::-1])
-        outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        thickness = max(1, round(max(image.shape) / 320))
-        pictures[frames[t].name] = cv2.drawContours(image.copy(), outlines, -1, OUTLINE, thickness)
     sheet = folder.with_name(f"{folder.name}.png")
-    media.write_png(sheet, contact_rows(pictures, SHEET_COLUMNS))
+    media.write_png(sheet, draw_outlines(frames, masks))
     print(f"look at {sheet}: the outlines should follow the object")
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
-    quality = measure_masks(frames, masks, truth) if truth.is_dir() else {}
-    if quality:
-        worst = min(quality, key=quality.get)
-        mean = sum(quality.values()) / len(quality)
-        print(
-            f"J against {truth}: mean {mean:.3f}, worst {quality[worst]:.3f} in {worst}; all: {mask_note_path(folder)}"
-        )
-        quality = {"mean_j": round(mean, 4), "j": quality}
-    write_mask_note(folder, asked, found, quality)
+    ious = measure_masks(frames, masks, truth) if truth.is_dir() else {}
+    quality: dict[str, Any] = {}
+    if ious:
+        worst = min(ious, key=lambda name: ious[name])
+        mean = sum(ious.values()) / len(ious)
+        print(f"J against {truth}: mean {mean:.3f}, worst {ious[worst]:.3f} in {worst}; all: {mask_note_path(folder)}")
+        quality = {"mean_j": round(mean, 4), "j": ious}
+    write_mask_note(folder, options, found_folders, quality)
+
+
+def draw_outlines(frames: list[Path], masks: dict[str, Path]) -> Pixels:
+    """Return a picture (H, W, 3) of some frames with the outlines of their masks. masks: by the stems of the frames."""
+    pictures = {}
+    for t in evenly_spaced_indices(len(frames), SHEET_FRAMES):
+        image = media.read_rgb(frames[t])
+        height, width = image.shape[:2]
+        mask = media.resize(media.read_mask(masks[frames[t].stem]), width, height)
+        outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(image, outlines, -1, OUTLINE_RGB, thickness=max(1, round(max(image.shape) / 320)))
+        pictures[frames[t].name] = image
+    return contact_rows(pictures, SHEET_COLUMNS)
 
 
 def measure_masks(frames: list[Path], masks: dict[str, Path], truth: Path) -> dict[str, float]:
-    """J (IoU with the true mask) of each frame whose truth is known; masks by the frames' stems."""
-    by_name = {path.stem: path for path in media.list_images(truth)}
+    """Return the IoU (J of DAVIS) of each frame that has a true mask, by the frame's name.
+
+    masks: by the stems of the frames. truth: folder of true masks.
+    """
+    true_masks = {path.stem: path for path in media.list_images(truth)}
     values = {}
     for path in frames:
-        if path.stem in by_name:
-            expected = media.read_mask(by_name[path.stem]) > 127
-            found = media.resize_labels(media.read_mask(masks[path.stem]), *expected.shape[::-1]) > 127
-            values[path.name] = round(iou(found, expected), 4)
+        if path.stem in true_masks:
+            expected = media.read_mask(true_masks[path.stem]) > 127
+            height, width = expected.shape
+            mask = media.resize_labels(media.read_mask(masks[path.stem]), width, height) > 127
+            values[path.name] = round(iou(mask, expected), 4)
     return values

@@ -1,7 +1,9 @@
-"""One object followed through a clip: a detector's finds in every frame, linked along the flow.
+"""Follow objects through a clip by linking the detections of single frames along the optical flow.
 
-A detector looks at each frame alone: its best find may be another object in the next frame, or missing. So finds are
-linked where the flow carries one mask onto the next, and the frames between two finds are filled from both sides."""
+A detector looks at each frame alone: its surest detection may be another object in the next frame, or missing there.
+Two detections are linked if the flow warps the mask of one onto the mask of the other. Frames between two linked
+detections are filled from both sides.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,158 +14,181 @@ from numpy.typing import NDArray
 
 from command_line import UserError
 from masks.overlap import iou
+from media import Pixels
 from unwrap_utils import warp_by_flow
 
-LONG_EDGE_PX = 240  # masks are compared at this size
-LEAST_OVERLAP = 0.25  # IoU of a carried mask with a find that continues it
-SAME_LABEL, BY_SCORE = 0.15, 0.1  # what a find of the same class, and a sure one, are worth in IoU
-LONGEST_GAP = 15  # frames that an object may be missed for
-LONGEST_TAIL = 3  # frames that a mask is carried on after the last find
-MOST_TRACKS = 10
+TRACKING_LONG_EDGE_PX = 240  # Pixels of the longer side of the masks and of the flow that links them.
+MIN_OVERLAP = 0.25  # IoU that a detection must have with the warped mask of a track to continue the track.
+SAME_LABEL_BONUS = 0.15  # IoU that being of the same class is worth, when several detections overlap.
+SCORE_BONUS = 0.1  # IoU that a score of 1 is worth, when several detections overlap.
+MAX_GAP = 15  # Number of frames after which an object that is not detected is given up.
+MAX_TAIL = 3  # Number of frames by which a mask is warped beyond the first and the last detection.
+MAX_TRACKS = 10  # Number of objects that are followed.
 
-Floats = NDArray[np.float32]
-Flow = NDArray[np.floating]
+Floats = NDArray[np.floating]
 
 
 class Detection:
-    """What a detector found in a frame: its class, how sure it is, and a mask, of which only the box is kept."""
+    """An object that a detector found in one frame: its class, its score and its mask.
 
-    def __init__(self, label: int, score: float, mask: NDArray[np.uint8]):
-        """mask (H, W), soft, 255 surely inside."""
+    Only the part of the mask inside its bounding box is stored, to save memory.
+    """
+
+    def __init__(self, label: int, score: float, mask: Pixels):
+        """Store a detection. mask: (H, W) soft, 255 surely inside."""
         self.label, self.score, self.shape = label, score, mask.shape
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        spans = [slice(int(each[0]), int(each[-1]) + 1) if len(each) else slice(0) for each in (rows, columns)]
-        self.box = tuple(spans)
-        self.inside = mask[self.box].copy()
+        self.box = tuple(
+            slice(int(indices[0]), int(indices[-1]) + 1) if len(indices) else slice(0) for indices in (rows, columns)
+        )
+        self.box_mask = mask[self.box].copy()
 
     @property
-    def mask(self) -> NDArray[np.uint8]:
-        """(H, W) soft, 255 surely inside."""
+    def mask(self) -> Pixels:
+        """The mask (H, W), soft, 255 surely inside."""
         mask = np.zeros(self.shape, np.uint8)
-        mask[self.box] = self.inside
+        mask[self.box] = self.box_mask
         return mask
 
     def covers(self, x: float, y: float) -> bool:
-        """Whether a pixel is inside."""
+        """Return whether a pixel is inside the mask; pixels outside the frame are not."""
         height, width = self.shape
         return 0 <= x < width and 0 <= y < height and bool(self.mask[int(y), int(x)] > 127)
 
 
 @dataclass
 class Track:
-    """One object: which find of each frame it is. Masks of frames without a find come from `filled`."""
+    """One object of a clip: its detections by the number of the frame."""
 
-    detections: dict[int, Detection] = field(default_factory=dict)  # by frame
+    detections: dict[int, Detection] = field(default_factory=dict)
 
     @property
-    def weight(self) -> float:
-        """How sure and how long it was seen."""
-        return sum(find.score for find in self.detections.values())
+    def total_score(self) -> float:
+        """The sum of the scores, which grows with certainty and with the number of detections."""
+        return sum(detection.score for detection in self.detections.values())
 
     @property
     def label(self) -> int:
-        """The class it was taken for most often."""
-        labels = [find.label for find in self.detections.values()]
+        """The most frequent class of the detections."""
+        labels = [detection.label for detection in self.detections.values()]
         return max(set(labels), key=labels.count)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Flow between neighbouring frames at the size of the comparison: there[t] to t + 1, back[t] from t + 1."""
+    """The flow (h, w, 2) between neighbouring frames of a clip, in pixels of the size at which masks are compared."""
 
-    forward: list[Flow]
-    backward: list[Flow]
+    forward: list[Floats]  # forward[t] leads from frame t to frame t + 1
+    backward: list[Floats]  # backward[t] leads from frame t + 1 to frame t
     size: tuple[int, int]  # (width, height)
 
-    def shrink_mask(self, mask: NDArray[np.uint8]) -> Floats:
-        """A mask (H, W) at the size of the comparison, in [0, 1]."""
+    def shrink_mask(self, mask: Pixels) -> Floats:
+        """Return a mask (H, W) in 0..255 resized to (h, w), in [0, 1]."""
         return cv2.resize(mask, self.size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
     def warp_step(self, values: Floats, start: int, step: int) -> Floats:
-        """Values (h, w) of frame `start` as the next (step 1) or the previous frame (step -1) shows them."""
+        """Return the values (h, w) of frame `start` warped to the next frame (step 1) or the previous one (step -1)."""
         flow = (self.backward[start] if step == 1 else self.forward[start - 1]).astype(np.float32)
         return warp_by_flow(values, flow, cv2.BORDER_CONSTANT)
 
 
 def link_detections(frames: list[list[Detection]], motion: Motion) -> list[Track]:
-    """The objects of a clip, the surest and longest first; frames[t] are the finds of frame t."""
-    small = [[motion.shrink_mask(find.mask) for find in finds] for finds in frames]
-    left = {(t, index) for t, finds in enumerate(frames) for index in range(len(finds))}
-    tracks = []
-    while left and len(tracks) < MOST_TRACKS:
-        seed = max(left, key=lambda each: frames[each[0]][each[1]].score)
-        track, used = link_track(frames, small, motion, seed, left)
-        left -= used
+    """Return the objects of a clip as tracks, the surest and longest first. frames[t]: the detections of frame t."""
+    small_masks = [[motion.shrink_mask(detection.mask) for detection in detections] for detections in frames]
+    free = {(t, index) for t, detections in enumerate(frames) for index in range(len(detections))}
+    tracks: list[Track] = []
+    while free and len(tracks) < MAX_TRACKS:
+        seed = max(free, key=lambda key: frames[key[0]][key[1]].score)
+        track, used = link_track(frames, small_masks, motion, seed, free)
+        free -= used
         tracks.append(track)
-    return sorted(tracks, key=lambda track: -track.weight)
+    return sorted(tracks, key=lambda track: -track.total_score)
 
 
 def link_track(
     frames: list[list[Detection]],
-    small: list[list[Floats]],
+    small_masks: list[list[Floats]],
     motion: Motion,
     seed: tuple[int, int],
-    left: set[tuple[int, int]],
+    free: set[tuple[int, int]],
 ) -> tuple[Track, set[tuple[int, int]]]:
-    """The track through one find (frame, index), out of the finds that are left; and those it uses."""
-    start, first = seed
-    label, used = frames[start][first].label, {seed}
+    """Return the track through one detection, and the detections that it uses.
+
+    Detections are named by (frame, index in the frame). seed: the detection to start from. free: those that no other
+    track uses. small_masks: the masks of all detections at the size of `motion`.
+    """
+    seed_frame, seed_index = seed
+    label, used = frames[seed_frame][seed_index].label, {seed}
     for step in (1, -1):
-        t, mask, missed = start, small[start][first], 0
-        while 0 <= t + step < len(frames) and missed < LONGEST_GAP:
+        t, mask, gap = seed_frame, small_masks[seed_frame][seed_index], 0
+        while 0 <= t + step < len(frames) and gap < MAX_GAP:
             mask = motion.warp_step(mask, t, step)
             t += step
-            rated = {
-                index: (iou(mask, small[t][index], if_empty=0.0), find)
-                for index, find in enumerate(frames[t])
-                if (t, index) in left
+            overlaps = {
+                index: iou(mask, small_masks[t][index], if_empty=0.0)
+                for index in range(len(frames[t]))
+                if (t, index) in free
             }
-            rated = {index: each for index, each in rated.items() if each[0] >= LEAST_OVERLAP}
-            if not rated:
-                missed += 1
+            scores = {
+                index: match_score(overlap, frames[t][index], label)
+                for index, overlap in overlaps.items()
+                if overlap >= MIN_OVERLAP
+            }
+            if not scores:
+                gap += 1
                 continue
-            best = max(rated, key=lambda index: match_score(*rated[index], label))
+            best = max(scores, key=lambda index: scores[index])
             used.add((t, best))
-            mask, missed = small[t][best], 0
+            mask, gap = small_masks[t][best], 0
     return Track({t: frames[t][index] for t, index in sorted(used)}), used
 
 
-def match_score(shared: float, find: Detection, label: int) -> float:
-    """How well a find continues a track of a class that it overlaps by so much."""
-    return shared + SAME_LABEL * (find.label == label) + BY_SCORE * find.score
+def match_score(overlap: float, detection: Detection, label: int) -> float:
+    """Return how well a detection continues a track of the class `label` that it overlaps by the IoU `overlap`."""
+    return overlap + SAME_LABEL_BONUS * (detection.label == label) + SCORE_BONUS * detection.score
 
 
-def fill_gaps(track: Track, count: int, motion: Motion) -> tuple[list[NDArray[np.uint8] | None], list[int]]:
-    """The track's mask in each of `count` frames, None where it is not seen; and the frames that were filled.
+def fill_gaps(track: Track, count: int, motion: Motion) -> tuple[list[Pixels | None], list[int]]:
+    """Return the mask (H, W) of a track in each of `count` frames, and the numbers of the frames that were filled.
 
-    Between two finds a mask is carried along the flow from both, the nearer weighing more; beyond the first and the
-    last find it is carried a few frames on.
+    A mask is None where the object is not visible. Between two detections the masks of both are warped along the flow
+    and averaged, with weights that fall with the distance in frames. Before the first and after the last detection
+    its mask is warped by up to MAX_TAIL frames.
     """
-    size = next(iter(track.detections.values())).shape[::-1]
+    height, width = next(iter(track.detections.values())).shape
     known = sorted(track.detections)
-    sums: dict[int, list[tuple[float, Floats]]] = {}
-    for t in known:
+    warped_masks: dict[int, list[tuple[float, Floats]]] = {}  # (weight, mask) by the number of the frame
+    for start in known:
         for step in (1, -1):
-            mask, at, away = motion.shrink_mask(track.detections[t].mask), t, 0
-            others = [other for other in known if (other - t) * step > 0]
-            reach = min((abs(other - t) for other in others), default=LONGEST_TAIL + 1) - 1
-            while away < reach and 0 <= at + step < count:
-                mask, at, away = motion.warp_step(mask, at, step), at + step, away + 1
-                sums.setdefault(at, []).append((1 / away, mask))
-    masks: list[NDArray[np.uint8] | None] = [None] * count
-    for t, find in track.detections.items():
-        masks[t] = find.mask
-    for t, parts in sums.items():
-        mean = sum(weight * mask for weight, mask in parts) / sum(weight for weight, _ in parts)
-        masks[t] = np.rint(cv2.resize(mean, size, interpolation=cv2.INTER_LINEAR) * 255).astype(np.uint8)
-    return masks, sorted(sums)
+            mask, t, distance = motion.shrink_mask(track.detections[start].mask), start, 0
+            others = [other for other in known if (other - start) * step > 0]
+            reach = min((abs(other - start) for other in others), default=MAX_TAIL + 1) - 1
+            while distance < reach and 0 <= t + step < count:
+                mask, t, distance = motion.warp_step(mask, t, step), t + step, distance + 1
+                warped_masks.setdefault(t, []).append((1 / distance, mask))
+    masks: list[Pixels | None] = [None] * count
+    for t, detection in track.detections.items():
+        masks[t] = detection.mask
+    for t, weighted in warped_masks.items():
+        total = np.zeros_like(weighted[0][1])
+        for weight, mask in weighted:
+            total = total + weight * mask
+        mean = total / sum(weight for weight, _ in weighted)
+        masks[t] = np.rint(cv2.resize(mean, (width, height), interpolation=cv2.INTER_LINEAR) * 255).astype(np.uint8)
+    return masks, sorted(warped_masks)
 
 
-def find_track_at(tracks: list[Track], x: float, y: float, t: int, name_of: Callable[[int], str]) -> Track:
-    """The track whose find covers pixel (x, y) of frame t. Raises UserError listing what there is instead."""
-    there = [track for track in tracks if t in track.detections]
-    covering = [track for track in there if track.detections[t].covers(x, y)]
+def find_track_at(tracks: list[Track], x: float, y: float, t: int, label_name: Callable[[int], str]) -> Track:
+    """Return the track whose detection covers pixel (x, y) of frame t; of several, the smallest one.
+
+    Raise UserError, with a list of the objects of that frame, if no detection covers the pixel.
+    """
+    in_frame = [track for track in tracks if t in track.detections]
+    covering = [track for track in in_frame if track.detections[t].covers(x, y)]
     if not covering:
-        listed = ", ".join(name_of(track.label) for track in there) or "nothing"
-        raise UserError(f"--point {x:g},{y:g},{t}: no object was found there; frame {t} has {listed}")
-    return min(covering, key=lambda track: np.count_nonzero(track.detections[t].mask > 127))  # the one in front
+        names = ", ".join(label_name(track.label) for track in in_frame) or "nothing"
+        raise UserError(
+            f"--point {x:g},{y:g},{t}: no object was found there; frame {t} has {names}; give a point on one of them"
+        )
+    # The smallest mask is most probably the one in front.
+    return min(covering, key=lambda track: np.count_nonzero(track.detections[t].mask > 127))

@@ -1,4 +1,4 @@
-"""Where a clip cannot be followed: cuts between scenes, and frames that show nothing."""
+"""Find where motion cannot be followed in a clip: cuts between scenes, and frames of a single colour."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,64 +8,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media import Pixels
-from unwrap_utils import consistent_flow, warp_by_flow
+from unwrap_utils import consistent_pixels, warp_by_flow
 
-LONG_EDGE_PX = 160  # a cut shows in a thumbnail
-FOLLOWED = 0.2  # share of pixels whose flow returns; across a cut it is below 0.05, in fast motion above 0.5
-UNEXPLAINED = 0.6  # difference left after the motion, in contrasts of the frame; 0.8 and more across a cut
-EMPTY_CONTRAST = 4.0  # standard deviation of the grey levels of a frame that shows nothing
-FLAT = 4.0  # grey levels added to a frame's contrast, so that dark frames count no less
+Floats = NDArray[np.floating]
+
+LONG_EDGE_PX = 160  # Pixels of the longer side of the thumbnails that are compared.
+MIN_THUMBNAIL_PX = 16  # Pixels that each side of a thumbnail has at least; DIS flow needs room for one patch.
+# Share of pixels with consistent flow below which two frames may be a cut. It is below 0.05 across a cut, and above 0.5
+# in fast motion.
+MIN_CONSISTENT = 0.2
+# Difference of two frames after the motion is undone, in contrasts of the first frame, above which there is a cut. It
+# is at least 0.8 across a cut.
+MAX_DIFFERENCE = 0.6
+EMPTY_CONTRAST = 4.0  # Standard deviation of the grey levels below which a frame counts as empty.
+CONTRAST_OFFSET = 4.0  # Grey levels added to the contrast of a frame, so that noise in dark frames is no cut.
 
 
 @dataclass
 class SceneCutDetector:
-    """Looks at frames as they come; `cuts` and `empty` are known at any time."""
+    """Find scene cuts and empty frames while frames are added; `cuts` and `empty` are up to date at any time."""
 
-    cuts: list[int] = field(default_factory=list)  # first frame after each cut
-    empty: list[int] = field(default_factory=list)  # frames of a single colour
-    count: int = 0
-    before: Pixels | None = None  # thumbnail of the last frame that shows something
+    cuts: list[int] = field(default_factory=list)  # number of the first frame after each cut
+    empty: list[int] = field(default_factory=list)  # numbers of the frames of a single colour
+    count: int = 0  # number of frames added so far
+    previous: Pixels | None = None  # thumbnail of the last frame that is not empty
 
     def __post_init__(self) -> None:
-        self.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        """Create the flow method, which all frames share."""
+        self.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
     def add_frame(self, frame: Pixels) -> None:
-        """The next frame (H, W, 3)."""
-        small = thumbnail(frame)
-        if small.std((0, 1)).max() < EMPTY_CONTRAST:
+        """Add the next frame (H, W, 3)."""
+        thumbnail = make_thumbnail(frame)
+        if thumbnail.std((0, 1)).max() < EMPTY_CONTRAST:
             self.empty.append(self.count)
         else:
-            if self.before is not None and self.is_cut(self.before, small):
+            if self.previous is not None and self.is_cut(self.previous, thumbnail):
                 self.cuts.append(self.count)
-            self.before = small
+            self.previous = thumbnail
         self.count += 1
 
     def is_cut(self, before: Pixels, after: Pixels) -> bool:
-        """Whether hardly anything can be followed from one thumbnail to the next, and what can does not explain it."""
-        grey = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (before, after)]
-        flow, back = self.search.calc(*grey, None), self.search.calc(*grey[::-1], None)
-        if consistent_flow(flow, back).mean() >= FOLLOWED:
+        """Return whether there is a cut between two thumbnails (H, W, 3).
+
+        There is one if little of the flow between them is consistent, and if it does not explain their difference.
+        """
+        first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
+        # OpenCV's stubs do not allow None, which lets it allocate the flow.
+        flow: Floats = self.dis.calc(first, second, None)  # type: ignore[call-overload]
+        back_flow: Floats = self.dis.calc(second, first, None)  # type: ignore[call-overload]
+        if consistent_pixels(flow, back_flow).mean() >= MIN_CONSISTENT:
             return False
-        return unexplained_difference(before, after, flow) > UNEXPLAINED
+        return unexplained_difference(before, after, flow) > MAX_DIFFERENCE
 
 
 def detect_cuts(frames: Iterable[Pixels]) -> SceneCutDetector:
-    """A clip, looked at as a whole."""
-    watcher = SceneCutDetector()
+    """Return a detector to which all frames (H, W, 3) of a clip were added."""
+    detector = SceneCutDetector()
     for frame in frames:
-        watcher.add_frame(frame)
-    return watcher
+        detector.add_frame(frame)
+    return detector
 
 
-def thumbnail(frame: Pixels) -> Pixels:
-    """A frame with a longer side of LONG_EDGE_PX, averaged."""
+def make_thumbnail(frame: Pixels) -> Pixels:
+    """Return a frame resized by averaging so that its longer side has LONG_EDGE_PX pixels."""
     scale = LONG_EDGE_PX / max(frame.shape[:2])
-    size = tuple(max(16, round(side * scale)) for side in frame.shape[1::-1])
-    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    height, width = (max(MIN_THUMBNAIL_PX, round(side * scale)) for side in frame.shape[:2])
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def unexplained_difference(before: Pixels, after: Pixels, flow: NDArray[np.float32]) -> float:
-    """How much a frame differs from the next one after the motion is undone, in its own contrasts."""
-    moved = warp_by_flow(after, flow)
+def unexplained_difference(before: Pixels, after: Pixels, flow: Floats) -> float:
+    """Return the mean difference of two frames after the motion is undone, divided by the contrast of the first.
+
+    flow: (H, W, 2) pixels from the first frame to the second.
+    """
+    warped = warp_by_flow(after, flow)
     contrast = np.abs(before - before.mean((0, 1))).mean()
-    return float(np.abs(before.astype(np.float32) - moved).mean() / (contrast + FLAT))
+    return float(np.abs(before.astype(np.float32) - warped).mean() / (contrast + CONTRAST_OFFSET))

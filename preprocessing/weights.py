@@ -1,8 +1,9 @@
-"""Weights of pretrained networks: a local file, or the network's own download."""
+"""Load the weights of pretrained networks from a local file or from the network's download address."""
 
 import socket
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -11,20 +12,30 @@ from torch import nn
 from command_line import UserError
 from preprocessing.errors import NoWeights
 
-CONNECT_SECONDS = 10  # a machine without internet is told so soon
+CONNECT_TIMEOUT_S = 10  # Seconds after which a download without an answer is given up.
+
+StateDict = dict[str, Any]  # tensors by the names of the parameters and buffers
 
 
 def load_weights(network: nn.Module, path: Path | None, url: str) -> None:
-    """Fill a network from a file, or from `url` by way of torch's cache. Raises UserError saying what to do."""
+    """Load weights into a network from a local file, or from `url` if there is none.
+
+    Raise UserError if the file is not usable or belongs to another network, and NoWeights if the download fails.
+    """
     try:
         network.load_state_dict(strip_prefix(read_weights(path) if path else download_weights(url)))
     except RuntimeError as error:
-        found = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
-        raise UserError(f"{path or url}: weights of another network ({found[:120]}); expected those of {url}") from None
+        reason = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
+        raise UserError(
+            f"{path or url}: weights of another network ({reason[:120]}); expected those of {url}"
+        ) from None
 
 
-def read_weights(path: Path) -> dict:
-    """The state dict in a local file; nothing in it is executed."""
+def read_weights(path: Path) -> StateDict:
+    """Return the state dict of a local file, without executing anything in it.
+
+    Raise UserError if the file does not exist, is damaged or holds something else.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file; check --weights")
     try:
@@ -36,15 +47,15 @@ def read_weights(path: Path) -> dict:
     return state
 
 
-def strip_prefix(state: dict) -> dict:
-    """Names without the prefix that multi-GPU training leaves."""
+def strip_prefix(state: StateDict) -> StateDict:
+    """Return the state dict without the prefix `module.` that multi-GPU training adds to the names."""
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def download_weights(url: str) -> dict:
-    """The state dict behind a URL, downloaded once. Raises UserError where it can't be had."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)
+def download_weights(url: str) -> StateDict:
+    """Return the state dict at a URL, which torch downloads once and then caches. Raise NoWeights if that fails."""
+    timeout_before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
     except (URLError, OSError) as error:
@@ -54,4 +65,4 @@ def download_weights(url: str) -> dict:
             f"get {url} elsewhere and give it as --weights FILE (unwrap_video.py: --mask_weights, --flow_weights)"
         ) from None
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(timeout_before)

@@ -1,1 +1,1 @@
-"""From a trained model to arrays: frames, atlas views, resizing, blending, and opening a run."""
+"""Rendering of a trained run: frames, views of the atlas, resampling, blending of edits."""

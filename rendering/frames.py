@@ -1,4 +1,4 @@
-"""Rendered frames: what a model says of every pixel of a frame, one frame at a time."""
+"""Rendered frames: uv, opacity and colour of every pixel, one frame at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,45 +11,49 @@ from torch import Tensor
 from implicit_neural_networks import ALPHA_FLOOR, ALPHA_SCALE, Model, visibility
 from media.clip import Clip
 
-VISIBLE = 0.5  # a pixel counts as seen in a layer above this share
-BACKGROUND_LIMIT = 0.75  # opacity where the raw output, a tanh, is 0.5
-Floats = NDArray[np.float32]
-NO_PICTURE = np.empty((0, 0, 3), np.float32)
+Floats = NDArray[np.floating]
+
+VISIBLE = 0.5  # A pixel shows a layer, and an atlas texel is visible, if the visibility is above this.
+BACKGROUND_LIMIT = 0.75  # Opacity in [0, 1] that corresponds to a raw network output (tanh) of 0.5.
+EMPTY_IMAGE = np.empty((0, 0, 3), np.float32)
 
 
 @dataclass
 class Frame:
-    """One rendered frame; L layers, the background last."""
+    """One rendered frame of H x W pixels and L layers, the background last."""
 
-    t: int
-    uv: Floats  # (L, H, W, 2), in [-1, 1] where the layer's atlas is
-    alpha: Floats  # (L - 1, H, W)
-    rgb: Floats  # (H, W, 3), the layers composed, as they are lit
-    full_range: bool = True  # of alpha; else it is squeezed into the published range
-    light: Floats | None = None  # (H, W, 3) factor of the colours; None: a model without light
-    unlit: Floats | None = None  # (H, W, 3), the layers composed without it
+    t: int  # number of the frame, from 0
+    uv: Floats  # (L, H, W, 2) position in each layer's own square; its atlas covers [-1, 1]^2
+    alpha: Floats  # (L - 1, H, W) opacity of each foreground object
+    rgb: Floats  # (H, W, 3) colours of the composited layers, with light; EMPTY_IMAGE if they were not rendered
+    full_range: bool = True  # alpha reaches 0 and 1; False: it has the published range [0.001, 0.991]
+    light: Floats | None = None  # (H, W, 3) factor of the colours; None for a model without light
+    unlit: Floats | None = None  # (H, W, 3) colours of the composited layers, without light
 
     @property
     def visibility(self) -> Floats:
-        """(L, H, W): share of each layer in each pixel."""
+        """Visibility of each layer in each pixel, (L, H, W); it sums to 1 over the layers."""
         return visibility(torch.from_numpy(self.alpha)).numpy()
 
     @property
     def uses_background(self) -> NDArray[np.bool_]:
-        """(H, W): pixels that count for the background's crop, those of raw (tanh) opacity below 0.5, as published."""
+        """Pixels (H, W) that decide which part of the background's atlas is shown.
+
+        As published, these are the pixels in which the raw opacity (tanh) of every object is below 0.5.
+        """
         limit = BACKGROUND_LIMIT if self.full_range else ALPHA_SCALE * BACKGROUND_LIMIT + ALPHA_FLOOR
-        return (self.alpha < limit).all(0)
+        return np.all(self.alpha < limit, axis=0)
 
     @property
     def coverage(self) -> Floats:
-        """(H, W): opacity of all foreground objects together."""
+        """Opacity of all foreground objects together, (H, W)."""
         return 1 - self.visibility[-1]
 
 
 def render_frames(
     model: Model, clip: Clip, full_range: bool, with_colors: bool = True, output_size: tuple[int, int] | None = None
 ) -> Iterator[Frame]:
-    """Yield every frame of the clip as `render_frame` gives it, one at a time."""
+    """Yield all frames of the clip, one at a time; see `render_frame`."""
     return (render_frame(model, clip, t, full_range, with_colors, output_size) for t in range(len(clip)))
 
 
@@ -62,24 +66,24 @@ def render_frame(
     with_colors: bool = True,
     output_size: tuple[int, int] | None = None,
 ) -> Frame:
-    """Render frame t of the clip. Without with_colors rgb stays empty.
+    """Render frame t of the clip. Without with_colors, rgb stays empty.
 
-    output_size: (width, height) of the result; None: the clip's working size.
+    output_size: (width, height) of the result; None takes the working size of the clip.
     """
     width, height = output_size or (clip.width, clip.height)
 
-    def picture(values: Tensor) -> Floats:
-        """Values of all pixels (..., H * W, C) as (..., H, W, C)."""
+    def to_image(values: Tensor) -> Floats:
+        """Reshape the values of all pixels from (..., H * W, C) to (..., H, W, C)."""
         return values.unflatten(-2, (height, width)).cpu().numpy()
 
     sample = model.frame_sample(t, clip.size, full_range, with_colors, output_size)
-    has_light = sample.light is not None
+    light = sample.light
     return Frame(
         t,
-        picture(sample.uv),
-        picture(sample.alpha)[..., 0],
-        picture(sample.rgb.clamp(0, 1)) if with_colors else NO_PICTURE,
+        to_image(sample.uv),
+        to_image(sample.alpha)[..., 0],
+        to_image(sample.rgb.clamp(0, 1)) if with_colors else EMPTY_IMAGE,
         full_range,
-        picture(sample.light) if has_light else None,
-        picture(sample.unlit) if with_colors and has_light else None,
+        None if light is None else to_image(light),
+        to_image(sample.unlit) if with_colors and light is not None else None,
     )

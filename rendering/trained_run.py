@@ -6,21 +6,21 @@ from pathlib import Path
 import torch
 
 from command_line import UserError
-from config import load_config
-from implicit_neural_networks import Model
+from config import Config, load_config
+from grids.model import GridModel
+from implicit_neural_networks import AtlasModel, Model, check_object_count, read_checkpoint
 from media.clip import Clip, open_clip
-from rendering.models import load_model
 from unwrap_utils import pick_device
 
 
 @dataclass
 class TrainedRun:
-    """A model with the clip that it was trained on: what evaluating, editing and exporting take."""
+    """A model and the clip on which it was trained: the input of evaluating, editing and exporting."""
 
     model: Model
     clip: Clip
-    full_range: bool = True  # rendered opacity reaches 0 and 1; False: the published range
-    checkpoint: Path = Path("checkpoint")  # the file that the model comes from
+    full_range: bool = True  # rendered opacity reaches 0 and 1; False: it has the published range
+    checkpoint: Path = Path("checkpoint")  # the file from which the model was loaded
 
     @property
     def name(self) -> str:
@@ -29,7 +29,7 @@ class TrainedRun:
 
     @property
     def px_per_uv(self) -> list[float]:
-        """Working pixels per unit of uv, for each layer."""
+        """Pixels at working size per unit of uv, for each layer."""
         return [self.model.px_per_uv(layer.index, self.clip.size) for layer in self.model.layers]
 
 
@@ -42,20 +42,36 @@ def open_run(
     alpha_range: str | None = None,
     device: torch.device | None = None,
 ) -> TrainedRun:
-    """Open a run's folder (config.json and checkpoint) and its clip. What is None comes from the run's config.
+    """Open a run's folder, which holds config.json and checkpoint, and the run's clip.
 
-    video_name, data_folder: where the frames are. fps: of the videos written. alpha_range: "full" or "published".
-    device: None takes the GPU if there is one. Raises UserError.
+    video_name and data_folder: the frames are in data_folder/video_name. fps: frames per second of the videos to
+    write. alpha_range: "full" or "published". Each of these is taken from the run's config if it is None. device: None
+    takes the GPU if there is one. Raises UserError if the run, its config or its frames cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder that train.py wrote, with config.json and checkpoint")
     if fps is not None and not 0 < fps < 1000:
-        raise UserError(f"--fps is {fps}, expected frames per second above 0")
+        raise UserError(f"--fps is {fps}, expected frames per second above 0 and below 1000")
     config = load_config(folder / "config.json")
-    trained_on = Path(config.data_folder)
-    frames = (data_folder or trained_on.parent) / (video_name or trained_on.name)
+    training_frames = Path(config.data_folder)
+    frames = (data_folder or training_frames.parent) / (video_name or training_frames.name)
     if not frames.is_dir():
-        raise UserError(f"{frames}: no such folder of frames; say where they are with --data_folder and --video_name")
+        raise UserError(f"{frames}: no such folder of frames; give their place with --data_folder and --video_name")
     model = load_model(folder / "checkpoint", config, device or pick_device())
     full_range = (alpha_range or config.alpha_range) == "full"
     return TrainedRun(model, open_clip(frames, config, fps), full_range, folder / "checkpoint")
+
+
+def load_model(path: Path, config: Config, device: torch.device) -> Model:
+    """Load the model of a checkpoint, of either representation, ready to render.
+
+    Raises UserError that names what is missing in the checkpoint or does not fit the config.
+    """
+    checkpoint = read_checkpoint(path, device)
+    if config.representation == "grid":
+        grid_model = GridModel.from_checkpoint(checkpoint, path)
+        check_object_count(path, len(grid_model.layers.foregrounds), config)
+        return grid_model.to(device).eval()
+    model = AtlasModel(config).to(device)
+    model.load_checkpoint(checkpoint, path)
+    return model.eval()

@@ -1,1 +1,1 @@
-"""Clips with exact truth, made by the project from photographs that scikit-image ships."""
+"""Synthetic clips with exact ground truth, rendered from photographs that scikit-image ships."""

@@ -1,4 +1,4 @@
-"""Command line: draw a scene into a data folder."""
+"""Command line: render a scene into a data folder."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from command_line import UserError, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write one scene's frames, rough masks and truth."""
+    """Write the frames, the rough masks and the ground truth of one scene."""
     flags = make_parser(
         "Draw a clip with exact truth from photographs that scikit-image ships.", "python -m scenes demo"
     )

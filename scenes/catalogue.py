@@ -1,4 +1,4 @@
-"""The scenes by name. Every one is a function of (width, height, frames): any size, any length, always the same."""
+"""The scenes by name. Each is a function of width, height and number of frames, and always returns the same scene."""
 
 import math
 from collections.abc import Callable
@@ -8,141 +8,147 @@ from skimage import data
 
 from scenes.scene import Floats, Layer, Pose, Scene, ellipse
 
-SHUTTER = 0.8  # of the blurred scene
-FAST_PX_PER_FRAME = 25  # at 768 pixels of width
+REFERENCE_WIDTH_PX = 320  # width of a frame for which the scales of the photographs are chosen
+SHUTTER = 0.8  # exposure time of the scene `fast`, in frames
+FAST_PX_PER_FRAME = 25  # largest speed of the object of `fast`, for frames of 768 pixels width
 
 
 def cat(pose: Callable[[float], Pose]) -> Layer:
-    """A cat's face cut out as an ellipse."""
+    """Return a layer with a cat's face, cut out as an ellipse."""
     return Layer(data.chelsea(), pose, ellipse(center=(205, 150), radii=(150, 135)), wavelength_px=420)
 
 
 def cup(pose: Callable[[float], Pose]) -> Layer:
-    """A coffee cup on its saucer."""
+    """Return a layer with a coffee cup on its saucer, cut out as an ellipse."""
     return Layer(data.coffee(), pose, ellipse(center=(305, 215), radii=(200, 150)))
 
 
 def garage(pose: Callable[[float], Pose]) -> Layer:
-    """A motorcycle in a garage: a background full of detail."""
+    """Return a background layer with much detail: a motorcycle in a garage."""
     return Layer(data.stereo_motorcycle()[0], pose)
 
 
-def progress(frames: int) -> Callable[[float], float]:
-    """Frame number to the share of the clip that has passed."""
+def clip_progress(frames: int) -> Callable[[float], float]:
+    """Return a function of the frame number: 0 at the first of `frames` frames, 1 at the last."""
     return lambda t: t / max(frames - 1, 1)
 
 
 def demo(width: int = 208, height: int = 117, frames: int = 16) -> Scene:
-    """A cat's face that turns and slightly bends while it crosses a garage, past which the camera pans."""
-    share, unit = progress(frames), width / 320
+    """Return a scene with a cat's face that crosses a garage, turns and bends slightly, while the camera pans."""
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
 
-    def camera(t: float) -> Pose:
-        sway = 0.03 * math.sin(4 * share(t))
-        return Pose(width * (0.66 - 0.32 * share(t)), height * (0.5 + sway), scale=0.72 * unit)
+    def camera_pose(t: float) -> Pose:
+        sway = 0.03 * math.sin(4 * progress(t))
+        return Pose(width * (0.66 - 0.32 * progress(t)), height * (0.5 + sway), scale=0.72 * unit)
 
-    def turning(t: float) -> Pose:
+    def cat_pose(t: float) -> Pose:
         return Pose(
-            x=width * (0.34 + 0.34 * share(t)),
-            y=height * (0.52 - 0.06 * math.sin(math.pi * share(t))),
-            angle=math.radians(-18 + 36 * share(t)),
+            x=width * (0.34 + 0.34 * progress(t)),
+            y=height * (0.52 - 0.06 * math.sin(math.pi * progress(t))),
+            angle=math.radians(-18 + 36 * progress(t)),
             scale=0.40 * unit,
-            bend=7 * math.sin(2 * math.pi * share(t)),
+            bend=7 * math.sin(2 * math.pi * progress(t)),
         )
 
-    return Scene("demo", width, height, frames, (cat(turning), garage(camera)))
+    return Scene("demo", width, height, frames, (cat(cat_pose), garage(camera_pose)))
 
 
 def pan(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
-    """Easy: the camera pans, a rigid object moves and turns a little."""
-    share, unit = progress(frames), width / 320
+    """Return an easy scene: the camera pans, and a rigid object moves and turns a little."""
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
 
-    def camera(t: float) -> Pose:
-        return Pose(width * (0.68 - 0.36 * share(t)), height * (0.5 + 0.04 * math.sin(3 * share(t))), scale=0.72 * unit)
+    def camera_pose(t: float) -> Pose:
+        x, y = width * (0.68 - 0.36 * progress(t)), height * (0.5 + 0.04 * math.sin(3 * progress(t)))
+        return Pose(x, y, scale=0.72 * unit)
 
-    def drifting(t: float) -> Pose:
-        x, y = width * (0.3 + 0.35 * share(t)), height * (0.5 + 0.1 * math.sin(math.pi * share(t)))
-        return Pose(x, y, math.radians(15 * share(t)), 0.42 * unit)
+    def cat_pose(t: float) -> Pose:
+        x, y = width * (0.3 + 0.35 * progress(t)), height * (0.5 + 0.1 * math.sin(math.pi * progress(t)))
+        return Pose(x, y, math.radians(15 * progress(t)), 0.42 * unit)
 
-    return Scene("pan", width, height, frames, (cat(drifting), garage(camera)))
+    return Scene("pan", width, height, frames, (cat(cat_pose), garage(camera_pose)))
 
 
 def bend(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
-    """Easy: the camera pans, zooms and rolls, the object bends."""
-    share, unit = progress(frames), width / 320
+    """Return an easy scene: the camera pans, zooms and rolls, and the object bends."""
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
 
-    def camera(t: float) -> Pose:
-        x, y = width * (0.6 - 0.2 * share(t)), height * 0.5
-        return Pose(x, y, math.radians(6 * math.sin(2 * share(t))), unit * (0.74 + 0.16 * share(t)))
+    def camera_pose(t: float) -> Pose:
+        x, y = width * (0.6 - 0.2 * progress(t)), height * 0.5
+        return Pose(x, y, math.radians(6 * math.sin(2 * progress(t))), unit * (0.74 + 0.16 * progress(t)))
 
-    def bending(t: float) -> Pose:
-        x = width * (0.38 + 0.22 * share(t))
-        wave = 14 * math.sin(2 * math.pi * share(t))
-        return Pose(x, height * 0.52, math.radians(10 * math.sin(4 * share(t))), 0.42 * unit, wave)
+    def cat_pose(t: float) -> Pose:
+        x = width * (0.38 + 0.22 * progress(t))
+        wave = 14 * math.sin(2 * math.pi * progress(t))
+        return Pose(x, height * 0.52, math.radians(10 * math.sin(4 * progress(t))), 0.42 * unit, wave)
 
-    return Scene("bend", width, height, frames, (cat(bending), garage(camera)))
+    return Scene("bend", width, height, frames, (cat(cat_pose), garage(camera_pose)))
 
 
 def turn(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
-    """The object turns by 80 degrees and grows to twice its size."""
-    share, unit = progress(frames), width / 320
+    """Return a scene with an object that turns by 80 degrees and grows to twice its size."""
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
 
-    def camera(t: float) -> Pose:
-        return Pose(width * (0.56 - 0.12 * share(t)), height * 0.5, scale=0.74 * unit)
+    def camera_pose(t: float) -> Pose:
+        return Pose(width * (0.56 - 0.12 * progress(t)), height * 0.5, scale=0.74 * unit)
 
-    def growing(t: float) -> Pose:
-        x, y = width * (0.35 + 0.2 * share(t)), height * 0.5
-        return Pose(x, y, math.radians(-40 + 80 * share(t)), unit * 0.25 * 2 ** share(t))
+    def cat_pose(t: float) -> Pose:
+        x, y = width * (0.35 + 0.2 * progress(t)), height * 0.5
+        return Pose(x, y, math.radians(-40 + 80 * progress(t)), unit * 0.25 * 2 ** progress(t))
 
-    return Scene("turn", width, height, frames, (cat(growing), garage(camera)))
+    return Scene("turn", width, height, frames, (cat(cat_pose), garage(camera_pose)))
 
 
 def fast(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
-    """The object swings at up to 25 pixels per frame (of 768), with motion blur."""
-    unit, reach = width / 320, 0.22 * width
-    turns = FAST_PX_PER_FRAME * width / 768 / reach  # radians per frame
+    """Return a scene with motion blur, whose object swings at up to 25 of 768 pixels per frame."""
+    unit, amplitude = width / REFERENCE_WIDTH_PX, 0.22 * width
+    frequency = FAST_PX_PER_FRAME * width / 768 / amplitude  # radians per frame
 
-    def camera(t: float) -> Pose:
+    def camera_pose(t: float) -> Pose:
         return Pose(width * (0.5 + 0.03 * math.sin(0.1 * t)), height * 0.5, scale=0.74 * unit)
 
-    def swinging(t: float) -> Pose:
-        return Pose(
-            width * 0.5 + reach * math.sin(turns * t), height * (0.5 + 0.05 * math.cos(0.3 * t)), 0, 0.36 * unit
-        )
+    def cat_pose(t: float) -> Pose:
+        x, y = width * 0.5 + amplitude * math.sin(frequency * t), height * (0.5 + 0.05 * math.cos(0.3 * t))
+        return Pose(x, y, 0, 0.36 * unit)
 
-    return Scene("fast", width, height, frames, (cat(swinging), garage(camera)), shutter=SHUTTER)
+    return Scene("fast", width, height, frames, (cat(cat_pose), garage(camera_pose)), shutter=SHUTTER)
 
 
 def light(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
-    """As `pan`, with a shadow that walks along under the object and light that flickers on the background."""
-    base, share = pan(width, height, frames), progress(frames)
+    """Return the scene `pan` with a shadow that moves along below the object and flickering light on the background."""
+    base, progress = pan(width, height, frames), clip_progress(frames)
     flicker = 1 + 0.1 * np.random.default_rng(7).uniform(-1, 1, frames + 1)
 
-    def factor(points: Floats, t: float) -> Floats:
-        center = np.array([width * (0.34 + 0.35 * share(t)), height * 0.86])
-        away = np.linalg.norm((points - center) / [0.24 * width, 0.14 * height], axis=-1)
-        shadow = 1 - 0.5 * np.clip(1.5 - away, 0, 1)
+    def light_factor(points: Floats, t: float) -> Floats:
+        center = np.array([width * (0.34 + 0.35 * progress(t)), height * 0.86])
+        radius = np.linalg.norm((points - center) / [0.24 * width, 0.14 * height], axis=-1)
+        shadow = 1 - 0.5 * np.clip(1.5 - radius, 0, 1)
         return shadow * np.interp(t, np.arange(frames + 1), flicker)
 
-    return Scene("light", width, height, frames, base.layers, light=factor)
+    return Scene("light", width, height, frames, base.layers, light=light_factor)
 
 
 def cross(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
-    """Two objects cross, one passing in front of the other."""
-    share, unit = progress(frames), width / 320
+    """Return a scene with two objects, one of which passes in front of the other."""
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
 
-    def camera(t: float) -> Pose:
-        return Pose(width * (0.55 - 0.1 * share(t)), height * 0.5, scale=0.74 * unit)
+    def camera_pose(t: float) -> Pose:
+        return Pose(width * (0.55 - 0.1 * progress(t)), height * 0.5, scale=0.74 * unit)
 
-    def rightward(t: float) -> Pose:
-        return Pose(width * (0.22 + 0.5 * share(t)), height * 0.55, math.radians(12 * share(t)), 0.34 * unit)
+    def cat_pose(t: float) -> Pose:
+        return Pose(width * (0.22 + 0.5 * progress(t)), height * 0.55, math.radians(12 * progress(t)), 0.34 * unit)
 
-    def leftward(t: float) -> Pose:
-        return Pose(width * (0.78 - 0.52 * share(t)), height * 0.42, math.radians(-20 * share(t)), 0.27 * unit)
+    def cup_pose(t: float) -> Pose:
+        return Pose(width * (0.78 - 0.52 * progress(t)), height * 0.42, math.radians(-20 * progress(t)), 0.27 * unit)
 
-    return Scene("cross", width, height, frames, (cat(rightward), cup(leftward), garage(camera)))
+    return Scene("cross", width, height, frames, (cat(cat_pose), cup(cup_pose), garage(camera_pose)))
 
 
 SCENES: dict[str, Callable[..., Scene]] = {
-    scene.__name__: scene for scene in (demo, pan, bend, turn, fast, light, cross)
+    "demo": demo,
+    "pan": pan,
+    "bend": bend,
+    "turn": turn,
+    "fast": fast,
+    "light": light,
+    "cross": cross,
 }
-EASY = ("pan", "bend")

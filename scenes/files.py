@@ -1,4 +1,4 @@
-"""A scene as files, in the layout that the scripts read."""
+"""Write a scene as files, in the layout that the scripts read."""
 
 import json
 from pathlib import Path
@@ -14,30 +14,33 @@ from scenes.scene import Scene
 
 
 def write_scene(scene: Scene, data: Path, fps: float = 12.0, seed: int = 0, missing: float = 0.0) -> Path:
-    """Write frames, rough masks, and the truth: NAME_gt masks, NAME_gt_flow with 1 in its third channel where visible.
+    """Write the frames, the rough masks and the ground truth of a scene, and return the frames folder.
 
-    Returns the frames' folder. Several objects count as one in the masks, and each also has masks of its own,
-    NAME_maskrcnn_1, _2, ...; `missing` is the share of frames without a mask.
+    NAME_gt holds the true masks. NAME_gt_flow holds the true flow, with 1 in its third channel where the target is
+    visible. NAME_maskrcnn holds rough masks of all objects together; a scene with several objects also gets
+    NAME_maskrcnn_1, NAME_maskrcnn_2, ... for each of them. missing: probability that a rough mask is empty.
     """
     folder = data / scene.name
-    folders = {suffix: data / f"{scene.name}{suffix}" for suffix in ("", "_gt", "_gt_flow", "_maskrcnn")}
-    for path in folders.values():
-        path.mkdir(parents=True, exist_ok=True)
+    true_masks, true_flow, rough_masks = (
+        make_folder(data / f"{scene.name}{s}") for s in ("_gt", "_gt_flow", "_maskrcnn")
+    )
     names = [f"{t:05d}.png" for t in range(scene.frames)]
+    make_folder(folder)
     for t, name in enumerate(tqdm(names, desc=f"drawing {scene.name}", unit="frame")):
         frame = scene.frame(t)
         opacity = 1 - np.prod(1 - frame.alpha, axis=0)
         write_png(folder / name, frame.rgb)
-        write_png(folders["_gt"] / name, to_8_bit(opacity >= 0.5))
-        write_png(folders["_maskrcnn"] / name, rough_mask(opacity, seed + t, missing))
-        shown = visibility(torch.from_numpy(frame.alpha))[:-1].numpy()
-        for number, alpha in enumerate(shown if scene.objects > 1 else (), 1):
-            target = make_folder(data / f"{scene.name}_maskrcnn_{number}")
-            write_png(target / name, rough_mask(alpha, seed + t + number * scene.frames, missing))
+        write_png(true_masks / name, to_8_bit(opacity >= 0.5))
+        write_png(rough_masks / name, rough_mask(opacity, seed + t, missing))
+        if scene.objects > 1:
+            visibilities = visibility(torch.from_numpy(frame.alpha))[:-1].numpy()
+            for number, object_visibility in enumerate(visibilities, 1):
+                mask = rough_mask(object_visibility, seed + t + number * scene.frames, missing)
+                write_png(make_folder(data / f"{scene.name}_maskrcnn_{number}") / name, mask)
         for other in (t - 1, t + 1):
             if 0 <= other < scene.frames:
-                flow, visible = scene.flow(t, other)
-                stacked = np.dstack((flow, visible)).astype(np.float32)
-                np.save(folders["_gt_flow"] / f"{name}_{names[other]}.npy", stacked)
+                flow, is_visible = scene.flow(t, other)
+                flow_and_visibility = np.dstack((flow, is_visible)).astype(np.float32)
+                np.save(true_flow / f"{name}_{names[other]}.npy", flow_and_visibility)
     write_text(folder.with_name(f"{scene.name}.json"), json.dumps({"fps": fps}) + "\n")
     return folder

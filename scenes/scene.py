@@ -1,6 +1,7 @@
-"""A scene: photographs moved in known ways. Frames, opacity, flow and every pixel's place are exact by construction.
+"""A scene: photographs that move in known ways, so that frames, opacity, flow and positions are exact.
 
-Pixel positions are (x, y) at pixel centers, as everywhere: the upper left pixel is (0, 0)."""
+Positions are (x, y) in pixels, as everywhere in the project: the center of the upper left pixel is (0, 0).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,107 +10,113 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 SUPERSAMPLING = 3  # samples per pixel along each axis
-SHUTTER_SAMPLES = 9  # moments averaged for motion blur, which smooths along the motion: one sample per pixel then does
-EDGE_PX = 1.0  # width of the soft edge of a shape, photograph pixels
+SHUTTER_SAMPLES = 9  # moments averaged for motion blur; blur smooths edges, so one sample per pixel is then enough
+EDGE_PX = 1.0  # width of the soft edge of a shape, pixels of the photograph
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a photograph lies in a frame: bent, turned, scaled, then moved. Angles in radians, lengths in pixels."""
+    """Position of a photograph in a frame. The photograph is bent, then rotated, scaled and moved."""
 
-    x: float  # where the photograph's pivot lies in the frame
+    x: float  # position of the photograph's pivot in the frame, pixels
     y: float
-    angle: float = 0.0
+    angle: float = 0.0  # radians
     scale: float = 1.0
-    bend: float = 0.0  # photograph pixels by which its columns shift up and down, as a wave
-    bend_phase: float = 0.0
+    bend: float = 0.0  # amplitude of a wave that shifts columns up and down, pixels of the photograph
+    bend_phase: float = 0.0  # radians
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A photograph, where it lies at each time, and how opaque it is at each of its points."""
+    """A photograph with its pose over time and its opacity. Photograph pixels are positions (x, y) in it."""
 
     photograph: NDArray[np.uint8]  # (h, w, 3)
-    pose: Callable[[float], Pose]
-    opacity: Callable[[Floats], Floats] | None = None  # (..., 2) photograph pixels -> (...); None: everywhere
-    wavelength_px: float = 200.0  # of the bend
+    pose: Callable[[float], Pose]  # time in frames -> pose
+    opacity: Callable[[Floats], Floats] | None = None  # photograph pixels (..., 2) -> (...); None: opaque everywhere
+    wavelength_px: float = 200.0  # wavelength of the bend, pixels of the photograph
 
     @property
     def pivot(self) -> Floats:
+        """Center of the photograph, (2,) photograph pixels; poses rotate around it."""
         height, width = self.photograph.shape[:2]
         return np.array([(width - 1) / 2, (height - 1) / 2])
 
     def to_photograph(self, points: Floats, t: float) -> Floats:
-        """Frame pixels (..., 2) at time t -> photograph pixels."""
+        """Convert frame pixels (..., 2) at time t to photograph pixels (..., 2)."""
         pose = self.pose(t)
-        local = (
-            (points - [pose.x, pose.y]) @ rotation_matrix(pose.angle) / pose.scale
-        )  # row vectors: this is the inverse
+        # Points are row vectors, so multiplying by the rotation from the right applies its inverse.
+        local = (points - [pose.x, pose.y]) @ rotation_matrix(pose.angle) / pose.scale
         return shift_columns(local, pose, self.wavelength_px, -1) + self.pivot
 
-    def to_frame(self, places: Floats, t: float) -> Floats:
-        """Photograph pixels (..., 2) -> frame pixels at time t; the inverse of to_photograph."""
+    def to_frame(self, points: Floats, t: float) -> Floats:
+        """Convert photograph pixels (..., 2) to frame pixels (..., 2) at time t. This inverts `to_photograph`."""
         pose = self.pose(t)
-        local = shift_columns(places - self.pivot, pose, self.wavelength_px, 1)
+        local = shift_columns(points - self.pivot, pose, self.wavelength_px, 1)
         return local * pose.scale @ rotation_matrix(pose.angle).T + [pose.x, pose.y]
 
-    def opacity_at(self, places: Floats) -> Floats:
-        """(...) in [0, 1] of photograph pixels (..., 2)."""
-        return np.ones(places.shape[:-1]) if self.opacity is None else self.opacity(places)
+    def opacity_at(self, points: Floats) -> Floats:
+        """Return the opacity (...) in [0, 1] at photograph pixels (..., 2)."""
+        return np.ones(points.shape[:-1]) if self.opacity is None else self.opacity(points)
 
-    def color_at(self, places: Floats) -> NDArray[np.float32]:
-        """(H, W, 3) in 0..255 of photograph pixels (H, W, 2), cubic; the border is mirrored."""
-        x, y = np.float32(places).transpose(2, 0, 1)
+    def color_at(self, points: Floats) -> Floats:
+        """Return the colours (H, W, 3) float32 in [0, 255] at photograph pixels (H, W, 2).
+
+        Interpolation is cubic. The photograph is mirrored at its border.
+        """
+        x, y = points.astype(np.float32).transpose(2, 0, 1)
         color = cv2.remap(self.photograph, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
         return color.astype(np.float32)
 
 
 def rotation_matrix(angle: float) -> Floats:
-    """2 x 2 matrix that turns column vectors by an angle."""
+    """Return the 2 x 2 matrix that rotates column vectors by an angle in radians."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def shift_columns(local: Floats, pose: Pose, wavelength_px: float, sign: int) -> Floats:
-    """Shift columns by the pose's wave (sign 1) or back (-1): a shear, so each undoes the other exactly."""
-    wave = pose.bend * np.sin(2 * np.pi * local[..., 0] / wavelength_px + pose.bend_phase)
-    return np.stack((local[..., 0], local[..., 1] + sign * wave), axis=-1)
+def shift_columns(points: Floats, pose: Pose, wavelength_px: float, sign: int) -> Floats:
+    """Shift positions (..., 2) up or down by the pose's wave, which depends on x only.
+
+    sign 1 applies the wave and sign -1 removes it exactly.
+    """
+    wave = pose.bend * np.sin(2 * np.pi * points[..., 0] / wavelength_px + pose.bend_phase)
+    return np.stack((points[..., 0], points[..., 1] + sign * wave), axis=-1)
 
 
 def ellipse(center: tuple[float, float], radii: tuple[float, float]) -> Callable[[Floats], Floats]:
-    """Opacity of an ellipse in photograph pixels, with a soft edge."""
+    """Return the opacity function of an ellipse with a soft edge, for `Layer.opacity`. Units are photograph pixels."""
 
-    def opacity(places: Floats) -> Floats:
-        away = (places - center) / radii
-        length = np.linalg.norm(away, axis=-1)
-        slope = np.linalg.norm(away / radii, axis=-1) / np.maximum(length, 1e-9)  # turns `length` to pixels
-        return np.clip(0.5 - (length - 1) / np.maximum(slope, 1e-9) / EDGE_PX, 0, 1)
+    def opacity(points: Floats) -> Floats:
+        offset = (points - center) / radii
+        radius = np.linalg.norm(offset, axis=-1)  # 1 on the outline
+        slope_per_px = np.linalg.norm(offset / radii, axis=-1) / np.maximum(radius, 1e-9)  # gradient of the radius
+        return np.clip(0.5 - (radius - 1) / np.maximum(slope_per_px, 1e-9) / EDGE_PX, 0, 1)
 
     return opacity
 
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """One frame and its truth."""
+    """One rendered frame with its ground truth. F is the number of foreground objects."""
 
     rgb: NDArray[np.uint8]  # (H, W, 3)
-    alpha: NDArray[np.float32]  # (F, H, W) exact soft opacity of each object, as if alone
-    front_layer: NDArray[np.uint8]  # (H, W) which layer a pixel's center shows, 0 is the front one
-    light: NDArray[np.float32]  # (H, W) what the background's colours were multiplied by
+    alpha: Floats  # (F, H, W) float32, exact opacity of each object without regard to the objects in front of it
+    front_layer: NDArray[np.uint8]  # (H, W) index of the layer visible at the pixel's center; 0 is the front layer
+    light: Floats  # (H, W) float32 factor of the background's colours
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Layers front to back, the background last, over a number of frames."""
+    """Layers front to back, the background last, over a number of frames. There are L layers and F = L - 1 objects."""
 
     name: str
     width: int
     height: int
     frames: int
     layers: tuple[Layer, ...]
-    shutter: float = 0.0  # share of the time between frames during which light is gathered: motion blur
+    shutter: float = 0.0  # exposure time in frames, which makes motion blur; 0: none
     light: Callable[[Floats, float], Floats] | None = None  # frame pixels (H, W, 2), time -> factor of the background
 
     @property
@@ -117,28 +124,33 @@ class Scene:
         """Number of foreground layers."""
         return len(self.layers) - 1
 
-    def grid(self, finer: int = 1) -> Floats:
-        """(H * finer, W * finer, 2) positions: pixel centers, or samples spread evenly within the pixels."""
-        x = (np.arange(self.width * finer) + 0.5) / finer - 0.5
-        y = (np.arange(self.height * finer) + 0.5) / finer - 0.5
+    def grid(self, samples_per_px: int = 1) -> Floats:
+        """Return positions in a frame, (H * samples_per_px, W * samples_per_px, 2), spread evenly within the pixels.
+
+        With one sample per pixel they are the centers of the pixels.
+        """
+        x = (np.arange(self.width * samples_per_px) + 0.5) / samples_per_px - 0.5
+        y = (np.arange(self.height * samples_per_px) + 0.5) / samples_per_px - 0.5
         return np.stack(np.meshgrid(x, y), axis=-1)
 
-    def light_at(self, points: Floats, t: float) -> NDArray[np.float32]:
-        """(H, W) factor of the background's colours at frame pixels (H, W, 2)."""
-        return np.ones(points.shape[:2], np.float32) if self.light is None else np.float32(self.light(points, t))
+    def light_at(self, points: Floats, t: float) -> Floats:
+        """Return the factor (H, W) float32 of the background's colours at frame pixels (H, W, 2)."""
+        if self.light is None:
+            return np.ones(points.shape[:2], np.float32)
+        return self.light(points, t).astype(np.float32)
 
     def frame(self, t: int) -> SceneFrame:
-        """Render frame t, several samples per pixel, and its truth."""
+        """Render frame t, with several samples per pixel, and its ground truth."""
         if self.shutter:
             moments = t + self.shutter * (np.arange(SHUTTER_SAMPLES) / (SHUTTER_SAMPLES - 1) - 0.5)
             points = self.grid()
         else:
             moments, points = np.array([float(t)]), self.grid(SUPERSAMPLING)
         samples = [self.sample(points, moment) for moment in moments]
-        rgb, alpha = (sum(parts) / len(parts) for parts in zip(*samples, strict=True))
+        rgb, alpha = (sum(values) / len(values) for values in zip(*samples, strict=True))
         size = (self.width, self.height)
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        alpha = np.stack([cv2.resize(each, size, interpolation=cv2.INTER_AREA) for each in alpha])
+        alpha = np.stack([cv2.resize(opacity, size, interpolation=cv2.INTER_AREA) for opacity in alpha])
         return SceneFrame(
             np.clip(np.rint(rgb), 0, 255).astype(np.uint8),
             alpha,
@@ -146,20 +158,23 @@ class Scene:
             self.light_at(self.grid(), t),
         )
 
-    def sample(self, points: Floats, t: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Colour (H, W, 3) in 0..255 and the objects' opacities (F, H, W) at frame positions (H, W, 2)."""
+    def sample(self, points: Floats, t: float) -> tuple[Floats, Floats]:
+        """Return colours (H, W, 3) in [0, 255] and the objects' opacities (F, H, W) at frame pixels (H, W, 2)."""
         background = self.layers[-1]
         color = background.color_at(background.to_photograph(points, t)) * self.light_at(points, t)[..., None]
         alphas = []
         for layer in reversed(self.layers[:-1]):
-            places = layer.to_photograph(points, t)
-            opacity = np.float32(layer.opacity_at(places))
-            color = layer.color_at(places) * opacity[..., None] + color * (1 - opacity[..., None])
+            photograph_points = layer.to_photograph(points, t)
+            opacity = layer.opacity_at(photograph_points).astype(np.float32)
+            color = layer.color_at(photograph_points) * opacity[..., None] + color * (1 - opacity[..., None])
             alphas.append(opacity)
         return color, np.stack(alphas[::-1])
 
     def front_layer(self, points: Floats, t: int) -> NDArray[np.uint8]:
-        """(H, W) the front-most layer that is at least half opaque at frame positions (H, W, 2)."""
+        """Return the index (H, W) of the visible layer at frame pixels (H, W, 2).
+
+        It is the front layer among those with an opacity of at least 0.5.
+        """
         result = np.full(points.shape[:2], len(self.layers) - 1, np.uint8)
         for index in reversed(range(len(self.layers) - 1)):
             layer = self.layers[index]
@@ -167,24 +182,24 @@ class Scene:
         return result
 
     def photograph_positions(self, t: int) -> Floats:
-        """(L, H, W, 2): where every pixel lies in each layer's photograph, visible or not."""
+        """Return the photograph pixels of every pixel of frame t in every layer, visible or not: (L, H, W, 2)."""
         return np.stack([layer.to_photograph(self.grid(), t) for layer in self.layers])
 
-    def move_points(self, points: Floats, visible: NDArray[np.uint8], t: int, other: int) -> Floats:
-        """Frame positions (..., 2) at time t, each on its given layer (...), as positions at another time."""
-        ends = np.empty_like(points)
+    def move_points(self, points: Floats, layers: NDArray[np.uint8], t: int, other: int) -> Floats:
+        """Move frame pixels (..., 2) from time t to another time. layers: the layer of each point, (...)."""
+        moved = np.empty_like(points)
         for index, layer in enumerate(self.layers):
-            here = visible == index
-            ends[here] = layer.to_frame(layer.to_photograph(points[here], t), other)
-        return ends
+            is_here = layers == index
+            moved[is_here] = layer.to_frame(layer.to_photograph(points[is_here], t), other)
+        return moved
 
-    def is_visible(self, points: Floats, visible: NDArray[np.uint8], t: int) -> NDArray[np.bool_]:
-        """Whether positions (H, W, 2) lie in frame t and show the given layers (H, W) there."""
-        inside = (points >= 0).all(-1) & (points[..., 0] <= self.width - 1) & (points[..., 1] <= self.height - 1)
-        return inside & (self.front_layer(points, t) == visible)
+    def is_visible(self, points: Floats, layers: NDArray[np.uint8], t: int) -> NDArray[np.bool_]:
+        """Return whether frame pixels (H, W, 2) lie inside frame t and show the given layers (H, W) there."""
+        is_inside = (points >= 0).all(-1) & (points[..., 0] <= self.width - 1) & (points[..., 1] <= self.height - 1)
+        return is_inside & (self.front_layer(points, t) == layers)
 
-    def flow(self, t: int, other: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Exact flow (H, W, 2) from frame t to another, and where its end is visible there (H, W)."""
-        points, visible = self.grid(), self.front_layer(self.grid(), t)
-        ends = self.move_points(points, visible, t, other)
-        return (ends - points).astype(np.float32), self.is_visible(ends, visible, other)
+    def flow(self, t: int, other: int) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the exact flow (H, W, 2) float32 from frame t to another, and where its target is visible, (H, W)."""
+        points, layers = self.grid(), self.front_layer(self.grid(), t)
+        targets = self.move_points(points, layers, t, other)
+        return (targets - points).astype(np.float32), self.is_visible(targets, layers, other)

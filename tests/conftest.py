@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny clip with exact truth, a config for it, and the published reference where it is at hand."""
+"""Shared fixtures: a tiny clip with exact ground truth, a config for it, and the published reference numbers."""
 
 import dataclasses
 import json
@@ -38,8 +38,8 @@ TINY = {
 }
 
 
-def exact_flow(clip: Path) -> Path:
-    """Put the exact flow of a drawn clip where preprocessing would write it; returns the clip."""
+def write_exact_flow(clip: Path) -> Path:
+    """Write the exact flow of a scene on disk to the folder that preprocessing would fill; return the frames folder."""
     target = clip.with_name(clip.name + "_flow")
     target.mkdir()
     for path in clip.with_name(clip.name + "_gt_flow").glob("*.npy"):
@@ -48,70 +48,72 @@ def exact_flow(clip: Path) -> Path:
 
 
 def draw(data: Path, **size) -> Path:
-    """A tiny clip on disk, with rough masks and flow; returns the frames' folder."""
-    return exact_flow(write_scene(demo(**({"width": 48, "height": 32, "frames": 4} | size)), data, fps=12))
+    """Write a tiny clip with rough masks and exact flow; return its frames folder."""
+    return write_exact_flow(write_scene(demo(**({"width": 48, "height": 32, "frames": 4} | size)), data, fps=12))
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory) -> Path:
+def shared_clip(tmp_path_factory) -> Path:
     """A tiny clip that tests must not change."""
     return draw(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def clip_folder(tmp_path) -> Path:
-    """A tiny clip of the test's own, to damage as it likes."""
+    """A tiny clip that belongs to one test, which may change it."""
     return draw(tmp_path / "data")
 
 
 def tiny_config(clip: Path, results: Path, **changes) -> Config:
-    """Settings that train in well under a second."""
+    """Return settings with which training takes well under a second."""
     return dataclasses.replace(Config(data_folder=str(clip), results_folder_name=str(results)), **(TINY | changes))
 
 
 def write_config(path: Path, config: Config) -> Path:
-    """A config as a file."""
+    """Write a config as a file; return its path."""
     path.write_text(config_text(config))
     return path
 
 
 @pytest.fixture(scope="session")
-def trained(drawn, tmp_path_factory):
-    """A finished run on the tiny clip, its mappings close to the identity: its folder."""
+def finished_run(shared_clip, tmp_path_factory):
+    """Folder of a finished run on the tiny clip, with mappings close to the identity."""
     from training.loop import start_run
 
-    trainer = start_run(tiny_config(drawn, tmp_path_factory.mktemp("runs"), pretrain_iter_number=250))
+    trainer = start_run(tiny_config(shared_clip, tmp_path_factory.mktemp("runs"), pretrain_iter_number=250))
     trainer.run()
     return trainer.folder
 
 
 def run_script(*arguments, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess:
-    """A script as a user runs it."""
+    """Run a script in a process of its own, as a user does."""
     command = [sys.executable, *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
 def read_video(path: Path):
-    """Frames (H, W, 3) uint8 of a video file."""
+    """Yield the frames (H, W, 3) uint8 of a video file."""
     with closing(imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")) as source:
         width, height = next(source)["size"]
         for data in source:
             yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
 
 
-def video_facts(path: Path) -> dict:
-    """What a video file says of itself: fps, size (width, height), ..."""
+def video_metadata(path: Path) -> dict:
+    """Return the properties of a video file: fps, size (width, height), ..."""
     with closing(imageio_ffmpeg.read_frames(str(path))) as source:
         return next(source)
 
 
 def last_line(text: str) -> str:
+    """Return the last line of a text that is not empty."""
     return text.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="session")
 def reference_folder() -> Path:
+    """Folder of the numbers recorded from the published implementation; without it the test is skipped."""
     folder = SHARED / "reference"
     if not folder.is_dir():
         pytest.skip("the published reference numbers are not on this machine (../shared/reference)")
@@ -120,20 +122,23 @@ def reference_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def expected(reference_folder):
+    """The recorded arrays by name."""
     with np.load(reference_folder / "expected.npz") as file:
         return dict(file)
 
 
 @pytest.fixture(scope="session")
 def reference_config(reference_folder) -> Config:
+    """The config of the recorded training run."""
     config = load_config(reference_folder / "trained" / "config.json")
     return dataclasses.replace(config, data_folder=str(reference_folder / "data" / "tiny"), sampling="published")
 
 
 def curve(folder: Path) -> dict[int, float]:
-    """Total loss by iteration, as the log has it."""
+    """Return the total loss of the logged iterations: iteration -> loss."""
     return {row["iteration"]: row["total"] for row in read_log(folder) if "total" in row}
 
 
 def read_log(folder: Path) -> list[dict]:
+    """Return the rows of the log of a run."""
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

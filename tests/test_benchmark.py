@@ -1,4 +1,4 @@
-"""The benchmark: figures against exact truth, one table, resumable."""
+"""The benchmark: metrics that need exact ground truth, one table, and continuing after a stop."""
 
 import json
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script, tiny_config, write_config
 
-from benchmarks.alignment import drifts, errors_px
+from benchmarks.alignment import alignment_errors, transform_errors_px
 from benchmarks.measure import measure_against_scene, placement_errors
-from benchmarks.table import markdown
+from benchmarks.table import markdown_table
 from implicit_neural_networks import AtlasModel
 from media.clip import open_clip
 from rendering.frame_store import FrameStore
@@ -23,64 +23,64 @@ def scene():
     return SCENES["pan"](96, 54, 8)
 
 
-def normalized(scene, places):
-    """Photograph pixels of each layer as places in its atlas square."""
-    sizes = [max(layer.photograph.shape) for layer in scene.layers]
-    return np.stack([each / size * 2 - 1 for each, size in zip(places, sizes, strict=True)]).astype(np.float32)
+def photograph_uv(scene, positions):
+    """Convert photograph pixels of each layer (L, H, W, 2) to uv in the layer's own square."""
+    sides = [max(layer.photograph.shape) for layer in scene.layers]
+    return np.stack([points / side * 2 - 1 for points, side in zip(positions, sides, strict=True)]).astype(np.float32)
 
 
 @pytest.fixture
-def perfect(scene, tmp_path):
-    """A run that knows the truth: each layer's place is its photograph's, opacity is exact."""
+def perfect_run(scene, tmp_path):
+    """A run with the true mappings, which lead to the layers' photographs, and the true opacity; and its frames."""
     folder = write_scene(scene, tmp_path / "data")
     config = tiny_config(folder, tmp_path, maximum_number_of_frames=8)
     run = TrainedRun(AtlasModel(config), open_clip(folder, config))
     (tmp_path / "store").mkdir()
     store = FrameStore(tmp_path / "store")
     for t in range(scene.frames):
-        uv = normalized(scene, scene.photograph_positions(t))
+        uv = photograph_uv(scene, scene.photograph_positions(t))
         store.add(Frame(t, uv, scene.frame(t).alpha, np.zeros((54, 96, 3), np.float32)))
     return run, store
 
 
-def test_the_truth_itself_scores_perfectly(scene, perfect):
-    run, store = perfect
-    figures = measure_against_scene(run, store, scene)
-    assert figures["iou"] == 1
-    assert figures["boundary_f"] == 1
-    assert figures["alpha_error"] < 1e-6
-    assert figures["placement_px"] < 0.05
-    assert figures["placement_within_1"] > 0.99
-    assert figures["round_trip_psnr"] > 25
-    assert figures["warp_error_short"] < 0.01
+def test_a_run_that_equals_the_truth_has_perfect_metrics(scene, perfect_run):
+    run, store = perfect_run
+    metrics = measure_against_scene(run, store, scene)
+    assert metrics["iou"] == 1
+    assert metrics["boundary_f"] == 1
+    assert metrics["alpha_error"] < 1e-6
+    assert metrics["placement_px"] < 0.05
+    assert metrics["placement_within_1"] > 0.99
+    assert metrics["round_trip_psnr"] > 25
+    assert metrics["warp_error_short"] < 0.01
 
 
-def test_a_mapping_that_drifts_is_measured_so(scene, perfect, tmp_path):
-    """Each frame's places are those of 2 px further on per frame, so a mark is off by 2 px per frame between."""
-    run, store = perfect
+def test_the_placement_error_grows_with_the_drift_of_a_mapping(scene, perfect_run, tmp_path):
+    """The mapping drifts by 2 px per frame, so a mark is off by 2 px for each frame between mark and target."""
+    run, store = perfect_run
     (tmp_path / "drifting").mkdir()
     drifting = FrameStore(tmp_path / "drifting")
     for frame in store.frames():
         moved = [layer.to_photograph(scene.grid() + [2.0 * frame.t, 0], frame.t) for layer in scene.layers]
-        drifting.add(Frame(frame.t, normalized(scene, moved), frame.alpha, frame.rgb))
+        drifting.add(Frame(frame.t, photograph_uv(scene, moved), frame.alpha, frame.rgb))
     errors = placement_errors(run, drifting, scene)
     assert np.median(placement_errors(run, store, scene)) < 0.05
     assert 3 < np.median(errors) < 12
 
 
-def test_a_run_of_another_size_is_an_error(perfect, scene):
-    run, store = perfect
+def test_a_run_of_another_size_is_an_error(perfect_run, scene):
+    run, store = perfect_run
     with pytest.raises(ValueError, match="the run is 96 x 54 x 8, the scene 48 x 27 x 8"):
         measure_against_scene(run, store, SCENES["pan"](48, 27, 8))
 
 
-def test_figures_without_truth_are_dashes_not_zeros():
-    table = markdown([{"clip": "a", "psnr": 20.0, "iou": 0.9}, {"clip": "b", "psnr": 21.0}])
+def test_metrics_without_truth_are_dashes_and_not_zeros():
+    table = markdown_table([{"clip": "a", "psnr": 20.0, "iou": 0.9}, {"clip": "b", "psnr": 21.0}])
     assert "| b | 21.00 | - |" in table
     assert "placement" not in table
 
 
-def test_the_benchmark_runs_writes_its_table_and_goes_on_where_it_was(tmp_path):
+def test_the_benchmark_writes_its_table_and_does_not_repeat_finished_cases(tmp_path):
     config = write_config(tmp_path / "tiny.json", tiny_config(tmp_path, tmp_path, maximum_number_of_frames=5))
     arguments = (ROOT / "benchmarks" / "run.py", "--scenes", "cross", "--size", 48, 28, "--frames", 5, "--budgets", 1)
     arguments += ("--configs", config, "--output", tmp_path / "out")
@@ -93,7 +93,7 @@ def test_the_benchmark_runs_writes_its_table_and_goes_on_where_it_was(tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"results.md", "results.csv", "results.png"} <= names
     assert (tmp_path / "out" / "cross_tiny_1s" / "sheet.png").exists()
-    assert "there already" in run_script(*arguments).stdout
+    assert "has a result, skipped" in run_script(*arguments).stdout
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_a_wrong_selection_is_named(tmp_path, arguments, message):
 
 
 def test_transforms_refined_over_all_frames_drift_less_than_chained_ones(tmp_path):
-    rows = {label: errors for _, label, *errors in drifts("pan", (320, 180), 36, tmp_path)}
+    rows = {layer: errors for layer, *errors in alignment_errors("pan", (320, 180), 36, tmp_path)}
     assert rows.keys() == {"object", "background"}
     for chained, _, refined, _, start, _ in rows.values():
         assert refined < 0.8 * chained
         assert start < 0.8 * refined
 
 
-def test_drift_is_measured_from_where_the_truth_carries_points(scene):
+def test_alignment_errors_are_distances_from_the_true_positions(scene):
     still = np.tile(np.eye(3), (8, 1, 1))
-    mean, largest = errors_px(scene, 1, still)  # the camera pans: nothing but the middle frame fits
+    mean, largest = transform_errors_px(scene, 1, still)  # The camera pans, so that only the middle frame fits.
     assert largest > mean > 1.0

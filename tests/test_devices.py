@@ -1,12 +1,12 @@
-"""Another device than the CPU: training, evaluating, editing and exporting run there, and steps do not wait for it.
+"""Devices other than the CPU: training, evaluating, editing and exporting work there, and steps do not wait for it.
 
-Without a GPU a device written in Python stands in (tests/elsewhere.py).
+Without a GPU, a device that is simulated in Python takes its place (tests/simulated_device.py).
 """
 
 import cv2
-import elsewhere
 import numpy as np
 import pytest
+import simulated_device
 import torch
 from conftest import draw, tiny_config
 from torch.utils import _pytree as pytree
@@ -25,20 +25,20 @@ from training.networks import NetworkLearner
 from unwrap_utils import load_video
 
 LEARNERS = {"grid": GridLearner, "mlp": NetworkLearner}
-SHARES = (0.0, 0.1, 0.3, 0.5, 0.8, 0.9)  # of the run: two steps at each resolution of the grids
+PROGRESSES = (0.0, 0.1, 0.3, 0.5, 0.8, 0.9)  # Parts of the run that are done: two at each resolution of the grids.
 
-needs_elsewhere = pytest.mark.skipif(
-    elsewhere.DEVICE is None, reason="this torch has no interface for devices written in Python"
+needs_simulation = pytest.mark.skipif(
+    simulated_device.DEVICE is None, reason="this torch has no interface for devices written in Python"
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
 
 class Generator(torch.Generator):
-    """Random numbers that say they are drawn on a device, while the CPU draws them."""
+    """A generator of random numbers on the CPU that claims to be on another device."""
 
     def __new__(cls, device="cpu"):
         self = super().__new__(cls)
-        self.said = torch.device(device)
+        self.claimed_device = torch.device(device)
         return self
 
     def __init__(self, device="cpu"):
@@ -46,7 +46,7 @@ class Generator(torch.Generator):
 
     @property
     def device(self):
-        return self.said
+        return self.claimed_device
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,13 @@ def clip(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("device_data"), width=96, height=64, frames=6)
 
 
-def settings(clip, results, representation):
+def device_config(clip, results, representation):
     own = {"light": True} if representation == "grid" else {"pretrain_iter_number": 25}
     return tiny_config(clip, results, representation=representation, maximum_number_of_frames=6, **own)
 
 
-def begun(config, clip, device, generator):
-    """A learner after its start."""
+def start_learner(config, clip, device, generator):
+    """Return a learner after its start."""
     torch.manual_seed(0)
     video = load_video(open_clip(clip, config), torch.device("cpu")).to(device)
     learner = LEARNERS[config.representation](config, video, generator.manual_seed(0))
@@ -68,120 +68,129 @@ def begun(config, clip, device, generator):
     return learner
 
 
-def are_elsewhere(model) -> bool:
-    return {parameter.device for parameter in model.parameters()} == {elsewhere.DEVICE}
+def is_simulated(model) -> bool:
+    return {parameter.device for parameter in model.parameters()} == {simulated_device.DEVICE}
 
 
-def losses(learner):
-    return [{name: float(value) for name, value in learner.step(i, s).items()} for i, s in enumerate(SHARES)]
+def train_losses(learner):
+    """Do one step at each part of the run; return the values of all terms."""
+    return [
+        {name: float(value) for name, value in learner.step(iteration, progress).items()}
+        for iteration, progress in enumerate(PROGRESSES)
+    ]
 
 
-@needs_elsewhere
+@needs_simulation
 @pytest.mark.parametrize(
-    "mixing",
+    "operation",
     [
-        lambda here, there: there + here,
-        lambda here, there: here[there.long()],
-        lambda here, there: there.index_add_(0, here.long(), there),
-        lambda here, there: there.index_select(0, here.long()),
-        lambda here, there: there.index_put_((there.long(),), here),
+        lambda on_cpu, on_device: on_device + on_cpu,
+        lambda on_cpu, on_device: on_cpu[on_device.long()],
+        lambda on_cpu, on_device: on_device.index_add_(0, on_cpu.long(), on_device),
+        lambda on_cpu, on_device: on_device.index_select(0, on_cpu.long()),
+        lambda on_cpu, on_device: on_device.index_put_((on_device.long(),), on_cpu),
     ],
 )
-def test_the_stand_in_refuses_tensors_on_two_devices(mixing):
-    with elsewhere.Watched(), pytest.raises(RuntimeError, match="two devices"):
-        mixing(torch.zeros(3), torch.zeros(3, device=elsewhere.DEVICE))
+def test_the_simulation_refuses_tensors_on_two_devices(operation):
+    with simulated_device.DeviceSimulation(), pytest.raises(RuntimeError, match="two devices"):
+        operation(torch.zeros(3), torch.zeros(3, device=simulated_device.DEVICE))
 
 
-@needs_elsewhere
+@needs_simulation
 @pytest.mark.parametrize(
-    "waiting",
+    "operation",
     [
-        lambda there: float(there[0]),
-        lambda there: there.tolist(),
-        lambda there: there.cpu(),
-        lambda there: there.new_tensor([1.0]),
-        lambda there: there[there > 0],
-        lambda there: there.nonzero(),
-        lambda there: there[torch.tensor([0])],
-        lambda there: torch.zeros(2).to(there.device),
+        lambda on_device: float(on_device[0]),
+        lambda on_device: on_device.tolist(),
+        lambda on_device: on_device.cpu(),
+        lambda on_device: on_device.new_tensor([1.0]),
+        lambda on_device: on_device[on_device > 0],
+        lambda on_device: on_device.nonzero(),
+        lambda on_device: on_device[torch.tensor([0])],
+        lambda on_device: torch.zeros(2).to(on_device.device),
     ],
 )
-def test_the_stand_in_notes_what_waits(waiting):
-    with elsewhere.Watched() as watched:
-        there = torch.zeros(3, device=elsewhere.DEVICE)
-        torch.zeros(2).to(there.device, non_blocking=True)
-        assert watched.waits == []
-        waiting(there)
-        assert len(watched.waits) == 1
+def test_the_simulation_records_operations_that_wait(operation):
+    with simulated_device.DeviceSimulation() as simulation:
+        on_device = torch.zeros(3, device=simulated_device.DEVICE)
+        torch.zeros(2).to(on_device.device, non_blocking=True)
+        assert simulation.waits == []
+        operation(on_device)
+        assert len(simulation.waits) == 1
 
 
-@needs_elsewhere
+@needs_simulation
 @pytest.mark.parametrize("representation", LEARNERS)
-def test_training_elsewhere_gives_what_the_cpu_gives(clip, tmp_path, representation):
-    config = settings(clip, tmp_path, representation)
-    here = losses(begun(config, clip, torch.device("cpu"), torch.Generator()))
-    with elsewhere.Watched():
-        learner = begun(config, clip, elsewhere.DEVICE, Generator(elsewhere.DEVICE))
-        there = losses(learner)
-    assert are_elsewhere(learner.model)
-    assert there == here
+def test_training_on_the_device_gives_the_losses_of_the_cpu(clip, tmp_path, representation):
+    config = device_config(clip, tmp_path, representation)
+    cpu_losses = train_losses(start_learner(config, clip, torch.device("cpu"), torch.Generator()))
+    with simulated_device.DeviceSimulation():
+        learner = start_learner(config, clip, simulated_device.DEVICE, Generator(simulated_device.DEVICE))
+        device_losses = train_losses(learner)
+    assert is_simulated(learner.model)
+    assert device_losses == cpu_losses
 
 
-@needs_elsewhere
+@needs_simulation
 @pytest.mark.parametrize("representation", LEARNERS)
 def test_a_training_step_never_waits_for_the_device(clip, tmp_path, representation):
-    with elsewhere.Watched() as watched:
-        learner = begun(settings(clip, tmp_path, representation), clip, elsewhere.DEVICE, Generator(elsewhere.DEVICE))
-        for number in range(0, 3 * len(SHARES), 3):
-            share = SHARES[number // 3]
-            learner.step(number, share)  # what happens once in a stage may wait
-            watched.waits.clear()
-            learner.step(number + 1, share)
-            assert watched.waits == []
-        float(next(iter(learner.step(number + 2, share).values())))
-        assert len(watched.waits) == 1  # reading a loss is noted: the watch is not blind
+    with simulated_device.DeviceSimulation() as simulation:
+        learner = start_learner(
+            device_config(clip, tmp_path, representation),
+            clip,
+            simulated_device.DEVICE,
+            Generator(simulated_device.DEVICE),
+        )
+        for number in range(0, 3 * len(PROGRESSES), 3):
+            progress = PROGRESSES[number // 3]
+            learner.step(number, progress)  # What happens once in a stage may wait.
+            simulation.waits.clear()
+            learner.step(number + 1, progress)
+            assert simulation.waits == []
+        float(next(iter(learner.step(number + 2, progress).values())))
+        assert len(simulation.waits) == 1  # Reading a loss is recorded, so waits are noticed.
 
 
 @needs_gpu
 @pytest.mark.parametrize("representation", LEARNERS)
 def test_a_training_step_never_waits_for_a_gpu(clip, tmp_path, representation):
     device = torch.device("cuda")
-    learner = begun(settings(clip, tmp_path, representation), clip, device, torch.Generator(device))
-    for number, share in enumerate(SHARES):
-        learner.step(2 * number, share)
+    learner = start_learner(device_config(clip, tmp_path, representation), clip, device, torch.Generator(device))
+    for number, progress in enumerate(PROGRESSES):
+        learner.step(2 * number, progress)
         torch.cuda.set_sync_debug_mode("error")  # a step that waits raises
         try:
-            terms = learner.step(2 * number + 1, share)
+            terms = learner.step(2 * number + 1, progress)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert all(value.is_cuda and value.isfinite() for value in terms.values())
 
 
-@needs_elsewhere
+@needs_simulation
 @pytest.mark.parametrize("representation", LEARNERS)
-def test_scripts_work_elsewhere(clip, tmp_path, representation, monkeypatch):
+def test_scripts_work_on_the_device(clip, tmp_path, representation, monkeypatch):
     load = torch.load
 
-    def load_there(path, map_location, **options):
+    def load_to_device(path, map_location, **options):
         loaded = load(path, map_location="cpu", **options)
-        return pytree.tree_map_only(torch.Tensor, lambda each: each.to(map_location), loaded)
+        return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(map_location), loaded)
 
-    monkeypatch.setattr(torch, "load", load_there)
+    monkeypatch.setattr(torch, "load", load_to_device)
     monkeypatch.setattr(torch, "Generator", Generator)
     for module in (training.loop, rendering.trained_run):
-        monkeypatch.setattr(module, "pick_device", lambda: elsewhere.DEVICE)
+        monkeypatch.setattr(module, "pick_device", lambda: simulated_device.DEVICE)
     frame_paint, atlas_paint, atlas = tmp_path / "frame.png", tmp_path / "painted.png", tmp_path / "atlas"
-    cv2.imwrite(str(frame_paint), square(64, 96))
-    with elsewhere.Watched():
-        trainer = start_run(settings(clip, tmp_path / "results", representation))
+    cv2.imwrite(str(frame_paint), draw_rectangle(64, 96))
+    with simulated_device.DeviceSimulation():
+        trainer = start_run(device_config(clip, tmp_path / "results", representation))
         trainer.run()
-        assert are_elsewhere(trainer.model)
-        assert are_elsewhere(open_run(trainer.folder).model)
+        assert is_simulated(trainer.model)
+        assert is_simulated(open_run(trainer.folder).model)
         run = f"--trained_model_folder={trainer.folder}"
         only_evaluate.main([run, f"--output_folder={tmp_path / 'evaluation'}"])
         export_atlas.main([run, f"--output_folder={atlas}"])
         height, width = cv2.imread(str(atlas / "foreground.png"), cv2.IMREAD_UNCHANGED).shape[:2]
-        cv2.imwrite(str(atlas_paint), square(height, width))
+        cv2.imwrite(str(atlas_paint), draw_rectangle(height, width))
         only_edit.main([run, f"--output_folder={tmp_path / 'a'}", "--edit_frame", f"2:{frame_paint}"])
         painted = f"--edit_foreground_path={atlas_paint}"
         only_edit.main(
@@ -191,8 +200,8 @@ def test_scripts_work_elsewhere(clip, tmp_path, representation, monkeypatch):
     assert (tmp_path / "b" / "edited.png").is_file()
 
 
-def square(height: int, width: int):
-    """Opaque white in the middle of a transparent picture."""
+def draw_rectangle(height: int, width: int):
+    """Return a transparent image (H, W, 4) with an opaque white rectangle in the middle."""
     paint = np.zeros((height, width, 4), np.uint8)
     paint[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = 255
     return paint

@@ -1,4 +1,4 @@
-"""Blending, native size, several painted frames, what is written."""
+"""Options of editing: blend modes, native size, several painted frames, output formats, sound."""
 
 import json
 import subprocess
@@ -8,26 +8,26 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from conftest import draw, run_script, tiny_config, video_facts
+from conftest import draw, run_script, tiny_config, video_metadata
 
 import media
 import only_edit
 from command_line import UserError
-from editing.mipmap import MipMap
-from media.decoding import read_video
-from media.decoding import video_facts as facts_of
+from editing.layer_edit import MipMap
+from media.decoding import read_video, read_video_metadata
 from media.videos import Audio, VideoWriter
-from rendering.blending import BLENDS, alpha_over, composite_edits
-from rendering.resizing import resize_field
+from rendering.blending import BLEND_MODES, alpha_over, composite_edits
+from rendering.resampling import resize_field
 
 SIZE = (48, 32)
 GREY = np.full((1, 1, 3), 0.4, np.float32)
 
 
-def over(color, alpha: float, blend: str, source=GREY):
-    rgba = np.float32([[[*np.multiply(color, alpha), alpha]]])
-    paint, opacity = composite_edits(source, [(rgba, np.ones((1, 1), np.float32))], blend=blend)
-    return (source * (1 - opacity) + paint)[0, 0]
+def blend_over(color, alpha: float, blend: str, source=GREY):
+    """Composite one pixel of a colour and an opacity over a source pixel, (3,)."""
+    rgba = np.array([[[*np.multiply(color, alpha), alpha]]], np.float32)
+    result, opacity = composite_edits(source, [(rgba, np.ones((1, 1), np.float32))], blend=blend)
+    return (source * (1 - opacity) + result)[0, 0]
 
 
 @pytest.mark.parametrize(
@@ -40,24 +40,25 @@ def over(color, alpha: float, blend: str, source=GREY):
     ],
 )
 def test_blend_modes_are_the_usual_ones(blend, expected):
-    np.testing.assert_allclose(over([1, 0.5, 0], 1, blend), expected, atol=1e-6)
+    np.testing.assert_allclose(blend_over([1, 0.5, 0], 1, blend), expected, atol=1e-6)
 
 
 def test_recolouring_keeps_the_luminance():
-    result = over([0.9, 0.3, 0.2], 1, "color")
+    result = blend_over([0.9, 0.3, 0.2], 1, "color")
     assert result @ [0.299, 0.587, 0.114] == pytest.approx(0.4, abs=1e-6)
     assert result[0] > result[1] > result[2]
 
 
-@pytest.mark.parametrize("blend", sorted(BLENDS))
+@pytest.mark.parametrize("blend", sorted(BLEND_MODES))
 def test_half_opacity_lies_half_way_and_no_opacity_changes_nothing(blend):
-    full, half, none = (over([0.9, 0.3, 0.2], alpha, blend) for alpha in (1, 0.5, 0))
+    full, half, none = (blend_over([0.9, 0.3, 0.2], alpha, blend) for alpha in (1, 0.5, 0))
     np.testing.assert_allclose(half, (full + 0.4) / 2, atol=0.02)
     np.testing.assert_array_equal(none, GREY[0, 0])
 
 
 def test_later_paint_hides_earlier_paint():
-    red, half_blue = np.float32([[[1, 0, 0, 1]]]), np.float32([[[0, 0, 0.5, 0.5]]])
+    red = np.array([[[1, 0, 0, 1]]], np.float32)
+    half_blue = np.array([[[0, 0, 0.5, 0.5]]], np.float32)
     np.testing.assert_allclose(alpha_over([red, half_blue])[0, 0], [0.5, 0, 0.5, 1])
     np.testing.assert_allclose(alpha_over([half_blue, red])[0, 0], [1, 0, 0, 1])
 
@@ -67,34 +68,35 @@ def test_a_picture_that_is_much_finer_than_the_frame_does_not_alias():
     checkers = torch.from_numpy(((rows // 2 + columns // 2) % 2).astype(np.float32))[..., None]
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     positions = torch.stack((x, y), dim=-1) * 15.3 + 7  # neighbours lie many squares apart
-    shown = MipMap(checkers).sample(positions)
-    assert (shown - 0.5).abs().max() < 0.1
-    close = MipMap(checkers).sample(torch.stack((x, y), dim=-1))  # one to one: every square is there
-    torch.testing.assert_close(close[..., 0], checkers[:32, :32, 0], atol=1e-4, rtol=0)
+    coarse = MipMap(checkers).sample(positions)
+    assert (coarse - 0.5).abs().max() < 0.1
+    fine = MipMap(checkers).sample(torch.stack((x, y), dim=-1))  # one texel per pixel shows every square
+    torch.testing.assert_close(fine[..., 0], checkers[:32, :32, 0], atol=1e-4, rtol=0)
 
 
-def test_fields_grow_linearly_to_the_native_size_up_to_the_border():
+def test_fields_are_resized_linearly_up_to_the_border():
     ramp = np.arange(8, dtype=np.float32)[None].repeat(4, 0)
-    grown = resize_field(ramp, 32, 16)
+    resized = resize_field(ramp, 32, 16)
     expected = (np.arange(32) + 0.5) / 4 - 0.5
-    np.testing.assert_allclose(grown, np.tile(expected, (16, 1)), atol=0.02)
+    np.testing.assert_allclose(resized, np.tile(expected, (16, 1)), atol=0.02)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A quick run with grids, of frames twice as large as it works at."""
+    """Folder of a quick run with grids, whose frames are twice as large as the working size, and its clip."""
     from training.loop import start_run
 
-    place = tmp_path_factory.mktemp("edit")
-    clip = draw(place / "data", width=96, height=64)
-    rare = {"iters_num": 30, "evaluate_every": 1000, "checkpoint_every": 1000, "log_every": 100}
-    config = tiny_config(clip, place / "results", representation="grid", resx=48, resy=None, **rare)
+    folder = tmp_path_factory.mktemp("edit")
+    clip = draw(folder / "data", width=96, height=64)
+    settings = {"iters_num": 30, "evaluate_every": 1000, "checkpoint_every": 1000, "log_every": 100}
+    config = tiny_config(clip, folder / "results", representation="grid", resx=48, resy=None, **settings)
     trainer = start_run(config)
     trainer.run()
     return trainer.folder, clip
 
 
-def paint(path, size, box, color=(255, 255, 255, 255)):
+def write_paint(path, size, box, color=(255, 255, 255, 255)):
+    """Write an RGBA picture of `size` (width, height), filled inside a box (left, top, right, bottom)."""
     picture = np.zeros((size[1], size[0], 4), np.uint8)
     left, top, right, bottom = box
     picture[top:bottom, left:right] = color
@@ -102,18 +104,18 @@ def paint(path, size, box, color=(255, 255, 255, 255)):
     return path
 
 
-def edit(run, out, *flags) -> None:
+def run_edit(run, out, *flags) -> None:
     only_edit.main([f"--trained_model_folder={run[0]}", f"--output_folder={out}", *map(str, flags)])
 
 
-def pictures(folder):
+def read_pictures(folder):
     return np.stack([media.read_rgb(path) for path in media.list_images(folder)]).astype(int)
 
 
 def test_a_native_edit_keeps_the_frames_own_pixels_and_is_as_sharp_as_they_are(run, tmp_path):
-    path = paint(tmp_path / "a.png", (96, 64), (30, 20, 60, 44))
-    edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--edit_space", "native", "--save_frames")
-    frames, source = pictures(tmp_path / "out" / "edited_frames"), pictures(run[1])
+    path = write_paint(tmp_path / "a.png", (96, 64), (30, 20, 60, 44))
+    run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--edit_space", "native", "--save_frames")
+    frames, source = read_pictures(tmp_path / "out" / "edited_frames"), read_pictures(run[1])
     assert frames.shape == source.shape == (4, 64, 96, 3)
     assert frames[1, 23:41, 33:57].mean() > 250
     untouched = np.ones((64, 96), bool)
@@ -123,21 +125,21 @@ def test_a_native_edit_keeps_the_frames_own_pixels_and_is_as_sharp_as_they_are(r
     assert changed[32, 28:62].sum() == pytest.approx(30, abs=3)
 
 
-def test_of_several_painted_frames_the_later_wins(run, tmp_path):
-    red = paint(tmp_path / "red.png", SIZE, (14, 10, 34, 22), (255, 0, 0, 255))
-    blue = paint(tmp_path / "blue.png", SIZE, (14, 10, 24, 22), (0, 0, 255, 255))
-    edit(run, tmp_path / "out", "--edit_frame", f"2:{red}", f"2:{blue}", "--save_frames")
-    frame = pictures(tmp_path / "out" / "edited_frames")[2]
+def test_later_frame_edits_cover_earlier_ones(run, tmp_path):
+    red = write_paint(tmp_path / "red.png", SIZE, (14, 10, 34, 22), (255, 0, 0, 255))
+    blue = write_paint(tmp_path / "blue.png", SIZE, (14, 10, 24, 22), (0, 0, 255, 255))
+    run_edit(run, tmp_path / "out", "--edit_frame", f"2:{red}", f"2:{blue}", "--save_frames")
+    frame = read_pictures(tmp_path / "out" / "edited_frames")[2]
     assert frame[12:20, 16:22].mean((0, 1))[2] > 240
     assert frame[12:20, 27:32].mean((0, 1))[0] > 240
 
 
 def test_the_edit_alone_over_the_video_is_the_edited_video(run, tmp_path):
-    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22), (250, 120, 30, 180))
+    path = write_paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22), (250, 120, 30, 180))
     flags = ("--edit_frame", f"1:{path}")
-    edit(run, tmp_path / "whole", *flags, "--save_frames")
-    edit(run, tmp_path / "alone", *flags, "--only_edit_layer")
-    whole = pictures(tmp_path / "whole" / "edited_frames")
+    run_edit(run, tmp_path / "whole", *flags, "--save_frames")
+    run_edit(run, tmp_path / "alone", *flags, "--only_edit_layer")
+    whole = read_pictures(tmp_path / "whole" / "edited_frames")
     files = media.list_images(tmp_path / "alone" / "edited_demo")
     alone = np.stack([np.asarray(media.open_image(path)) for path in files]).astype(float)
     source = np.stack([media.resize(media.read_rgb(path), *SIZE) for path in media.list_images(run[1])])
@@ -148,11 +150,11 @@ def test_the_edit_alone_over_the_video_is_the_edited_video(run, tmp_path):
 
 
 def test_prores_carries_opacity(run, tmp_path):
-    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
-    edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--only_edit_layer", "--format", "prores")
+    path = write_paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--only_edit_layer", "--format", "prores")
     movie = tmp_path / "out" / "edited_demo.mov"
-    assert facts_of(movie).codec == "prores"
-    assert facts_of(movie).has_alpha
+    assert read_video_metadata(movie).codec == "prores"
+    assert read_video_metadata(movie).has_alpha
     opacity = list(read_video(movie, alpha=True))
     assert len(opacity) == 4
     assert opacity[1][12:20, 18:30].min() > 225  # the mapping of thirty steps is crude
@@ -161,13 +163,13 @@ def test_prores_carries_opacity(run, tmp_path):
 
 
 def test_an_existing_folder_is_written_into_only_when_asked(run, tmp_path):
-    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    path = write_paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
     out = media.make_folder(tmp_path / "out")
     (out / "mine.txt").write_text("keep")
-    edit(run, out, "--edit_frame", f"1:{path}")
-    assert sorted(each.name for each in out.iterdir()) == ["mine.txt"]
-    edit(run, out, "--edit_frame", f"1:{path}", "--overwrite")
-    assert sorted(each.name for each in out.iterdir()) == ["edited.png", "edited_demo.mp4", "mine.txt"]
+    run_edit(run, out, "--edit_frame", f"1:{path}")
+    assert sorted(path.name for path in out.iterdir()) == ["mine.txt"]
+    run_edit(run, out, "--edit_frame", f"1:{path}", "--overwrite")
+    assert sorted(path.name for path in out.iterdir()) == ["edited.png", "edited_demo.mp4", "mine.txt"]
 
 
 def test_a_picture_without_opacity_can_have_a_mask(run, tmp_path):
@@ -177,9 +179,9 @@ def test_a_picture_without_opacity_can_have_a_mask(run, tmp_path):
     media.write_png(tmp_path / "mask.png", mask)
     flags = ["--edit_frame", f"1:{tmp_path / 'color.png'}", "--save_frames"]
     with pytest.raises(UserError, match="picture without opacity, expected RGBA"):
-        edit(run, tmp_path / "out", *flags)
-    edit(run, tmp_path / "out", *flags, "--edit_frame_mask", tmp_path / "mask.png")
-    frame = pictures(tmp_path / "out" / "edited_frames")[1]
+        run_edit(run, tmp_path / "out", *flags)
+    run_edit(run, tmp_path / "out", *flags, "--edit_frame_mask", tmp_path / "mask.png")
+    frame = read_pictures(tmp_path / "out" / "edited_frames")[1]
     assert frame[12:20, 18:30].mean((0, 1))[0] > 245
     assert frame[:6].mean((0, 1))[0] < 220
 
@@ -190,31 +192,31 @@ def test_a_picture_without_opacity_can_have_a_mask(run, tmp_path):
         (["--edit_frame", "9:a.png"], "edit of frame 9: the clip has frames 0 to 3"),
         (["--opacity", "2", "--edit_frame", "1:a.png"], "--opacity is 2.0, expected 0 to 1"),
         (["--crf", "99", "--edit_frame", "1:a.png"], "--crf is 99"),
-        (["--only_edit_layer", "--format", "mp4", "--edit_frame", "1:a.png"], "needs opacity, which mp4 has not"),
+        (["--only_edit_layer", "--format", "mp4", "--edit_frame", "1:a.png"], "needs opacity, which mp4 does not have"),
         (["--edit_foreground_at", "3,4"], "nothing to paint"),
-        (["--transfer_from", "x", "--edit_frame", "1:a.png"], "--transfer_from carries atlas edits over"),
+        (["--transfer_from", "x", "--edit_frame", "1:a.png"], "--transfer_from is for atlas edits"),
         (["--atlas", "x", "--edit_frame", "1:a.png"], "--atlas belongs to an atlas edit"),
     ],
 )
-def test_flags_that_make_no_sense_are_refused(run, tmp_path, monkeypatch, flags, message):
+def test_useless_or_contradictory_flags_are_refused(run, tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
-    paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    write_paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
     with pytest.raises(UserError, match=message):
-        edit(run, tmp_path / "out", *flags)
+        run_edit(run, tmp_path / "out", *flags)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("start_s", "end_s"), [(0.5, 1.5), (0.5, 0.7), (0.0, None)])
-def test_sound_comes_along_and_cuts_no_picture(tmp_path, start_s, end_s):
-    """As long as the pictures, shorter, longer."""
+def test_sound_is_added_and_cuts_no_picture(tmp_path, start_s, end_s):
+    """The sound is as long as the pictures (1 s), shorter, or longer."""
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine=440", "-t", "2"]
     subprocess.run([*ffmpeg, str(tmp_path / "tone.m4a")], check=True)
     with VideoWriter(tmp_path / "a.mp4", 30, audio=Audio(tmp_path / "tone.m4a", start_s, end_s)) as video:
         for t in range(30):
             video.write(np.full((132, 148, 3), 8 * t, np.uint8))
-    facts = facts_of(tmp_path / "a.mp4")
-    assert facts.has_audio
-    assert facts.duration_s == pytest.approx(1.0, abs=0.15)
+    metadata = read_video_metadata(tmp_path / "a.mp4")
+    assert metadata.has_audio
+    assert metadata.duration_s == pytest.approx(1.0, abs=0.15)
     frames = list(read_video(tmp_path / "a.mp4"))
     assert len(frames) == 30
     assert frames[0].max() < 5
@@ -236,9 +238,9 @@ def test_colours_survive_the_video_file(tmp_path):
         bars[:, 24 * number : 24 * number + 24] = color
     with VideoWriter(tmp_path / "a.mp4", 10, crf=4) as video:
         video.write(bars)
-    shown = next(read_video(tmp_path / "a.mp4")).astype(int)
+    decoded = next(read_video(tmp_path / "a.mp4")).astype(int)
     for x in (12, 36, 60, 84):
-        assert np.abs(shown[32, x] - bars[32, x]).max() <= 6
+        assert np.abs(decoded[32, x] - bars[32, x]).max() <= 6
 
 
 def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_path):
@@ -247,24 +249,13 @@ def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_pat
     subprocess.run([*ffmpeg, str(tmp_path / "tone.m4a")], check=True)
     note = clip.with_name("demo.json")
     before = note.read_text()
-    span = {"start_s": 0, "end_s": None, "every": 1, "frames": 4, "width": 96, "height": 64}
-    span |= {"source_bytes": 0, "source_changed": 0}
-    note.write_text(
-        json.dumps(
-            {
-                "fps": 12,
-                "source": str(tmp_path / "tone.m4a"),
-                "has_audio": True,
-                "source_bytes": 0,
-                "source_changed": 0,
-                **span,
-            }
-        )
-    )
-    path = paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
+    values = {"fps": 12, "source": str(tmp_path / "tone.m4a"), "has_audio": True}
+    values |= {"source_bytes": 0, "source_changed": 0, "start_s": 0, "end_s": None, "every": 1}
+    note.write_text(json.dumps(values | {"frames": 4, "width": 96, "height": 64}))
+    path = write_paint(tmp_path / "a.png", SIZE, (14, 10, 34, 22))
     try:
-        edit(run, tmp_path / "out", "--edit_frame", f"1:{path}")
-        assert facts_of(tmp_path / "out" / "edited_demo.mp4").has_audio
+        run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}")
+        assert read_video_metadata(tmp_path / "out" / "edited_demo.mp4").has_audio
         (tmp_path / "tone.m4a").unlink()
         done = run_script(
             "only_edit.py",
@@ -274,26 +265,26 @@ def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_pat
             f"1:{path}",
         )
         assert done.returncode == 0
-        assert "is not there any more, the edited video is silent" in done.stderr
+        assert "does not exist any more, so the edited video is silent" in done.stderr
     finally:
         note.write_text(before)
-    assert video_facts(tmp_path / "silent" / "edited_demo.mp4")["fps"] == 12
+    assert video_metadata(tmp_path / "silent" / "edited_demo.mp4")["fps"] == 12
 
 
-def test_pictures_of_any_kind_are_taken_or_refused_with_a_reason(run, tmp_path):
+def test_pictures_of_any_kind_are_accepted_or_refused_with_a_reason(run, tmp_path):
     from PIL import Image
 
     image = Image.new("P", SIZE, 0)
     image.putpalette([0, 0, 0, 255, 0, 0])
     image.paste(1, (14, 10, 34, 22))
     image.save(tmp_path / "palette.png", transparency=0)
-    edit(run, tmp_path / "palette", "--edit_frame", f"1:{tmp_path / 'palette.png'}", "--save_frames")
-    assert pictures(tmp_path / "palette" / "edited_frames")[1][12:20, 18:30].mean((0, 1))[0] > 240
+    run_edit(run, tmp_path / "palette", "--edit_frame", f"1:{tmp_path / 'palette.png'}", "--save_frames")
+    assert read_pictures(tmp_path / "palette" / "edited_frames")[1][12:20, 18:30].mean((0, 1))[0] > 240
     deep = np.zeros((32, 48, 4), np.uint16)
     deep[10:22, 14:34] = (0, 0, 65535, 65535)  # blue, green, red, opacity, as OpenCV orders them
     cv2.imwrite(str(tmp_path / "deep.png"), deep)
-    edit(run, tmp_path / "deep", "--edit_frame", f"1:{tmp_path / 'deep.png'}", "--save_frames")
-    assert pictures(tmp_path / "deep" / "edited_frames")[1][12:20, 18:30].mean((0, 1))[0] > 240
+    run_edit(run, tmp_path / "deep", "--edit_frame", f"1:{tmp_path / 'deep.png'}", "--save_frames")
+    assert read_pictures(tmp_path / "deep" / "edited_frames")[1][12:20, 18:30].mean((0, 1))[0] > 240
     Image.new("CMYK", SIZE, (0, 255, 255, 0)).save(tmp_path / "print.jpg")
     with pytest.raises(UserError, match=r"print\.jpg: CMYK picture without opacity, expected RGBA"):
-        edit(run, tmp_path / "print", "--edit_frame", f"1:{tmp_path / 'print.jpg'}")
+        run_edit(run, tmp_path / "print", "--edit_frame", f"1:{tmp_path / 'print.jpg'}")

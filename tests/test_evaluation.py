@@ -1,4 +1,4 @@
-"""Evaluating a run: the published files, figures, and a page."""
+"""Evaluating a run: the published files, metrics, and a page."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import draw, last_line, read_video, run_script, tiny_config, video_facts
+from conftest import draw, last_line, read_video, run_script, tiny_config, video_metadata
 from PIL import Image
 
 import implicit_neural_networks
@@ -27,14 +27,14 @@ PICTURES = "texture_orig1 texture_orig2 texture_edit1 texture_edit2 texture_orig
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained, drawn, tmp_path_factory):
-    """only_evaluate.py as a user runs it: the folder, and what it printed."""
+def evaluated(finished_run, shared_clip, tmp_path_factory):
+    """Folder that only_evaluate.py wrote, run as a user does, and the text that it printed."""
     folder = tmp_path_factory.mktemp("out") / "evaluation"
     done = run_script(
         "only_evaluate.py",
-        f"--trained_model_folder={trained}",
-        f"--video_name={drawn.name}",
-        f"--data_folder={drawn.parent}",
+        f"--trained_model_folder={finished_run}",
+        f"--video_name={shared_clip.name}",
+        f"--data_folder={shared_clip.parent}",
         f"--output_folder={folder}",
     )
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def test_metrics_are_single_numbers_with_lists_per_frame(evaluated):
 def test_every_video_has_the_clips_frames_and_speed(evaluated):
     for path in evaluated[0].glob("*.mp4"):
         assert len(list(read_video(path))) == 4, path
-        assert video_facts(path)["fps"] == 12, path
+        assert video_metadata(path)["fps"] == 12, path
 
 
 def test_the_page_shows_every_picture_and_video(evaluated):
@@ -87,7 +87,7 @@ def test_the_page_shows_every_picture_and_video(evaluated):
         assert f'src="{path.name}"' in page, path
 
 
-def test_atlases_are_a_thousand_pixels_wide_and_see_through_where_unseen(evaluated):
+def test_atlases_are_a_thousand_pixels_wide_and_transparent_where_not_visible(evaluated):
     for number in (1, 2):
         opaque = media.read_rgb(evaluated[0] / f"texture_orig{number}.png")
         with Image.open(evaluated[0] / f"texture_orig{number}_alpha.png") as image:
@@ -98,23 +98,23 @@ def test_atlases_are_a_thousand_pixels_wide_and_see_through_where_unseen(evaluat
     assert rgba[..., 3].any()
 
 
-def test_a_folder_with_files_is_left_alone(evaluated, trained):
+def test_a_folder_with_files_is_left_alone(evaluated, finished_run):
     folder, _ = evaluated
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    done = run_script("only_evaluate.py", f"--trained_model_folder={trained}", f"--output_folder={folder}")
+    done = run_script("only_evaluate.py", f"--trained_model_folder={finished_run}", f"--output_folder={folder}")
     assert last_line(done.stdout) == f"wrote {folder}_2"
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_clip_without_flow_masks_or_truth_is_evaluated_all_the_same(trained, tmp_path):
+def test_a_clip_without_flow_masks_or_truth_can_be_evaluated(tmp_path):
     folder = draw(tmp_path / "data", frames=2)
     for suffix in ("_flow", "_maskrcnn", "_gt"):
         for path in folder.with_name("demo" + suffix).iterdir():
             path.unlink()
         folder.with_name("demo" + suffix).rmdir()
     config = tiny_config(folder, tmp_path)
-    found = evaluate(TrainedRun(AtlasModel(config), open_clip(folder, config)), tmp_path / "out")
-    assert "iou" not in found.metrics
+    evaluation = evaluate(TrainedRun(AtlasModel(config), open_clip(folder, config)), tmp_path / "out")
+    assert "iou" not in evaluation.metrics
     assert not (tmp_path / "out" / "alpha_vs_mask_rcnn_demo.mp4").exists()
     assert (tmp_path / "out" / "global_info_demo.mp4").exists()
 
@@ -127,9 +127,9 @@ def test_a_clip_without_flow_masks_or_truth_is_evaluated_all_the_same(trained, t
         (["--fps=0"], "--fps is 0.0, expected frames per second above 0"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_code_2(trained, tmp_path, arguments, message):
+def test_wrong_input_is_one_line_and_exit_code_2(finished_run, tmp_path, arguments, message):
     done = run_script(
-        "only_evaluate.py", f"--trained_model_folder={trained}", f"--output_folder={tmp_path / 'out'}", *arguments
+        "only_evaluate.py", f"--trained_model_folder={finished_run}", f"--output_folder={tmp_path / 'out'}", *arguments
     )
     assert done.returncode == 2
     assert message in last_line(done.stderr)
@@ -138,7 +138,8 @@ def test_wrong_input_is_one_line_and_exit_code_2(trained, tmp_path, arguments, m
 
 
 def frame_with(alpha, uv=None) -> Frame:
-    alpha = np.float32(alpha)
+    """Return a frame of one object with this opacity (H, W), and uv (2, H, W, 2) or zeros."""
+    alpha = np.array(alpha, np.float32)
     uv = np.zeros((2, *alpha.shape, 2), np.float32) if uv is None else uv
     return Frame(0, uv, alpha[None], np.zeros((*alpha.shape, 3), np.float32))
 
@@ -147,8 +148,8 @@ def test_the_background_view_is_the_square_that_visible_background_uses(tmp_path
     model = AtlasModel(tiny_config(tmp_path, tmp_path))
     uv = np.zeros((2, 1, 4, 2), np.float32)
     uv[1, 0] = [[-0.8, -0.2], [0.0, 0.2], [0.4, 0.1], [1.0, 1.0]]
-    for share, full_range in ((0.74, True), (0.74, False)):
-        frame = replace(frame_with([[0.1, 0.2, share, 0.9]], uv), full_range=full_range)
+    for full_range in (True, False):
+        frame = replace(frame_with([[0.1, 0.2, 0.74, 0.9]], uv), full_range=full_range)
         view = fit_atlas_views(model, [frame])[1]
         assert (view.left, view.top) == pytest.approx((-0.9, -0.6))
         assert view.edge == pytest.approx(0.6)
@@ -160,23 +161,23 @@ def test_the_crop_counts_raw_opacity_so_that_it_does_not_depend_on_the_rendered_
     assert not replace(frame_with([[0.745]]), full_range=False).uses_background.any()
 
 
-def test_a_background_that_is_never_seen_keeps_its_whole_square(tmp_path):
+def test_a_background_that_is_never_visible_keeps_its_whole_square(tmp_path):
     model = AtlasModel(tiny_config(tmp_path, tmp_path))
     assert fit_atlas_views(model, [frame_with([[1.0, 1.0]])])[1] == AtlasView(-1.0, -1.0, 1.0)
 
 
 def test_marking_leaves_no_holes_where_the_atlas_is_finer_than_the_frame():
-    seen, view = torch.zeros(61, 61), AtlasView(0.0, 0.0, 1.0)
+    texel_visibility, view = torch.zeros(61, 61), AtlasView(0.0, 0.0, 1.0)
     axis = torch.linspace(0, 1, 21)
-    places = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-    mark_visible_texels(seen, view, places, torch.ones(21, 21))
-    assert (seen == 1).all()
+    atlas_uv = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    mark_visible_texels(texel_visibility, view, atlas_uv, torch.ones(21, 21))
+    assert (texel_visibility == 1).all()
 
 
-def test_marking_ignores_what_is_hidden():
-    seen = torch.zeros(5, 5)
-    mark_visible_texels(seen, AtlasView(0.0, 0.0, 1.0), torch.rand(4, 4, 2), torch.full((4, 4), 0.3))
-    assert not seen.any()
+def test_marking_ignores_hidden_pixels():
+    texel_visibility = torch.zeros(5, 5)
+    mark_visible_texels(texel_visibility, AtlasView(0.0, 0.0, 1.0), torch.rand(4, 4, 2), torch.full((4, 4), 0.3))
+    assert not texel_visibility.any()
 
 
 @torch.no_grad()
@@ -186,16 +187,16 @@ def test_an_atlas_image_holds_the_networks_colours_at_its_grid(tmp_path):
     image = render_atlas(model, view, 9)
     corner = model.atlas_color(torch.tensor([[0.6, 0.2]]))
     np.testing.assert_allclose(image[0, 8], corner[0], atol=1e-6)
-    wanted = np.zeros((9, 9), bool)
-    wanted[2, 3] = True
-    partly = render_atlas(model, view, 9, wanted)
-    np.testing.assert_allclose(partly[2, 3], image[2, 3], atol=1e-6)
-    assert np.count_nonzero(partly.any(-1)) == 1
+    mask = np.zeros((9, 9), bool)
+    mask[2, 3] = True
+    masked_image = render_atlas(model, view, 9, mask)
+    np.testing.assert_allclose(masked_image[2, 3], image[2, 3], atol=1e-6)
+    assert np.count_nonzero(masked_image.any(-1)) == 1
 
 
-def test_rendering_in_parts_gives_the_same_frame(drawn, tmp_path, monkeypatch):
-    config = tiny_config(drawn, tmp_path)
-    model, clip = AtlasModel(config), open_clip(drawn, config)
+def test_rendering_in_parts_gives_the_same_frame(shared_clip, tmp_path, monkeypatch):
+    config = tiny_config(shared_clip, tmp_path)
+    model, clip = AtlasModel(config), open_clip(shared_clip, config)
     frames = []
     for chunk in (10**6, 100):
         monkeypatch.setitem(implicit_neural_networks.CHUNK, "cpu", chunk)
@@ -205,10 +206,10 @@ def test_rendering_in_parts_gives_the_same_frame(drawn, tmp_path, monkeypatch):
 
 def test_a_transparent_edit_changes_nothing_and_an_opaque_one_everything():
     source = np.random.default_rng(0).random((4, 5, 3), np.float32)
-    share = np.full((4, 5), 0.25, np.float32)
-    nothing, white = np.zeros((4, 5, 4), np.float32), np.ones((4, 5, 4), np.float32)
-    np.testing.assert_array_equal(apply_edits(source, [(nothing, share)]), source)
-    np.testing.assert_allclose(apply_edits(source, [(white, share), (white, 1 - share)]), 1, atol=1e-6)
+    visibility = np.full((4, 5), 0.25, np.float32)
+    transparent, white = np.zeros((4, 5, 4), np.float32), np.ones((4, 5, 4), np.float32)
+    np.testing.assert_array_equal(apply_edits(source, [(transparent, visibility)]), source)
+    np.testing.assert_allclose(apply_edits(source, [(white, visibility), (white, 1 - visibility)]), 1, atol=1e-6)
 
 
 def test_psnr_is_the_textbook_formula_and_infinite_for_equal_pictures():

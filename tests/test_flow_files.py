@@ -1,4 +1,4 @@
-"""Flow on disk: formats, sizes, pools, files of other programs."""
+"""Flow files: formats, sizes, writing in threads, files of other programs."""
 
 import struct
 from itertools import pairwise
@@ -19,7 +19,7 @@ from scenes.catalogue import SCENES
 
 @pytest.fixture
 def flow() -> np.ndarray:
-    """Smooth motion of some pixels, with the noise of an estimate."""
+    """The flow (H, W, 2) that DIS estimates between two frames: smooth motion of some pixels, with noise."""
     scene = SCENES["pan"](320, 180, 4)
     return DisFlow()(scene.frame(1).rgb, scene.frame(2).rgb)[0]
 
@@ -58,7 +58,7 @@ def test_a_file_whose_middle_is_lost_counts_as_missing(tmp_path, flow):
             read_flow(path)
 
 
-def test_flow_that_is_no_number_is_not_written(tmp_path, flow):
+def test_flow_that_is_not_finite_is_not_written(tmp_path, flow):
     flow[3, 3] = np.nan
     with pytest.raises(UserError, match="not finite"):
         write_flow(tmp_path / "a.npz", flow)
@@ -84,14 +84,14 @@ def test_flow_on_all_cores_is_the_flow_of_one(tmp_path):
 
 
 def write_flo(path, flow):
-    """As the Middlebury benchmark has it."""
+    """Write flow in the format of the Middlebury benchmark."""
     height, width = flow.shape[:2]
     path.write_bytes(struct.pack("<fii", 202021.25, width, height) + flow.astype("<f4").tobytes())
 
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """A clip without flow, and its flow as another program writes it."""
+    """A clip without flow, and a folder with its flow as another program writes it."""
     clip = draw(tmp_path / "data")
     source = clip.with_name("demo_flow")
     folder = tmp_path / "elsewhere"
@@ -119,10 +119,10 @@ def test_flo_files_are_imported_and_scaled_to_the_size_asked_for(elsewhere):
 def test_a_missing_direction_is_named_before_anything_is_written(elsewhere):
     clip, folder = elsewhere
     (folder / "00002_00001.flo").unlink()
-    found = run_script("preprocess_optical_flow.py", "--vid-path", clip, "--method", "import", "--flow", folder)
-    assert found.returncode == 2
-    assert "has no 00002_00001.flo" in found.stderr
-    assert "Traceback" not in found.stderr
+    done = run_script("preprocess_optical_flow.py", "--vid-path", clip, "--method", "import", "--flow", folder)
+    assert done.returncode == 2
+    assert "has no 00002_00001.flo" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not clip.with_name("demo_flow").exists()
 
 

@@ -1,4 +1,4 @@
-"""The explicit representation: fields, optimizer, model, its start and its training."""
+"""The explicit representation: its fields, losses, optimizer, model, start and training."""
 
 import json
 from dataclasses import replace
@@ -12,15 +12,15 @@ import loss_utils
 from command_line import UserError
 from config import load_config
 from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
-from grids.learner import GridLearner
+from grids.learner import GridLearner, remove_opacity_specks
 from grids.losses import Photometric, relative_jacobians
 from grids.model import GridFrames, GridModel, Shape, Spacing
-from grids.optimizer import EPS, RowSparseAdam
-from grids.unwrap import atlas_lattice, fill_unknown, invert_mapping
+from grids.optimizer import BETAS, EPS, RowSparseAdam
+from grids.unwrap import atlas_lattice, average_atlas, fill_unknown, invert_mapping
 from implicit_neural_networks import read_checkpoint
+from media import read_mask, write_png
 from rendering.frames import render_frames
-from rendering.models import load_model
-from rendering.trained_run import open_run
+from rendering.trained_run import load_model, open_run
 from training.loop import Trainer, resume_run, start_run
 from training.networks import fit_alignment_targets, transform_target
 
@@ -39,7 +39,7 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(clip, tmp_path_factory):
-    """A finished run: its trainer."""
+    """The trainer of a finished run."""
     config = grid_config(
         clip, tmp_path_factory.mktemp("grid_runs"), iters_num=60, evaluate_every=1000, checkpoint_every=50
     )
@@ -51,40 +51,40 @@ def run(clip, tmp_path_factory):
 # fields
 
 
-def test_the_weights_of_all_nodes_at_a_place_add_up_to_one():
+def test_the_weights_of_all_nodes_at_a_position_add_up_to_one():
     weights = linear_weights(torch.linspace(-3, 60, 50), 55.0, 7)
     torch.testing.assert_close(weights.sum(1), torch.ones(50))
 
 
-def test_a_lattice_and_single_points_see_the_same_field():
+def test_a_field_has_the_same_values_on_a_lattice_and_at_single_points():
     nodes = torch.randn(2, 3, 4, 6)
     lattice = Lattice.of_stride(2, SIZE[1:])
     points = lattice.points(torch.device("cpu"))[:2].expand(2, -1, -1)
     torch.testing.assert_close(lattice.interpolate(nodes).flatten(2), sample_nodes(nodes, points, SIZE[1:]))
 
 
-def test_a_crop_is_a_part_of_the_whole():
+def test_a_cropped_lattice_has_the_values_of_a_part_of_the_whole_lattice():
     nodes = torch.randn(1, 1, 5, 5)
     lattice = Lattice.of_stride(1, SIZE[1:])
     part = lattice.crop(slice(3, 9), slice(10, 20))
     torch.testing.assert_close(part.interpolate(nodes), lattice.interpolate(nodes)[:, :, 3:9, 10:20])
 
 
-def test_fewer_nodes_than_frames_are_blended_in_time():
+def test_fewer_nodes_than_frames_are_interpolated_along_time():
     grid = Grid(1, (2, 1, 1), frames=5)
     grid.values.data = torch.tensor([0.0, 4.0]).view(2, 1, 1, 1)
     assert grid.values_at(torch.arange(5)).flatten().tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("frames", [2, 3, 9, 16, 70])
-def test_nodes_lie_at_most_as_far_apart_as_asked(frames):
+def test_nodes_are_at_most_as_far_apart_as_the_spacing(frames):
     along_t, along_y, along_x = count_nodes((frames, 40, 56), 16, 8)
     for nodes, side, spacing in ((along_t, frames, 8), (along_y, 40, 16), (along_x, 56, 16)):
         assert nodes >= 2
         assert (side - 1) / (nodes - 1) <= spacing
 
 
-def test_an_object_is_nowhere_beyond_its_box_of_each_frame():
+def test_an_object_is_transparent_outside_its_box_of_each_frame():
     model = GridModel(Shape((3, 40, 56), ((20, 20), (50, 90)), replace(SPACING, light_px=0)))
     model.boxes[0] = torch.tensor([[10, 20, 5, 15], [0, 0, 0, 0], [12, 30, 20, 40]])
     alpha = model.at_frames(0, 1, 2).alpha(0, Lattice.of_stride(1, (40, 56)))[:, 0]
@@ -93,14 +93,12 @@ def test_an_object_is_nowhere_beyond_its_box_of_each_frame():
     assert (alpha[2] > 0).sum() == 18 * 20
 
 
-def test_light_is_taken_off_when_frames_are_averaged():
-    from grids.unwrap import average_atlas
-
+def test_light_is_divided_out_when_frames_are_averaged():
     model = GridModel(Shape((2, 32, 32), ((32, 32), (32, 32)), SPACING))
     model.light[0].values.data[1] = float(np.log(0.8))
-    shown = model.at_frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
+    light = model.at_frames(1).light(Lattice.of_stride(1, (32, 32)))[0, 0, 0, 0]
     frames = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
-    frames[1] = (200 * shown).round().byte()
+    frames[1] = (200 * light).round().byte()
     atlas = average_atlas(model, 1, frames, torch.ones(2, 8, 8), 1, range(2))
     assert atlas.sub(200 / 255).abs().max() < 0.005
 
@@ -108,20 +106,20 @@ def test_light_is_taken_off_when_frames_are_averaged():
 # optimizer
 
 
-def test_rows_that_all_move_move_as_with_adam():
-    values, twin = torch.randn(3, 4), None
-    twin = torch.nn.Parameter(values.clone())
-    ours, theirs = RowSparseAdam(), torch.optim.Adam([twin], lr=0.1, betas=(0.9, 0.99), eps=EPS)
+def test_a_step_of_all_rows_is_a_step_of_adam():
+    values = torch.randn(3, 4)
+    expected = torch.nn.Parameter(values.clone())
+    row_adam, torch_adam = RowSparseAdam(), torch.optim.Adam([expected], lr=0.1, betas=BETAS, eps=EPS)
     for _ in range(4):
-        twin.grad = torch.randn(3, 4)
-        ours.step("x", values, twin.grad, 0.1, torch.arange(3))
-        theirs.step()
-    torch.testing.assert_close(values, twin.detach())
+        expected.grad = torch.randn(3, 4)
+        row_adam.step("x", values, expected.grad, 0.1, torch.arange(3))
+        torch_adam.step()
+    torch.testing.assert_close(values, expected.detach())
 
 
-def test_rows_that_a_batch_does_not_use_stay_where_they_are():
+def test_rows_that_a_batch_does_not_use_keep_their_values():
     values = torch.ones(4, 2)
-    RowSparseAdam().optimizer_step("x", values, torch.ones(2, 2), 0.1, torch.tensor([1, 3]))
+    RowSparseAdam().step("x", values, torch.ones(2, 2), 0.1, torch.tensor([1, 3]))
     assert values[[0, 2]].tolist() == [[1, 1], [1, 1]]
     assert (values[[1, 3]] < 1).all()
 
@@ -129,21 +127,22 @@ def test_rows_that_a_batch_does_not_use_stay_where_they_are():
 # losses
 
 
-def test_the_fused_term_has_the_value_and_the_gradient_of_its_parts():
+def test_the_photometric_term_has_the_values_and_the_gradient_of_its_parts():
     target = torch.rand(2, 3, 6, 7)
     rendered = torch.rand(2, 3, 6, 7, requires_grad=True)
     total, color, gradient = Photometric.apply(rendered, target, 5.0, 2.0)
-    (ours,) = torch.autograd.grad(total, rendered)
+    (derivative,) = torch.autograd.grad(total, rendered)
     error = rendered - target
-    steps = error.diff(dim=3).square().sum(1).mean() + error.diff(dim=2).square().sum(1).mean()
-    expected = loss_utils.color_loss(rendered.movedim(1, -1), target.movedim(1, -1)).mean()
-    torch.testing.assert_close(color, expected)
-    torch.testing.assert_close(gradient, steps)
-    (theirs,) = torch.autograd.grad(5 * expected + 2 * steps, rendered)
-    torch.testing.assert_close(ours, theirs)
+    expected_gradient = error.diff(dim=3).square().sum(1).mean() + error.diff(dim=2).square().sum(1).mean()
+    expected_color = loss_utils.color_loss(rendered.movedim(1, -1), target.movedim(1, -1)).mean()
+    torch.testing.assert_close(color, expected_color)
+    torch.testing.assert_close(gradient, expected_gradient)
+    torch.testing.assert_close(total, 5 * expected_color + 2 * expected_gradient)
+    (expected_derivative,) = torch.autograd.grad(5 * expected_color + 2 * expected_gradient, rendered)
+    torch.testing.assert_close(derivative, expected_derivative)
 
 
-def test_a_mapping_that_kept_its_start_is_perfectly_rigid_whatever_its_scale():
+def test_a_mapping_that_kept_its_start_has_the_least_rigidity_loss_at_any_scale():
     start = torch.tensor([[[0.0, -3.0], [3.0, 0.0]]])
     y, x = torch.meshgrid(torch.arange(4.0) * 4, torch.arange(5.0) * 4, indexing="ij")
     texels = torch.einsum("kij,jyx->kiyx", start, torch.stack((x, y)))
@@ -156,8 +155,8 @@ def test_a_mapping_that_kept_its_start_is_perfectly_rigid_whatever_its_scale():
 # model
 
 
-def moved_model() -> GridModel:
-    """Layers that scale, shift and bend."""
+def bent_model() -> GridModel:
+    """Return a model whose layers scale, shift and bend."""
     torch.manual_seed(0)
     model = GridModel(Shape(SIZE, ((60, 80), (50, 90)), SPACING))
     model.transforms[:] = torch.tensor([[1.2, 0.1, 6.0], [-0.1, 1.2, 5.0], [0, 0, 1]])
@@ -168,23 +167,23 @@ def moved_model() -> GridModel:
 
 
 def test_the_inverse_mapping_undoes_the_mapping():
-    model = moved_model()
+    model = bent_model()
     lattice = atlas_lattice(model, 1, 1).crop(slice(15, 40), slice(20, 60))
     points = invert_mapping(model, 1, 2, lattice)
-    view = GridFrames(model, torch.tensor([2]))
-    back = view.map_points(1, torch.zeros(1, dtype=torch.long), points.flatten(1)[None])[0]
-    assert (back - lattice.points(torch.device("cpu"))[:2]).norm(dim=0).max() < 0.3
+    grid_frames = GridFrames(model, torch.tensor([2]))
+    texels = grid_frames.map_points(1, torch.zeros(1, dtype=torch.long), points.flatten(1)[None])[0]
+    assert (texels - lattice.points(torch.device("cpu"))[:2]).norm(dim=0).max() < 0.3
 
 
-def test_a_place_in_the_shared_atlas_gives_its_layers_color():
-    model = moved_model()
+def test_the_center_of_a_layer_in_the_shared_atlas_has_the_layers_color():
+    model = bent_model()
     for layer, atlas in enumerate(model.atlases):
         atlas.data.fill_(0.2 + 0.5 * layer)
-    places = model.atlas_centers[:, 0]
-    assert model.atlas_color(places)[:, 0].tolist() == pytest.approx([0.2, 0.7])
+    atlas_uv = model.atlas_centers[:, 0]
+    assert model.atlas_color(atlas_uv)[:, 0].tolist() == pytest.approx([0.2, 0.7])
 
 
-def test_unknown_texels_are_filled_from_around():
+def test_unknown_texels_are_filled_from_their_neighbours():
     values, known = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
     values[..., :4], known[..., :4] = 0.6, 1
     assert fill_unknown(values, known).min() == pytest.approx(0.6)
@@ -193,20 +192,20 @@ def test_unknown_texels_are_filled_from_around():
 def test_a_saved_model_renders_the_same_pixels(run):
     config = load_config(run.folder / "config.json")
     loaded = load_model(run.checkpoint_path, config, torch.device("cpu"))
-    for ours, theirs in zip(
+    for frame, expected in zip(
         render_frames(loaded, run.clip, True), render_frames(run.model, run.clip, True), strict=True
     ):
-        np.testing.assert_array_equal(ours.rgb, theirs.rgb)
-        np.testing.assert_array_equal(ours.uv, theirs.uv)
+        np.testing.assert_array_equal(frame.rgb, expected.rgb)
+        np.testing.assert_array_equal(frame.uv, expected.uv)
 
 
-def test_a_checkpoint_of_networks_is_no_grid_and_says_so(trained, tmp_path):
-    config = replace(load_config(trained / "config.json"), representation="grid")
+def test_a_checkpoint_of_networks_is_refused_as_grids(finished_run, tmp_path):
+    config = replace(load_config(finished_run / "config.json"), representation="grid")
     with pytest.raises(UserError, match=r"holds no grids, though config\.json"):
-        load_model(trained / "checkpoint", config, torch.device("cpu"))
+        load_model(finished_run / "checkpoint", config, torch.device("cpu"))
 
 
-def test_a_clip_of_another_length_than_the_runs_is_refused(run, tmp_path):
+def test_a_clip_of_another_length_than_the_run_was_trained_on_is_refused(run, tmp_path):
     other = draw(tmp_path / "data", width=96, height=64, frames=5)
     with pytest.raises(UserError, match="was trained on 6 frames of 96 x 64, the clip has 5 frames of 96 x 64"):
         opened = open_run(run.folder, video_name=other.name, data_folder=other.parent)
@@ -218,7 +217,7 @@ def test_a_clip_of_another_length_than_the_runs_is_refused(run, tmp_path):
 
 def test_the_start_already_shows_the_clip(clip, tmp_path):
     trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
-    assert (trainer.folder / "preview.png").is_file(), "the first picture is there before training"
+    assert (trainer.folder / "preview.png").is_file(), "the preview is written before training"
     errors = [
         np.square(frame.rgb - trainer.clip.frame(frame.t) / 255).mean()
         for frame in render_frames(trainer.model, trainer.clip, True)
@@ -242,21 +241,23 @@ def test_the_same_config_gives_the_same_curve(clip, tmp_path):
     assert curves[0] == curves[1]
 
 
-def test_a_resumed_run_gives_the_curve_of_an_unbroken_one(clip, tmp_path):
+def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(clip, tmp_path):
     config = grid_config(clip, tmp_path / "whole", iters_num=14, checkpoint_every=5, maximum_number_of_frames=6)
     whole = start_run(config)
     whole.run()
-    broken = start_run(replace(config, results_folder_name=str(tmp_path / "broken")))
+    interrupted = start_run(replace(config, results_folder_name=str(tmp_path / "interrupted")))
     for _ in range(5):  # into the second stage
-        broken.report(broken.step(), Silent(), Silent())
-    broken.save()
-    again = resume_run(broken.folder)
-    assert again.iteration == 5
-    again.run()
-    assert curve(again.folder) == pytest.approx(curve(whole.folder), rel=1e-6)
+        interrupted.log_terms(interrupted.step(), SilentOutput(), SilentOutput())
+    interrupted.save()
+    resumed = resume_run(interrupted.folder)
+    assert resumed.iteration == 5
+    resumed.run()
+    assert curve(resumed.folder) == pytest.approx(curve(whole.folder), rel=1e-6)
 
 
-class Silent:
+class SilentOutput:
+    """Takes the place of TensorBoard and of the progress bar."""
+
     def add_scalar(self, *_):
         pass
 
@@ -267,8 +268,8 @@ class Silent:
 def test_training_goes_through_all_resolutions(clip, tmp_path):
     trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
     sizes = []
-    for share in (0.0, 0.5, 0.9):
-        trainer.learner.step(0, share)
+    for progress in (0.0, 0.5, 0.9):
+        trainer.learner.step(0, progress)
         sizes.append(trainer.model.atlases[-1].shape[-1])
     assert sizes[0] < sizes[1] < sizes[2]
     assert abs(sizes[2] - trainer.model.shape.atlas_sizes[-1][1]) <= 1
@@ -276,17 +277,17 @@ def test_training_goes_through_all_resolutions(clip, tmp_path):
 
 def test_inner_frames_are_drawn_equally_often_and_the_ends_half_as_often(clip, tmp_path):
     trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
-    seen = torch.cat([trainer.learner.next_pairs(1) for _ in range(120)])
-    counts = torch.bincount(seen, minlength=6)
+    drawn_frames = torch.cat([trainer.learner.next_pairs(1) for _ in range(120)])
+    counts = torch.bincount(drawn_frames, minlength=6)
     assert counts.tolist() == [24, 48, 48, 48, 48, 24]
 
 
-def test_a_budget_too_short_for_anything_gives_the_start_and_says_so(clip, tmp_path, capsys):
+def test_a_budget_too_short_for_a_step_saves_the_start_with_a_warning(clip, tmp_path, capsys):
     trainer = start_run(grid_config(clip, tmp_path, time_budget_s=0.01, maximum_number_of_frames=6))
     trainer.run()
     assert trainer.iteration == 0
-    kept = load_model(trainer.checkpoint_path, trainer.config, torch.device("cpu"))
-    assert kept.atlases[-1].shape[2:] == kept.shape.atlas_sizes[-1], "at full resolution, in the checkpoint too"
+    model = load_model(trainer.checkpoint_path, trainer.config, torch.device("cpu"))
+    assert model.atlases[-1].shape[2:] == model.shape.atlas_sizes[-1], "at full resolution, in the checkpoint too"
     assert "less than one pass over the clip" in capsys.readouterr().err
     assert (trainer.evaluation_folder / "index.html").is_file()
 
@@ -296,7 +297,7 @@ def test_a_budget_too_short_for_anything_gives_the_start_and_says_so(clip, tmp_p
     [(64, 48, 2), (48, 80, 4), (19, 23, 3)],
     ids=["two frames", "portrait", "odd and tiny"],
 )
-def test_odd_clips_train(tmp_path, width, height, frames):
+def test_clips_of_unusual_sizes_train(tmp_path, width, height, frames):
     clip = draw(tmp_path / "data", width=width, height=height, frames=frames)
     trainer = start_run(grid_config(clip, tmp_path, iters_num=4, evaluate_every=1000))
     trainer.train_without_evaluating()
@@ -304,8 +305,6 @@ def test_odd_clips_train(tmp_path, width, height, frames):
 
 
 def test_a_clip_without_a_foreground_is_all_background(clip_folder, tmp_path):
-    from media import read_mask, write_png
-
     for path in clip_folder.with_name(clip_folder.name + "_maskrcnn").iterdir():
         write_png(path, np.zeros_like(read_mask(path)))
     trainer = start_run(grid_config(clip_folder, tmp_path, iters_num=4, evaluate_every=1000))
@@ -332,9 +331,9 @@ def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
     x, y = np.meshgrid(np.arange(96), np.arange(64))
     for t in (0, 5):
         pixels = torch.tensor(np.stack((x, y, np.full_like(x, t)), axis=-1).reshape(-1, 3)).float()
-        wanted = transform_target(matrices[-1], pixels).view(64, 96, 2).numpy()
-        away, away_from_other = (np.abs(frames[frame].uv[-1] - wanted).mean() for frame in (t, 5 - t))
-        assert away < 0.6 * away_from_other
+        target = transform_target(matrices[-1], pixels).view(64, 96, 2).numpy()
+        error, error_of_other_frame = (np.abs(frames[frame].uv[-1] - target).mean() for frame in (t, 5 - t))
+        assert error < 0.6 * error_of_other_frame
 
 
 def test_a_checkpoint_without_the_state_of_the_training_can_still_be_rendered_but_not_resumed(run, tmp_path):
@@ -347,21 +346,19 @@ def test_a_checkpoint_without_the_state_of_the_training_can_still_be_rendered_bu
         Trainer(load_config(run.folder / "config.json"), tmp_path).restore(path)
 
 
-def test_specks_of_opacity_are_cleared_and_the_object_stays(run):
-    from grids.learner import remove_opacity_specks
-
+def test_specks_of_opacity_are_removed_and_the_object_stays(run):
     model = GridModel.from_checkpoint(run.model.checkpoint(), run.checkpoint_path)
-    opacity = torch.zeros(1, 6, *model.alphas[0][-1].values.shape[2:])
+    opacity = torch.zeros(1, 6, *model.last_alpha_grid(0).values.shape[2:])
     opacity[:, :, 5:25, 5:30] = 0.9
-    opacity[:, 2, 2:4, 40:42] = 0.9  # apart and tiny, in one frame
-    before = model.alphas[0][-1].values.detach().clone()
+    opacity[:, 2, 2:4, 40:42] = 0.9  # separate and tiny, in one frame
+    before = model.last_alpha_grid(0).values.detach().clone()
     probability = torch.zeros_like(opacity)
-    opacity[:, 4, 2:4, 40:42] = probability[:, 4, 2:4, 40:42] = 0.9  # so is this one, but it was to be expected
+    opacity[:, 4, 2:4, 40:42] = probability[:, 4, 2:4, 40:42] = 0.9  # so is this one, but the masks hold it
     remove_opacity_specks(model, opacity, probability)
-    fallen = before - model.alphas[0][-1].values.detach()
-    assert (fallen[2, 0, 2:4, 40:42] > 5).all()
-    fallen[2, 0, 2:4, 40:42] = 0
-    assert (fallen == 0).all()
+    decrease = before - model.last_alpha_grid(0).values.detach()
+    assert (decrease[2, 0, 2:4, 40:42] > 5).all()
+    decrease[2, 0, 2:4, 40:42] = 0
+    assert (decrease == 0).all()
 
 
 def test_the_last_level_of_opacity_stays_the_last_where_levels_repeat():
@@ -370,7 +367,7 @@ def test_the_last_level_of_opacity_stays_the_last_where_levels_repeat():
     assert [grid.values.shape[0] for grid in model.alphas[0]] == [2, 4]
 
 
-def test_a_run_that_goes_on_says_that_its_levels_are_not_the_configs(clip, tmp_path, capsys):
+def test_a_resumed_run_warns_that_its_levels_are_not_the_configs(clip, tmp_path, capsys):
     trainer = start_run(grid_config(clip, tmp_path, grid_light_px=8))
     resume_run(trainer.folder)
     assert "begun with other" not in capsys.readouterr().err
@@ -379,7 +376,7 @@ def test_a_run_that_goes_on_says_that_its_levels_are_not_the_configs(clip, tmp_p
     assert "begun with other grid_levels_*, grid_light_px" in capsys.readouterr().err
 
 
-def test_the_schedule_is_the_configs(run):
+def test_the_schedule_follows_the_config(run):
     config = replace(
         run.config,
         grid_quarter_until=0.1,
@@ -393,12 +390,14 @@ def test_the_schedule_is_the_configs(run):
         prior_coeff=300.0,
     )
     learner = GridLearner(config, run.video, torch.Generator())
-    assert [learner.pairs_at(learner.stride_at(share)) for share in (0.0, 0.1, 0.2)] == [3, 2, 1]
-    assert [learner.rate_factor(share) for share in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
-    assert [learner.prior_weight(share) for share in (0.0, 0.05, 1.0)] == pytest.approx([2000, 632, 300], rel=0.01)
+    assert [learner.pairs_at(learner.stride_at(progress)) for progress in (0.0, 0.1, 0.2)] == [3, 2, 1]
+    assert [learner.rate_factor(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
+    assert [learner.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx(
+        [2000, 632, 300], rel=0.01
+    )
 
 
-def test_levels_and_spacings_come_from_the_config_and_lie_in_the_checkpoint(clip, tmp_path):
+def test_spacings_come_from_the_config_and_are_stored_in_the_checkpoint(clip, tmp_path):
     levels = {"grid_levels_mapping": ((40, 2), (20, 1)), "grid_levels_alpha": ((4, 1),), "grid_light_px": 32}
     trainer = start_run(grid_config(clip, tmp_path, **levels))
     assert [grid.values.shape for grid in trainer.model.mappings[0]] == [(3, 2, 3, 4), (4, 2, 5, 6)]

@@ -8,15 +8,16 @@ import torch
 import loss_utils
 
 
-def turned(angle: float, scale: float = 1.0) -> torch.Tensor:
+def rotation(angle: float, scale: float = 1.0) -> torch.Tensor:
+    """Return the Jacobian (2, 2) of a rotation by an angle in radians with a scale."""
     matrix = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     return scale * torch.tensor(matrix, dtype=torch.float64)
 
 
 def test_a_rotation_has_the_least_rigidity_loss():
-    least = loss_utils.rigidity_loss(turned(0.7))
+    least = loss_utils.rigidity_loss(rotation(0.7))
     assert least.item() == pytest.approx(2 * math.sqrt(2), rel=1e-3)
-    for other in (turned(0.7, 1.1), turned(0.7, 0.9), turned(0.0) + torch.tensor([[0, 0.2], [0, 0]])):
+    for other in (rotation(0.7, 1.1), rotation(0.7, 0.9), rotation(0.0) + torch.tensor([[0, 0.2], [0, 0]])):
         assert loss_utils.rigidity_loss(other) > least
 
 
@@ -37,7 +38,7 @@ def test_a_collapsed_mapping_has_a_finite_loss_and_gradient():
 
 
 def test_a_nearly_flat_mapping_keeps_the_loss_finite():
-    """Rank one and steep: where the determinant from the Gram matrix would cancel to zero."""
+    """For large Jacobians of rank one the determinant of the Gram matrix would cancel to zero."""
     generator = torch.Generator().manual_seed(0)
     column, row = (torch.randn(200_000, *shape, generator=generator) * 10 for shape in ((2, 1), (1, 2)))
     jacobian = (column @ row).requires_grad_()
@@ -49,11 +50,11 @@ def test_a_nearly_flat_mapping_keeps_the_loss_finite():
 
 
 def test_the_jacobian_is_in_pixels_and_its_columns_are_x_and_y():
-    def place(x, y):
+    def uv(x, y):
         return torch.tensor([[2.0 * x + 3.0 * y, 5.0 * x + 7.0 * y]])
 
-    found = loss_utils.jacobian(place(4, 4), place(2, 4), place(4, 2), px_per_uv=10.0, step_px=2.0)
-    torch.testing.assert_close(found[0], torch.tensor([[20.0, 30.0], [50.0, 70.0]]))
+    jacobian = loss_utils.jacobian(uv(4, 4), uv(2, 4), uv(4, 2), px_per_uv=10.0, step_px=2.0)
+    torch.testing.assert_close(jacobian[0], torch.tensor([[20.0, 30.0], [50.0, 70.0]]))
 
 
 def test_colour_loss_sums_over_channels():
@@ -74,20 +75,20 @@ def test_flow_loss_is_a_distance_in_pixels_with_a_finite_gradient_at_zero():
 
 def test_sparsity_vanishes_where_the_foreground_is_opaque():
     color = torch.ones(2, 3)
-    found = loss_utils.sparsity_loss(torch.tensor([[1.0], [0.5]]), color)
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.75]))
+    loss = loss_utils.sparsity_loss(torch.tensor([[1.0], [0.5]]), color)
+    torch.testing.assert_close(loss, torch.tensor([0.0, 0.75]))
 
 
 def test_bootstrapping_is_least_when_opacity_follows_the_mask():
-    opacity = torch.tensor([[0.9], [0.1]])
-    right = loss_utils.bootstrapping_loss(opacity, torch.tensor([1.0, 0.0]))
-    wrong = loss_utils.bootstrapping_loss(opacity, torch.tensor([0.0, 1.0]))
+    alpha = torch.tensor([[0.9], [0.1]])
+    right = loss_utils.bootstrapping_loss(alpha, torch.tensor([1.0, 0.0]))
+    wrong = loss_utils.bootstrapping_loss(alpha, torch.tensor([0.0, 1.0]))
     assert (right < wrong).all()
     torch.testing.assert_close(right, torch.full((2,), -math.log(0.9)))
 
 
-def test_a_masked_mean_counts_what_is_chosen():
+def test_a_masked_mean_counts_values_by_their_weights():
     values = torch.tensor([1.0, 2.0, 30.0])
     assert loss_utils.masked_mean(values, torch.tensor([1, 1, 0])).item() == 1.5
-    both = loss_utils.masked_mean(values, torch.tensor([[1, 0, 0], [0, 0, 1]]))
-    assert both.tolist() == [1.0, 30.0]
+    means = loss_utils.masked_mean(values, torch.tensor([[1, 0, 0], [0, 0, 1]]))
+    assert means.tolist() == [1.0, 30.0]

@@ -1,4 +1,4 @@
-"""Masks without weights, and masks mended."""
+"""Masks found by motion, and masks refined by motion and colour."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ import media
 import preprocess_mask_rcnn
 from command_line import UserError
 from evaluation.mask_metrics import iou
-from preprocessing.mask_motion import largest_part, open_small_clip, read_small_video, segment_motion, threshold
+from preprocessing.mask_motion import largest_part, otsu_threshold, segment_motion
+from preprocessing.small_video import open_small_clip, read_small_video
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -17,7 +18,7 @@ SIZE = (192, 112, 12)
 
 @pytest.fixture(scope="module")
 def drawn_scene(tmp_path_factory):
-    """The easy scene `pan`; masks are written beside copies, never here."""
+    """The easy scene `pan`, drawn once. Tests write masks beside links to it, never here."""
     return write_scene(SCENES["pan"](*SIZE), tmp_path_factory.mktemp("motion"))
 
 
@@ -31,6 +32,7 @@ def scene(drawn_scene, tmp_path):
 
 
 def mean_j(folder, truth) -> float:
+    """Return the mean IoU of the masks in a folder with the true masks."""
     values = [iou(media.read_mask(path) > 127, media.read_mask(truth / path.name) > 127) for path in folder.iterdir()]
     return float(np.mean(values))
 
@@ -53,7 +55,7 @@ def test_motion_fills_in_only_the_masks_that_are_missing(scene):
     assert len(list(masks.iterdir())) == SIZE[2]
 
 
-def test_refining_mends_the_masks_and_keeps_the_given_ones(scene, drawn_scene):
+def test_refining_improves_the_masks_and_keeps_the_given_ones(scene, drawn_scene):
     given = drawn_scene.with_name("pan_maskrcnn")
     masks, truth = scene.with_name("pan_maskrcnn"), scene.with_name("pan_gt")
     masks.mkdir()
@@ -63,14 +65,14 @@ def test_refining_mends_the_masks_and_keeps_the_given_ones(scene, drawn_scene):
     preprocess_mask_rcnn.main(["--vid-path", str(scene), "--refine"])
     assert mean_j(masks, truth) > before + 0.05
     assert mean_j(scene.with_name("pan_maskrcnn_rough"), truth) == before
-    with pytest.raises(UserError, match="were mended before"):
+    with pytest.raises(UserError, match="were refined before"):
         preprocess_mask_rcnn.main(["--vid-path", str(scene), "--refine"])
 
 
 def test_refining_without_masks_says_what_to_do(scene):
-    found = run_script("preprocess_mask_rcnn.py", "--vid-path", scene, "--refine")
-    assert found.returncode == 2
-    assert "find or make some first" in last_line(found.stderr)
+    done = run_script("preprocess_mask_rcnn.py", "--vid-path", scene, "--refine")
+    assert done.returncode == 2
+    assert "find or make some first" in last_line(done.stderr)
 
 
 def test_a_clip_in_which_nothing_moves_is_refused_with_a_way_out(tmp_path):
@@ -102,7 +104,7 @@ def test_motion_in_a_single_frame_is_refused(tmp_path):
 def test_the_threshold_lies_between_the_two_groups():
     rng = np.random.default_rng(0)
     values = np.concatenate((rng.normal(0, 0.3, 9000), rng.normal(4, 0.3, 1000))).astype(np.float32)
-    assert 0.8 < threshold(values.reshape(10, 10, 100)) < 3.2
+    assert 0.8 < otsu_threshold(values.reshape(10, 10, 100)) < 3.2
 
 
 def test_specks_and_whole_frames_are_no_objects():

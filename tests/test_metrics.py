@@ -1,4 +1,4 @@
-"""Each figure on cases small enough to check by hand."""
+"""Each metric on cases that are small enough to check by hand."""
 
 import sys
 from types import ModuleType
@@ -15,13 +15,14 @@ from rendering.inverse import locate_uv
 
 
 def square(left, size=20, side=60):
+    """Return a mask (side, side) of a square of `size` pixels, from the given column and row 20."""
     mask = np.zeros((side, side), bool)
     mask[20 : 20 + size, left : left + size] = True
     return mask
 
 
-def field(scale=0.01, angle=0.3, height=40, width=50):
-    """Places of a turned and scaled mapping."""
+def rotated_uv(scale=0.01, angle=0.3, height=40, width=50):
+    """Return uv (height, width, 2) of a mapping that rotates and scales the frame."""
     y, x = np.mgrid[:height, :width]
     c, s = scale * np.cos(angle), scale * np.sin(angle)
     return np.stack((c * x - s * y, s * x + c * y), axis=-1)
@@ -40,11 +41,11 @@ def test_one_empty_mask_scores_zero():
     assert boundary_f(empty, square(20)) == 0
 
 
-def test_the_boundary_score_forgives_what_lies_within_its_tolerance_only():
-    # the diagonal of 60 x 60 is 85 px: 0.8 % of it, rounded up, is 1 px
+def test_the_boundary_score_tolerates_small_distances_only():
+    # The diagonal of 60 x 60 pixels is 85 px, and 0.8 % of it, rounded up, is 1 px.
     assert boundary_f(square(21), square(20)) == 1
     moved = boundary_f(square(25), square(20))
-    assert 0.3 < moved < 0.8  # the upper and lower edges still overlap
+    assert 0.3 < moved < 0.8  # The upper and lower edges still overlap.
     assert boundary_f(square(0, 10), square(45, 10)) == 0
 
 
@@ -59,24 +60,24 @@ def test_the_opacity_error_is_a_mean_of_differences():
     assert alpha_error(np.full((2, 2), 0.25), np.ones((2, 2))) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("figure", [iou, boundary_f, alpha_error])
-def test_masks_of_different_sizes_are_an_error(figure):
+@pytest.mark.parametrize("metric", [iou, boundary_f, alpha_error])
+def test_masks_of_different_sizes_are_an_error(metric):
     with pytest.raises(ValueError, match=r"sizes differ: \(2, 3\) found, \(3, 2\) in the truth"):
-        figure(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
+        metric(np.zeros((2, 3), bool), np.zeros((3, 2), bool))
 
 
-@pytest.mark.parametrize("figure", [psnr, ssim])
-def test_pictures_of_different_sizes_are_an_error(figure):
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_pictures_of_different_sizes_are_an_error(metric):
     with pytest.raises(ValueError, match="sizes differ"):
-        figure(np.zeros((8, 9, 3)), np.zeros((9, 8, 3)))
+        metric(np.zeros((8, 9, 3)), np.zeros((9, 8, 3)))
 
 
-def test_lpips_is_left_out_where_it_can_not_be_had(monkeypatch):
+def test_lpips_is_left_out_if_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     assert load_lpips.__wrapped__() is None
 
 
-def test_lpips_is_used_as_its_package_defines_it(monkeypatch):
+def test_lpips_gets_images_as_its_package_expects_them(monkeypatch):
     class Network(torch.nn.Module):
         def __init__(self, net, verbose):
             super().__init__()
@@ -93,45 +94,45 @@ def test_lpips_is_used_as_its_package_defines_it(monkeypatch):
     assert distance(np.zeros((8, 9, 3)), np.full((8, 9, 3), 0.25)) == pytest.approx(0.5)
 
 
-def test_a_mark_is_found_to_a_hundredth_of_a_pixel_by_its_place():
-    places = field()
+def test_a_mark_is_located_to_a_hundredth_of_a_pixel_by_its_uv():
+    uv = rotated_uv()
     x, y = 12.3, 20.7
     c, s = 0.01 * np.cos(0.3), 0.01 * np.sin(0.3)
-    uv = np.array([[c * x - s * y, s * x + c * y]])
-    np.testing.assert_allclose(locate_uv(uv, places, 1.0)[0], [[x, y]], atol=0.01)
+    target = np.array([[c * x - s * y, s * x + c * y]])
+    np.testing.assert_allclose(locate_uv(target, uv, 1.0)[0], [[x, y]], atol=0.01)
 
 
 def test_a_collapsed_mapping_gives_a_pixel_and_no_error():
-    found, _ = locate_uv(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
-    assert np.isfinite(found).all()
+    positions, _ = locate_uv(np.array([[0.5, 0.5]]), np.zeros((5, 6, 2)))
+    assert np.isfinite(positions).all()
 
 
-def test_placement_counts_the_shares_below_each_threshold():
+def test_placement_counts_the_errors_below_each_threshold():
     summary = placement_summary(np.array([0.5, 1.5, 3.0, 9.0]))
     assert summary["placement_px"] == pytest.approx(3.5)
-    shares = [summary[f"placement_within_{limit}"] for limit in (1, 2, 4, 8, 16)]
-    assert shares == [0.25, 0.5, 0.75, 0.75, 1.0]
+    fractions = [summary[f"placement_within_{limit}"] for limit in (1, 2, 4, 8, 16)]
+    assert fractions == [0.25, 0.5, 0.75, 0.75, 1.0]
 
 
-def test_a_turned_and_scaled_mapping_is_perfectly_rigid():
-    larger, smaller = singular_values(field(), 100.0)
+def test_a_rotated_and_scaled_mapping_is_perfectly_rigid():
+    larger, smaller = singular_values(rotated_uv(), 100.0)
     np.testing.assert_allclose(larger, 1, rtol=1e-6)
     np.testing.assert_allclose(smaller, 1, rtol=1e-6)
-    summary = rigidity_summary([(field(), np.ones((40, 50), bool))] * 2, 100.0)
+    summary = rigidity_summary([(rotated_uv(), np.ones((40, 50), bool))] * 2, 100.0)
     assert summary["scale_spread"] == pytest.approx(0, abs=1e-5)
     assert summary["shear"] == pytest.approx(0, abs=1e-5)
 
 
-def test_growing_and_stretching_show_in_the_rigidity_figures():
+def test_changes_of_scale_and_stretching_show_in_the_rigidity_metrics():
     everywhere = np.ones((40, 50), bool)
-    grown = rigidity_summary([(field(0.01), everywhere), (field(0.02), everywhere)], 100.0)
-    assert grown["scale_spread"] == pytest.approx(np.log(2) / 2, rel=1e-3)
-    stretched = rigidity_summary([(field() * [3.0, 1.0], everywhere)], 100.0)
+    changing = rigidity_summary([(rotated_uv(0.01), everywhere), (rotated_uv(0.02), everywhere)], 100.0)
+    assert changing["scale_spread"] == pytest.approx(np.log(2) / 2, rel=1e-3)
+    stretched = rigidity_summary([(rotated_uv() * [3.0, 1.0], everywhere)], 100.0)
     assert stretched["shear"] > 0.5
 
 
-def test_rigidity_of_a_layer_that_is_never_seen_is_not_a_number():
-    assert np.isnan(rigidity_summary([(field(), np.zeros((40, 50), bool))], 100.0)["shear"])
+def test_rigidity_of_a_layer_that_is_never_visible_is_not_a_number():
+    assert np.isnan(rigidity_summary([(rotated_uv(), np.zeros((40, 50), bool))], 100.0)["shear"])
 
 
 def test_warp_error_is_zero_for_a_frame_that_moves_with_the_flow():
@@ -143,4 +144,4 @@ def test_warp_error_is_zero_for_a_frame_that_moves_with_the_flow():
     visible[:, :12] = True
     assert warp_error(frame, other, flow, visible) == pytest.approx(0, abs=1e-10)
     assert warp_error(frame, other, 0 * flow, visible) > 0.05
-    assert warp_error(frame, other, flow, 0 * visible > 0) is None
+    assert warp_error(frame, other, flow, np.zeros_like(visible)) is None

@@ -1,4 +1,4 @@
-"""The networks and the model that owns them."""
+"""The networks, the model that contains them, and its checkpoints."""
 
 from dataclasses import replace
 
@@ -25,6 +25,7 @@ def config(tmp_path):
 
 
 def points(count: int = 20) -> torch.Tensor:
+    """Return random points (count, 3) in [-1, 1]^3."""
     return torch.rand(count, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -37,10 +38,10 @@ def test_the_encoding_runs_through_frequencies_then_sine_and_cosine_then_coordin
 def test_no_gradient_reaches_the_input_through_a_skip():
     network = IMLP(2, 1, 8, 3, frequencies=2, skips=(2,))
     with torch.no_grad():
-        network.hidden[0].weight.zero_()  # shut the main path: only the skip is left
-    place = torch.rand(5, 2, requires_grad=True)
-    network(place).sum().backward()
-    assert place.grad.abs().max() == 0
+        network.hidden[0].weight.zero_()  # only the skip can pass gradients now
+    uv = torch.rand(5, 2, requires_grad=True)
+    network(uv).sum().backward()
+    assert uv.grad.abs().max() == 0
     assert network.hidden[2].weight.grad[:, 8:].abs().max() > 0
 
 
@@ -92,12 +93,12 @@ def test_opacity_is_bounded_in_training_and_full_when_rendering(config):
 def test_low_precision_stays_close_and_leaves_coordinates_alone(config):
     torch.manual_seed(0)
     exact = AtlasModel(config)
-    rough = AtlasModel(replace(config, precision="bfloat16"))
-    rough.load_state_dict(exact.state_dict())
-    a, b = exact(points()), rough(points())
-    torch.testing.assert_close(a.uv, b.uv, rtol=0, atol=0)
-    torch.testing.assert_close(a.rgb, b.rgb, rtol=0, atol=0.02)
-    assert b.rgb.dtype == torch.float32
+    low_precision = AtlasModel(replace(config, precision="bfloat16"))
+    low_precision.load_state_dict(exact.state_dict())
+    expected, sample = exact(points()), low_precision(points())
+    torch.testing.assert_close(sample.uv, expected.uv, rtol=0, atol=0)
+    torch.testing.assert_close(sample.rgb, expected.rgb, rtol=0, atol=0.02)
+    assert sample.rgb.dtype == torch.float32
 
 
 def test_a_saved_model_renders_the_same_pixels(config, tmp_path):
@@ -117,7 +118,7 @@ def test_a_checkpoint_of_other_sizes_is_named(config, tmp_path):
         deeper.load_checkpoint(checkpoint, tmp_path / "checkpoint")
 
 
-def test_what_is_no_checkpoint_is_refused(config, tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused(config, tmp_path):
     path = tmp_path / "checkpoint"
     with pytest.raises(UserError, match="no such checkpoint"):
         read_checkpoint(path)
@@ -139,11 +140,11 @@ def test_a_truncated_checkpoint_is_refused(config, tmp_path):
         read_checkpoint(path)
 
 
-def test_a_checkpoint_can_not_run_code(tmp_path):
-    class Trap:
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    class CodeRunner:
         def __reduce__(self):
             return (print, ("executed",))
 
-    torch.save({"trap": Trap()}, tmp_path / "checkpoint")
+    torch.save({"object": CodeRunner()}, tmp_path / "checkpoint")
     with pytest.raises(UserError, match="not a checkpoint"):
         read_checkpoint(tmp_path / "checkpoint")

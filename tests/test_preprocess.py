@@ -1,4 +1,4 @@
-"""Flow and masks: what is written, what is kept, what is refused."""
+"""The scripts that write flow and masks: what they write, what they keep, what they refuse."""
 
 import shutil
 import sys
@@ -46,8 +46,8 @@ def offline(monkeypatch):
 def test_dis_flow_follows_the_exact_motion(tmp_path):
     scene = demo(width=160, height=90, frames=12)
     truth, visible = scene.flow(3, 4)
-    flow, back = DisFlow()(scene.frame(3).rgb, scene.frame(4).rgb)
-    assert np.median(np.abs(flow + back)) < 0.5 * np.median(np.abs(flow))
+    flow, back_flow = DisFlow()(scene.frame(3).rgb, scene.frame(4).rgb)
+    assert np.median(np.abs(flow + back_flow)) < 0.5 * np.median(np.abs(flow))
     error = np.linalg.norm(flow - truth, axis=-1)[visible]
     assert np.median(error) < 0.3
     assert np.median(np.linalg.norm(truth, axis=-1)) > 1.5
@@ -64,21 +64,21 @@ def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
     folder = frames.with_name("cat_flow")
     names = ["0.png_1.png.npz", "1.png_0.png.npz", "1.png_2.png.npz", "2.png_1.png.npz"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    with np.load(folder / names[0]) as kept:
-        assert (kept["flow"].shape, kept["flow"].dtype) == ((32, 48, 2), np.float16)
+    with np.load(folder / names[0]) as file:
+        assert (file["flow"].shape, file["flow"].dtype) == ((32, 48, 2), np.float16)
     (folder / names[1]).write_bytes(b"cut")
     whole = (folder / names[0]).stat().st_mtime_ns
     again = run_script(*arguments)
     assert "1 of 4 flow files" in again.stdout
     assert (folder / names[0]).stat().st_mtime_ns == whole
-    assert "all 4 flow files are there already" in run_script(*arguments).stdout
+    assert "all 4 flow files exist already" in run_script(*arguments).stdout
     larger = run_script(*arguments[:-1], 96)
     assert "4 flow files of another size (48 x 32) are kept; delete them to compute them anew" in larger.stderr
     assert (folder / names[0]).stat().st_mtime_ns == whole
 
 
 def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
-    assert flow.make_raft("auto", None) is None
+    assert flow.load_raft("auto", None) is None
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("falling back to --method dis: no weights at hand")
@@ -86,19 +86,19 @@ def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
 
 def test_raft_without_weights_says_where_to_get_them(offline):
     with pytest.raises(UserError, match=r"get https://\S+ elsewhere and give it as --weights FILE"):
-        flow.make_raft("raft", None)
+        flow.load_raft("raft", None)
 
 
 def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
     torch.manual_seed(0)
     torch.save(flow_raft.raft_large(weights=None).state_dict(), tmp_path / "raft.pth")
-    method = flow_raft.torchvision_raft(tmp_path / "raft.pth", CPU)
+    method = flow_raft.load_torchvision_raft(tmp_path / "raft.pth", CPU)
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     following = np.roll(image, 3, axis=1)
-    there, back = method(image, following)
-    assert there.shape == back.shape == (50, 70, 2)
-    assert np.isfinite(there).all()
-    np.testing.assert_allclose(method(following, image)[0], back, atol=1e-2)  # a batch holds both directions
+    forward, backward = method(image, following)
+    assert forward.shape == backward.shape == (50, 70, 2)
+    assert np.isfinite(forward).all()
+    np.testing.assert_allclose(method(following, image)[0], backward, atol=1e-2)  # a batch holds both directions
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_weights_saved_from_several_gpus_load_too(tmp_path):
 def test_the_published_raft_tells_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr(flow_raft, "THIRDPARTY", tmp_path)
     with pytest.raises(UserError, match="git submodule update --init thirdparty/RAFT"):
-        flow_raft.thirdparty_raft(None, CPU)
+        flow_raft.load_thirdparty_raft(None, CPU)
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "raft.py").write_text("")
     with pytest.raises(UserError, match=r"raft-things\.pth: no such file; run download_models\.sh"):
-        flow_raft.thirdparty_raft(None, CPU)
+        flow_raft.load_thirdparty_raft(None, CPU)
 
 
 def test_the_published_raft_is_called_with_its_own_interface(monkeypatch, tmp_path):
@@ -151,24 +151,24 @@ def test_the_published_raft_is_called_with_its_own_interface(monkeypatch, tmp_pa
     (tmp_path / "core").mkdir()
     (tmp_path / "core" / "raft.py").write_text("")
     torch.save({"module.shift": torch.tensor([3.0])}, tmp_path / "w.pth")
-    flow, _ = flow_raft.thirdparty_raft(tmp_path / "w.pth", CPU)(*np.zeros((2, 20, 30, 3), np.uint8))
+    flow, _ = flow_raft.load_thirdparty_raft(tmp_path / "w.pth", CPU)(*np.zeros((2, 20, 30, 3), np.uint8))
     assert flow.shape == (20, 30, 2)
     assert (flow == 3).all()
 
 
-def test_a_detectors_output_becomes_finds_of_the_class_the_surest_first():
-    found = {
+def test_a_detectors_output_becomes_detections_of_the_class_the_surest_first():
+    output = {
         "scores": torch.tensor([0.9, 0.8, 0.7, 0.4]),
         "labels": torch.tensor([1, 2, 2, 3]),
         "masks": torch.zeros(4, 1, 3, 3),
     }
     for index in range(4):
-        found["masks"][index, 0, 0, index % 3] = 0.6
-    finds = to_detections(found, label=2)
-    assert [(find.label, round(find.score, 1)) for find in finds] == [(2, 0.8), (2, 0.7)]
-    assert finds[0].mask[0].tolist() == [0, 153, 0]  # soft, as the detector gives it
-    assert [find.label for find in to_detections(found, label=None)] == [1, 2, 2]
-    assert to_detections(found, label=3) == []  # below the score that counts
+        output["masks"][index, 0, 0, index % 3] = 0.6
+    detections = to_detections(output, label=2)
+    assert [(detection.label, round(detection.score, 1)) for detection in detections] == [(2, 0.8), (2, 0.7)]
+    assert detections[0].mask[0].tolist() == [0, 153, 0]  # soft, as the detector gives it
+    assert [detection.label for detection in to_detections(output, label=None)] == [1, 2, 2]
+    assert to_detections(output, label=3) == []  # its score is below the least one
 
 
 def test_an_unknown_class_lists_the_known_ones(frames):
@@ -185,15 +185,15 @@ def test_masks_without_weights_say_where_to_get_them(frames, offline):
 
 def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, monkeypatch, capsys):
     empty = np.zeros((24, 32), np.uint8)
-    monkeypatch.setattr(masks, "find_moving", lambda frames, missing: iter([empty] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing: iter([empty] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     lines = [line for line in capsys.readouterr().err.splitlines() if "falling back to --method motion" in line]
     assert len(lines) == 1
     assert len(list(frames.with_name("cat_maskrcnn").iterdir())) == 3
 
 
-def only_found(track, count, motion):
-    """As tracking fills, but for the frames beyond the last find."""
+def masks_of_detections(track, count, motion):
+    """Return what `fill_gaps` returns, without filling any frame."""
     return [track.detections[t].mask if t in track.detections else None for t in range(count)], []
 
 
@@ -201,7 +201,7 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
     import preprocessing.mask_rcnn as module
 
     class Detector:
-        batch = 2
+        batch_size = 2
 
         def __init__(self, *_):
             self.calls = 0
@@ -211,11 +211,11 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
             mask = np.full(images[0].shape[:2], 255, np.uint8)
             return [[Detection(1, 0.9, mask)] if self.calls == 1 else [] for _ in images]
 
-        def name_of(self, label):
+        def label_name(self, label):
             return "cat"
 
     monkeypatch.setattr(module, "MaskRcnn", Detector)
-    monkeypatch.setattr(mask_detection, "fill_gaps", only_found)
+    monkeypatch.setattr(mask_detection, "fill_gaps", masks_of_detections)
     folder = frames.with_name("cat_maskrcnn")
     folder.mkdir()
     Image.new("L", (5, 5), 77).save(folder / "1.png")
@@ -223,11 +223,11 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
     with Image.open(folder / "1.png") as own:
         assert own.size == (5, 5)
-    told = capsys.readouterr()
-    assert "no object found in 1 of 2 frames, masks are empty there: 2.png" in told.err
-    assert "object 1: cat, found in 2 frames (0 to 1), mean score 0.90" in told.out
+    output = capsys.readouterr()
+    assert "no object found in 1 of 2 frames, masks are empty there: 2.png" in output.err
+    assert "object 1: cat, found in 2 frames (0 to 1), mean score 0.90" in output.out
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
-    assert "all 3 masks are there already, used as they are" in capsys.readouterr().out
+    assert "all 3 masks exist already and are used as they are" in capsys.readouterr().out
 
 
 def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
@@ -236,9 +236,8 @@ def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
     torch.manual_seed(0)
     torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict(), tmp_path / "rcnn.pth")
     detector = MaskRcnn("cat", tmp_path / "rcnn.pth", CPU)
-    found = detector([np.zeros((40, 60, 3), np.uint8)])
-    assert len(found) == 1
-    assert all(find.mask.shape == (40, 60) for finds in found for find in finds)
+    (detections,) = detector([np.zeros((40, 60, 3), np.uint8)])
+    assert all(detection.mask.shape == (40, 60) for detection in detections)
 
 
 def test_detectron2_that_is_not_installed_is_named():
@@ -246,8 +245,8 @@ def test_detectron2_that_is_not_installed_is_named():
         masks.make_detector(masks.MaskRequest("detectron2"))
 
 
-def test_detectron2_gets_bgr_and_gives_finds_of_the_class(monkeypatch):
-    """Its interface as its documentation has it; the package itself is not needed."""
+def test_detectron2_gets_bgr_and_gives_detections_of_the_class(monkeypatch):
+    """A stand-in has the interface of detectron2's documentation; the package itself is not needed."""
 
     class Instances:
         pred_classes = torch.tensor([0, 1, 1])
@@ -286,9 +285,9 @@ def test_detectron2_gets_bgr_and_gives_finds_of_the_class(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     detector = masks.make_detector(masks.MaskRequest("detectron2", class_name="bird"))
     image = np.full((4, 5, 3), (1, 2, 3), np.uint8)
-    finds = detector([image])[0]
-    assert [(find.label, round(find.score, 1)) for find in finds] == [(1, 0.8), (1, 0.6)]
-    assert detector.name_of(1) == "bird"
+    (detections,) = detector([image])
+    assert [(detection.label, round(detection.score, 1)) for detection in detections] == [(1, 0.8), (1, 0.6)]
+    assert detector.label_name(1) == "bird"
     with pytest.raises(UserError, match="'dragon' is unknown; use 'anything' or one of: bird, person"):
         masks.make_detector(masks.MaskRequest("detectron2", class_name="dragon"))
 
@@ -298,34 +297,33 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
     left[20:40, 10:30], right[20:40, 60:80] = 255, 255
 
     class Detector:
-        batch = 1
+        batch_size = 1
 
         def __call__(self, images):
             return [[Detection(1, 0.9, left), Detection(1, 0.8, right)] for _ in images]
 
-        def name_of(self, label):
+        def label_name(self, label):
             return "cat"
 
     monkeypatch.setattr(masks, "make_detector", lambda request: Detector())
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
-    with pytest.raises(UserError, match="holds masks found with objects 2, asked for is instance 2"):
+    with pytest.raises(UserError, match="holds masks found with objects 2, but the request is for instance 2"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "2"])
     folders = [frames.with_name(f"cat_maskrcnn{suffix}") for suffix in ("", "_1", "_2")]
-    assert all(are_found(folders[0], each) for each in folders)
-    found = {suffix: mask_of(frames, suffix) for suffix in ("", "_1", "_2")}
-    np.testing.assert_array_equal(found[""], np.maximum(left, right))
-    np.testing.assert_array_equal(found["_1"], left)
-    np.testing.assert_array_equal(found["_2"], right)
+    assert all(are_found(folders[0], folder) for folder in folders)
+    np.testing.assert_array_equal(read_mask_of_frame_1(frames, ""), np.maximum(left, right))
+    np.testing.assert_array_equal(read_mask_of_frame_1(frames, "_1"), left)
+    np.testing.assert_array_equal(read_mask_of_frame_1(frames, "_2"), right)
     for path in frames.with_name("cat_maskrcnn").iterdir():
         path.unlink()
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--point", "70,30,1"])
-    np.testing.assert_array_equal(mask_of(frames, ""), right)
+    np.testing.assert_array_equal(read_mask_of_frame_1(frames, ""), right)
     own = np.zeros((64, 96), np.uint8)
     Image.fromarray(own).save(frames.with_name("cat_maskrcnn_2") / "1.png")
     shutil.rmtree(frames.with_name("cat_maskrcnn"))
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--objects", "2"])
-    np.testing.assert_array_equal(mask_of(frames, "_2"), own)  # one that is there is kept
-    assert [are_found(folders[0], each) for each in folders] == [False, True, False]
+    np.testing.assert_array_equal(read_mask_of_frame_1(frames, "_2"), own)  # an existing mask is kept
+    assert [are_found(folders[0], folder) for folder in folders] == [False, True, False]
     shutil.rmtree(frames.with_name("cat_maskrcnn"))
     with pytest.raises(UserError, match="--instance 3: only 2 objects were found"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--instance", "3"])
@@ -333,9 +331,9 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
 
 @pytest.fixture
 def motion(monkeypatch):
-    """Every pixel moves."""
+    """Every pixel counts as moving."""
     full = np.full((64, 96), 255, np.uint8)
-    monkeypatch.setattr(masks, "find_moving", lambda frames, missing: iter([full] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing: iter([full] * len(missing)))
 
 
 def find_by_motion(frames):
@@ -348,13 +346,13 @@ def test_masks_count_as_found_while_nobody_touches_them(frames, motion):
     find_by_motion(frames)
     assert are_found(folder, folder)
     shutil.copy(frames / "2.png", frames / "3.png")
-    find_by_motion(frames)  # the new frame's
+    find_by_motion(frames)  # finds the mask of the new frame
     assert are_found(folder, folder)
     Image.new("L", (96, 64)).save(folder / "1.png")
     assert not are_found(folder, folder)
     (folder / "2.png").unlink()
     find_by_motion(frames)
-    assert not are_found(folder, folder)  # one of them is still somebody's own
+    assert not are_found(folder, folder)  # one of them is still the user's own
 
 
 def test_masks_made_elsewhere_do_not_count_as_found(frames, motion, tmp_path):
@@ -372,13 +370,13 @@ def test_a_file_in_the_place_of_the_note_on_masks_is_kept(frames, motion, capsys
     note.write_text('[{"segmentation": []}]')
     find_by_motion(frames)
     assert note.read_text() == '[{"segmentation": []}]'
-    assert "is there and says something else" in capsys.readouterr().err
+    assert "is not a note on masks" in capsys.readouterr().err
     assert not are_found(folder, folder)
 
 
 def test_a_detector_that_finds_nothing_is_an_error_and_auto_takes_motion(frames, monkeypatch, capsys):
     class Detector:
-        batch = 1
+        batch_size = 1
 
         def __call__(self, images):
             return [[] for _ in images]
@@ -388,12 +386,12 @@ def test_a_detector_that_finds_nothing_is_an_error_and_auto_takes_motion(frames,
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
     assert not frames.with_name("cat_maskrcnn").exists()
     full = np.full((64, 96), 255, np.uint8)
-    monkeypatch.setattr(masks, "find_moving", lambda frames, missing: iter([full] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing: iter([full] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     assert "falling back to --method motion: no known object was found" in capsys.readouterr().err
 
 
-def mask_of(frames, suffix):
+def read_mask_of_frame_1(frames, suffix):
     return np.asarray(Image.open(frames.with_name(f"cat_maskrcnn{suffix}") / "1.png"))
 
 

@@ -8,7 +8,7 @@ import torch
 
 import media
 from editing.layer_edit import LayerEdit
-from editing.render_edits import render_edited_frames, visible_edits
+from editing.render_edits import render_edited_frames, sample_edit_layers
 from editing.requests import AtlasEdit, EditRequest, read_atlas_edit
 from evaluation.image_metrics import psnr
 from implicit_neural_networks import positional_encoding
@@ -17,9 +17,8 @@ from media.flows import BACKWARD, FORWARD
 from rendering.atlas_view import fit_atlas_views, render_atlas
 from rendering.blending import apply_edits
 from rendering.frames import render_frames
-from rendering.models import load_model
-from rendering.resizing import sample_image
-from rendering.trained_run import TrainedRun
+from rendering.resampling import sample_image
+from rendering.trained_run import TrainedRun, load_model
 from training.networks import loss_terms
 from training.sampling import published_batch
 from unwrap_utils import load_video, store_flow
@@ -214,7 +213,7 @@ def test_edited_frames_agree_to_a_grey_level(expected, clip, model, frames, edit
     """Read on the grid it was written on, an edit lies up to a texel beside the published one; both cut to uint8."""
     run, ours = TrainedRun(model, clip, full_range=False), []
     for frame in frames:
-        source, layers = clip.frame(frame.t).astype(np.float32) / 255, visible_edits(run, frame, edits)
+        source, layers = clip.frame(frame.t).astype(np.float32) / 255, sample_edit_layers(run, frame, edits)
         ours.append((apply_edits(source, layers) * 255).astype(np.uint8))
     assert difference(ours, expected["edited_frames_uint8"]) < 1
 

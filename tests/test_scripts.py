@@ -1,4 +1,4 @@
-"""The scripts as a newcomer meets them."""
+"""The scripts from the command line: their help, a whole pass, and messages about wrong input."""
 
 import pytest
 from conftest import ROOT, draw, last_line, run_script, tiny_config, write_config
@@ -7,13 +7,13 @@ SCRIPTS = ["train.py", "only_evaluate.py", "only_edit.py", "preprocess_mask_rcnn
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_explains_itself_with_an_example_and_loads_nothing_heavy(script):
+def test_help_shows_an_example_and_imports_no_large_library(script):
     code = (
         f"import sys, runpy; sys.argv = ['{script}', '--help']\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'cv2', 'numpy', 'matplotlib'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "large = {'torch', 'cv2', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {large}' if large else 0)"
     )
     done = run_script("-c", code)
     assert done.returncode == 0, done.stderr
@@ -22,7 +22,7 @@ def test_help_explains_itself_with_an_example_and_loads_nothing_heavy(script):
 
 
 def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
-    """Everything as subprocesses, from another folder, with relative paths."""
+    """All scripts run as subprocesses, in another folder, with relative paths."""
     draw(tmp_path / "data")
     write_config(tmp_path / "c.json", tiny_config(tmp_path, "results", data_folder="data/demo"))
     done = run_script(ROOT / "train.py", "c.json", cwd=tmp_path)

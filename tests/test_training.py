@@ -1,4 +1,4 @@
-"""A run: repeatable, resumable, safe against being stopped or killed."""
+"""Runs can be repeated and resumed, and lose nothing when they are stopped or killed."""
 
 import json
 import os
@@ -17,63 +17,67 @@ from config import load_config
 from implicit_neural_networks import read_checkpoint
 from training.log import Log
 from training.loop import Trainer, resume_run, start_run
-from training.stopping import StopSignal
+from training.stopping import StopSignal, Stopwatch
 
 
-def test_the_same_config_gives_the_same_curve_and_another_seed_another(drawn, tmp_path):
-    config = tiny_config(drawn, tmp_path)
+def test_the_same_config_gives_the_same_curve_and_another_seed_another(shared_clip, tmp_path):
+    config = tiny_config(shared_clip, tmp_path)
     curves = []
     for seed in (0, 0, 1):
         trainer = start_run(replace(config, seed=seed, evaluate_every=100, results_folder_name=str(tmp_path / "r")))
         for _ in range(3):
-            trainer.report(trainer.step(), NoEvents(), NoProgress())
+            trainer.log_terms(trainer.step(), NoEvents(), NoBar())
         curves.append(curve(trainer.folder))
     assert curves[0] == curves[1]
     assert curves[0] != curves[2]
 
 
 class NoEvents:
+    """TensorBoard events that are not written."""
+
     def add_scalar(self, *_):
         pass
 
 
-class NoProgress:
+class NoBar:
+    """A progress bar that is not shown."""
+
     def set_postfix(self, **_):
         pass
 
 
-def test_frames_beyond_the_limit_are_left_out_with_a_word(drawn, tmp_path, capsys):
-    trainer = start_run(tiny_config(drawn, tmp_path, maximum_number_of_frames=3))
+def test_frames_beyond_the_limit_are_left_out_with_a_warning(shared_clip, tmp_path, capsys):
+    trainer = start_run(tiny_config(shared_clip, tmp_path, maximum_number_of_frames=3))
     assert len(trainer.clip) == 3
     assert "the clip has 4 frames, the first 3 are used" in capsys.readouterr().err
 
 
-def test_a_run_folder_holds_what_is_promised(trained):
-    names = {path.name for path in trained.iterdir()}
+def test_a_run_folder_holds_all_documented_files(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
     assert {"config.json", "checkpoint", "log.jsonl", "preview.png", "curve.png", "000004"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert load_config(trained / "config.json").iters_num == 4
+    assert load_config(finished_run / "config.json").iters_num == 4
 
 
-def test_tensorboard_gets_the_published_names(trained):
+def test_tensorboard_gets_the_published_names(finished_run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(trained)).Reload()
+    events = EventAccumulator(str(finished_run)).Reload()
     assert {"Loss/total", "Loss/color", "Loss/flow_alpha"} <= set(events.Tags()["scalars"])
     images = {"Train/atlas1", "Train/atlas2", "Train/recon_frame_0", "Train/recon_frame_end", "Input/rgb_0"}
     assert images <= set(events.Tags()["images"])
 
 
-def test_the_schedule_drops_bootstrapping_and_global_rigidity_after_their_last_iteration(trained):
-    rows = [row for row in read_log(trained) if "total" in row]
+def test_the_schedule_drops_bootstrapping_and_global_rigidity_after_their_last_iteration(finished_run):
+    rows = [row for row in read_log(finished_run) if "total" in row]
     assert ["bootstrapping" in row for row in rows] == [True, True, True, False]
     assert ["global_rigidity_background" in row for row in rows] == [True, True, False, False]
 
 
-def test_a_killed_run_continues_with_the_curve_of_an_unbroken_one(drawn, tmp_path):
-    config = tiny_config(drawn, tmp_path / "whole", iters_num=40, evaluate_every=1000, checkpoint_every=7)
-    whole = start_run(config)
-    whole.run()
+def test_a_killed_run_continues_with_the_losses_of_an_uninterrupted_one(shared_clip, tmp_path):
+    config = tiny_config(shared_clip, tmp_path / "whole", iters_num=40, evaluate_every=1000, checkpoint_every=7)
+    uninterrupted = start_run(config)
+    uninterrupted.run()
     path = write_config(
         tmp_path / "c.json", replace(config, results_folder_name=str(tmp_path / "killed"), iters_num=4000)
     )
@@ -89,21 +93,21 @@ def test_a_killed_run_continues_with_the_curve_of_an_unbroken_one(drawn, tmp_pat
     process.send_signal(signal.SIGKILL)
     process.wait()
     folder = folders[0].parent
-    at_checkpoint = read_checkpoint(folder / "checkpoint")["iteration"]
-    assert at_checkpoint >= 7
-    assert at_checkpoint % 7 == 0
-    write_config(
-        folder / "config.json", replace(load_config(folder / "config.json"), iters_num=max(40, at_checkpoint + 3))
-    )
+    iteration = read_checkpoint(folder / "checkpoint")["iteration"]
+    assert iteration >= 7
+    assert iteration % 7 == 0
+    write_config(folder / "config.json", replace(load_config(folder / "config.json"), iters_num=max(40, iteration + 3)))
     resume_run(folder).run()
-    ours, expected = curve(folder), curve(whole.folder)
-    assert set(expected) <= set(ours)
-    assert {iteration: ours[iteration] for iteration in expected} == expected
+    resumed, expected = curve(folder), curve(uninterrupted.folder)
+    assert set(expected) <= set(resumed)
+    assert {iteration: resumed[iteration] for iteration in expected} == expected
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_checkpoint_and_says_how_to_go_on(drawn, tmp_path, number, code):
-    config = tiny_config(drawn, tmp_path / "runs", iters_num=100_000, evaluate_every=100_000, checkpoint_every=100_000)
+def test_a_signal_saves_the_checkpoint_and_the_message_says_how_to_continue(shared_clip, tmp_path, number, code):
+    config = tiny_config(
+        shared_clip, tmp_path / "runs", iters_num=100_000, evaluate_every=100_000, checkpoint_every=100_000
+    )
     path = write_config(tmp_path / "c.json", config)
     process = subprocess.Popen(
         [sys.executable, ROOT / "train.py", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -123,7 +127,7 @@ def test_a_signal_saves_the_checkpoint_and_says_how_to_go_on(drawn, tmp_path, nu
     assert "Traceback" not in errors
 
 
-def test_a_signal_between_steps_is_noted_and_elsewhere_interrupts():
+def test_a_deferred_signal_is_stored_and_any_other_signal_interrupts():
     stop = StopSignal()
     with stop.install():
         with stop.defer():
@@ -135,26 +139,26 @@ def test_a_signal_between_steps_is_noted_and_elsewhere_interrupts():
     assert stop.exit_code == 143
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(drawn, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monkeypatch):
     import implicit_neural_networks
 
-    trainer = start_run(tiny_config(drawn, tmp_path))
+    trainer = start_run(tiny_config(shared_clip, tmp_path))
     before = trainer.checkpoint_path.read_bytes()
 
-    def full(_):
+    def fail(_):
         raise OSError(28, "No space left on device")
 
     trainer.step()
-    monkeypatch.setattr(implicit_neural_networks.os, "fsync", full)
+    monkeypatch.setattr(implicit_neural_networks.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         trainer.save()
     assert trainer.checkpoint_path.read_bytes() == before
     assert not list(trainer.folder.glob(".*.part*"))
 
 
-def test_an_unwritable_results_folder_is_one_line_and_exit_code_2(drawn, tmp_path):
+def test_an_unwritable_results_folder_is_one_line_and_exit_code_2(shared_clip, tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
-    path = write_config(tmp_path / "c.json", tiny_config(drawn, tmp_path / "results"))
+    path = write_config(tmp_path / "c.json", tiny_config(shared_clip, tmp_path / "results"))
     done = run_script("train.py", path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -166,16 +170,16 @@ def test_resuming_needs_a_run_folder(tmp_path):
         resume_run(tmp_path / "none")
 
 
-def test_a_checkpoint_without_optimizer_state_is_refused_for_training(drawn, tmp_path):
-    trainer = start_run(tiny_config(drawn, tmp_path))
+def test_a_checkpoint_without_optimizer_state_is_refused_for_training(shared_clip, tmp_path):
+    trainer = start_run(tiny_config(shared_clip, tmp_path))
     torch.save(trainer.model.checkpoint(), trainer.checkpoint_path)
     with pytest.raises(UserError, match="no usable optimizer state"):
         trainer.restore(trainer.checkpoint_path)
 
 
-def test_load_checkpoint_starts_from_its_weights(trained, drawn, tmp_path):
+def test_load_checkpoint_starts_from_its_weights(finished_run, shared_clip, tmp_path):
     config = tiny_config(
-        drawn, tmp_path, load_checkpoint=True, checkpoint_path=str(trained / "checkpoint"), iters_num=6
+        shared_clip, tmp_path, load_checkpoint=True, checkpoint_path=str(finished_run / "checkpoint"), iters_num=6
     )
     trainer = start_run(config)
     assert trainer.iteration == 4
@@ -192,15 +196,15 @@ def test_a_half_written_log_line_and_later_ones_are_dropped_on_resuming(tmp_path
     assert [json.loads(line)["iteration"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(drawn, tmp_path):
-    trainer = start_run(tiny_config(drawn, tmp_path))
+def test_a_loss_that_is_not_a_number_stops_the_run(shared_clip, tmp_path):
+    trainer = start_run(tiny_config(shared_clip, tmp_path))
     for value in ("nan", "inf"):
         with pytest.raises(UserError, match="the loss or the networks became NaN at iteration 0"):
-            trainer.report({"color": torch.tensor(float(value))}, NoEvents(), NoProgress())
+            trainer.log_terms({"color": torch.tensor(float(value))}, NoEvents(), NoBar())
 
 
-def test_networks_that_are_not_numbers_never_replace_a_good_checkpoint(drawn, tmp_path):
-    trainer = start_run(tiny_config(drawn, tmp_path))
+def test_networks_that_are_not_numbers_never_replace_a_good_checkpoint(shared_clip, tmp_path):
+    trainer = start_run(tiny_config(shared_clip, tmp_path))
     before = trainer.checkpoint_path.read_bytes()
     with torch.no_grad():
         trainer.model.atlas.hidden[1].bias[0] = float("nan")
@@ -209,15 +213,15 @@ def test_networks_that_are_not_numbers_never_replace_a_good_checkpoint(drawn, tm
     assert trainer.checkpoint_path.read_bytes() == before
 
 
-def test_an_evaluation_that_was_cut_short_is_done_on_resuming(drawn, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_is_done_on_resuming(shared_clip, tmp_path, monkeypatch):
     import training.loop
 
-    def interrupted(*_, **__):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    trainer = start_run(tiny_config(drawn, tmp_path))
+    trainer = start_run(tiny_config(shared_clip, tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(training.loop, "evaluate", interrupted)
+        patch.setattr(training.loop, "evaluate", interrupt)
         with pytest.raises(Stopped, match=r"holds iteration 4\. Continue with"):
             trainer.run()
     resume_run(trainer.folder).run()
@@ -225,28 +229,30 @@ def test_an_evaluation_that_was_cut_short_is_done_on_resuming(drawn, tmp_path, m
     assert (trainer.folder / "preview.png").exists()
 
 
-def test_an_interruption_between_two_steps_saves_what_was_done(drawn, tmp_path):
-    trainer = start_run(tiny_config(drawn, tmp_path, iters_num=100))
+def test_an_interruption_between_two_steps_saves_the_finished_steps(shared_clip, tmp_path):
+    trainer = start_run(tiny_config(shared_clip, tmp_path, iters_num=100))
 
     def interrupt(*_):
         if trainer.iteration == 3:
             raise KeyboardInterrupt
 
-    trainer.report = interrupt
+    trainer.log_terms = interrupt
     with pytest.raises(Stopped, match="holds iteration 3"):
         trainer.run()
     assert read_checkpoint(trainer.checkpoint_path)["iteration"] == 3
 
 
-def test_load_checkpoint_of_a_finished_run_says_so(trained, drawn, tmp_path):
-    config = tiny_config(drawn, tmp_path / "new", load_checkpoint=True, checkpoint_path=str(trained / "checkpoint"))
+def test_load_checkpoint_of_a_finished_run_is_an_error(finished_run, shared_clip, tmp_path):
+    config = tiny_config(
+        shared_clip, tmp_path / "new", load_checkpoint=True, checkpoint_path=str(finished_run / "checkpoint")
+    )
     with pytest.raises(UserError, match="holds iteration 4, iters_num is 4; raise iters_num"):
         start_run(config)
     assert not (tmp_path / "new").exists()
 
 
-def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_path):
-    config = tiny_config(drawn, tmp_path, pretrain_iter_number=250)
+def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(shared_clip, tmp_path):
+    config = tiny_config(shared_clip, tmp_path, pretrain_iter_number=250)
     trainer = Trainer(config, tmp_path)
     points = torch.rand(100, 3) * 2 - 1
 
@@ -259,26 +265,67 @@ def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(drawn, tmp_
     assert distance() < 0.7 * before
 
 
-def test_a_time_budget_ends_the_run_with_an_evaluation_and_is_not_spent_on_it(drawn, tmp_path):
-    trainer = start_run(tiny_config(drawn, tmp_path, iters_num=10**6, evaluate_every=10**6, time_budget_s=1.5))
+class Clock:
+    """A clock that only moves when a test sets it."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_stopwatch_counts_earlier_seconds_but_no_pauses():
+    clock = Clock()
+    stopwatch = Stopwatch(clock)
+    clock.now = 3.0
+    with stopwatch.pause():
+        clock.now = 103.0
+    clock.now = 105.0
+    assert stopwatch.seconds == 5.0
+    stopwatch.restore(20.0)
+    assert stopwatch.seconds == 25.0
+
+
+def test_a_time_budget_ends_the_run_with_an_evaluation_that_does_not_use_it_up(shared_clip, tmp_path, monkeypatch):
+    """Each step takes one second and each evaluation an hour, so a budget of three seconds allows three steps."""
+    import training.loop
+
+    trainer = start_run(tiny_config(shared_clip, tmp_path, iters_num=10**6, evaluate_every=2, time_budget_s=3.0))
+    clock = Clock()
+    trainer.stopwatch = Stopwatch(clock)
+    step, evaluate = trainer.learner.step, training.loop.evaluate
+
+    def step_in_a_second(*arguments):
+        clock.now += 1
+        return step(*arguments)
+
+    def evaluate_in_an_hour(*arguments):
+        clock.now += 3600
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(trainer.learner, "step", step_in_a_second)
+    monkeypatch.setattr(training.loop, "evaluate", evaluate_in_an_hour)
     trainer.run()
-    assert 1.5 <= trainer.watch.seconds < 3
-    assert (trainer.folder / f"{trainer.iteration:06d}" / "metrics.json").exists()
-    resumed = resume_run(trainer.folder)
-    assert resumed.is_finished
-    assert not resume_run(trainer.folder, time_budget_s=100).is_finished
+    assert trainer.iteration == 3
+    assert trainer.stopwatch.seconds == 3.0
+    assert clock.now == 2 * 3600 + 3
+    assert (trainer.folder / "000003" / "metrics.json").exists()
+    assert read_checkpoint(trainer.checkpoint_path)["seconds"] == 3.0
+    assert resume_run(trainer.folder).is_finished
+    assert not resume_run(trainer.folder, time_budget_s=1e6).is_finished
 
 
-def test_learning_rates_are_constant_as_published_and_fall_where_asked(drawn, tmp_path):
-    trainer = Trainer(tiny_config(drawn, tmp_path, iters_num=10, learning_rate_appearance=1e-3), tmp_path)
+def test_learning_rates_are_constant_as_published_and_decay_if_the_config_says_so(shared_clip, tmp_path):
+    trainer = Trainer(tiny_config(shared_clip, tmp_path, iters_num=10, learning_rate_appearance=1e-3), tmp_path)
 
-    def rates(iteration):
+    def learning_rates(iteration):
         trainer.iteration = iteration
         trainer.learner.set_learning_rates(trainer.progress)
         return [group["lr"] for group in trainer.learner.optimizer.param_groups]
 
-    assert rates(0) == rates(9) == [1e-4, 1e-4, 1e-3, 1e-3]
+    assert learning_rates(0) == learning_rates(9) == [1e-4, 1e-4, 1e-3, 1e-3]
     trainer.learner.config = replace(trainer.config, learning_rate_end=0.01)
-    assert rates(4) == [1e-4, 1e-4, 1e-3, 1e-3]
-    assert rates(7) == pytest.approx([1e-5, 1e-5, 1e-4, 1e-4])
-    assert rates(10) == pytest.approx([1e-6, 1e-6, 1e-5, 1e-5])
+    assert learning_rates(4) == [1e-4, 1e-4, 1e-3, 1e-3]
+    assert learning_rates(7) == pytest.approx([1e-5, 1e-5, 1e-4, 1e-4])
+    assert learning_rates(10) == pytest.approx([1e-6, 1e-6, 1e-5, 1e-5])

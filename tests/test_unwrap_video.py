@@ -1,4 +1,4 @@
-"""One command from a video to layers."""
+"""unwrap_video.py: one command from a video to layers."""
 
 import errno
 import json
@@ -20,13 +20,13 @@ from config import config_text, load_config
 from evaluation.mask_metrics import iou
 from masks.provenance import masks_found_by_method
 from media.clip import open_clip
-from preprocessing.estimate import Task, bytes_needed, seconds_needed
-from preprocessing.extract import Span, extract
+from preprocessing.estimate import Task, estimate_disk_bytes, estimate_seconds
+from preprocessing.extract import Span, extract_frames
 from preprocessing.mask_request import MaskRequest
 from preprocessing.masks import write_masks
 from scenes.catalogue import SCENES
 from training.earlier_runs import find_newest_run
-from unwrap_video import FAST
+from unwrap_video import FAST_CONFIG
 
 SIZE = (128, 72)
 COUNT = 10
@@ -34,6 +34,7 @@ QUICK = ["--method", "motion", "--flow_method", "dis", "--time_budget", "3"]
 
 
 def write_movie(path, scene, frames=range(COUNT), fps=12.0) -> None:
+    """Write the frames of a drawn scene as a video."""
     with media.VideoWriter(path, fps, crf=6) as video:
         for t in frames:
             video.write(scene.frame(t).rgb)
@@ -41,7 +42,7 @@ def write_movie(path, scene, frames=range(COUNT), fps=12.0) -> None:
 
 @pytest.fixture(scope="module")
 def unwrapped(tmp_path_factory):
-    """A video, unwrapped: the folder it happened in, and what was printed."""
+    """An unwrapped video; returns the working folder and the output of the command."""
     folder = tmp_path_factory.mktemp("my videos é")
     write_movie(folder / "a pan.mp4", SCENES["pan"](*SIZE, COUNT))
     done = run_script(unwrap_video.__file__, "a pan.mp4", *QUICK, cwd=folder)
@@ -50,14 +51,14 @@ def unwrapped(tmp_path_factory):
 
 
 def test_a_video_becomes_layers_in_one_command(unwrapped):
-    folder, told = unwrapped
+    folder, output = unwrapped
     (run,) = (folder / "results").iterdir()
     (evaluation,) = (path.parent for path in run.glob("*/metrics.json"))
     metrics = json.loads((evaluation / "metrics.json").read_text())
     assert metrics["psnr"] > 22
     for stage in ("[1 of 4] frames", "[2 of 4] masks", "[3 of 4] flow", "[4 of 4] layers", "done in"):
-        assert stage in told
-    assert "under a minute on two CPU cores" in told
+        assert stage in output
+    assert "under a minute on two CPU cores" in output
     assert media.image_size(folder / "data" / "a pan" / "00000.png") == SIZE
     assert json.loads((folder / "data" / "a pan.json").read_text())["fps"] == 12
 
@@ -65,7 +66,7 @@ def test_a_video_becomes_layers_in_one_command(unwrapped):
 def test_masks_that_were_found_are_known_as_such_until_somebody_changes_them(unwrapped, tmp_path):
     shutil.copytree(unwrapped[0] / "data", tmp_path / "data")
     frames = tmp_path / "data" / "a pan"
-    clip = open_clip(frames, load_config(FAST))
+    clip = open_clip(frames, load_config(FAST_CONFIG))
     assert masks_found_by_method(clip) == [True]
     media.write_png(frames.with_name("a pan_maskrcnn") / "00003.png", np.zeros(SIZE[::-1], np.uint8))
     assert masks_found_by_method(clip) == [False]
@@ -84,7 +85,7 @@ def test_what_is_done_is_not_done_again(unwrapped):
     again = run_script(unwrap_video.__file__, "a pan.mp4", *QUICK, cwd=folder)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
-    for done in ("10 frames are there already", "all 10 masks are there", "all 18 flow files are there", "trained and"):
+    for done in ("10 frames exist already", "all 10 masks exist", "all 18 flow files exist", "trained and"):
         assert done in again.stdout
 
 
@@ -102,36 +103,36 @@ def test_a_scene_cut_is_named_and_nothing_is_left_behind(tmp_path):
 
 
 def test_the_advice_on_a_cut_gives_the_two_scenes(tmp_path):
-    """At a rate whose frame times have no end of digits."""
+    """The rate is one whose frame times have infinitely many digits."""
     first, second = SCENES["pan"](*SIZE, 6), SCENES["cross"](*SIZE, 6)
     pictures = [first.frame(t).rgb for t in range(5)] + [second.frame(t).rgb[::-1, ::-1] for t in range(5)]
     with media.VideoWriter(tmp_path / "two.mp4", 30000 / 1001) as video:
         for picture in pictures:
             video.write(picture)
     with pytest.raises(UserError, match="a scene cut between frames 4 and 5") as caught:
-        extract(tmp_path / "two.mp4", tmp_path / "data" / "two", Span(), False, 500)
+        extract_frames(tmp_path / "two.mp4", tmp_path / "data" / "two", Span(), False, 500)
     at_s = float(re.search(r"--end ([\d.]+)", str(caught.value))[1])
-    assert extract(tmp_path / "two.mp4", tmp_path / "data" / "one", Span(end_s=at_s), False, 500).frames == 5
-    assert extract(tmp_path / "two.mp4", tmp_path / "data" / "other", Span(start_s=at_s), False, 500).frames == 5
+    assert extract_frames(tmp_path / "two.mp4", tmp_path / "data" / "one", Span(end_s=at_s), False, 500).frames == 5
+    assert extract_frames(tmp_path / "two.mp4", tmp_path / "data" / "other", Span(start_s=at_s), False, 500).frames == 5
 
 
 def test_a_video_of_unknown_length_ends_at_the_limit(tmp_path, unwrapped):
     with pytest.raises(UserError, match="has more than 5 frames here, --max_frames is 5"):
-        extract(unwrapped[0] / "a pan.mp4", tmp_path / "pan", Span(), False, 5)
+        extract_frames(unwrapped[0] / "a pan.mp4", tmp_path / "pan", Span(), False, 5)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_note_that_the_user_wrote_is_not_overwritten(tmp_path, unwrapped):
     (tmp_path / "pan.json").write_text('{"fps": 25}')
-    with pytest.raises(UserError, match=r"pan\.json is there and says something else"):
-        extract(unwrapped[0] / "a pan.mp4", tmp_path / "pan", Span(), False, 50)
+    with pytest.raises(UserError, match=r"pan\.json exists and is not a note about extracted frames"):
+        extract_frames(unwrapped[0] / "a pan.mp4", tmp_path / "pan", Span(), False, 50)
 
 
-def test_other_masks_are_asked_for_in_vain_only_with_a_word(unwrapped, tmp_path):
+def test_a_request_that_existing_masks_do_not_fulfil_is_refused(unwrapped, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(unwrapped[0], folder)
     source = str(folder / "data" / "a pan")
-    with pytest.raises(UserError, match="holds masks found with method motion, asked for is method import"):
+    with pytest.raises(UserError, match="holds masks found with method motion, but the request is for method import"):
         write_masks(Path(source), MaskRequest("import", source=folder))
 
 
@@ -158,7 +159,7 @@ def test_a_run_that_was_damaged_is_passed_over(unwrapped, tmp_path, capsys):
     whole = (run / "checkpoint").read_bytes()
     (run / "checkpoint").write_bytes(whole[:1000])
     assert find_newest_run(config) is None
-    assert "passed over" in capsys.readouterr().err
+    assert "skipped an earlier run" in capsys.readouterr().err
 
 
 def test_a_clips_own_masks_given_as_masks_are_used_as_they_are(unwrapped, capsys):
@@ -167,21 +168,24 @@ def test_a_clips_own_masks_given_as_masks_are_used_as_they_are(unwrapped, capsys
     assert "used as they are" in capsys.readouterr().out
 
 
-def flags(source, tmp_path, *more: str) -> list[str]:
+def make_arguments(source, tmp_path, *flags: str) -> list[str]:
+    """Return the arguments of a quick run that writes into a test's own folders."""
     folders = ["--data_folder", str(tmp_path / "data"), "--results_folder", str(tmp_path / "results")]
-    return [str(source), *QUICK, *folders, *more]
+    return [str(source), *QUICK, *folders, *flags]
 
 
 def test_another_video_of_the_same_name_does_not_take_its_place(tmp_path, unwrapped):
     folder, _ = unwrapped
     shutil.copytree(folder / "data", tmp_path / "data")
     write_movie(tmp_path / "a pan.mp4", SCENES["bend"](*SIZE, COUNT))
-    with pytest.raises(UserError, match="holds frames of something else than this; give the clip another --name"):
-        unwrap_video.main(flags(tmp_path / "a pan.mp4", tmp_path))
+    with pytest.raises(
+        UserError, match="holds frames of another video or of another part; give the clip another --name"
+    ):
+        unwrap_video.main(make_arguments(tmp_path / "a pan.mp4", tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("flags", "message"),
     [
         (["--start", "9"], "--start 9: .* is 0.83 s long"),
         (["--start", "0.5", "--end", "0.4"], "--end 0.4 lies before --start 0.5"),
@@ -191,16 +195,16 @@ def test_another_video_of_the_same_name_does_not_take_its_place(tmp_path, unwrap
         (["--time_budget", "nan"], "--time_budget is nan"),
     ],
 )
-def test_parts_and_numbers_that_make_no_sense_are_refused(tmp_path, unwrapped, more, message):
+def test_parts_and_numbers_that_make_no_sense_are_refused(tmp_path, unwrapped, flags, message):
     with pytest.raises(UserError, match=message):
-        unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path, *more))
+        unwrap_video.main(make_arguments(unwrapped[0] / "a pan.mp4", tmp_path, *flags))
 
 
 @pytest.mark.parametrize(("name", "message"), [("none.mp4", "no such file"), ("0.png", "is a picture; give a video")])
 def test_what_is_no_video_is_named(tmp_path, name, message):
     media.write_png(tmp_path / "0.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(UserError, match=message):
-        unwrap_video.main(flags(tmp_path / name, tmp_path))
+        unwrap_video.main(make_arguments(tmp_path / name, tmp_path))
 
 
 def test_masks_that_are_not_there_are_named_before_anything_begins(tmp_path, unwrapped):
@@ -218,10 +222,10 @@ def test_parts_of_a_video_have_names_of_their_own():
 def test_the_estimate_grows_with_the_clip_and_counts_only_what_is_to_do():
     small = Task(50, (854, 480), (768, 432), True, "motion", "dis", 180)
     large = Task(100, (3840, 2160), (768, 432), True, "motion", "dis", 180)
-    there = Task(50, (854, 480), (768, 432), False, None, "dis", 180)
-    assert seconds_needed(there) < seconds_needed(small) < seconds_needed(large)
-    assert 180 < seconds_needed(small) < 400
-    assert bytes_needed(there) < bytes_needed(small) < bytes_needed(large)
+    extracted = Task(50, (854, 480), (768, 432), False, None, "dis", 180)
+    assert estimate_seconds(extracted) < estimate_seconds(small) < estimate_seconds(large)
+    assert 180 < estimate_seconds(small) < 400
+    assert estimate_disk_bytes(extracted) < estimate_disk_bytes(small) < estimate_disk_bytes(large)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
@@ -233,7 +237,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_leaves_nothing(
 
     monkeypatch.setattr(media, "write_png", refuse)
     with pytest.raises(SystemExit) as ended:
-        run_main(lambda: unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path)))
+        run_main(lambda: unwrap_video.main(make_arguments(unwrapped[0] / "a pan.mp4", tmp_path)))
     assert ended.value.code == 2
     assert "check its permissions and the free space" in last_line(capsys.readouterr().err)
     assert list((tmp_path / "data").iterdir()) == []
@@ -242,5 +246,5 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_leaves_nothing(
 def test_a_full_disk_is_noticed_before_anything_begins(tmp_path, unwrapped, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(UserError, match=r"MB free, about .* MB are needed; make room"):
-        unwrap_video.main(flags(unwrapped[0] / "a pan.mp4", tmp_path))
+        unwrap_video.main(make_arguments(unwrapped[0] / "a pan.mp4", tmp_path))
     assert not (tmp_path / "data").exists()

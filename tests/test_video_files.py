@@ -1,4 +1,4 @@
-"""Videos of any kind: what they say of themselves, their frames, what is wrong with them."""
+"""Reading video files: their properties, their frames, and messages about damaged files."""
 
 import subprocess
 
@@ -8,25 +8,26 @@ import pytest
 
 import media
 from command_line import UserError
-from media.decoding import exact_rate, read_video, video_facts
+from media.decoding import exact_rate, read_video, read_video_metadata
 from preprocessing.scene_cuts import detect_cuts
 from scenes.catalogue import SCENES
 
 
 def ffmpeg(*arguments) -> None:
+    """Run ffmpeg and raise an error if it fails."""
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 @pytest.fixture(scope="module")
 def frames() -> list[np.ndarray]:
-    """Twelve frames of odd size."""
+    """Twelve frames of 63 x 45 pixels."""
     scene = SCENES["pan"](63, 45, 12)
     return [scene.frame(t).rgb for t in range(12)]
 
 
 @pytest.fixture(scope="module")
 def pictures(frames, tmp_path_factory):
-    """The frames as files, for ffmpeg."""
+    """Folder with the frames as PNG files, for ffmpeg."""
     folder = tmp_path_factory.mktemp("pictures")
     for t, frame in enumerate(frames):
         media.write_png(folder / f"{t}.png", frame)
@@ -35,18 +36,18 @@ def pictures(frames, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def movie(pictures, tmp_path_factory):
-    """Lossless, 24 frames per second, 63 x 45."""
+    """Lossless video of the frames, 24 frames per second."""
     path = tmp_path_factory.mktemp("movies") / "a clip é.mkv"
     ffmpeg("-framerate", 24, "-i", pictures / "%d.png", "-c:v", "ffv1", path)
     return path
 
 
 def test_frames_come_out_as_they_went_in(movie, frames):
-    facts = video_facts(movie)
-    assert (facts.width, facts.height, facts.fps, facts.frames) == (63, 45, 24, 12)
-    assert not (facts.has_audio or facts.has_alpha or facts.is_variable or facts.rotation)
-    for found, expected in zip(read_video(movie), frames, strict=True):
-        assert np.abs(found.astype(int) - expected).max() <= 3  # through YUV and back
+    metadata = read_video_metadata(movie)
+    assert (metadata.width, metadata.height, metadata.fps, metadata.frame_count) == (63, 45, 24, 12)
+    assert not (metadata.has_audio or metadata.has_alpha or metadata.is_variable or metadata.rotation)
+    for frame, expected in zip(read_video(movie), frames, strict=True):
+        assert np.abs(frame.astype(int) - expected).max() <= 3  # conversion to YUV and back rounds
 
 
 def test_a_part_of_a_video_is_read(movie, frames):
@@ -58,8 +59,8 @@ def test_a_part_of_a_video_is_read(movie, frames):
 def test_frames_are_upright(pictures, tmp_path, frames):
     ffmpeg("-framerate", 10, "-i", pictures / "%d.png", "-vf", "crop=62:44", "-pix_fmt", "yuv420p", tmp_path / "a.mp4")
     ffmpeg("-display_rotation", 90, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "turned.mp4")
-    facts = video_facts(tmp_path / "turned.mp4")
-    assert (facts.width, facts.height, facts.rotation) == (44, 62, 270)
+    metadata = read_video_metadata(tmp_path / "turned.mp4")
+    assert (metadata.width, metadata.height, metadata.rotation) == (44, 62, 270)
     upright = next(read_video(tmp_path / "turned.mp4"))
     lying = next(read_video(tmp_path / "a.mp4"))
     assert np.abs(upright.astype(int) - np.rot90(lying)).mean() < 2
@@ -68,20 +69,20 @@ def test_frames_are_upright(pictures, tmp_path, frames):
 def test_uneven_frames_are_noticed_and_taken_at_the_mean_rate(pictures, tmp_path):
     source = ["-framerate", 25, "-i", pictures / "%d.png", "-vf", r"setpts=PTS+gt(N\,4)*0.2/TB,crop=62:44"]
     ffmpeg(*source, "-fps_mode", "vfr", "-pix_fmt", "yuv420p", tmp_path / "uneven.mp4")
-    facts = video_facts(tmp_path / "uneven.mp4")
-    assert facts.is_variable
-    count = len(list(read_video(tmp_path / "uneven.mp4", fps=facts.fps)))
+    metadata = read_video_metadata(tmp_path / "uneven.mp4")
+    assert metadata.is_variable
+    count = len(list(read_video(tmp_path / "uneven.mp4", fps=metadata.fps)))
     assert abs(count - 12) <= 1
 
 
 def test_pixels_that_are_not_square_are_made_square(pictures, tmp_path):
-    """As DV, DVD and HDV have them: stored narrow, shown wide."""
+    """DV, DVD and HDV store narrow frames that players show wider."""
     ffmpeg("-i", pictures / "%d.png", "-vf", "crop=48:44,setsar=4/3", "-pix_fmt", "yuv420p", tmp_path / "dv.mp4")
-    facts = video_facts(tmp_path / "dv.mp4")
-    assert (facts.width, facts.height) == (64, 44)
+    metadata = read_video_metadata(tmp_path / "dv.mp4")
+    assert (metadata.width, metadata.height) == (64, 44)
     assert next(read_video(tmp_path / "dv.mp4")).shape == (44, 64, 3)
     ffmpeg("-i", pictures / "%d.png", "-vf", "crop=48:44,setsar=1280/1281", "-pix_fmt", "yuv420p", tmp_path / "hd.mp4")
-    assert next(read_video(tmp_path / "hd.mp4")).shape == (44, 48, 3)  # rounding, no format
+    assert next(read_video(tmp_path / "hd.mp4")).shape == (44, 48, 3)  # an aspect so close to 1 comes from rounding
 
 
 def test_gif_webm_and_opacity(pictures, tmp_path):
@@ -89,22 +90,22 @@ def test_gif_webm_and_opacity(pictures, tmp_path):
     ffmpeg("-i", pictures / "%d.png", "-pix_fmt", "yuva420p", "-c:v", "libvpx-vp9", tmp_path / "a.webm")
     for name in ("a.gif", "a.webm"):
         assert len(list(read_video(tmp_path / name))) == 12
-    assert video_facts(tmp_path / "a.webm").has_alpha
+    assert read_video_metadata(tmp_path / "a.webm").has_alpha
     assert next(read_video(tmp_path / "a.webm", alpha=True)).min() == 255
 
 
 def test_sound_is_noticed(pictures, tmp_path):
     sound = ["-f", "lavfi", "-i", "sine=440", "-shortest", "-c:v", "ffv1"]
     ffmpeg("-i", pictures / "%d.png", *sound, tmp_path / "loud.mkv")
-    assert video_facts(tmp_path / "loud.mkv").has_audio
+    assert read_video_metadata(tmp_path / "loud.mkv").has_audio
 
 
-@pytest.mark.parametrize(("told", "true"), [(29.97, 30000 / 1001), (23.98, 24000 / 1001), (25, 25), (24.83, 24.83)])
-def test_broadcast_rates_are_exact(told, true):
-    assert exact_rate(told) == pytest.approx(true, abs=1e-9)
+@pytest.mark.parametrize(("rounded", "exact"), [(29.97, 30000 / 1001), (23.98, 24000 / 1001), (25, 25), (24.83, 24.83)])
+def test_broadcast_rates_are_exact(rounded, exact):
+    assert exact_rate(rounded) == pytest.approx(exact, abs=1e-9)
 
 
-def test_what_is_wrong_with_a_file_is_said(tmp_path, movie):
+def test_the_message_about_an_unreadable_file_gives_the_reason(tmp_path, movie):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("hello" * 99)
     ffmpeg("-f", "lavfi", "-i", "sine=440", "-t", 0.2, tmp_path / "sound.m4a")
@@ -132,8 +133,8 @@ def test_an_unknown_codec_is_named(pictures, tmp_path):
 
 
 def test_a_damaged_video_gives_what_can_be_read_and_a_warning(pictures, tmp_path, capsys):
-    coded = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-vf", "crop=62:44", "-movflags", "+faststart"]
-    ffmpeg("-i", pictures / "%d.png", *coded, tmp_path / "a.mp4")
+    codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-vf", "crop=62:44", "-movflags", "+faststart"]
+    ffmpeg("-i", pictures / "%d.png", *codec, tmp_path / "a.mp4")
     whole = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 3 // 4])
     count = len(list(read_video(tmp_path / "cut.mp4")))
@@ -141,21 +142,21 @@ def test_a_damaged_video_gives_what_can_be_read_and_a_warning(pictures, tmp_path
     assert f"damaged, {count} frames could be read" in capsys.readouterr().err
 
 
-def test_a_scene_cut_is_found_and_motion_is_none():
-    first, second = (SCENES[name](160, 90, 30) for name in ("fast", "cross"))
-    one, other = ([scene.frame(t).rgb for t in range(0, 12)] for scene in (first, second))
-    turned = [frame[::-1, ::-1] for frame in other]
-    assert detect_cuts(one).cuts == []
-    assert detect_cuts(one + turned).cuts == [12]
+def test_a_scene_cut_is_detected_and_fast_motion_is_not_one():
+    scenes = [SCENES[name](160, 90, 30) for name in ("fast", "cross")]
+    first, second = ([scene.frame(t).rgb for t in range(12)] for scene in scenes)
+    rotated = [frame[::-1, ::-1] for frame in second]  # so that the second background differs from the first
+    assert detect_cuts(first).cuts == []
+    assert detect_cuts(first + rotated).cuts == [12]
 
 
 def test_frames_of_a_single_colour_are_noticed():
     scene = SCENES["pan"](160, 90, 6)
     black = np.zeros((90, 160, 3), np.uint8)
-    seen = detect_cuts([black, black, *(scene.frame(t).rgb for t in range(6)), black])
-    assert seen.empty == [0, 1, 8]
-    assert seen.cuts == []
+    with_black = detect_cuts([black, black, *(scene.frame(t).rgb for t in range(6)), black])
+    assert with_black.empty == [0, 1, 8]
+    assert with_black.cuts == []
     blue = np.full((90, 160, 3), (0, 0, 255), np.uint8)
     other = SCENES["cross"](160, 90, 6)
-    hidden = detect_cuts([scene.frame(0).rgb, blue, *(other.frame(t).rgb[::-1, ::-1] for t in range(3))])
-    assert (hidden.empty, hidden.cuts) == ([1], [2])
+    cut_behind_blue = detect_cuts([scene.frame(0).rgb, blue, *(other.frame(t).rgb[::-1, ::-1] for t in range(3))])
+    assert (cut_behind_blue.empty, cut_behind_blue.cuts) == ([1], [2])

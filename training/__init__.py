@@ -1,1 +1,1 @@
-"""Training: the loop, the learner of the networks, sampling, the log, stopping, and earlier runs."""
+"""Training: the loop, the interface of a learner, the networks' learner, sampling, the log, stopping, earlier runs."""

@@ -1,4 +1,4 @@
-"""Runs that are there already, so that nothing is trained twice on the same input."""
+"""Finding earlier runs, so that the same input is not trained twice."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,35 +13,42 @@ from media.clip import mask_suffixes
 
 
 def find_newest_run(config: Config) -> Path | None:
-    """The last run in the results folder that began with these settings, whatever its time budget; None without."""
+    """Return the newest run in the results folder that has this config, whatever its time budget; None without one.
+
+    A run counts only if its checkpoint can be read and the clip has not changed since the run began.
+    """
     results, name = Path(config.results_folder_name), Path(config.data_folder).name
-    found = [path for path in results.iterdir() if path.name.startswith(f"{name}_")] if results.is_dir() else []
-    for run in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        if not all((run / each).is_file() for each in ("config.json", "checkpoint")):
+    runs = [path for path in results.iterdir() if path.name.startswith(f"{name}_")] if results.is_dir() else []
+    for run in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
+        if not all((run / file_name).is_file() for file_name in ("config.json", "checkpoint")):
             continue
         try:
-            its_own = load_config(run / "config.json")
+            run_config = load_config(run / "config.json")
         except ConfigError as error:
-            warn(f"passed over: {error}")
+            warn(f"skipped an earlier run: {error}")
             continue
-        is_same = replace(its_own, time_budget_s=config.time_budget_s) == config
-        if is_same and (run / "config.json").stat().st_mtime >= inputs_changed_at(config) and is_whole(run):
+        is_same = replace(run_config, time_budget_s=config.time_budget_s) == config
+        is_newer = (run / "config.json").stat().st_mtime >= input_time(config)
+        if is_same and is_newer and has_readable_checkpoint(run):
             return run
     return None
 
 
-def is_whole(run: Path) -> bool:
-    """Whether a run's checkpoint can be read; says so if it can't."""
+def has_readable_checkpoint(run: Path) -> bool:
+    """Return whether the checkpoint of a run can be read, and warn if it cannot."""
     try:
         read_checkpoint(run / "checkpoint", torch.device("cpu"))
     except UserError as error:
-        warn(f"passed over: {error}")
+        warn(f"skipped an earlier run: {error}")
         return False
     return True
 
 
-def inputs_changed_at(config: Config) -> float:
-    """When a clip's frames, masks, the note on these, or flow were last written, seconds."""
+def input_time(config: Config) -> float:
+    """Return when the clip's input was last written, in seconds since the epoch.
+
+    The input is the frames, the masks, the note on the origin of the masks, and the flow.
+    """
     frames = Path(config.data_folder)
     suffixes = ["", "_flow", *mask_suffixes(config.objects)]
     folders = [frames.with_name(f"{frames.name}{suffix}") for suffix in suffixes]
@@ -51,12 +58,12 @@ def inputs_changed_at(config: Config) -> float:
 
 
 def is_evaluated(run: Path, time_budget_s: float) -> bool:
-    """Whether a run has been trained for so long, and evaluated after it."""
+    """Return whether a run was trained for at least this many seconds and evaluated at its last iteration."""
     checkpoint = read_checkpoint(run / "checkpoint", torch.device("cpu"))
-    evaluated = run / f"{int(checkpoint.get('iteration', -1)):06d}" / "metrics.json"
-    return float(checkpoint.get("seconds", 0)) >= time_budget_s and evaluated.is_file()
+    metrics_path = run / f"{int(checkpoint.get('iteration', -1)):06d}" / "metrics.json"
+    return float(checkpoint.get("seconds", 0)) >= time_budget_s and metrics_path.is_file()
 
 
 def last_evaluation(run: Path) -> Path:
-    """The folder of a run's last evaluation."""
+    """Return the folder of a run's last evaluation."""
     return max(path.parent for path in run.glob("[0-9]*/metrics.json"))

@@ -10,16 +10,17 @@ from implicit_neural_networks import Model
 from media import Pixels
 
 ShowStart = Callable[[Model, list[Pixels]], None]
-"""Called with a model that has had no training yet, and the picture (h, w, 3) of each layer's atlas."""
+"""Type of a function that shows a model before its training, with the image (h, w, 3) of each layer's atlas."""
 
 
 class Learner(Protocol):
-    """A model with its optimizer and its batches. `initialize` or `restore` comes before the first `step`.
+    """A model with its optimizer and its batches. Call `initialize` or `restore` before the first `step`.
 
-    Learners are `training.networks.NetworkLearner` and `grids.learner.GridLearner`; `training.loop.LEARNERS` names them.
+    There are two learners, `training.networks.NetworkLearner` and `grids.learner.GridLearner`;
+    `training.loop.LEARNERS` names them.
     """
 
-    frames_used: float  # frames that all batches so far showed, counted by their pixels
+    frames_used: float  # sum over all batches of their pixels, in frames
 
     @property
     def model(self) -> Model:
@@ -27,21 +28,28 @@ class Learner(Protocol):
         ...
 
     def initialize(self, show_start: ShowStart) -> None:
-        """Give the model its start. Calls show_start as soon as there is something to look at, or never."""
+        """Set the model to the values from which training starts.
+
+        A learner whose start takes long calls show_start as soon as its model can be shown. Other learners never
+        call it.
+        """
         ...
 
     def step(self, iteration: int, progress: float) -> dict[str, Tensor]:
-        """Do one iteration; progress is how much of the run is done, 0 to 1. Returns the weighted terms, detached."""
+        """Do one iteration and return the weighted loss terms, detached.
+
+        progress: how much of the run is done, 0 to 1.
+        """
         ...
 
     def finish(self) -> None:
-        """Bring the model to full resolution at the end of a run, however early that is."""
+        """Bring the model to full resolution at the end of a run, however early the run ends."""
         ...
 
     def checkpoint(self) -> dict[str, Any]:
-        """The model, and everything else that decides the next step."""
+        """Return the model and everything else of the learner that decides the next step."""
         ...
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Take everything that decides the next step from a checkpoint. Raises UserError."""
+        """Set everything that decides the next step from a checkpoint, which was read from `path`. Raises UserError."""
         ...

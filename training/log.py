@@ -1,24 +1,27 @@
-"""The curve of a run, as lines of JSON and as TensorBoard events."""
+"""The log of a run: its loss and PSNR over the iterations, as lines of JSON and as TensorBoard events."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from media import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 @dataclass
 class Log:
-    """The run's curve in log.jsonl, a line a report: {"iteration": 50, "total": ..., "color": ..., ...}."""
+    """The file log.jsonl of a run. Each report is one line: {"iteration": 50, "total": ..., "color": ..., ...}."""
 
     path: Path
     rows: list[dict[str, float]] = field(default_factory=list)
 
     def restore(self, iteration: int) -> None:
-        """Read the lines up to an iteration and drop later ones: they belong to steps that will be done again."""
+        """Read the lines up to an iteration and delete later ones, because their steps will be done again."""
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines()
             self.rows = [row for row in map(parse_line, lines) if row and row["iteration"] <= iteration]
@@ -32,7 +35,7 @@ class Log:
 
 
 def parse_line(line: str) -> dict[str, float] | None:
-    """One line of the log; None for one that a killed run left unfinished."""
+    """Parse one line of the log. Return None for a line that a killed run left unfinished."""
     try:
         return json.loads(line)
     except json.JSONDecodeError:
@@ -40,8 +43,8 @@ def parse_line(line: str) -> dict[str, float] | None:
 
 
 @contextmanager
-def open_tensorboard(folder: Path, iteration: int) -> Iterator[Any]:
-    """TensorBoard events of the run; on resuming, what lies after the checkpoint is disregarded."""
+def open_tensorboard(folder: Path, iteration: int) -> Iterator["SummaryWriter"]:
+    """Open a writer of TensorBoard events. If a run is resumed, TensorBoard ignores events after this iteration."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder), purge_step=iteration + 1 if iteration else None)

@@ -1,67 +1,78 @@
-"""When a run ends: signals as a flag between steps, and the clock of its time budget."""
+"""What ends a run early: signals, and the time budget."""
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM as a flag that the loop reads between iterations; elsewhere they interrupt at once."""
+    """Handler of Ctrl-C (SIGINT) and SIGTERM.
+
+    By default a signal raises KeyboardInterrupt at once. Inside `defer` it is only stored in `received`, so that an
+    iteration is finished before the run stops.
+    """
 
     def __init__(self) -> None:
-        self.received: int | None = None
-        self.deferred = False
+        self.received: int | None = None  # number of the last signal
+        self.is_deferred = False
 
     def handle(self, number: int, _frame: object) -> None:
-        """Signal handler: note the signal; interrupt unless the loop will look."""
+        """Store the signal's number. Raises KeyboardInterrupt unless signals are deferred."""
         self.received = number
-        if not self.deferred:
+        if not self.is_deferred:
             raise KeyboardInterrupt
 
     @contextmanager
     def install(self) -> Iterator[None]:
-        """Take over both signals inside the block."""
-        before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handle both signals inside the block, and restore the former handlers after it."""
+        former = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in former.items():
                 signal.signal(number, handler)
 
     @contextmanager
     def defer(self) -> Iterator[None]:
-        """Inside the block a signal only sets the flag, for the loop to read after it."""
-        self.deferred = True
+        """Only store signals inside the block; the caller reads `received` after it."""
+        self.is_deferred = True
         try:
             yield
         finally:
-            self.deferred = False
+            self.is_deferred = False
 
     @property
     def exit_code(self) -> int:
+        """The exit code of a process that a signal stopped: 128 plus the number of the signal."""
         return 128 + (self.received or signal.SIGINT)
 
 
 class Stopwatch:
-    """Seconds that loading and training took, over all sittings of a run; evaluating and pauses do not count."""
+    """A clock of the seconds spent on loading and training. Evaluations and the time between two starts do not count.
 
-    def __init__(self) -> None:
-        self.before, self.started = 0.0, time.perf_counter()
+    clock: a function that returns the current time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self.earlier_seconds = 0.0  # of the run before it was resumed
+        self.start_time = clock()
 
     @property
     def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.started
+        """The seconds so far, including those before the run was resumed."""
+        return self.earlier_seconds + self.clock() - self.start_time
 
     def restore(self, seconds: float) -> None:
-        """Add what earlier sittings took."""
-        self.before += seconds
+        """Add the seconds that a run took before it was resumed."""
+        self.earlier_seconds += seconds
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """What happens in the block does not count."""
-        started = time.perf_counter()
+        """Do not count the time that is spent in the block."""
+        pause_start = self.clock()
         try:
             yield
         finally:
-            self.started += time.perf_counter() - started
+            self.start_time += self.clock() - pause_start
