@@ -83,10 +83,10 @@ def make_mask_parser() -> argparse.ArgumentParser:
 def check_flags(options: argparse.Namespace) -> None:
     """Raise UserError for values out of range and for flags that do not belong together."""
     imports = options.method == "import"
-    if options.refine and (extra := given_choices(options)):
+    if options.refine and (extra := list_given_choices(options)):
         raise UserError(f"--refine refines existing masks, --{extra[0]} finds new ones; give one of the two")
     usable = ("method", "masks", "objects") if imports else ("method", "masks")
-    if options.method in ("motion", "import") and (extra := given_choices(options, except_for=usable)):
+    if options.method in ("motion", "import") and (extra := list_given_choices(options, except_for=usable)):
         raise UserError(f"--{extra[0]} is for detectors; --method {options.method} does not use it; leave it out")
     if imports != (options.masks is not None):
         raise UserError("--masks PATH and --method import belong together; give both or neither")
@@ -106,7 +106,7 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--point chooses one object, --objects several; give one of the two")
 
 
-def given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:
+def list_given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:
     """Return the names of the given flags that choose how masks are found, without those in `except_for`."""
     defaults = {"method": "auto", "class_name": "anything", "objects": 1}
     names = ("method", "class_name", "weights", "instance", "point", "objects", "masks")

@@ -43,7 +43,7 @@ def flow_targets(flow: Floats) -> tuple[Floats, Floats]:
     return x, y
 
 
-def warp_by_flow(values: Floats, flow: Floats, border: int = cv2.BORDER_REPLICATE) -> Floats:
+def warp_by_flow(values: NDArray, flow: Floats, border: int = cv2.BORDER_REPLICATE) -> NDArray:
     """Warp the values (H, W[, C]) of another frame to this frame by the flow (H, W, 2) from this frame to the other.
 
     Sampling is bilinear. border: OpenCV's border mode, for flow that leaves the frame.

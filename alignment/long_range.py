@@ -88,7 +88,7 @@ def match_frames(
     height, width = first_mask.shape
     warped: NDArray = cv2.warpPerspective(second, second_to_first, (width, height), borderMode=cv2.BORDER_REPLICATE)
     flow, back_flow = dis_flow(first, warped)
-    y, x = np.nonzero(consistent_pixels(flow, back_flow) & (first_mask > 0) & textured_pixels(first))
+    y, x = np.nonzero(consistent_pixels(flow, back_flow) & (first_mask > 0) & find_textured_pixels(first))
     points = np.stack((x, y), axis=1).astype(float)
     ends = transform_points(np.linalg.inv(second_to_first), points + flow[y, x])
     column, row, is_inside = nearest_pixels(ends, (height, width))
@@ -96,7 +96,7 @@ def match_frames(
     return points[is_match], ends[is_match]
 
 
-def textured_pixels(image: NDArray[np.uint8]) -> Flags:
+def find_textured_pixels(image: NDArray[np.uint8]) -> Flags:
     """Return an (H, W) mask: True where an image (H, W, 3) changes in every direction around a pixel."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     # With OpenCV's scaling of the derivatives, the least eigenvalue is four times the square of the mean slope.

@@ -40,7 +40,7 @@ def measure_opacity(store: FrameStore, scene: Scene) -> dict[str, float]:
     return {name: float(np.mean(per_frame)) for name, per_frame in values.items()}
 
 
-def marked_frames(count: int) -> list[int]:
+def choose_mark_frames(count: int) -> list[int]:
     """Return the numbers of the frames that get marks or paint, in a clip of `count` frames."""
     fractions = np.arange(1, MARKED_FRAMES + 1) / (MARKED_FRAMES + 1)
     return sorted({min(round(count * fraction), count - 1) for fraction in fractions})
@@ -57,7 +57,7 @@ def placement_errors(run: TrainedRun, store: FrameStore, scene: Scene, seed: int
     errors: list[Floats] = []
     target_times = evenly_spaced_indices(len(run.clip), TARGET_FRAMES)
     targets = [(t, compute_atlas_uv(run.model, store.frame(t)).numpy()) for t in target_times]
-    for t in marked_frames(len(run.clip)):
+    for t in choose_mark_frames(len(run.clip)):
         frame = store.frame(t)
         atlas_uv, layers = compute_atlas_uv(run.model, frame).numpy(), frame.visibility.argmax(0)
         marks = np.stack((rng.integers(0, scene.width, MARKS), rng.integers(0, scene.height, MARKS)), axis=1)
@@ -95,7 +95,7 @@ def round_trip_psnrs(run: TrainedRun, store: FrameStore, scene: Scene) -> Iterat
     It is compared with the pattern that the true motion moves to the other frame, over a grey frame, and only where
     the other frame really shows what the painted frame shows.
     """
-    for t in marked_frames(len(run.clip)):
+    for t in choose_mark_frames(len(run.clip)):
         edits = paint_frame(run, store, scene, t)
         for other in evenly_spaced_indices(len(run.clip), TARGET_FRAMES):
             points, layers = scene.grid(), scene.front_layer(scene.grid(), other)

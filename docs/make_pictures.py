@@ -45,7 +45,8 @@ def write_movie(run: Path) -> None:
     edits = [read_video(run / name / "edited_demo.mp4") for name in ("star", "stripes")]
     frames = []
     for t, (star, stripes) in enumerate(zip(*edits, strict=True)):
-        panels = {"the clip": clip.frame(t), "a star, painted on one frame": star, "stripes, painted on an atlas": stripes}
+        captions = ("the clip", "a star, painted on one frame", "stripes, painted on an atlas")
+        panels = dict(zip(captions, (clip.frame(t), star, stripes), strict=True))
         resized = {caption: media.resize(panel, PANEL_WIDTH_PX, height) for caption, panel in panels.items()}
         frames.append(contact_sheet(resized, height))
     forth_and_back = np.stack(frames + frames[-2:0:-1])  # so that the end meets the beginning
@@ -109,6 +110,7 @@ def drawing_panels(run: Path) -> dict:
 
     import media
     from evaluation.preview import crop_to_visible
+    from grids.model import GridModel
     from media.decoding import read_video
     from media.flows import FORWARD
     from rendering.trained_run import open_run
@@ -116,14 +118,18 @@ def drawing_panels(run: Path) -> dict:
     opened = open_run(run)
     clip, t = opened.clip, len(opened.clip) // 2
     frame = clip.frame(t)
-    mask = clip.read_merged_mask(t)
+    mask = media.read_mask(clip.object_masks[0][t])
     masked = np.where(mask[..., None] > 127, frame, frame // 3)
     flow = clip.flow(t, FORWARD)
     angle, length = np.arctan2(flow[..., 1], flow[..., 0]), np.linalg.norm(flow, axis=-1)
     hsv = np.dstack((angle / np.pi * 90 + 90, np.full_like(angle, 255), np.clip(length / length.max(), 0, 1) * 255))
-    background = opened.model.transforms[opened.model.layers.background.index].cpu().numpy()  # of a grid model
+    if not isinstance(opened.model, GridModel):
+        raise UserError(f"{run}: holds networks; the drawing needs the grids that make demo trains")
+    transforms = opened.model.transforms[opened.model.layers.background.index].cpu().numpy()
     aligned = [
-        cv2.warpPerspective(clip.frame(each), np.linalg.inv(background[t]) @ background[each], (clip.width, clip.height))
+        cv2.warpPerspective(
+            clip.frame(each), np.linalg.inv(transforms[t]) @ transforms[each], clip.frame(t).shape[1::-1]
+        )
         for each in (t - 4, t, t + 4)
     ]
     atlases = [media.read_rgb(run / "evaluation" / f"texture_orig{number}.png") for number in (1, 2)]

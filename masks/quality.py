@@ -49,11 +49,11 @@ def frames_to_refine(
     rough, because they look steady even where they are wrong.
     """
     if mask_quality == "auto" and not is_found and are_exact(clip, frames, masks):
-        return missed_frames(masks)
+        return find_missed_frames(masks)
     return np.full(len(masks), mask_quality != "exact")
 
 
-def missed_frames(masks: NDArray[np.uint8]) -> Flags:
+def find_missed_frames(masks: NDArray[np.uint8]) -> Flags:
     """Return for each frame (T,) whether its mask is empty in a short gap between masks (T, H, W) that are not."""
     frames_with_mask = np.flatnonzero((masks > 127).any((1, 2)))
     is_missed = np.zeros(len(masks), bool)

@@ -17,7 +17,7 @@ from config import Config
 from grids.model import Spacing
 from grids.start import start_model
 from masks.cues import Cue, SmallClip, background_differences, shrink_video
-from masks.quality import MIN_CONSISTENCY, are_exact, frames_to_refine, missed_frames, temporal_consistency
+from masks.quality import MIN_CONSISTENCY, are_exact, find_missed_frames, frames_to_refine, temporal_consistency
 from masks.refinement import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, refine_masks
 from media.clip import open_clip
 from scenes.catalogue import SCENES
@@ -304,9 +304,9 @@ def test_only_short_gaps_of_exact_masks_are_refined(exact_clip):
 def test_empty_masks_count_as_missed_only_in_short_gaps():
     masks = np.full((10, 4, 4), 255, np.uint8)
     masks[2:8] = 0
-    assert not missed_frames(masks).any()
+    assert not find_missed_frames(masks).any()
     masks[7] = 255
-    assert np.flatnonzero(missed_frames(masks)).tolist() == [2, 3, 4, 5, 6]
+    assert np.flatnonzero(find_missed_frames(masks)).tolist() == [2, 3, 4, 5, 6]
 
 
 def test_the_start_keeps_exact_masks_and_adds_the_missed_one(exact_clip, capsys):

@@ -32,7 +32,7 @@ from rendering.resampling import sample_image
 from rendering.trained_run import open_run
 from training.loop import Trainer, resume_run, start_run
 from training.networks import loss_terms
-from training.sampling import published_batch
+from training.sampling import make_published_batch
 from unwrap_utils import consistent_pixels, load_video
 
 CPU = torch.device("cpu")
@@ -148,8 +148,8 @@ def test_gradient_loss__is_the_same_on_a_clip_turned_to_portrait(tmp_path):
         order = torch.arange(weight.shape[1]).view(-1, 3)[:, [1, 0, 2]].flatten()
         weight.copy_(weight[:, order])
         points = torch.cartesian_prod(torch.arange(48), torch.arange(32), torch.arange(4))
-        wide_terms = loss_terms(model, wide, published_batch(wide, points, config), config, 0)
-        tall_terms = loss_terms(swapped, tall, published_batch(tall, points[:, [1, 0, 2]], config), config, 0)
+        wide_terms = loss_terms(model, wide, make_published_batch(wide, points, config), config, 0)
+        tall_terms = loss_terms(swapped, tall, make_published_batch(tall, points[:, [1, 0, 2]], config), config, 0)
     for name in wide_terms:
         assert wide_terms[name].item() == pytest.approx(tall_terms[name].item(), rel=1e-4), name
 
@@ -183,7 +183,7 @@ def test_borders__the_last_column_and_row_are_left_out_of_the_gradient_term(clip
     config = tiny_config(clip_folder, tmp_path)
     video = load_video(open_clip(clip_folder, config), CPU)
     pixels = torch.tensor([[46, 30, 0], [47, 30, 0], [46, 31, 0], [47, 31, 0]])
-    assert published_batch(video, pixels, config).gradient_weight.tolist() == [1, 0, 0, 0]
+    assert make_published_batch(video, pixels, config).gradient_weight.tolist() == [1, 0, 0, 0]
 
 
 def test_errors__a_failing_evaluation_stops_the_run(clip_folder, tmp_path, monkeypatch):

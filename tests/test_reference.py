@@ -20,7 +20,7 @@ from rendering.frames import render_frames
 from rendering.resampling import sample_image
 from rendering.trained_run import TrainedRun, load_model
 from training.networks import loss_terms
-from training.sampling import published_batch
+from training.sampling import make_published_batch
 from unwrap_utils import load_video, store_flow
 
 CLOSE = 1e-4  # relative, as the reference promises
@@ -68,7 +68,7 @@ def published_video(clip, published_flow_valid):
 
 def published_border_batch(video, pixels, config):
     """A batch in which border pixels count in the gradient term with zero differences, as published."""
-    batch = published_batch(video, pixels, config)
+    batch = make_published_batch(video, pixels, config)
     _, height, width = video.size
     batch.gradient_weight = torch.ones_like(batch.gradient_weight)
     batch.gradient_target[0, pixels[:, 0] == width - 1] = 0
@@ -148,7 +148,7 @@ def test_ten_optimizer_steps_agree(expected, model, published_video, reference_c
 
 def test_our_gradient_term_leaves_the_border_out(expected, model, published_video, reference_config):
     """Changed on purpose, so the number is ours: border pixels, 23 of these 400, have no neighbour to differ from."""
-    batch = published_batch(published_video, tensor(expected["points_x_y_t"]), reference_config)
+    batch = make_published_batch(published_video, tensor(expected["points_x_y_t"]), reference_config)
     terms = loss_terms(model, published_video, batch, reference_config, iteration=0)
     assert int((batch.gradient_weight == 0).sum()) == 23
     assert terms["gradient"].item() / 1000 == pytest.approx(0.0310883, rel=1e-4)

@@ -10,7 +10,7 @@ from implicit_neural_networks import AtlasModel
 from media.clip import open_clip
 from media.flows import BACKWARD, FORWARD
 from training.networks import loss_terms
-from training.sampling import draw_batch, published_batch, tile_batch
+from training.sampling import draw_batch, make_published_batch, make_tile_batch
 from unwrap_utils import load_video
 
 
@@ -43,9 +43,9 @@ def test_tiles_and_published_sampling_expect_the_same_loss_in_every_term(video, 
     pixels = all_points((0, 0, 0), (width, height, frames))
     corners = all_points((1 - config.tile_size, 1 - config.tile_size, 0), (width, height, frames))
     directions = torch.tensor([FORWARD, BACKWARD]).repeat_interleave(len(corners))
-    tiles = tile_batch(video, corners.repeat(2, 1), directions, config)
+    tiles = make_tile_batch(video, corners.repeat(2, 1), directions, config)
     tile_terms = loss_terms(model, video, tiles, config, iteration=0)
-    published_terms = loss_terms(model, video, published_batch(video, pixels, config), config, iteration=0)
+    published_terms = loss_terms(model, video, make_published_batch(video, pixels, config), config, iteration=0)
     assert tile_terms.keys() == published_terms.keys()
     for name, value in published_terms.items():
         assert tile_terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
@@ -70,7 +70,7 @@ def test_a_batch_holds_about_the_number_of_pixels_of_the_config(video, config):
 def test_every_pixel_is_drawn_equally_often_by_tiles(video, config):
     frames, height, width = video.size
     corners = all_points((1 - config.tile_size, 1 - config.tile_size, 0), (width, height, frames))
-    batch = tile_batch(video, corners, torch.zeros(len(corners), dtype=torch.long), config)
+    batch = make_tile_batch(video, corners, torch.zeros(len(corners), dtype=torch.long), config)
     inside = batch.samples_weight > 0
     x, y, t = batch.points_px[: batch.num_color][inside].long().unbind(1)
     counts = torch.zeros(frames, height, width).index_put_((t, y, x), torch.ones(len(x)), accumulate=True)

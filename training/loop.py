@@ -124,7 +124,7 @@ class Trainer:
             except KeyboardInterrupt:
                 if self.saved_iteration != self.iteration:
                     self.save()
-                raise self.stopped_exception() from None
+                raise self.make_stop_error() from None
 
     def train_and_evaluate(self, events: "SummaryWriter") -> None:
         """Do all iterations. Raises KeyboardInterrupt after a signal: during training only between two steps."""
@@ -156,7 +156,7 @@ class Trainer:
                     self.write_evaluation(events)
         self.warn_about_short_budget()
 
-    def stopped_exception(self) -> Stopped:
+    def make_stop_error(self) -> Stopped:
         """Return the exception that ends a run after a signal, with advice on how to continue it."""
         if not self.checkpoint_path.exists():
             return Stopped(
@@ -322,7 +322,7 @@ def start_run(config: Config, device: torch.device | None = None) -> Trainer:
             try:
                 trainer.initialize()
             except KeyboardInterrupt:
-                raise trainer.stopped_exception() from None
+                raise trainer.make_stop_error() from None
         trainer.save()
     return trainer
 

@@ -94,7 +94,7 @@ def color_steps(colors: Tensor) -> Tensor:
     return colors[1:] - colors[0]
 
 
-def published_batch(video: Video, pixels: Tensor, config: Config) -> Batch:
+def make_published_batch(video: Video, pixels: Tensor, config: Config) -> Batch:
     """Return the published batch of integer pixels (N, 3): each has its own neighbours and both flow matches."""
     count = len(pixels)
     step = config.derivative_amount
@@ -127,7 +127,7 @@ def published_batch(video: Video, pixels: Tensor, config: Config) -> Batch:
     )
 
 
-def tile_batch(video: Video, corners: Tensor, direction: Tensor, config: Config) -> Batch:
+def make_tile_batch(video: Video, corners: Tensor, direction: Tensor, config: Config) -> Batch:
     """Return the batch of square tiles.
 
     corners: (N, 3) integer upper-left pixels, which may lie outside the frame. direction: (N,) FORWARD or BACKWARD,
@@ -180,9 +180,9 @@ def draw_batch(video: Video, config: Config, rng: torch.Generator) -> Batch:
     frames, height, width = video.size
     if config.sampling == "published":
         pixels = random_pixels(config.samples_batch, (0, 0, 0), (width, height, frames), rng)
-        return published_batch(video, pixels, config)
+        return make_published_batch(video, pixels, config)
     side = config.tile_size
     count = max(1, round(config.samples_batch / side**2))
     corners = random_pixels(count, (1 - side, 1 - side, 0), (width, height, frames), rng)
     direction = torch.randint(0, 2, (count,), generator=rng, device=rng.device)
-    return tile_batch(video, corners, direction, config)
+    return make_tile_batch(video, corners, direction, config)
