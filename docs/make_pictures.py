@@ -62,12 +62,11 @@ def write_drawing(run: Path) -> None:
 
     from evaluation.plots import save_figure
 
-    figure = Figure(figsize=(13, 5.2))
-    boxes = dict(zip(drawing_panels(run).items(), BOXES, strict=True))
-    for (caption, picture), (left, bottom, width, height) in boxes.items():
-        axes = figure.add_axes((left, bottom, width, height))
+    figure = Figure(figsize=(13, 4.6))
+    for (caption, picture), box in zip(drawing_panels(run).items(), BOXES, strict=True):
+        axes = figure.add_axes(box)
         axes.imshow(picture)
-        axes.set_title(caption, fontsize=11)
+        axes.set_title(caption, fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
     for start, end in ARROWS:
@@ -138,10 +137,10 @@ def drawing_panels(run: Path) -> dict:
         "1. frames": frame,
         "2. rough masks": masked,
         "2. optical flow": cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2RGB),
-        "3. frames aligned, here by the background": np.mean(aligned, axis=0).astype(np.uint8),
+        "3. alignment, here of the background": np.mean(aligned, axis=0).astype(np.uint8),
         "4. foreground atlas": crop_to_visible(atlases[0]),
         "4. background atlas": crop_to_visible(atlases[1]),
-        "5. paint once, every frame follows": edited,
+        "5. an edit": edited,
     }
 
 
