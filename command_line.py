@@ -108,6 +108,12 @@ def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
         help="full: opacity reaches 0 and 1; published: [0.001, 0.991], to compare with the published code "
         "(default: the run's config)",
     )
+    add_device_flag(flags)
+
+
+def add_device_flag(flags: argparse.ArgumentParser) -> None:
+    """Add the flag that chooses the device; `unwrap_utils.pick_device` checks its value."""
+    flags.add_argument("--device", help="cpu, cuda or cuda:1, for instance (default: the GPU if there is one)")
 
 
 def open_run_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -118,4 +124,5 @@ def open_run_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "data_folder": options.data_folder,
         "fps": options.fps,
         "alpha_range": options.alpha_range,
+        "device": options.device,
     }

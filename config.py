@@ -49,7 +49,9 @@ class Config:
 
     # data
     data_folder: str = setting("Folder of the frames; NAME_flow and NAME_maskrcnn lie beside it.")
-    maximum_number_of_frames: int = setting("Of a longer clip the first so many frames are used.", 70, at_least=2)
+    maximum_number_of_frames: int = setting(
+        "Largest number of frames that are used: the first ones of a longer clip.", 70, at_least=2
+    )
     objects: int = setting(
         "Number of foreground objects, the front one first. Several have masks in NAME_maskrcnn_1, _2, ... each.",
         1,
@@ -74,8 +76,8 @@ class Config:
     evaluate_every: int = setting("Iterations between evaluations.", 10_000, at_least=1)
     checkpoint_every: int = setting("Iterations between checkpoints.", 250, at_least=1)
     log_every: int = setting("Iterations between lines of the log.", 50, at_least=1)
-    load_checkpoint: bool = setting("Start from the weights in checkpoint_path.", False)
-    checkpoint_path: str = setting("Checkpoint to start from, if load_checkpoint is true.", "")
+    load_checkpoint: bool = setting("Continue from checkpoint_path: weights, optimizer and iteration number.", False)
+    checkpoint_path: str = setting("Checkpoint to continue from, if load_checkpoint is true.", "")
     learning_rate: float = setting("Networks: learning rate of the mappings.", 1e-4, above=0)
     learning_rate_appearance: float | None = setting(
         "Networks: learning rate of atlas and opacity; null: learning_rate.", None, above=0
@@ -130,43 +132,55 @@ class Config:
         choices=("auto", "rough", "exact"),
     )
     prior_coeff: float = setting(
-        "Grids: weight of the cross-entropy between opacity and the refined masks. A larger "
-        "alpha_bootstrapping_factor counts until it has decayed to this value.",
+        "Grids: weight of the cross-entropy between opacity and the refined masks. At the start of a run the weight is "
+        "alpha_bootstrapping_factor, if that is larger, and falls to this value.",
         4000.0,
     )
     grid_levels_mapping: Levels = setting(
-        "Grids of displacements, added up: [pixels, frames] between the nodes of each.", ((96, 8), (32, 2), (16, 1))
+        "Grids: [pixels, frames] between the nodes of each grid of displacements; the grids are added up.",
+        ((96, 8), (32, 2), (16, 1)),
     )
     grid_levels_alpha: Levels = setting(
-        "The same for opacity. The last one has nodes in every frame, and is compared with the masks.", ((8, 1), (2, 1))
+        "Grids: the same for opacity. The last grid has nodes in every frame; it is compared with the masks.",
+        ((8, 1), (2, 1)),
     )
-    grid_light_px: int = setting("Pixels between the nodes of light, which are in every frame.", 16, at_least=1)
-    grid_quarter_until: float = setting("Share of the run that is done at a quarter of the resolution.", 0.25)
-    grid_half_until: float = setting("Share of the run after which the full resolution begins.", 0.7)
+    grid_light_px: int = setting("Grids: pixels between the nodes of light, which are in every frame.", 16, at_least=1)
+    grid_quarter_until: float = setting(
+        "Grids: share of the run that is done at a quarter of the resolution.", 0.25, at_most=1
+    )
+    grid_half_until: float = setting("Grids: share of the run after which the full resolution begins.", 0.7, at_most=1)
     grid_quarter_pairs: int = setting(
-        "Pairs of neighbouring frames in a batch at a quarter of the resolution; more points than fit into the "
-        "processor's cache cost more each.",
+        "Grids: pairs of neighbouring frames in a batch at a quarter of the resolution. More points than fit into the "
+        "processor's cache cost more time each.",
         6,
         at_least=1,
     )
-    grid_half_pairs: int = setting("The same at half of the resolution.", 4, at_least=1)
-    grid_full_pairs: int = setting("The same at the full resolution.", 1, at_least=1)
-    grid_decay_from: float = setting("Share of the run after which the learning rates of grids fall.", 0.4)
-    grid_rate_end: float = setting("Factor of these learning rates at the end of the run.", 0.05, above=0)
-    grid_rate_mapping: float = setting("Learning rate of displacements, texels.", 0.03, above=0)
-    grid_rate_alpha: float = setting("Learning rate of opacity, logarithm of the odds.", 0.05, above=0)
-    grid_rate_atlas: float = setting("Learning rate of the atlases, colours in [0, 1].", 0.004, above=0)
-    grid_rate_light: float = setting("Learning rate of light, logarithm of the factor.", 0.01, above=0)
+    grid_half_pairs: int = setting(
+        "Grids: pairs of neighbouring frames in a batch at half of the resolution.", 4, at_least=1
+    )
+    grid_full_pairs: int = setting(
+        "Grids: pairs of neighbouring frames in a batch at the full resolution.", 1, at_least=1
+    )
+    grid_decay_from: float = setting(
+        "Grids: share of the run after which the learning rates fall, below 1.", 0.4, at_most=1
+    )
+    grid_rate_end: float = setting(
+        "Grids: factor of the learning rates at the end of the run.", 0.05, above=0, at_most=1
+    )
+    grid_rate_mapping: float = setting("Grids: learning rate of displacements, in texels.", 0.03, above=0)
+    grid_rate_alpha: float = setting("Grids: learning rate of opacity, in the logarithm of the odds.", 0.05, above=0)
+    grid_rate_atlas: float = setting("Grids: learning rate of the atlases, for colours in [0, 1].", 0.004, above=0)
+    grid_rate_light: float = setting("Grids: learning rate of light, in the logarithm of its factor.", 0.01, above=0)
 
     # networks
     number_of_channels_mapping1: int = setting("Width of the foreground mapping.", 256, at_least=1)
     number_of_layers_mapping1: int = setting("Layers of the foreground mapping, with the output.", 6, at_least=2)
     use_positional_encoding_mapping1: bool = setting("Whether the foreground mapping encodes its input.", False)
-    number_of_positional_encoding_mapping1: int = setting("Frequencies of that encoding.", 4)
+    number_of_positional_encoding_mapping1: int = setting("Frequencies of the foreground mapping's encoding.", 4)
     number_of_channels_mapping2: int = setting("Width of the background mapping.", 256, at_least=1)
     number_of_layers_mapping2: int = setting("Layers of the background mapping, with the output.", 4, at_least=2)
     use_positional_encoding_mapping2: bool = setting("Whether the background mapping encodes its input.", False)
-    number_of_positional_encoding_mapping2: int = setting("Frequencies of that encoding.", 2)
+    number_of_positional_encoding_mapping2: int = setting("Frequencies of the background mapping's encoding.", 2)
     number_of_channels_atlas: int = setting("Width of the atlas network.", 256, at_least=1)
     number_of_layers_atlas: int = setting("Layers of the atlas network, with the output.", 8, at_least=2)
     positional_encoding_num_atlas: int = setting("Frequencies of the atlas network's encoding.", 10)
@@ -181,10 +195,12 @@ class Config:
     )
 
     # pre-training of the mappings
-    pretrain_mapping1: bool = setting("Fit the foreground mapping to its start before training.", True)
-    pretrain_mapping2: bool = setting("Fit the background mapping to its start before training.", True)
-    pretrain_iter_number: int = setting("Rounds of one batch per frame for that.", 100)
-    uv_mapping_scale: float = setting("Scale of the published start: (u, v) is this times (x, y).", 0.8, above=0)
+    pretrain_mapping1: bool = setting("Networks: fit the foreground mapping to its start before training.", True)
+    pretrain_mapping2: bool = setting("Networks: fit the background mapping to its start before training.", True)
+    pretrain_iter_number: int = setting("Networks: rounds of pre-training; each takes one batch of every frame.", 100)
+    uv_mapping_scale: float = setting(
+        "Networks: scale of the published start: (u, v) is this times (x, y).", 0.8, above=0
+    )
     initialisation: str = setting(
         'Networks: "identity" as published, or "alignment": the mappings start as the layers move. Older name of '
         '"identity": "upright".',
@@ -197,18 +213,24 @@ class Config:
     use_gradient_loss: bool = setting("Whether the gradient term (Eq. 7) is used.", True)
     gradient_loss_coeff: float = setting("Weight of the gradient term.", 1000.0)
     rigidity_coeff: float = setting("Weight of rigidity (Eq. 9); multiplies the global rigidity too.", 1.0)
-    derivative_amount: int = setting("Step of Eq. 9, pixels.", 1, at_least=1)
-    include_global_rigidity_loss: bool = setting("Whether global rigidity is used.", True)
-    global_rigidity_derivative_amount_fg: int = setting("Step of the foreground's, pixels.", 100, at_least=1)
-    global_rigidity_derivative_amount_bg: int = setting("Step of the background's, pixels.", 100, at_least=1)
-    global_rigidity_coeff_fg: float = setting("Weight of the foreground's global rigidity.", 5.0)
-    global_rigidity_coeff_bg: float = setting("Weight of the background's global rigidity.", 50.0)
-    stop_global_rigidity: int = setting("Last iteration of the global rigidity.", 5_000)
+    derivative_amount: int = setting("Networks: step of the derivatives in Eq. 9, pixels.", 1, at_least=1)
+    include_global_rigidity_loss: bool = setting("Networks: whether global rigidity is used.", True)
+    global_rigidity_derivative_amount_fg: int = setting(
+        "Networks: step of the foreground's global rigidity, pixels.", 100, at_least=1
+    )
+    global_rigidity_derivative_amount_bg: int = setting(
+        "Networks: step of the background's global rigidity, pixels.", 100, at_least=1
+    )
+    global_rigidity_coeff_fg: float = setting("Networks: weight of the foreground's global rigidity.", 5.0)
+    global_rigidity_coeff_bg: float = setting("Networks: weight of the background's global rigidity.", 50.0)
+    stop_global_rigidity: int = setting("Networks: last iteration of the global rigidity.", 5_000)
     optical_flow_coeff: float = setting("Weight of the flow term (Eq. 11).", 5.0)
     alpha_flow_factor: float = setting("Weight of the change of opacity along the flow (Eq. 12).", 49.0)
     sparsity_coeff: float = setting("Weight of the sparsity term.", 1000.0)
     alpha_bootstrapping_factor: float = setting("Weight of opacity's cross-entropy with the rough masks.", 2000.0)
-    stop_bootstrapping_iteration: int = setting("Networks: last iteration of that cross-entropy.", 10_000)
+    stop_bootstrapping_iteration: int = setting(
+        "Networks: last iteration of the cross-entropy with the rough masks.", 10_000
+    )
 
 
 def load_config(path: Path, changes: Mapping[str, object] | None = None) -> Config:
@@ -265,6 +287,9 @@ def parse_setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {text}: expected key=value such as rgb_coeff=1000")
+    is_text = any(each.name == key and each.type is str for each in fields(Config))
+    if is_text and not value.startswith('"'):  # a folder may be named 2024, which JSON takes for a number
+        return key, value
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:
@@ -278,15 +303,13 @@ def find_conflict(config: Config) -> str | None:
             f"derivative_amount {config.derivative_amount} does not fit into tiles of tile_size {config.tile_size}; "
             "raise tile_size or set sampling to 'published'"
         )
-    if not config.grid_quarter_until <= config.grid_half_until <= 1:
+    if config.grid_quarter_until > config.grid_half_until:
         return (
             f"grid_quarter_until {config.grid_quarter_until} and grid_half_until {config.grid_half_until} are "
-            "shares of the run, expected one after the other and at most 1"
+            "shares of the run, expected one after the other"
         )
     if config.grid_decay_from >= 1:
         return f"grid_decay_from {config.grid_decay_from} is a share of the run, expected below 1"
-    if config.grid_rate_end > 1:
-        return f"grid_rate_end {config.grid_rate_end} is the share of the rates that is left, expected at most 1"
     if config.grid_levels_alpha[-1][1] != 1:
         return (
             f"the last of grid_levels_alpha, {list(config.grid_levels_alpha[-1])}, is compared with the masks; "

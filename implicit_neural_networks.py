@@ -102,6 +102,19 @@ class Layer:
         return "homography" if self.is_background else "affine"
 
 
+def uv_to_atlas(uv: Any, center: Any) -> Any:
+    """Convert uv of a layer's own square [-1, 1]^2 to the shared atlas square: half the size, at the layer's center.
+
+    Works on numbers, arrays and tensors.
+    """
+    return 0.5 * uv + center
+
+
+def atlas_to_uv(atlas_uv: Any, center: Any) -> Any:
+    """Convert a position in the shared atlas square to uv of a layer's own square; the inverse of `uv_to_atlas`."""
+    return 2 * (atlas_uv - center)
+
+
 class Layers(tuple[Layer, ...]):
     """The layers of a video, front to back: the foreground objects first, the background last."""
 
@@ -275,7 +288,7 @@ class AtlasModel(nn.Module):
 
         Own squares have half their size in the shared one and lie around the layers' centers.
         """
-        return 0.5 * uv + self.atlas_centers
+        return uv_to_atlas(uv, self.atlas_centers)
 
     def atlas_color(self, atlas_uv: Tensor) -> Tensor:
         """Return the atlas colours at positions in the shared square: (N, 2) -> (N, 3) in [0, 1]."""
@@ -374,18 +387,21 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(f"{path}: not a checkpoint, or cut short; restore it or train again") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: holds {type(checkpoint).__name__}, expected the dict that train.py writes")
-    if (file_format := checkpoint.get("format", CHECKPOINT_FORMAT)) != CHECKPOINT_FORMAT:
+    if (file_format := checkpoint.get("format", 1)) > CHECKPOINT_FORMAT:
         raise UserError(
-            f"{path}: has checkpoint format {file_format}, this version reads format {CHECKPOINT_FORMAT}; "
+            f"{path}: has checkpoint format {file_format}, this version reads formats up to {CHECKPOINT_FORMAT}; "
             "use the version of this project that wrote it, or a newer one"
         )
     return checkpoint
 
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint. After an error, such as OSError for a full disk, the previous checkpoint is unchanged."""
+    """Write a checkpoint with its format number.
+
+    After an error, such as OSError for a full disk, the previous checkpoint is unchanged.
+    """
     data = io.BytesIO()  # if torch.save writes into a file, it reports a full disk as an unspecific error
-    torch.save(checkpoint, data)
+    torch.save(checkpoint | {"format": CHECKPOINT_FORMAT}, data)
     with write_atomically(path) as temporary, temporary.open("wb") as file:
         file.write(data.getbuffer())
         file.flush()

@@ -2,12 +2,8 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from command_line import UserError, make_parser, run_script
-
-if TYPE_CHECKING:
-    import torch
+from command_line import UserError, add_device_flag, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,16 +16,15 @@ def main(arguments: list[str] | None = None) -> None:
     check_flags(options)
 
     from config import load_config, parse_setting
-    from training.loop import resume_run, start_run
+    from training.runs import resume_run, start_run
 
-    device = parse_device(options.device)
     if options.resume:
-        trainer = resume_run(options.resume, options.time_budget, device)
+        trainer = resume_run(options.resume, options.time_budget, options.device)
     else:
         changes = dict(map(parse_setting, options.set))
         changes |= {"time_budget_s": options.time_budget} if options.time_budget else {}
         changes |= {"light": False} if options.no_light else {}
-        trainer = start_run(load_config(options.config, changes), device)
+        trainer = start_run(load_config(options.config, changes), options.device)
     trainer.run()
     print(f"finished; open {trainer.folder / 'preview.png'} and {trainer.evaluation_folder / 'index.html'}")
 
@@ -58,7 +53,7 @@ def make_training_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--no_light", "--no_residual", action="store_true", help="representation grid: do not learn a factor of light"
     )
-    flags.add_argument("--device", help="cpu, cuda or cuda:1, for instance (default: the GPU if there is one)")
+    add_device_flag(flags)
     return flags
 
 
@@ -75,19 +70,6 @@ def check_flags(options: argparse.Namespace) -> None:
         )
     if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
-
-
-def parse_device(name: str | None) -> "torch.device | None":
-    """Return the device of this name, or None for None. Raises UserError if this machine does not have the device."""
-    if name is None:
-        return None
-
-    import torch
-
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):
-        raise UserError(f"--device {name}: this machine has no such device; use cpu, or leave the flag out") from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from command_line import warn
+from command_line import UserError, warn
 from config import Config
 from media.clip import Clip
 from media.flows import BACKWARD, FORWARD
@@ -30,9 +30,18 @@ READER_THREADS = min(8, (os.cpu_count() or 1) + 1)  # one more than the cores, b
 Floats = NDArray[np.floating]
 
 
-def pick_device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick_device(name: str | None = None) -> torch.device:
+    """Return the device of a name such as "cpu" or "cuda:1"; without a name the GPU if there is one, else the CPU.
+
+    Raises UserError if the device is not on this machine.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=name).tolist()  # It exists only if it can hold a number and give it back.
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {name}: is not on this machine; use cpu, or leave the flag out") from None
+    return torch.device(name)
 
 
 def flow_targets(flow: Floats) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, make_parser, resolve_folder_name, run_script
+from command_line import UserError, add_device_flag, make_parser, resolve_folder_name, run_script
 from config import MOST_OBJECTS
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--allow_cuts", action="store_true", help="train over scene cuts")
     flags.add_argument("--data_folder", type=Path, default=Path("data"), help="for frames, masks, flow (default: data)")
+    add_device_flag(flags)
     flags.add_argument("--results_folder", type=Path, default=Path("results"), help="for the run (default: results)")
     return flags
 
@@ -199,9 +200,9 @@ def check_length(options: argparse.Namespace, count: int, native_size: tuple[int
 
     count: number of frames, 0 if it is not known. native_size: (width, height) of the frames.
     """
+    from media.images import fit_size
     from preprocessing.estimate import Task, print_estimate
     from preprocessing.extract import too_many_frames_message
-    from preprocessing.sizes import fit_size
 
     if count > options.max_frames:
         raise UserError(too_many_frames_message(options.input, str(count), options.max_frames))
@@ -254,14 +255,14 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     """Train and evaluate a run, or continue the newest run with the same settings. Return the folder of the run."""
     import media
     from training.earlier_runs import find_newest_run, is_evaluated
-    from training.loop import resume_run, start_run
+    from training.runs import resume_run, start_run
 
     config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
     run = find_newest_run(config)
     if run is not None and is_evaluated(run, options.time_budget):
         print(f"trained and evaluated already: {run}")
         return run
-    trainer = start_run(config) if run is None else resume_run(run, options.time_budget)
+    trainer = start_run(config, options.device) if run is None else resume_run(run, options.time_budget, options.device)
     trainer.run()
     return trainer.folder
 

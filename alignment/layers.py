@@ -14,6 +14,7 @@ from alignment.transforms import (
     refine_transforms,
     transform_points,
 )
+from implicit_neural_networks import Layers
 from unwrap_utils import Video
 
 # Largest median residual of matches between distant frames for a layer that counts as rigid, as a share of the frame's
@@ -83,8 +84,8 @@ def layer_pixels(video: Video) -> list[tuple[Flags, str]]:
     The background is the last layer: the pixels of no object. video: on the CPU.
     """
     masks: Flags = video.masks.numpy() > 127
-    background = ~np.asarray(masks.any(0))
-    return [*((mask, "affine") for mask in masks), (background, "homography")]
+    pixels = [*masks, ~np.asarray(masks.any(0))]
+    return [(pixels[layer.index], layer.motion_kind) for layer in Layers.for_objects(len(masks))]
 
 
 def object_boxes(masks: Flags, margin: float) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import media
 from alignment.dis_flow import DisFlow
 from alignment.tracks import BORDER_PX, POINTS_PER_PAIR, Flags, Floats, PointPairs, nearest_pixels, pad_pairs
 from alignment.transforms import MIN_POINTS, resize_matrix, transform_points
+from media.images import fit_size
 from unwrap_utils import Video, consistent_pixels
 
 MAX_FRAMES = 18  # Most frames of a clip that take part.
@@ -31,8 +32,7 @@ def match_distant_frames(video: Video, mask: Flags, transforms: Floats) -> Point
     reference frame; they need to be right up to the drift.
     """
     _, height, width = video.size
-    scale = min(1.0, LONG_EDGE_PX / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    size = fit_size((width, height), LONG_EDGE_PX)
     to_small, to_full = resize_matrix((width, height), size), resize_matrix(size, (width, height))
     rng, dis_flow = np.random.default_rng(0), DisFlow()
     rows: list[tuple[int, int, Floats, Floats]] = []

@@ -29,7 +29,7 @@ from rendering.frame_store import FrameStore, temporary_frame_store
 from rendering.frames import Floats, Frame, render_frames
 from rendering.trained_run import TrainedRun
 from scenes.catalogue import SCENES
-from training.loop import start_run
+from training.runs import start_run
 
 SHEET_FRAMES = 3  # Frames on the contact sheet with a checkerboard.
 SHEET_HEIGHT_PX = 216  # Height of each picture on the contact sheet.

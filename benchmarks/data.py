@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-import preprocess_optical_flow
 from command_line import UserError
 from masks.provenance import mask_note_path
+from preprocessing.flow import FlowRequest, write_clip_flow
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
@@ -44,8 +44,6 @@ def prepare_clip(path: Path, data: Path) -> Path:
 
 def add_flow(folder: Path) -> Path:
     """Compute the flow of a clip with DIS where it is missing. Return the folder of the frames."""
-    preprocess_optical_flow.main(
-        ["--vid-path", str(folder), "--method", "dis", "--max_long_edge", str(LARGEST_CLIP_SIDE_PX)]
-    )
+    write_clip_flow(folder, FlowRequest(method="dis", max_long_edge=LARGEST_CLIP_SIDE_PX))
     sys.stdout.flush()
     return folder

@@ -15,6 +15,8 @@ from rendering.blending import apply_edits
 from rendering.frames import render_frame
 from rendering.trained_run import open_run
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python docs/example.py RUN_FOLDER")
 run = open_run(Path(sys.argv[1]))
 first = render_frame(run.model, run.clip, 0, run.full_range)
 last = render_frame(run.model, run.clip, len(run.clip) - 1, run.full_range)
@@ -22,7 +24,9 @@ height, width = first.alpha.shape[1:]
 x, y = width // 2, height // 2
 print(f"pixel ({x}, {y}) of frame 0: opacity {first.alpha[0, y, x]:.2f}, uv in the foreground {first.uv[0, y, x]}")
 
-layer, path = track_point(run, x, y, 0)  # in pixels of the frames as they are
+scale = np.array(run.clip.native_size) / (width, height)  # the frames may be larger than the working size
+native_x, native_y = (np.array((x, y)) + 0.5) * scale - 0.5
+layer, path = track_point(run, native_x, native_y, 0)
 print(f"it shows the {layer}, and in the last frame it lies at ({path[-1].x:.1f}, {path[-1].y:.1f})")
 
 paint = np.zeros((height, width, 4), np.float32)  # RGBA, colour multiplied by opacity

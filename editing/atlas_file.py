@@ -10,7 +10,7 @@ from pathlib import Path
 
 import media
 from command_line import UserError
-from implicit_neural_networks import Model
+from implicit_neural_networks import Model, atlas_to_uv, uv_to_atlas
 from rendering.atlas_view import AtlasView
 
 ATLAS_FILE_NAME = "atlas.json"
@@ -41,7 +41,7 @@ class LayerImage:
         steps = [0.5 * self.uv_per_pixel * factor for factor in scale]
         atlas_center = model.atlas_centers[self.layer, 0].tolist()
         left, top = (
-            0.5 * (origin + pixel * self.uv_per_pixel) + center
+            uv_to_atlas(origin + pixel * self.uv_per_pixel, center)
             for origin, pixel, center in zip((self.u, self.v), first_pixel, atlas_center, strict=True)
         )
         return AtlasView(left, top, steps[0] * (size[0] - 1), steps[1] * (size[1] - 1))
@@ -68,7 +68,7 @@ class AtlasFile:
 def layer_image_of_view(model: Model, name: str, layer: int, view: AtlasView, size: tuple[int, int]) -> LayerImage:
     """Return the description of a square image of `size` (width, height) that covers a view."""
     atlas_center = model.atlas_centers[layer, 0].tolist()
-    u, v = (2 * (corner - center) for corner, center in zip((view.left, view.top), atlas_center, strict=True))
+    u, v = (atlas_to_uv(corner, center) for corner, center in zip((view.left, view.top), atlas_center, strict=True))
     return LayerImage(name, layer, *size, u, v, 2 * view.edge / (size[0] - 1))
 
 

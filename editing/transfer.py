@@ -32,7 +32,13 @@ def open_source_run(run: TrainedRun, source_folder: Path, request: EditRequest) 
 
     Raises UserError if its objects or its frames differ from those of `run`, or if a picture does not fit it.
     """
-    source = open_run(source_folder, video_name=run.clip.folder.name, data_folder=run.clip.folder.parent)
+    source = open_run(
+        source_folder,
+        video_name=run.clip.folder.name,
+        data_folder=run.clip.folder.parent,
+        alpha_range="full" if run.full_range else "published",
+        device=str(next(run.model.parameters()).device),
+    )
     source_objects, objects = (len(model.layers.foregrounds) for model in (source.model, run.model))
     if source_objects != objects:
         raise UserError(

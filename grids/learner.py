@@ -24,6 +24,7 @@ from media.flows import BACKWARD, FORWARD
 from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
+PHOTOMETRIC_PARTS = ("color", "gradient", "color_unlit", "gradient_unlit")
 FLOW_STRIDE_PX = 4  # Spacing of the lattice for rigidity and flow; mappings are smooth, and its offset is random.
 SPECK_LOGIT = 12.0  # Amount by which the logit of opacity is lowered where a speck is removed.
 
@@ -147,8 +148,8 @@ class GridLearner:
         self.frames_used += len(t)
         batch = GridFrames(self.model, t, training=True)
         terms = self.frame_terms(batch, stage, progress) | self.motion_terms(batch)
-        # The photometric term holds colour and gradient already.
-        total = add_tensors(value for name, value in terms.items() if name not in ("color", "gradient"))
+        # The photometric term is the sum of these four already.
+        total = add_tensors(value for name, value in terms.items() if name not in PHOTOMETRIC_PARTS)
         total.backward()
         self.optimizer_step(batch, progress)
         terms.pop("photometric")
@@ -183,8 +184,8 @@ class GridLearner:
     def photometric_terms(self, batch: GridFrames, stage: Stage, rendered: Tensor) -> dict[str, Tensor]:
         """Compare rendered frames (K, 3, h, w), before light, with the clip. Returns the weighted terms.
 
-        "photometric" is the sum of colour and gradient, "color" and "gradient" are its parts, which cannot be
-        differentiated.
+        "photometric" is the sum of PHOTOMETRIC_PARTS: colour and gradient with light, and (`unlit_coeff`) without it.
+        The parts cannot be differentiated.
         """
         config, terms = self.config, {}
         target = stage.frames[batch.t].contiguous() / 255
@@ -194,7 +195,10 @@ class GridLearner:
         if len(self.model.light):
             terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in batch.nodes["light"])
             if config.unlit_coeff:
-                photometric.append(config.unlit_coeff * Photometric.apply(rendered, target, *weights)[0])
+                total, color, gradient = Photometric.apply(rendered, target, *weights)
+                photometric.append(config.unlit_coeff * total)
+                terms["color_unlit"] = config.unlit_coeff * config.rgb_coeff * color
+                terms["gradient_unlit"] = config.unlit_coeff * gradient_weight * gradient
             rendered = rendered * batch.light(stage.lattice)
         total, color, gradient = Photometric.apply(rendered, target, *weights)
         terms["photometric"] = add_tensors([*photometric, total])

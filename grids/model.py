@@ -11,7 +11,7 @@ from torch.nn import functional
 from command_line import UserError
 from config import Config, Levels
 from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constant, sample_nodes, to_device_async
-from implicit_neural_networks import Layers, Sample
+from implicit_neural_networks import Layers, Sample, atlas_to_uv
 from media import Pixels, to_8_bit
 
 BOX_MARGIN = 0.15  # Share of an object's extent that its box has around it on each side, so that it can still grow.
@@ -176,10 +176,6 @@ class GridModel(nn.Module):
         values = functional.grid_sample(self.atlases[layer], grid, padding_mode="border", align_corners=False)
         return values[0, :, 0].T.clamp(0, 1)
 
-    def to_atlas(self, uv: Tensor) -> Tensor:
-        """Convert each layer's own uv (L, N, 2) to the shared atlas square: half the size, at the layer's center."""
-        return 0.5 * uv + self.atlas_centers
-
     def atlas_color(self, atlas_uv: Tensor) -> Tensor:
         """Return the colour at positions (N, 2) in the shared atlas square, (N, 3) in [0, 1].
 
@@ -188,7 +184,7 @@ class GridModel(nn.Module):
         colors = atlas_uv.new_zeros(len(atlas_uv), 3)
         for layer, center in reversed(list(enumerate(self.atlas_centers[:, 0]))):
             is_inside = ((atlas_uv - center).abs() <= 0.5 + 1e-6).all(1)
-            colors[is_inside] = self.layer_color(2 * (atlas_uv[is_inside] - center), layer)
+            colors[is_inside] = self.layer_color(atlas_to_uv(atlas_uv[is_inside], center), layer)
         return colors
 
     def atlas_images(self) -> list[Pixels]:
@@ -209,6 +205,8 @@ class GridModel(nn.Module):
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path) -> "GridModel":
         """Return the model in a checkpoint. Raises UserError if it has another representation or lacks parts."""
+        if "spacing" not in checkpoint.get("grid_shape", {"spacing"}):
+            raise UserError(f"{path}: was written before the spacing of grids was stored; train again")
         try:
             shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])

@@ -12,6 +12,7 @@ from torch.nn import functional
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
 from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
 from grids.unwrap import average_atlas
+from implicit_neural_networks import visibility
 from masks.cues import shrink_video
 from masks.quality import frames_to_refine
 from masks.refinement import RefinedMasks, refine_masks
@@ -171,12 +172,7 @@ def average_atlases(
     evenly spread; None: all.
     """
     chosen_frames = evenly_spaced_indices(len(frames), max_frames or len(frames))
-    transmittance = torch.ones_like(opacity[0])
-    visibilities = []
-    for alpha in opacity:
-        visibilities.append(transmittance * alpha)
-        transmittance = transmittance * (1 - alpha)
-    for layer, visibility in enumerate([*visibilities, transmittance]):
+    for layer, layer_visibility in enumerate(visibility(opacity)):
         # Squared, because pixels that mix two layers say little about either.
-        atlas = average_atlas(model, layer, frames, visibility.square(), stride, chosen_frames)
+        atlas = average_atlas(model, layer, frames, layer_visibility.square(), stride, chosen_frames)
         model.atlases[layer] = torch.nn.Parameter(atlas.contiguous())

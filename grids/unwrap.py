@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from grids.fields import Lattice, linear_weights
 from grids.model import GridModel, axis_slice, start_jacobians
+from implicit_neural_networks import output_centers
 
 INVERSE_SPACING_TEXELS = 8  # Spacing of the lattice on which mappings are inverted; displacements are smooth.
 NEWTON_STEPS = 4
@@ -56,7 +57,7 @@ def atlas_lattice(model: GridModel, layer: int, reduction: int) -> Lattice:
     size, axes = model.shape.atlas_sizes[layer], []
     for side in size:
         count = max(2, round(side / reduction))
-        axes.append((torch.arange(count) + 0.5) * (side / count) - 0.5)
+        axes.append(output_centers(side, count))
     rows_px, columns_px = axes
     return Lattice(rows_px, columns_px, size)
 

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from alignment.transforms import resize_matrix, to_homogeneous
 from media.flows import BACKWARD, FORWARD, STEPS
+from media.images import fit_size
 from unwrap_utils import Video, warp_by_flow
 
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
+MIN_SIDE_PX = 8  # Shortest side at which cues are computed, pixels.
 LONG_EDGE_PX = 192  # Pixels of the long edge at which cues are computed: enough to decide, and fast.
 DIFFERENCE_BINS = 10  # Number of bin edges of each quantity of the difference cue; one more bin is for unknown values.
 # Blur of the difference cue's histogram, in bins: difference from the background's motion, from the object's motion
@@ -66,8 +68,7 @@ def shrink(values: NDArray, size: tuple[int, ...]) -> NDArray:
 
 def small_size(height: int, width: int) -> tuple[int, int]:
     """Return the size (width, height) at which cues of frames of H x W pixels are computed."""
-    scale = min(1.0, LONG_EDGE_PX / max(height, width))
-    return max(8, round(width * scale)), max(8, round(height * scale))
+    return fit_size((width, height), LONG_EDGE_PX, MIN_SIDE_PX)
 
 
 def shrink_video(video: Video) -> SmallClip:

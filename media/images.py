@@ -183,6 +183,15 @@ def resize(image: NDArray, width: int, height: int) -> NDArray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
+def fit_size(size: tuple[int, int], max_long_edge: int, min_side: int = 1) -> tuple[int, int]:
+    """Return (width, height) of about the same aspect with no side longer than max_long_edge; never an enlarged size.
+
+    min_side: shortest side that is returned, pixels.
+    """
+    scale = min(1.0, max_long_edge / max(size))
+    return max(min_side, round(size[0] * scale)), max(min_side, round(size[1] * scale))
+
+
 def resize_labels(mask: NDArray, width: int, height: int) -> NDArray:
     """Resize a mask (h, w) by nearest pixels, so that no new values such as mixtures of 0 and 255 arise."""
     if mask.shape[:2] == (height, width):

@@ -11,8 +11,8 @@ from tqdm import tqdm
 import media
 from command_line import UserError, resolve_folder_name, warn
 from media.flows import find_flow, flow_name, flow_size, write_flow
+from media.images import fit_size
 from preprocessing.flow_pairs import FlowMethod, Pair, write_in_threads, write_in_turn
-from preprocessing.sizes import fit_size
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import media
 from alignment.dis_flow import DisFlow
 from command_line import UserError
 from media import Pixels
+from media.images import fit_size
 from preprocessing.errors import NothingFound
 from preprocessing.mask_files import list_object_folders, write_object_masks
 from preprocessing.mask_request import MaskRequest
@@ -24,7 +25,6 @@ from preprocessing.mask_tracking import (
     find_track_at,
     link_detections,
 )
-from preprocessing.sizes import fit_size
 
 # Pixels of the longer side of the frames that a detector gets. Detectors reduce larger frames by themselves, and
 # smaller masks need less memory.

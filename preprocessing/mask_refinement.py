@@ -9,6 +9,7 @@ import numpy as np
 import media
 from alignment.layers import align_layer
 from command_line import UserError, resolve_folder_name, warn
+from implicit_neural_networks import Layers
 from masks.cues import shrink_video
 from masks.refinement import refine_masks
 from media import Pixels
@@ -24,8 +25,9 @@ def refine_to_frames(video: Video, rough: Pixels, frames: list[Path], selection:
     video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames.
     """
     inside = rough > 127
-    background = align_layer(video, ~inside, "homography")
-    foreground = align_layer(video, inside, "affine")
+    layers = Layers.for_objects(1)
+    background = align_layer(video, ~inside, layers.background.motion_kind)
+    foreground = align_layer(video, inside, layers[0].motion_kind)
     refined = refine_masks(shrink_video(video), rough, background, foreground)
     for path in selection:
         t = frames.index(path)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from implicit_neural_networks import CHUNK, Model
+from implicit_neural_networks import CHUNK, Model, uv_to_atlas
 from rendering.frames import VISIBLE, Floats, Frame
 
 MOST_MARKED_POINTS = 4_000_000  # Most positions that are interpolated for one frame; it bounds the memory.
@@ -54,7 +54,7 @@ class AtlasView:
 
 def compute_atlas_uv(model: Model, frame: Frame) -> Tensor:
     """Return the positions of all pixels in the shared atlas, for each layer: (L, H, W, 2) on the CPU."""
-    return 0.5 * torch.from_numpy(frame.uv) + model.atlas_centers[:, None].cpu()
+    return uv_to_atlas(torch.from_numpy(frame.uv), model.atlas_centers[:, None].cpu())
 
 
 def fit_atlas_views(model: Model, frames: Iterable[Frame]) -> list[AtlasView]:

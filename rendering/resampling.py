@@ -20,18 +20,24 @@ BOX_MARGIN_PX = 2  # Pixels added around a mask, because bilinear sampling blend
 
 
 def resize_frame(frame: Frame, width: int, height: int, box: Box = WHOLE_FRAME) -> Frame:
-    """Resize the frame's uv, opacity and light to (width, height), and crop them to a box; colours are left out.
+    """Resize all fields of a frame to (width, height), and crop them to a box: uv, opacity, light and colours.
 
     All of them vary smoothly between pixels. So the values are linearly interpolated, and linearly extrapolated beyond
-    the outermost pixel centers.
+    the outermost pixel centers. Opacity and colours stay in [0, 1].
     """
     if frame.alpha.shape[1:] == (height, width) and box == WHOLE_FRAME:
         return frame
+    colors = {name: getattr(frame, name) for name in ("rgb", "unlit")}
     return replace(
         frame,
         uv=np.stack([resize_field(uv, width, height, box) for uv in frame.uv]),
         alpha=np.stack([resize_field(alpha, width, height, box).clip(0, 1) for alpha in frame.alpha]),
         light=None if frame.light is None else resize_field(frame.light, width, height, box),
+        **{
+            name: resize_field(color, width, height, box).clip(0, 1)
+            for name, color in colors.items()
+            if color is not None and color.size
+        },
     )
 
 

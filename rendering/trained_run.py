@@ -40,7 +40,7 @@ def open_run(
     data_folder: Path | None = None,
     fps: float | None = None,
     alpha_range: str | None = None,
-    device: torch.device | None = None,
+    device: str | None = None,
 ) -> TrainedRun:
     """Open a run's folder, which holds config.json and checkpoint, and the run's clip.
 
@@ -57,7 +57,7 @@ def open_run(
     frames = (data_folder or training_frames.parent) / (video_name or training_frames.name)
     if not frames.is_dir():
         raise UserError(f"{frames}: no such folder of frames; give their place with --data_folder and --video_name")
-    model = load_model(folder / "checkpoint", config, device or pick_device())
+    model = load_model(folder / "checkpoint", config, pick_device(device))
     full_range = (alpha_range or config.alpha_range) == "full"
     return TrainedRun(model, open_clip(frames, config, fps), full_range, folder / "checkpoint")
 

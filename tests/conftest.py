@@ -78,7 +78,7 @@ def write_config(path: Path, config: Config) -> Path:
 @pytest.fixture(scope="session")
 def finished_run(shared_clip, tmp_path_factory):
     """Folder of a finished run on the tiny clip, with mappings close to the identity."""
-    from training.loop import start_run
+    from training.runs import start_run
 
     trainer = start_run(tiny_config(shared_clip, tmp_path_factory.mktemp("runs"), pretrain_iter_number=250))
     trainer.run()

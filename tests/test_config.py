@@ -66,7 +66,7 @@ def written(path, **values):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"grid_half_until": 2.0}, "grid_half_until 2.0 are shares of the run"),
+        ({"grid_half_until": 2.0}, "grid_half_until must be at most 1, got 2.0"),
         ({"grid_quarter_until": 0.8}, "expected one after the other"),
         ({"grid_rate_atlas": 0.0}, "grid_rate_atlas must be above 0"),
         ({"grid_levels_mapping": []}, r"grid_levels_mapping must be a list of one or more pairs \[pixels, frames\]"),
@@ -74,7 +74,7 @@ def written(path, **values):
         ({"grid_levels_alpha": [[8, 1.5]]}, "grid_levels_alpha must be a list"),
         ({"grid_levels_alpha": [[2, 1], [8, 2]]}, r"expected nodes in every frame, \[pixels, 1\]"),
         ({"grid_decay_from": 1.0}, "expected below 1"),
-        ({"grid_rate_end": 2.0}, "expected at most 1"),
+        ({"grid_rate_end": 2.0}, "grid_rate_end must be at most 1"),
         ({"residual": True}, "set light to false"),
         ({"representation": "grid", "initialisation": "alignment"}, "grids always start from the alignment"),
         ({"representation": "voxels"}, "representation must be one of 'mlp', 'grid'"),
@@ -177,9 +177,9 @@ def test_an_older_name_beside_the_present_one_is_refused(tmp_path):
 
 def test_changes_on_the_command_line_replace_the_files_settings_and_are_checked_alike(tmp_path):
     path = written(tmp_path / "c.json", rgb_coeff=1, resx=100)
-    changes = dict(map(parse_setting, ["rgb_coeff=2.5", "resx=null", "add_to_experiment_folder_name=_try"]))
+    changes = dict(map(parse_setting, ["rgb_coeff=2.5", "resx=null", "add_to_experiment_folder_name=2024"]))
     config = load_config(path, changes)
-    assert (config.rgb_coeff, config.resx, config.add_to_experiment_folder_name) == (2.5, None, "_try")
+    assert (config.rgb_coeff, config.resx, config.add_to_experiment_folder_name) == (2.5, None, "2024")
     with pytest.raises(ConfigError, match="--set: unknown key 'rgb_coef'; did you mean 'rgb_coeff'"):
         load_config(path, {"rgb_coef": 1})
     with pytest.raises(ConfigError, match="--set: resx must be a whole number or null, got 'wide'"):

@@ -20,8 +20,8 @@ import training.loop
 from grids.learner import GridLearner
 from media.clip import open_clip
 from rendering.trained_run import open_run
-from training.loop import start_run
 from training.networks import NetworkLearner
+from training.runs import start_run
 from unwrap_utils import load_video
 
 LEARNERS = {"grid": GridLearner, "mlp": NetworkLearner}
@@ -178,7 +178,7 @@ def test_scripts_work_on_the_device(clip, tmp_path, representation, monkeypatch)
     monkeypatch.setattr(torch, "load", load_to_device)
     monkeypatch.setattr(torch, "Generator", Generator)
     for module in (training.loop, rendering.trained_run):
-        monkeypatch.setattr(module, "pick_device", lambda: simulated_device.DEVICE)
+        monkeypatch.setattr(module, "pick_device", lambda name=None: simulated_device.DEVICE)
     frame_paint, atlas_paint, atlas = tmp_path / "frame.png", tmp_path / "painted.png", tmp_path / "atlas"
     cv2.imwrite(str(frame_paint), draw_rectangle(64, 96))
     with simulated_device.DeviceSimulation():

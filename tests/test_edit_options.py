@@ -84,7 +84,7 @@ def test_fields_are_resized_linearly_up_to_the_border():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Folder of a quick run with grids, whose frames are twice as large as the working size, and its clip."""
-    from training.loop import start_run
+    from training.runs import start_run
 
     folder = tmp_path_factory.mktemp("edit")
     clip = draw(folder / "data", width=96, height=64)

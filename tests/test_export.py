@@ -38,7 +38,7 @@ def scene():
 @pytest.fixture(scope="module")
 def folder(scene, tmp_path_factory):
     """Folder of a run with grids on an easy scene; with exact flow few iterations are enough."""
-    from training.loop import start_run
+    from training.runs import start_run
 
     parent = tmp_path_factory.mktemp("export")
     clip = write_scene(scene, parent / "data", fps=12)
@@ -285,7 +285,7 @@ def test_an_edit_is_transferred_to_another_run_of_the_clip(folder, run, tmp_path
     from dataclasses import replace
 
     from config import load_config
-    from training.loop import start_run
+    from training.runs import start_run
 
     config = load_config(folder / "config.json")
     other = start_run(replace(config, seed=5, iters_num=40, results_folder_name=str(tmp_path / "results")))

@@ -21,8 +21,9 @@ from implicit_neural_networks import read_checkpoint
 from media import read_mask, write_png
 from rendering.frames import render_frames
 from rendering.trained_run import load_model, open_run
-from training.loop import Trainer, resume_run, start_run
+from training.loop import Trainer
 from training.networks import fit_alignment_targets, transform_target
+from training.runs import resume_run, start_run
 
 SIZE = (5, 40, 56)
 SPACING = Spacing(mapping=((96, 8), (32, 2), (16, 1)), alpha=((8, 1), (2, 1)), light_px=24)

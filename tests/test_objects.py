@@ -19,7 +19,7 @@ from rendering.frames import render_frames
 from rendering.trained_run import open_run
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
-from training.loop import start_run
+from training.runs import start_run
 from unwrap_utils import load_video, pick_device
 
 SIZE, FRAMES = (96, 64), 8

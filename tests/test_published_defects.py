@@ -30,8 +30,9 @@ from rendering.blending import apply_edits
 from rendering.frames import Frame, render_frames
 from rendering.resampling import sample_image
 from rendering.trained_run import open_run
-from training.loop import Trainer, resume_run, start_run
+from training.loop import Trainer
 from training.networks import loss_terms
+from training.runs import resume_run, start_run
 from training.sampling import make_published_batch
 from unwrap_utils import consistent_pixels, load_video
 

@@ -16,7 +16,8 @@ from command_line import Stopped, UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint
 from training.log import Log
-from training.loop import Trainer, resume_run, start_run
+from training.loop import Trainer
+from training.runs import resume_run, start_run
 from training.stopping import StopSignal, Stopwatch
 
 

@@ -20,7 +20,7 @@ class Learner(Protocol):
     `training.loop.LEARNERS` names them.
     """
 
-    frames_used: float  # sum over all batches of their pixels, in frames
+    frames_used: float  # frames in all batches so far; networks count their pixels as parts of a frame
 
     @property
     def model(self) -> Model:

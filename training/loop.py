@@ -2,8 +2,6 @@
 
 import math
 import shlex
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +10,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from command_line import Stopped, UserError, warn
-from config import Config, config_text, load_config
+from config import Config
 from evaluate import Evaluation, evaluate
 from evaluation.plots import plot_training
 from evaluation.preview import write_preview
 from grids.learner import GridLearner
-from implicit_neural_networks import CHECKPOINT_FORMAT, Model, read_checkpoint, write_checkpoint
+from implicit_neural_networks import Model, read_checkpoint, write_checkpoint
 from masks.provenance import masks_found_by_method
-from media import Pixels, fresh_folder, list_images, to_8_bit, write_text
+from media import Pixels, to_8_bit
 from media.clip import open_clip
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun
@@ -42,7 +40,7 @@ class Trainer:
     resumed run has the same losses as a run that was never stopped.
     """
 
-    def __init__(self, config: Config, folder: Path, device: torch.device | None = None):
+    def __init__(self, config: Config, folder: Path, device: str | None = None):
         """Read the clip and build the learner; nothing is written.
 
         folder: where the run writes. device: None takes the GPU if there is one. Raises UserError if the clip cannot
@@ -52,7 +50,7 @@ class Trainer:
         self.stopwatch = Stopwatch()
         self.stop_signal = StopSignal()
         self.clip = open_clip(Path(config.data_folder), config)
-        self.device = device or pick_device()
+        self.device = pick_device(device)
         torch.manual_seed(config.seed)
         self.rng = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0
@@ -258,7 +256,6 @@ class Trainer:
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             raise self.divergence_error()
         state: dict[str, Any] = self.learner.checkpoint() | {
-            "format": CHECKPOINT_FORMAT,
             "iteration": self.iteration,
             "frames_used": self.learner.frames_used,
             "random_state": self.rng.get_state(),
@@ -293,69 +290,3 @@ class Trainer:
             f"{self.folder}: the loss or the networks became NaN at iteration {self.iteration}; the last good "
             "checkpoint is kept. Lower learning_rate (grid_rate_* for grids) in the config"
         )
-
-
-def start_run(config: Config, device: torch.device | None = None) -> Trainer:
-    """Begin a new run in a folder of its own, from the model's start or from the weights of `checkpoint_path`.
-
-    Raises UserError, before anything is written, if the clip or the checkpoint cannot be used.
-    """
-    if config.load_checkpoint:
-        read_checkpoint(Path(config.checkpoint_path))  # An error shows up before the clip is read, which takes longer.
-    name = Path(config.data_folder).name
-    timestamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = Path(config.results_folder_name) / f"{name}_{timestamp}{config.add_to_experiment_folder_name}"
-    trainer = Trainer(config, folder, device)
-    if config.load_checkpoint:
-        trainer.restore(Path(config.checkpoint_path))
-        if trainer.is_finished:
-            raise UserError(
-                f"{config.checkpoint_path} holds iteration {trainer.iteration}, iters_num is {config.iters_num}; "
-                "raise iters_num to train on"
-            )
-    trainer.folder = fresh_folder(folder)
-    trainer.log = Log(trainer.folder / "log.jsonl")
-    write_text(trainer.folder / "config.json", config_text(config))
-    print_start(trainer)
-    if not config.load_checkpoint:
-        with trainer.stop_signal.install():
-            try:
-                trainer.initialize()
-            except KeyboardInterrupt:
-                raise trainer.make_stop_error() from None
-        trainer.save()
-    return trainer
-
-
-def resume_run(folder: Path, time_budget_s: float | None = None, device: torch.device | None = None) -> Trainer:
-    """Return the run of a folder as it was at its last checkpoint.
-
-    time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. Raises UserError if the
-    folder does not hold a run that can be continued.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
-    if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
-        raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
-    config = load_config(folder / "config.json")
-    if time_budget_s is not None:
-        config = replace(config, time_budget_s=time_budget_s)
-    read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
-    trainer = Trainer(config, folder, device)
-    checkpoint = trainer.restore(trainer.checkpoint_path)
-    trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
-    trainer.log.restore(trainer.iteration)
-    trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
-    print_start(trainer)
-    if trainer.is_finished:
-        warn(f"{folder} is finished; raise iters_num or time_budget_s in its config.json to continue it")
-    return trainer
-
-
-def print_start(trainer: Trainer) -> None:
-    """Print what was loaded and where the run writes."""
-    clip = trainer.clip
-    print(f"{clip.folder}: {len(clip)} frames of {clip.width} x {clip.height}, on {trainer.device}")
-    if (count := len(list_images(clip.folder))) > len(clip):
-        warn(f"the clip has {count} frames, the first {len(clip)} are used; raise maximum_number_of_frames for more")
-    print(f"iteration {trainer.iteration} of {trainer.config.iters_num}; writing to {trainer.folder}", flush=True)

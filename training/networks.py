@@ -29,7 +29,7 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     points = video.normalize(batch.points_px)
     uv, alpha = model.uvs(points), model.alpha(points[: batch.num_alpha])
     sample = Sample(uv[:, : batch.num_color], alpha[:, : batch.num_color], model.colors(uv[:, : batch.num_color]))
-    px_per_uv = uv_scale_px(video.size[1:], model.uv_mapping_scale)
+    px_per_uv = model.px_per_uv(0, video.size)  # the same for all layers of networks
     rgb = sample.rgb
     terms: dict[str, tuple[Tensor, Tensor, float]] = {}
 
@@ -91,7 +91,7 @@ def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: Layer,
     x, y, t = batch.points_px[batch.global_rigidity].unbind(1)
     neighbours = torch.cat((torch.stack((x - step_px, y, t), dim=1), torch.stack((x, y - step_px, t), dim=1)))
     uv_left, uv_above = model.uv(video.normalize(neighbours), layer.index).chunk(2)
-    px_per_uv = uv_scale_px(video.size[1:], model.uv_mapping_scale)
+    px_per_uv = model.px_per_uv(layer.index, video.size)
     return loss_utils.rigidity_loss(
         loss_utils.jacobian(uv[batch.global_rigidity], uv_left, uv_above, px_per_uv, step_px)
     )
@@ -139,7 +139,7 @@ class NetworkLearner:
         torch.use_deterministic_algorithms(video.device.type == "cpu")
         self.model = AtlasModel(config).to(video.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
-        self.frames_used: float = 0  # sum over all batches of their pixels, in frames
+        self.frames_used: float = 0  # frames in all batches so far, by the number of their pixels
 
     def initialize(self, show_start: ShowStart) -> None:
         """Pre-train the mappings towards the values from which training starts.

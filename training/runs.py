@@ -1,0 +1,78 @@
+"""The beginning of a run: a new one in a folder of its own, or one that continues from its last checkpoint."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from command_line import UserError, warn
+from config import Config, config_text, load_config
+from implicit_neural_networks import read_checkpoint
+from media import fresh_folder, list_images, write_text
+from training.log import Log
+from training.loop import Trainer
+
+
+def start_run(config: Config, device: str | None = None) -> Trainer:
+    """Begin a new run in a folder of its own, from the model's start or from the weights of `checkpoint_path`.
+
+    Raises UserError, before anything is written, if the clip or the checkpoint cannot be used.
+    """
+    if config.load_checkpoint:
+        read_checkpoint(Path(config.checkpoint_path))  # An error shows up before the clip is read, which takes longer.
+    name = Path(config.data_folder).name
+    timestamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder = Path(config.results_folder_name) / f"{name}_{timestamp}{config.add_to_experiment_folder_name}"
+    trainer = Trainer(config, folder, device)
+    if config.load_checkpoint:
+        trainer.restore(Path(config.checkpoint_path))
+        if trainer.is_finished:
+            raise UserError(
+                f"{config.checkpoint_path} holds iteration {trainer.iteration}, iters_num is {config.iters_num}; "
+                "raise iters_num to train on"
+            )
+    trainer.folder = fresh_folder(folder)
+    trainer.log = Log(trainer.folder / "log.jsonl")
+    write_text(trainer.folder / "config.json", config_text(config))
+    print_start(trainer)
+    if not config.load_checkpoint:
+        with trainer.stop_signal.install():
+            try:
+                trainer.initialize()
+            except KeyboardInterrupt:
+                raise trainer.make_stop_error() from None
+        trainer.save()
+    return trainer
+
+
+def resume_run(folder: Path, time_budget_s: float | None = None, device: str | None = None) -> Trainer:
+    """Return the run of a folder as it was at its last checkpoint.
+
+    time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. Raises UserError if the
+    folder does not hold a run that can be continued.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
+    if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
+        raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
+    config = load_config(folder / "config.json")
+    if time_budget_s is not None:
+        config = replace(config, time_budget_s=time_budget_s)
+    read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
+    trainer = Trainer(config, folder, device)
+    checkpoint = trainer.restore(trainer.checkpoint_path)
+    trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
+    trainer.log.restore(trainer.iteration)
+    trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
+    print_start(trainer)
+    if trainer.is_finished:
+        warn(f"{folder} is finished; raise iters_num or time_budget_s in its config.json to continue it")
+    return trainer
+
+
+def print_start(trainer: Trainer) -> None:
+    """Print what was loaded and where the run writes."""
+    clip = trainer.clip
+    print(f"{clip.folder}: {len(clip)} frames of {clip.width} x {clip.height}, on {trainer.device}")
+    if (count := len(list_images(clip.folder))) > len(clip):
+        warn(f"the clip has {count} frames, the first {len(clip)} are used; raise maximum_number_of_frames for more")
+    print(f"iteration {trainer.iteration} of {trainer.config.iters_num}; writing to {trainer.folder}", flush=True)
