@@ -92,6 +92,7 @@ def drifting_clip(tmp_path_factory) -> tuple[Scene, Video]:
     return scene, replace(video, flow_unit_px=video.flow_unit_px * 0.97)
 
 
+@pytest.mark.slow
 def test_matches_between_distant_frames_reduce_the_drift(drifting_clip):
     """Transforms fitted to the flow alone cannot correct flow that is too short."""
     scene, video = drifting_clip
@@ -101,6 +102,7 @@ def test_matches_between_distant_frames_reduce_the_drift(drifting_clip):
         assert transform_errors_px(scene, layer, after)[0] < 0.75 * transform_errors_px(scene, layer, before)[0]
 
 
+@pytest.mark.slow
 def test_an_object_that_bends_keeps_the_transforms_fitted_to_its_flow(tmp_path):
     scene = SCENES["bend"](256, 144, 36)
     bending, background = scene.layers
@@ -127,6 +129,7 @@ def test_an_object_without_any_mask_does_not_move(drifting_clip):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "edge_px"), [((160, 96), 512), ((256, 144), 128), ((144, 250), 128)])
 def test_points_matched_between_distant_frames_have_their_true_ends(tmp_path, monkeypatch, size, edge_px):
     """This holds for any size of the clip and any size at which its frames are compared."""
@@ -206,6 +209,7 @@ def test_a_transform_has_the_freedom_of_its_kind(kind, freedom):
     assert np.linalg.matrix_rank(moves) == freedom
 
 
+@pytest.mark.slow
 def test_refined_masks_are_better_than_the_rough_ones(video, truth):
     transforms = align_layers(video)
     rough = video.masks[0].numpy()

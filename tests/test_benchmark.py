@@ -80,6 +80,7 @@ def test_metrics_without_truth_are_dashes_and_not_zeros():
     assert "placement" not in table
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_its_table_and_does_not_repeat_finished_cases(tmp_path):
     config = write_config(tmp_path / "tiny.json", tiny_config(tmp_path, tmp_path, maximum_number_of_frames=5))
     arguments = (ROOT / "benchmarks" / "run.py", "--scenes", "cross", "--size", 48, 28, "--frames", 5, "--budgets", 1)
@@ -96,6 +97,7 @@ def test_the_benchmark_writes_its_table_and_does_not_repeat_finished_cases(tmp_p
     assert "has a result, skipped" in run_script(*arguments).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -110,6 +112,7 @@ def test_a_wrong_selection_is_named(tmp_path, arguments, message):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_transforms_refined_over_all_frames_drift_less_than_chained_ones(tmp_path):
     rows = {layer: errors for layer, *errors in alignment_errors("pan", (320, 180), 36, tmp_path)}
     assert rows.keys() == {"object", "background"}

@@ -24,6 +24,8 @@ from training.networks import NetworkLearner
 from training.runs import start_run
 from unwrap_utils import load_video
 
+pytestmark = pytest.mark.slow
+
 LEARNERS = {"grid": GridLearner, "mlp": NetworkLearner}
 PROGRESSES = (0.0, 0.1, 0.3, 0.5, 0.8, 0.9)  # Parts of the run that are done: two at each resolution of the grids.
 

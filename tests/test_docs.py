@@ -60,7 +60,11 @@ def test_every_flag_that_a_document_names_is_one_of_a_script():
     known |= {"--edit_foreground_at", "--edit_background_at"}  # their names are put together in a loop
     for document in DOCUMENTS:
         text = re.sub(r"`(?:git|oiiotool|pip) [^`]*`", "", document.read_text())
-        named = set(re.findall(r"(?<![\w-])--[a-z]\w[\w-]*", text)) - {"--init", "--help", "--crop"}  # of git, argparse, oiiotool
+        named = set(re.findall(r"(?<![\w-])--[a-z]\w[\w-]*", text)) - {
+            "--init",
+            "--help",
+            "--crop",
+        }  # of git, argparse, oiiotool
         assert named <= known, f"{document.name} names {sorted(named - known)}"
 
 

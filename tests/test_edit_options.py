@@ -243,6 +243,7 @@ def test_colours_survive_the_video_file(tmp_path):
         assert np.abs(decoded[32, x] - bars[32, x]).max() <= 6
 
 
+@pytest.mark.slow
 def test_the_edited_video_keeps_the_sound_of_the_video_it_came_from(run, tmp_path):
     folder, clip = run
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i", "sine=440", "-t", "2"]

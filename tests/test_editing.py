@@ -45,6 +45,7 @@ def source_frames(shared_clip):
     return [media.read_rgb(path) for path in media.list_images(shared_clip)]
 
 
+@pytest.mark.slow
 def test_a_transparent_edit_leaves_the_video_as_it_is_bit_for_bit(finished_run, shared_clip, tmp_path):
     path = write_picture(tmp_path / "clear.png", (64, 64), (255, 0, 0, 0))
     frames = run_edit(finished_run, tmp_path / "out", f"--edit_background_path={path}", "--save_frames")
@@ -52,6 +53,7 @@ def test_a_transparent_edit_leaves_the_video_as_it_is_bit_for_bit(finished_run, 
         np.testing.assert_array_equal(edited, source)
 
 
+@pytest.mark.slow
 def test_an_edit_that_is_visible_nowhere_is_warned_about(finished_run, tmp_path):
     path = write_picture(tmp_path / "clear.png", (64, 64), (255, 0, 0, 0))
     done = run_script(
@@ -64,6 +66,7 @@ def test_an_edit_that_is_visible_nowhere_is_warned_about(finished_run, tmp_path)
     assert "the edit shows in no frame" in done.stderr
 
 
+@pytest.mark.slow
 def test_opaque_edits_of_both_layers_of_any_size_cover_the_video(finished_run, tmp_path):
     red = write_picture(tmp_path / "red.png", (123, 123), (255, 0, 0, 255))
     arguments = (f"--edit_foreground_path={red}", f"--edit_background_path={red}", "--save_frames")
@@ -73,12 +76,14 @@ def test_opaque_edits_of_both_layers_of_any_size_cover_the_video(finished_run, t
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"edited_demo.mp4", "edited.png", "edited_frames"}
 
 
+@pytest.mark.slow
 def test_the_edited_video_keeps_the_clips_speed(finished_run, tmp_path):
     path = write_picture(tmp_path / "red.png", (50, 50), (255, 0, 0, 255))
     run_edit(finished_run, tmp_path / "out", f"--edit_foreground_path={path}")
     assert video_metadata(tmp_path / "out" / "edited_demo.mp4")["fps"] == 12
 
 
+@pytest.mark.slow
 def test_a_frame_edit_shows_on_its_frame_where_it_was_painted(finished_run, shared_clip, tmp_path):
     box = (10, 8, 30, 24)
     path = write_picture(tmp_path / "paint.png", (48, 32), (255, 255, 255, 255), box)
@@ -173,6 +178,7 @@ def test_splatting_keeps_the_sum_and_hits_a_texel_exactly():
     assert (sums[2, 1].item(), sums[2, 2].item(), sums[3, 3].item()) == pytest.approx((0.75, 0.25, 2.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -208,6 +214,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(finished_run, tmp_path, argumen
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_config_is_named(finished_run, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()

@@ -74,6 +74,7 @@ def test_metrics_are_single_numbers_with_lists_per_frame(evaluated):
     assert metrics["psnr"] == pytest.approx(np.mean(metrics["per_frame"]["psnr"]), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_every_video_has_the_clips_frames_and_speed(evaluated):
     for path in evaluated[0].glob("*.mp4"):
         assert len(list(read_video(path))) == 4, path
@@ -98,6 +99,7 @@ def test_atlases_are_a_thousand_pixels_wide_and_transparent_where_not_visible(ev
     assert rgba[..., 3].any()
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_is_left_alone(evaluated, finished_run):
     folder, _ = evaluated
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -106,6 +108,7 @@ def test_a_folder_with_files_is_left_alone(evaluated, finished_run):
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_clip_without_flow_masks_or_truth_can_be_evaluated(tmp_path):
     folder = draw(tmp_path / "data", frames=2)
     for suffix in ("_flow", "_maskrcnn", "_gt"):
@@ -119,6 +122,7 @@ def test_a_clip_without_flow_masks_or_truth_can_be_evaluated(tmp_path):
     assert (tmp_path / "out" / "global_info_demo.mp4").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

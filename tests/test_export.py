@@ -27,6 +27,8 @@ from rendering.trained_run import open_run
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
 
+pytestmark = pytest.mark.slow
+
 SIZE, COUNT = (96, 64), 8
 
 

@@ -233,6 +233,7 @@ def test_sixty_steps_give_a_sharp_clip_and_a_whole_object(run):
     assert metrics["psnr_unlit"] != metrics["psnr"], "both are reported"
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_curve(clip, tmp_path):
     curves = []
     for number in range(2):
@@ -242,6 +243,7 @@ def test_the_same_config_gives_the_same_curve(clip, tmp_path):
     assert curves[0] == curves[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_curve_of_an_uninterrupted_one(clip, tmp_path):
     config = grid_config(clip, tmp_path / "whole", iters_num=14, checkpoint_every=5, maximum_number_of_frames=6)
     whole = start_run(config)
@@ -283,6 +285,7 @@ def test_inner_frames_are_drawn_equally_often_and_the_ends_half_as_often(clip, t
     assert counts.tolist() == [24, 48, 48, 48, 48, 24]
 
 
+@pytest.mark.slow
 def test_a_budget_too_short_for_a_step_saves_the_start_with_a_warning(clip, tmp_path, capsys):
     trainer = start_run(grid_config(clip, tmp_path, time_budget_s=0.01, maximum_number_of_frames=6))
     trainer.run()
@@ -320,6 +323,7 @@ def test_light_can_be_switched_off(clip, tmp_path):
     assert next(render_frames(trainer.model, trainer.clip, True)).light is None
 
 
+@pytest.mark.slow
 def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
     config = tiny_config(
         clip, tmp_path, initialisation="alignment", pretrain_iter_number=150, maximum_number_of_frames=6

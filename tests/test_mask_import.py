@@ -79,6 +79,7 @@ def test_a_wrong_number_of_other_names_is_refused(clip, source):
     assert not clip.with_name("ball_maskrcnn").exists()
 
 
+@pytest.mark.slow
 def test_a_mask_of_another_aspect_is_named_and_nothing_is_left_behind(clip, source):
     for t in range(COUNT):
         media.write_png(source / f"{t:05d}.png", square(t) if t < 3 else np.zeros((40, 40), np.uint8))

@@ -37,6 +37,7 @@ def mean_j(folder, truth) -> float:
     return float(np.mean(values))
 
 
+@pytest.mark.slow
 def test_motion_finds_the_object_without_any_weights(scene):
     preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "motion"])
     masks = scene.with_name("pan_maskrcnn")
@@ -44,6 +45,7 @@ def test_motion_finds_the_object_without_any_weights(scene):
     assert mean_j(masks, scene.with_name("pan_gt")) > 0.75
 
 
+@pytest.mark.slow
 def test_motion_fills_in_only_the_masks_that_are_missing(scene):
     masks = scene.with_name("pan_maskrcnn")
     masks.mkdir()
@@ -55,6 +57,7 @@ def test_motion_fills_in_only_the_masks_that_are_missing(scene):
     assert len(list(masks.iterdir())) == SIZE[2]
 
 
+@pytest.mark.slow
 def test_refining_improves_the_masks_and_keeps_the_given_ones(scene, drawn_scene):
     given = drawn_scene.with_name("pan_maskrcnn")
     masks, truth = scene.with_name("pan_maskrcnn"), scene.with_name("pan_gt")
@@ -69,6 +72,7 @@ def test_refining_improves_the_masks_and_keeps_the_given_ones(scene, drawn_scene
         preprocess_mask_rcnn.main(["--vid-path", str(scene), "--refine"])
 
 
+@pytest.mark.slow
 def test_refining_without_masks_says_what_to_do(scene):
     done = run_script("preprocess_mask_rcnn.py", "--vid-path", scene, "--refine")
     assert done.returncode == 2

@@ -22,6 +22,8 @@ from scenes.files import write_scene
 from training.runs import start_run
 from unwrap_utils import load_video, pick_device
 
+pytestmark = pytest.mark.slow
+
 SIZE, FRAMES = (96, 64), 8
 SCENE = SCENES["cross"](*SIZE, FRAMES)
 

@@ -57,6 +57,7 @@ def test_dis_accepts_frames_smaller_than_a_patch():
     assert [flow.shape for flow in DisFlow()(*np.zeros((2, 9, 13, 3), np.uint8))] == [(9, 13, 2)] * 2
 
 
+@pytest.mark.slow
 def test_flow_is_written_for_every_pair_both_ways_and_not_twice(frames):
     arguments = ("preprocess_optical_flow.py", "--vid-path", frames, "--method", "dis", "--max_long_edge", 48)
     done = run_script(*arguments)
@@ -89,6 +90,7 @@ def test_raft_without_weights_says_where_to_get_them(offline):
         flow.load_raft("raft", None)
 
 
+@pytest.mark.slow
 def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
     torch.manual_seed(0)
     torch.save(flow_raft.raft_large(weights=None).state_dict(), tmp_path / "raft.pth")
@@ -230,6 +232,7 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
     assert "all 3 masks exist already and are used as they are" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
     from preprocessing.mask_rcnn import MaskRcnn, maskrcnn_resnet50_fpn_v2
 
@@ -395,6 +398,7 @@ def read_mask_of_frame_1(frames, suffix):
     return np.asarray(Image.open(frames.with_name(f"cat_maskrcnn{suffix}") / "1.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["preprocess_optical_flow.py", "preprocess_mask_rcnn.py"])
 def test_a_missing_or_empty_folder_is_one_line_and_exit_code_2(script, tmp_path):
     (tmp_path / "empty").mkdir()

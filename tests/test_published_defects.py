@@ -198,6 +198,7 @@ def test_errors__a_failing_evaluation_stops_the_run(clip_folder, tmp_path, monke
     assert trainer.checkpoint_path.exists()
 
 
+@pytest.mark.slow
 def test_errors__a_clip_with_empty_masks_is_evaluated(clip_folder, tmp_path, capsys):
     for path in clip_folder.with_name("demo_maskrcnn").iterdir():
         Image.new("L", (48, 32)).save(path)
@@ -207,12 +208,14 @@ def test_errors__a_clip_with_empty_masks_is_evaluated(clip_folder, tmp_path, cap
     assert "all masks are empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_checkpoints__the_last_iteration_is_saved(clip_folder, tmp_path):
     trainer = start_run(tiny_config(clip_folder, tmp_path, iters_num=5, evaluate_every=100, checkpoint_every=100))
     trainer.run()
     assert torch.load(trainer.checkpoint_path, weights_only=True)["iteration"] == 5
 
 
+@pytest.mark.slow
 def test_resume__goes_on_in_the_same_folder_with_the_same_curve(clip_folder, tmp_path):
     config = tiny_config(clip_folder, tmp_path / "whole", iters_num=6, evaluate_every=100)
     whole = start_run(config)
@@ -231,6 +234,7 @@ def test_resume__goes_on_in_the_same_folder_with_the_same_curve(clip_folder, tmp
         assert actual[iteration] == expected[iteration]
 
 
+@pytest.mark.slow
 def test_networks__are_built_in_one_place_from_the_config(clip_folder, tmp_path):
     config = tiny_config(clip_folder, tmp_path, positional_encoding_num_atlas=3, number_of_channels_atlas=12)
     trainer = start_run(config)
@@ -248,6 +252,7 @@ def test_only_evaluate__honours_data_folder_and_video_name(finished_run, shared_
     assert len(run.clip) == 3
 
 
+@pytest.mark.slow
 def test_flags__switches_take_no_value_and_each_edit_can_be_given_alone():
 
     common = ["--trained_model_folder=F", "--output_folder=O"]

@@ -186,6 +186,7 @@ def test_reconstruction_alpha_and_psnr_agree(expected, frames, clip):
     assert found == pytest.approx(expected["psnr"], rel=CLOSE)
 
 
+@pytest.mark.slow
 def test_the_background_crop_and_both_atlases_agree(expected, frames, model):
     foreground, background = fit_atlas_views(model, frames)
     crop = (background.left, background.top, background.edge)

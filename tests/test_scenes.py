@@ -64,6 +64,7 @@ def test_rough_masks_depend_on_the_seed_and_differ_from_the_exact_mask(scene):
         assert 0.55 < iou(rough_mask(alpha, seed) > 0, alpha >= 0.5) < 0.99
 
 
+@pytest.mark.slow
 def test_an_unknown_scene_lists_the_known_ones(tmp_path):
     done = run_script("-m", "scenes", "dragon", "--data_folder", tmp_path)
     assert done.returncode == 2

@@ -21,6 +21,7 @@ def test_help_shows_an_example_and_imports_no_large_library(script):
     assert len(done.stdout.splitlines()) > 8
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
     """All scripts run as subprocesses, in another folder, with relative paths."""
     draw(tmp_path / "data")
@@ -42,6 +43,7 @@ def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
     assert (tmp_path / "out" / "edited_demo.mp4").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_a_portrait_clip_of_two_frames_with_odd_sides_runs_through(tmp_path):
     draw(tmp_path / "my data", width=27, height=41, frames=2)
     write_config(tmp_path / "c.json", tiny_config(tmp_path, "out of it", data_folder="my data/demo"))
@@ -51,6 +53,7 @@ def test_a_portrait_clip_of_two_frames_with_odd_sides_runs_through(tmp_path):
     assert metrics.with_name("edit_demo.mp4").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -69,6 +72,7 @@ def test_train_refuses_wrong_input_in_one_line_with_exit_code_2(tmp_path, argume
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_wrong_clip_leaves_no_run_folder_behind(tmp_path):
     path = write_config(tmp_path / "c.json", tiny_config(tmp_path / "swan", tmp_path / "results"))
     done = run_script("train.py", path)

@@ -75,6 +75,7 @@ def test_the_schedule_drops_bootstrapping_and_global_rigidity_after_their_last_i
     assert ["global_rigidity_background" in row for row in rows] == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_with_the_losses_of_an_uninterrupted_one(shared_clip, tmp_path):
     config = tiny_config(shared_clip, tmp_path / "whole", iters_num=40, evaluate_every=1000, checkpoint_every=7)
     uninterrupted = start_run(config)
@@ -104,6 +105,7 @@ def test_a_killed_run_continues_with_the_losses_of_an_uninterrupted_one(shared_c
     assert {iteration: resumed[iteration] for iteration in expected} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_checkpoint_and_the_message_says_how_to_continue(shared_clip, tmp_path, number, code):
     config = tiny_config(
@@ -157,6 +159,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monk
     assert not list(trainer.folder.glob(".*.part*"))
 
 
+@pytest.mark.slow
 def test_an_unwritable_results_folder_is_one_line_and_exit_code_2(shared_clip, tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     path = write_config(tmp_path / "c.json", tiny_config(shared_clip, tmp_path / "results"))
@@ -178,6 +181,7 @@ def test_a_checkpoint_without_optimizer_state_is_refused_for_training(shared_cli
         trainer.restore(trainer.checkpoint_path)
 
 
+@pytest.mark.slow
 def test_load_checkpoint_starts_from_its_weights(finished_run, shared_clip, tmp_path):
     config = tiny_config(
         shared_clip, tmp_path, load_checkpoint=True, checkpoint_path=str(finished_run / "checkpoint"), iters_num=6
@@ -214,6 +218,7 @@ def test_networks_that_are_not_numbers_never_replace_a_good_checkpoint(shared_cl
     assert trainer.checkpoint_path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_is_done_on_resuming(shared_clip, tmp_path, monkeypatch):
     import training.loop
 
@@ -252,6 +257,7 @@ def test_load_checkpoint_of_a_finished_run_is_an_error(finished_run, shared_clip
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(shared_clip, tmp_path):
     config = tiny_config(shared_clip, tmp_path, pretrain_iter_number=250)
     trainer = Trainer(config, tmp_path)
@@ -288,6 +294,7 @@ def test_a_stopwatch_counts_earlier_seconds_but_no_pauses():
     assert stopwatch.seconds == 25.0
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_the_run_with_an_evaluation_that_does_not_use_it_up(shared_clip, tmp_path, monkeypatch):
     """Each step takes one second and each evaluation an hour, so a budget of three seconds allows three steps."""
     import training.loop

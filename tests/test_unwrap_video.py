@@ -28,6 +28,8 @@ from scenes.catalogue import SCENES
 from training.earlier_runs import find_newest_run
 from unwrap_video import FAST_CONFIG
 
+pytestmark = pytest.mark.slow
+
 SIZE = (128, 72)
 COUNT = 10
 QUICK = ["--method", "motion", "--flow_method", "dis", "--time_budget", "3"]

@@ -142,6 +142,7 @@ def test_a_damaged_video_gives_what_can_be_read_and_a_warning(pictures, tmp_path
     assert f"damaged, {count} frames could be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_scene_cut_is_detected_and_fast_motion_is_not_one():
     scenes = [SCENES[name](160, 90, 30) for name in ("fast", "cross")]
     first, second = ([scene.frame(t).rgb for t in range(12)] for scene in scenes)
