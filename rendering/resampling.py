@@ -27,17 +27,18 @@ def resize_frame(frame: Frame, width: int, height: int, box: Box = WHOLE_FRAME) 
     """
     if frame.alpha.shape[1:] == (height, width) and box == WHOLE_FRAME:
         return frame
-    colors = {name: getattr(frame, name) for name in ("rgb", "unlit")}
+
+    def resize_colors(colors: Floats) -> Floats:
+        """Resize colours (H, W, 3); an image without pixels stays as it is."""
+        return resize_field(colors, width, height, box).clip(0, 1) if colors.size else colors
+
     return replace(
         frame,
         uv=np.stack([resize_field(uv, width, height, box) for uv in frame.uv]),
         alpha=np.stack([resize_field(alpha, width, height, box).clip(0, 1) for alpha in frame.alpha]),
+        rgb=resize_colors(frame.rgb),
         light=None if frame.light is None else resize_field(frame.light, width, height, box),
-        **{
-            name: resize_field(color, width, height, box).clip(0, 1)
-            for name, color in colors.items()
-            if color is not None and color.size
-        },
+        unlit=None if frame.unlit is None else resize_colors(frame.unlit),
     )
 
 
