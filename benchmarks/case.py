@@ -18,10 +18,11 @@ from evaluation.frame_metrics import (
     peak_memory_mb,
     render_visible_atlases,
 )
+from evaluation.mask_metrics import boundary_f, iou
 from evaluation.patterns import checkerboard
 from evaluation.preview import crop_to_visible
 from media import Pixels
-from media.clip import evenly_spaced_indices
+from media.clip import Clip, evenly_spaced_indices
 from media.contact_sheet import contact_sheet
 from rendering.atlas_view import fit_atlas_views
 from rendering.blending import apply_edits
@@ -31,6 +32,7 @@ from rendering.trained_run import TrainedRun
 from scenes.catalogue import SCENES
 from training.runs import start_run
 
+HALF = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
 SHEET_FRAMES = 3  # Frames on the contact sheet with a checkerboard.
 SHEET_HEIGHT_PX = 216  # Height of each picture on the contact sheet.
 CHECKERBOARD_OPACITY = 0.6
@@ -88,6 +90,8 @@ def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], sheet:
     for frame in render_frames(run.model, run.clip, run.full_range):
         for name, value in measure_frame(run.clip, frame).items():
             per_frame.setdefault(name, []).append(value)
+        for name, value in measure_given_mask(run.clip, frame.t).items():
+            per_frame.setdefault(name, []).append(value)
         store.add(frame)
         if frame.t in sheet_times:
             sheet_frames[frame.t] = frame
@@ -100,6 +104,15 @@ def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], sheet:
     pictures = sheet_pictures(run, [sheet_frames[t] for t in sheet_times], atlases)
     media.write_png(sheet, contact_sheet(pictures, height=SHEET_HEIGHT_PX))
     return metrics
+
+
+def measure_given_mask(clip: Clip, t: int) -> dict[str, float]:
+    """Return J and F of the mask that was given for frame t, against the true one; nothing without true masks."""
+    given = clip.read_merged_mask(t)
+    if clip.true_masks is None or given is None:
+        return {}
+    truth = clip.mask(clip.true_masks[t]) > HALF
+    return {"input_iou": iou(given > HALF, truth), "input_boundary_f": boundary_f(given > HALF, truth)}
 
 
 def sheet_pictures(run: TrainedRun, frames: list[Frame], atlases: list[Pixels]) -> dict[str, Pixels]:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from command_line import UserError
-from masks.provenance import mask_note_path
+from masks.provenance import mask_note_path, write_mask_note
 from preprocessing.flow import FlowRequest, write_clip_flow
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
@@ -26,20 +26,25 @@ def prepare_scene(name: str, size: tuple[int, int], frames: int, data: Path) -> 
     return add_flow(folder)
 
 
-def prepare_clip(path: Path, data: Path) -> Path:
+def prepare_clip(path: Path, data: Path, true_masks: bool = False) -> Path:
     """Link the folders of a clip into `data` and compute the flow there. Return the folder of the frames.
 
-    The flow is written to `data`, so nothing is written beside the clip itself.
+    The flow is written to `data`, so nothing is written beside the clip itself. true_masks: the clip is named NAME-true
+    there, and has its true masks, as if somebody had brought them.
     """
     data.mkdir(parents=True, exist_ok=True)
-    for suffix in ("", "_maskrcnn", "_gt"):
-        source, link = path.with_name(path.name + suffix).resolve(), data / f"{path.name}{suffix}"
+    name = f"{path.name}-true" if true_masks else path.name
+    for suffix, origin in (("", ""), ("_maskrcnn", "_gt" if true_masks else "_maskrcnn"), ("_gt", "_gt")):
+        source, link = path.with_name(path.name + origin).resolve(), data / f"{name}{suffix}"
         if source.is_dir() and not link.exists():
             link.symlink_to(source, target_is_directory=True)
-    note, link = (mask_note_path(folder / f"{path.name}_maskrcnn") for folder in (path.parent.resolve(), data))
-    if note.is_file() and not link.exists():
-        link.symlink_to(note)
-    return add_flow(data / path.name)
+    folder = data / f"{name}_maskrcnn"
+    if true_masks:
+        write_mask_note(folder, {"method": "import"}, [], {})
+    note = mask_note_path(path.with_name(f"{path.name}_maskrcnn").resolve())
+    if note.is_file() and not mask_note_path(folder).exists():
+        mask_note_path(folder).symlink_to(note)
+    return add_flow(data / name)
 
 
 def add_flow(folder: Path) -> Path:

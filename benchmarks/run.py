@@ -59,7 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
     folders = {name: prepare_scene(name, size, options.frames, output / "data") for name in options.scenes}
     folders |= {
-        path.name: prepare_clip(path, output / "data") for path in find_clips(options.clips, options.clip_names)
+        folder.name: folder
+        for folder in (
+            prepare_clip(path, output / "data", options.true_masks)
+            for path in find_clips(options.clips, options.clip_names, "_gt" if options.true_masks else "_maskrcnn")
+        )
     }
     cases = [Case(clip, config, budget) for clip in folders for config in options.configs for budget in options.budgets]
     for number, case in enumerate(cases, 1):
@@ -86,6 +90,9 @@ def make_benchmark_parser() -> argparse.ArgumentParser:
     flags.add_argument("--scenes", nargs="*", default=list(DEFAULT_SCENES), help="names of exact scenes")
     flags.add_argument("--clips", type=Path, help="folder of clips, each with NAME_maskrcnn beside it")
     flags.add_argument("--clip_names", nargs="*", help="use only these clips of the folder")
+    flags.add_argument(
+        "--true_masks", action="store_true", help="give the clips their true masks, as masks that somebody brought"
+    )
     flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "fast.json"])
     flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS_S), help="seconds")
     flags.add_argument(
@@ -97,8 +104,10 @@ def make_benchmark_parser() -> argparse.ArgumentParser:
     return flags
 
 
-def find_clips(folder: Path | None, names: list[str] | None) -> list[Path]:
-    """Return the frame folders in `folder` that have masks beside them. names: only these; None takes all.
+def find_clips(folder: Path | None, names: list[str] | None, suffix: str = "_maskrcnn") -> list[Path]:
+    """Return the frame folders in `folder` that have masks beside them, in a folder NAME and suffix.
+
+    names: only these; None takes all.
 
     Raises UserError if the folder or one of the named clips does not exist.
     """
@@ -106,7 +115,7 @@ def find_clips(folder: Path | None, names: list[str] | None) -> list[Path]:
         return []
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of clips")
-    clips = {path.name: path for path in sorted(folder.iterdir()) if path.with_name(f"{path.name}_maskrcnn").is_dir()}
+    clips = {path.name: path for path in sorted(folder.iterdir()) if path.with_name(path.name + suffix).is_dir()}
     if unknown := [name for name in names or [] if name not in clips]:
         raise UserError(f"{folder} has no clip {unknown[0]!r} with masks; there are: {', '.join(clips)}")
     return [clips[name] for name in names or clips]

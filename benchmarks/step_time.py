@@ -42,7 +42,7 @@ def random_video(frames: int, device: torch.device) -> Video:
         flow_steps=torch.randint(-9, 10, (2, *shape, 2), dtype=torch.int16, device=device),
         flow_unit_px=torch.ones(2, frames, device=device),
         flow_valid=torch.rand(2, *shape, device=device) > 0.2,
-        masks_found=torch.zeros(1, dtype=torch.bool, device=device),
+        mask_sources=("unknown",),
     )
 
 
