@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, make_parser, parse_frame_pixel, run_script
+from command_line import UserError, make_parser, run_script
+from preprocessing.mask_request import MaskRequest, add_prompt_flags
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -12,7 +13,6 @@ def main(arguments: list[str] | None = None) -> None:
     check_flags(options)
 
     from preprocessing.mask_refinement import refine_clip_masks
-    from preprocessing.mask_request import MaskRequest
     from preprocessing.masks import write_masks
 
     if options.refine:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         class_name=options.class_name,
         weights=options.weights,
         instance=options.instance,
-        point=options.point,
+        prompts=tuple(options.prompts),
         objects=options.objects,
         source=options.masks,
         label=options.label,
@@ -42,11 +42,12 @@ def make_mask_parser() -> argparse.ArgumentParser:
     flags.add_argument("--vid-path", type=Path, required=True, help="folder of frames")
     flags.add_argument(
         "--method",
-        choices=("auto", "maskrcnn", "detectron2", "motion", "import"),
+        choices=("auto", "sam2", "maskrcnn", "detectron2", "motion", "import"),
         default="auto",
-        help="maskrcnn: torchvision's Mask R-CNN; detectron2: the published detector, if installed; motion: what moves "
+        help="sam2: the object that you click on, see --point; it needs the package transformers. "
+        "maskrcnn: torchvision's Mask R-CNN; detectron2: the published detector, if installed; motion: what moves "
         "against the background, needs no weights; import: masks of another program, see --masks; "
-        "auto (default): maskrcnn if its weights can be had, else motion",
+        "auto (default): sam2 if a point or a box is given, else maskrcnn; without their weights motion",
     )
     flags.add_argument(
         "--refine",
@@ -59,12 +60,13 @@ def make_mask_parser() -> argparse.ArgumentParser:
         help="what to look for, a COCO name such as person, dog, car (an unknown one lists them all); "
         "'anything' (default) takes the surest object",
     )
-    flags.add_argument("--weights", type=Path, help="detector weights as a local file (default: downloaded once)")
-    choice = flags.add_mutually_exclusive_group()
-    choice.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
-    choice.add_argument(
-        "--point", type=parse_frame_pixel, metavar="X,Y,FRAME", help="the object at this pixel of a frame"
+    flags.add_argument(
+        "--weights",
+        type=Path,
+        help="detector weights as a local file, or those of SAM 2 as a folder (default: downloaded once)",
     )
+    add_prompt_flags(flags)
+    flags.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
     flags.add_argument(
         "--objects",
         type=int,
@@ -102,15 +104,18 @@ def check_flags(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {value}, expected 1 or more")
     if options.label is not None and options.objects > 1:
         raise UserError("--label chooses one label, --objects several, from 1 on; give one of the two")
-    if options.point is not None and options.objects > 1:
-        raise UserError("--point chooses one object, --objects several; give one of the two")
+    if options.prompts and options.instance is not None:
+        raise UserError("--instance and --point both choose an object; give one of the two")
+    if options.method == "sam2" and not options.prompts:
+        raise UserError("--method sam2 needs to know where the object is; give --point X,Y,FRAME or --box")
 
 
 def list_given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:
     """Return the names of the given flags that choose how masks are found, without those in `except_for`."""
     defaults = {"method": "auto", "class_name": "anything", "objects": 1}
-    names = ("method", "class_name", "weights", "instance", "point", "objects", "masks")
-    return [name for name in names if name not in except_for and getattr(options, name) != defaults.get(name)]
+    names = ("method", "class_name", "weights", "instance", "prompts", "objects", "masks")
+    given = [name for name in names if (getattr(options, name) or None) != defaults.get(name)]
+    return ["point" if name == "prompts" else name for name in given if name not in except_for]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from command_line import UserError, add_device_flag, make_parser, resolve_folder_name, run_script
 from config import MOST_OBJECTS
+from preprocessing.mask_request import MaskRequest, add_prompt_flags
 
 if TYPE_CHECKING:
     from config import Config
@@ -28,7 +29,6 @@ def main(arguments: list[str] | None = None) -> None:
     seconds: dict[str, float] = {}  # by the name of the stage
 
     from preprocessing.flow import FlowRequest, write_clip_flow
-    from preprocessing.mask_request import MaskRequest
     from preprocessing.masks import write_masks
 
     is_folder = options.input.is_dir()
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
             method=options.method or ("import" if options.masks else "auto"),
             class_name=options.class_name,
             weights=options.mask_weights,
+            prompts=tuple(options.prompts),
             objects=options.objects,
             source=options.masks,
         )
@@ -62,7 +63,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     flags.add_argument("--masks", type=Path, help="your own masks: a folder of pictures, or a matte video")
     flags.add_argument(
         "--method",
-        choices=("auto", "maskrcnn", "detectron2", "motion", "import"),
+        choices=("auto", "sam2", "maskrcnn", "detectron2", "motion", "import"),
         help="how masks are found, see preprocess_mask_rcnn.py (default: auto, or import with --masks)",
     )
     flags.add_argument(
@@ -72,7 +73,12 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
         help="number of objects, 1 to 3, each in a layer (default: 1); "
         "a detector finds them, or they are the labels 1, 2, ... of --masks",
     )
-    flags.add_argument("--mask_weights", type=Path, help="detector weights as a local file (default: downloaded once)")
+    add_prompt_flags(flags)
+    flags.add_argument(
+        "--mask_weights",
+        type=Path,
+        help="detector weights as a local file, or those of SAM 2 as a folder (default: downloaded once)",
+    )
     flags.add_argument(
         "--flow_method",
         choices=("auto", "raft", "dis", "raft-thirdparty"),
@@ -120,6 +126,12 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(f"--objects is {options.objects}, expected 1 to {MOST_OBJECTS}")
     if options.objects > 1 and options.method == "motion":
         raise UserError("--method motion finds one object; for several use a detector, or --masks with label pictures")
+    if options.method == "sam2" and not options.prompts:
+        raise UserError("--method sam2 needs to know where the object is; give --point X,Y,FRAME or --box")
+    if options.prompts and (options.masks is not None or options.method in ("motion", "import")):
+        raise UserError(
+            f"{options.prompts[0]}: says where to find an object, but its masks come from elsewhere; leave it out"
+        )
     if options.masks is not None and options.method not in (None, "import"):
         raise UserError(f"--masks gives the masks, --method {options.method} finds them; give one of the two")
     if options.input.is_dir() and (options.start or options.end is not None or options.every != 1 or options.name):

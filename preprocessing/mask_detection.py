@@ -133,8 +133,9 @@ def choose_tracks(
             f"object {number}: {detector.label_name(track.label)}, found in {len(track.detections)} frames "
             f"({first} to {last}), mean score {mean_score:.2f}"
         )
-    if request.point is not None:
-        x, y, t = request.point
+    if request.prompts:
+        (prompt,) = request.prompts  # `check_prompts` has refused more.
+        ((x, y),), t = prompt.corners, prompt.t
         if not (0 <= x < native_size[0] and 0 <= y < native_size[1] and 0 <= t <= len(motion.forward)):
             raise UserError(
                 f"--point {x:g},{y:g},{t}: outside the clip of {len(motion.forward) + 1} frames of "

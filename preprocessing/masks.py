@@ -50,7 +50,8 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     masks = merge_object_masks(missing, object_folders) if has_object_masks else find_masks(frames, missing, request)
     # If some masks are the user's own, the whole folder counts as the user's own, even with found masks beside them.
     all_are_found = not has_object_masks and (missing == frames or are_found(folder, folder))
-    found_folders = [folder, *object_folders] if all_are_found and request.method != "import" else []
+    is_careful = request.method == "import" or bool(request.prompts)  # These masks are somebody's choice, and are kept.
+    found_folders = [folder, *object_folders] if all_are_found and not is_careful else []
     media.make_folder(folder)
     print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
     if empty := write_mask_files(missing, masks, folder):
@@ -95,6 +96,15 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
         return (mask for path, mask in zip(frames, masks, strict=True) if path in set(missing))
     if request.method == "motion":
         return find_moving_object(frames, missing)
+    if request.method == "sam2" or (request.method == "auto" and request.prompts):
+        try:
+            return segment_clicks(frames, missing, request)
+        except NoWeights as error:
+            if request.method == "sam2":
+                raise
+            check_detector_prompts(request)
+            print(f"falling back to --method maskrcnn: {error}", file=sys.stderr, flush=True)
+    check_detector_prompts(request)
     if request.method != "detectron2":
         from preprocessing.mask_rcnn import check_class_name
 
@@ -111,6 +121,30 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
         return find_moving_object(frames, missing)
+
+
+def check_detector_prompts(request: MaskRequest) -> None:
+    """Raise UserError if a detector cannot use the prompts of a request: it takes one point, of one object."""
+    is_one_point = len(request.prompts) == 1 and request.prompts[0].is_positive and not request.prompts[0].is_box
+    if request.prompts and not (is_one_point and request.objects == 1):
+        raise UserError(
+            f"{request.prompts[-1]}: a detector takes one --point, of one object; more points, boxes and several "
+            "objects need --method sam2"
+        )
+
+
+def segment_clicks(frames: list[Path], missing: list[Path], request: MaskRequest) -> Iterator[Pixels]:
+    """Return the masks (H, W) uint8 of the missing frames by SAM 2, which is loaded at once.
+
+    Raises NoWeights if it cannot be, UserError if the prompts cannot be used.
+    """
+    from preprocessing.mask_sam2 import Sam2Tracker, segment_clicked_objects
+    from unwrap_utils import pick_device
+
+    if not request.prompts:
+        raise UserError("--method sam2 needs to know where the object is: give --point X,Y,FRAME or --box")
+    tracker = Sam2Tracker(request.weights, pick_device())
+    return segment_clicked_objects(frames, missing, request, tracker)
 
 
 def import_masks(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:

@@ -153,7 +153,7 @@ def test_every_frame_is_rated_where_the_truth_is_known(clip, source, capsys):
         (["--method", "import", "--masks", "none"], "none: no such file or folder"),
         (["--method", "motion", "--class_name", "dragon"], "--class_name is for detectors"),
         (["--refine", "--instance", "2"], "--refine refines existing masks, --instance finds new ones"),
-        (["--point", "3,4,5", "--objects", "2"], "--point chooses one object, --objects several"),
+        (["--point", "3,4,5", "--instance", "2"], "--instance and --point both choose an object"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(clip, flags, message):
