@@ -126,8 +126,8 @@ class Config:
     mask_quality: str = setting(
         'Grids: "rough" masks are refined by motion and colour before training, "exact" ones are kept (an all-black '
         'one says that the object is hidden in that frame). "auto" refines masks that a method of ours found, as '
-        "NAME_maskrcnn.json tells, and judges others by whether they lie on edges of the picture and move with it; "
-        "it prints what it decided.",
+        "NAME_maskrcnn.json tells, keeps masks that you brought (--masks, --method import), and keeps others unless "
+        "they are surely rough. Training prints what it decided.",
         "auto",
         choices=("auto", "rough", "exact"),
     )

@@ -5,8 +5,9 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -86,7 +87,7 @@ class Video:
     flow_steps: Tensor  # (2, T, H, W, 2) int16 (dx, dy), in units of flow_unit_px
     flow_unit_px: Tensor  # (2, T) float32
     flow_valid: Tensor  # (2, T, H, W) bool; False where a frame has no neighbour
-    masks_found: Tensor  # (F,) bool: a detector or motion found the masks; False if their origin is unknown
+    mask_sources: tuple[str, ...]  # for each object, where its masks come from; see `masks.provenance.SOURCES`
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -101,7 +102,10 @@ class Video:
 
     def to(self, device: torch.device) -> "Video":
         """Return the same video on a device."""
-        return Video(*(getattr(self, name).to(device) for name in Video.__dataclass_fields__))
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
     def normalize(self, xyt_px: Tensor) -> Tensor:
         """Convert pixels and frame numbers (N, 3) to network inputs (N, 3)."""
@@ -154,14 +158,14 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects:
         flow_steps=zeros((2, *size, 2), np.int16),
         flow_unit_px=torch.ones(2, frames),
         flow_valid=zeros((2, *size), np.bool_),
-        masks_found=torch.zeros(objects, dtype=torch.bool),
+        mask_sources=("unknown",) * objects,
     )
 
 
-def load_video(clip: Clip, device: torch.device, masks_found: Sequence[bool] | None = None) -> Video:
+def load_video(clip: Clip, device: torch.device, mask_sources: Sequence[str] | None = None) -> Video:
     """Read a whole clip for training. Raises UserError if a file is missing or damaged.
 
-    masks_found: for each object, whether its masks were found by a method; None if their origin is unknown.
+    mask_sources: for each object, where its masks come from; None if that is unknown.
     """
     mask_paths, count = clip.object_masks, len(clip)
     video = empty_video(clip.size, clip.folder.parent, clip.objects)
@@ -172,8 +176,8 @@ def load_video(clip: Clip, device: torch.device, masks_found: Sequence[bool] | N
     for paths, object_masks in zip(mask_paths, video.masks, strict=True):
         if not (object_masks > 127).any():
             warn(f"{paths[0].parent}: all masks are empty; everything will be background")
-    if masks_found is not None:
-        video.masks_found = torch.tensor(masks_found, dtype=torch.bool)
+    if mask_sources is not None:
+        video.mask_sources = tuple(mask_sources)
     return video.to(device)
 
 

@@ -176,7 +176,8 @@ class GridLearner:
             expected = part.interpolate(self.probability[index, batch.t][:, None])
             # Masks do not show what an object in front hides.
             weight = box_mask * part.interpolate(self.unhidden_probability(index, batch.t)) if index else box_mask
-            prior = (prior_loss(logit, expected) * weight).sum() / pixels
+            is_refined = ~self.model.is_kept[index, batch.t]  # Kept masks need no prior: opacity follows them anyway.
+            prior = (prior_loss(logit, expected) * weight * is_refined[:, None, None, None]).sum() / pixels
             priors.append(self.prior_weight(progress) * prior)
         terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors(priors)}
         return terms | self.photometric_terms(batch, stage, rendered)
@@ -265,7 +266,7 @@ class GridLearner:
             terms[f"flow_{layer.name}"] = config.optical_flow_coeff * means.mean()
         changes = []
         for layer in layers.foregrounds:
-            target_alpha = torch.sigmoid(batch.sample_field(f"alphas.{layer.index}", target, matches_px)[:, 0])
+            target_alpha = torch.sigmoid(batch.sample_logit(layer.index, target, matches_px))
             target_alpha = target_alpha * inside_boxes(self.model.boxes[layer.index, batch.t[target]], matches_px)
             changes.append((target_alpha - alpha[layer.index, source].flatten(1)).abs())
         means = loss_utils.masked_mean(add_tensors(changes).view(2, -1), valid.view(2, -1))
@@ -347,6 +348,7 @@ def remove_opacity_specks(model: GridModel, opacity: Tensor, probability: Tensor
     for index, (frames, likely_frames) in enumerate(zip(opacity.cpu().numpy(), likely, strict=True)):
         cleared = [remove_specks(*frame) for frame in zip(frames, likely_frames, strict=True)]
         is_speck = np.stack(cleared) != frames
+        is_speck[model.is_kept[index].cpu().numpy()] = False  # A kept mask holds no specks, whatever it looks like.
         values = model.last_alpha_grid(index).values
         values[:, 0] -= SPECK_LOGIT * torch.from_numpy(is_speck).to(values.device)
 

@@ -14,6 +14,10 @@ from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constan
 from implicit_neural_networks import Layers, Sample, atlas_to_uv
 from media import Pixels, to_8_bit
 
+LOGIT_STEP = 1 / 16  # Unit in which the logits of kept masks are stored as 8-bit integers.
+# Where a mask is kept, training changes its logit by at most LEARNED_FACTOR times its absolute value, which counts up
+# to LEARNED_LIMIT. So the sign never changes: a pixel that is more than half opaque in the mask stays so.
+LEARNED_FACTOR, LEARNED_LIMIT = 0.9, 1.5
 BOX_MARGIN = 0.15  # Share of an object's extent that its box has around it on each side, so that it can still grow.
 LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negative is that of the darkest shadow.
 
@@ -58,6 +62,10 @@ class GridModel(nn.Module):
 
     transforms: Tensor  # (L, T, 3, 3) closed-form start, from pixels to texels
     boxes: Tensor  # (F, T, 4) top, bottom, left, right of each object in pixels; bottom and right are exclusive
+    # (F, T, H, W) int8: logits of kept masks in units of LOGIT_STEP, 0 in frames whose mask is not kept;
+    # (F, 0, 0, 0) if no mask is kept
+    mask_logits: Tensor
+    is_kept: Tensor  # (F, T) bool: frames whose mask is kept
     atlas_centers: Tensor  # (L, 1, 2) centers of the layers in the shared atlas square
 
     def __init__(self, shape: Shape):
@@ -79,6 +87,8 @@ class GridModel(nn.Module):
         self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))
         whole_frame = torch.tensor([0, height, 0, width])
         self.register_buffer("boxes", whole_frame.repeat(objects, frames, 1))
+        self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
+        self.register_buffer("is_kept", torch.zeros(objects, frames, dtype=torch.bool))
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
         self.cpu_boxes: Tensor | None = None
@@ -96,6 +106,13 @@ class GridModel(nn.Module):
     def last_alpha_grid(self, index: int) -> Grid:
         """Return the last grid of an object's opacity, which is the finest one if levels go from coarse to fine."""
         return self.named_fields()[f"alphas.{index}"][-1]
+
+    def keep_masks(self, logits: Tensor, is_kept: Tensor) -> None:
+        """Keep masks in some frames: opacity then follows them, and training only softens their outline.
+
+        logits (F, T, H, W): int8, in units of LOGIT_STEP. is_kept (F, T): bool.
+        """
+        self.mask_logits, self.is_kept = logits, is_kept
 
     def texels_per_uv(self, layer: int) -> float:
         """Return the texels of a layer's full-sized atlas per unit of its uv."""
@@ -220,6 +237,10 @@ class GridModel(nn.Module):
             saved = state.get(f"atlases.{layer}")
             if saved is not None and saved.shape != parameter.shape:  # It was saved at a coarser stage of training.
                 model.atlases[layer] = nn.Parameter(torch.zeros_like(saved))
+        if "mask_logits" in state:
+            model.mask_logits = torch.zeros_like(state["mask_logits"])
+        else:  # It was saved before masks could be kept.
+            state |= {name: getattr(model, name) for name in ("mask_logits", "is_kept")}
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -239,6 +260,7 @@ class GridFrames:
         self.model, self.t_on_cpu = model, t
         self.t = t = to_device_async(t, model.transforms.device)
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
+        self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
         self.nodes: dict[str, list[Tensor]] = {}  # (K, C, ny, nx) of each grid of each field
         for name, grids in model.named_fields().items():
             self.nodes[name] = []
@@ -277,7 +299,29 @@ class GridFrames:
 
     def logit(self, index: int, lattice: Lattice) -> Tensor:
         """Return the logits of an object's opacity, (K, 1, h, w). They are only meaningful in the object's box."""
-        return self.evaluate_field(f"alphas.{index}", lattice)
+        learned = self.evaluate_field(f"alphas.{index}", lattice)
+        masks = self.kept_mask_logits(index)
+        if masks is None:
+            return learned
+        is_kept = self.model.is_kept[index, self.t][:, None, None, None]
+        return combine_logits(learned, lattice.interpolate(masks), is_kept)
+
+    def sample_logit(self, index: int, frames: Tensor, points_px: Tensor) -> Tensor:
+        """Return an object's logits at any points (M, 2, N) of M of the K frames, (M, N). frames (M,): 0 to K - 1."""
+        learned = self.sample_field(f"alphas.{index}", frames, points_px)[:, 0]
+        masks = self.kept_mask_logits(index)
+        if masks is None:
+            return learned
+        logits = sample_nodes(masks[frames], points_px, self.model.shape.size[1:])[:, 0]
+        return combine_logits(learned, logits, self.model.is_kept[index, self.t[frames]][:, None])
+
+    def kept_mask_logits(self, index: int) -> Tensor | None:
+        """Return the logits of an object's kept masks, (K, 1, H, W); None if the model keeps no masks."""
+        if self.model.mask_logits.numel() == 0:
+            return None
+        if index not in self.masks:
+            self.masks[index] = self.model.mask_logits[index, self.t][:, None] * LOGIT_STEP
+        return self.masks[index]
 
     def alpha(self, index: int, lattice: Lattice) -> Tensor:
         """Return the opacity of an object, (K, 1, h, w); it is zero outside its box."""
@@ -310,6 +354,15 @@ class GridFrames:
         # A batch of equal atlases, because grid_sample shares the images of a batch among the CPU's cores.
         atlas = self.model.atlases[layer].expand(len(texels), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)
+
+
+def combine_logits(learned: Tensor, mask: Tensor, is_kept: Tensor) -> Tensor:
+    """Return the logits of opacity from the learned ones and those of the masks.
+
+    Where a mask is kept, the result is the mask's logit, changed by less than its own size; elsewhere the learned one.
+    """
+    softened = mask + LEARNED_FACTOR * mask.abs().clamp(max=LEARNED_LIMIT) * torch.tanh(learned)
+    return torch.where(is_kept, softened, learned)
 
 
 def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:

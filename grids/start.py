@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
-from grids.model import BOX_MARGIN, GridModel, Shape, Spacing, start_jacobians
+from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, start_jacobians
 from grids.unwrap import average_atlas
 from implicit_neural_networks import visibility
 from masks.cues import shrink_video
-from masks.quality import frames_to_refine
+from masks.quality import decide_masks
 from masks.refinement import RefinedMasks, refine_masks
 from media import to_8_bit
 from media.clip import evenly_spaced_indices
@@ -29,6 +29,10 @@ COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than 
 CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
 LIKELY = 0.5  # Probability above which a pixel counts for the extent of an object's atlas.
+OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
+LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
+LARGEST_MASK_LOGIT = 7.0  # Largest logit of a kept mask.
+SOFT_RANGE = (16, 239)  # Values of a mask, 0 to 255, between which it is soft.
 POSSIBLE = 0.05  # Probability above which a pixel counts for an object's box.
 
 
@@ -49,17 +53,48 @@ def start_model(
     show_preview(build_model(cpu_video, transforms, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
     transforms = refine_long_range(cpu_video, transforms)
     clip, rgb = shrink_video(cpu_video), cpu_video.frames.numpy()
-    probabilities = []
-    objects = zip(masks, transforms[:-1], cpu_video.masks_found.tolist(), strict=True)
-    for number, (mask, motion, is_found) in enumerate(objects, 1):
-        is_rough = frames_to_refine(clip, rgb, mask, mask_quality, is_found)
-        exact = f"masks of {(~is_rough).sum()} of {len(is_rough)} frames are exact and kept"
-        print(f"object {number}: {'masks are rough and are refined' if is_rough.all() else exact} (mask_quality)")
-        if is_rough.any():
+    probabilities, kept = [], []
+    objects = zip(masks, transforms[:-1], cpu_video.mask_sources, strict=True)
+    for number, (mask, motion, source) in enumerate(objects, 1):
+        decision = decide_masks(cpu_video, mask, mask_quality, source)
+        print(f"object {number}: {decision.reason}")
+        if decision.is_refined.any():
             refined = upsample_probability(refine_masks(clip, mask, transforms[-1], motion), rgb)
-            mask = np.where(is_rough[:, None, None], refined, mask)
-        probabilities.append(mask)
-    return build_model(cpu_video, transforms, np.stack(probabilities), spacing, frames, stride)
+            probability = np.where(decision.is_refined[:, None, None], refined, mask)
+        else:
+            probability = mask
+        probabilities.append(probability)
+        kept.append(~decision.is_refined)
+    model, at_nodes = build_model(cpu_video, transforms, np.stack(probabilities), spacing, frames, stride)
+    keep_masks(model, masks, np.stack(kept))
+    return model, at_nodes
+
+
+def keep_masks(model: GridModel, masks: NDArray[np.uint8], is_kept: NDArray[np.bool_]) -> None:
+    """Make the opacity of a model follow masks (F, T, H, W) in the frames in which they are kept, (F, T)."""
+    if not is_kept.any():
+        return
+    logits = np.zeros(masks.shape, np.int8)
+    for index, t in np.argwhere(is_kept):
+        logits[index, t] = np.rint(mask_logits(masks[index, t]) / LOGIT_STEP)
+        model.last_alpha_grid(index).values.data[t] = 0
+    model.keep_masks(torch.from_numpy(logits), torch.from_numpy(is_kept))
+
+
+def mask_logits(mask: NDArray[np.uint8]) -> Floats:
+    """Return the logits (H, W) of the opacity that a mask (H, W) stands for, positive where it is above one half.
+
+    Their size grows with the distance to the outline, so that the outline alone is soft. Where the mask itself is soft,
+    they are those of its values.
+    """
+    inside = mask > 127
+    inner, outer = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (inside, ~inside))
+    distance = inner + outer  # One of them is 0 in every pixel.
+    size = np.minimum(OUTLINE_LOGIT + LOGIT_PER_PX * (distance - 1), LARGEST_MASK_LOGIT)
+    logits = np.where(inside, size, -size)
+    is_soft = (mask > SOFT_RANGE[0]) & (mask < SOFT_RANGE[1])
+    opacity = np.clip((mask + 0.5) / 256, 1e-3, 1 - 1e-3)
+    return np.where(is_soft, np.log(opacity / (1 - opacity)), logits)
 
 
 def build_model(

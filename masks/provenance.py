@@ -14,6 +14,10 @@ from media.clip import Clip
 from media.files import write_text
 from media.images import list_images
 
+# Where masks come from: a method of ours found them, and they are unchanged since; somebody brought them, or clicked on
+# the object; or nothing is known of them.
+SOURCES = ("found", "brought", "unknown")
+
 
 def mask_note_path(folder: Path) -> Path:
     """Return the path of the note on the masks in NAME_maskrcnn and in the folders of its single objects."""
@@ -47,9 +51,23 @@ def read_mask_request(folder: Path) -> dict[str, str] | None:
     return request if isinstance(request, dict) else None
 
 
-def masks_found_by_method(clip: Clip) -> list[bool]:
-    """Return for each object of a clip whether its masks were found by a method; False if nothing is recorded."""
-    return [are_found(clip.sibling_folder("_maskrcnn"), paths[0].parent) for paths in clip.object_masks]
+def read_mask_sources(clip: Clip) -> list[str]:
+    """Return for each object of a clip where its masks come from, one of SOURCES."""
+    folder = clip.sibling_folder("_maskrcnn")
+    return [mask_source(folder, paths[0].parent) for paths in clip.object_masks]
+
+
+def mask_source(folder: Path, masks: Path) -> str:
+    """Return where the masks in a folder come from, one of SOURCES.
+
+    folder: NAME_maskrcnn. masks: the same folder, or that of a single object. Masks that were brought stay so, whatever
+    somebody changes in them.
+    """
+    if are_found(folder, masks):
+        return "found"
+    request = read_mask_request(folder) or {}
+    is_brought = request.get("method") == "import" or "prompts" in request  # or somebody clicked on the object
+    return "brought" if is_brought else "unknown"
 
 
 def are_found(folder: Path, masks: Path) -> bool:

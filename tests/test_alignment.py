@@ -17,7 +17,15 @@ from config import Config
 from grids.model import Spacing
 from grids.start import start_model
 from masks.cues import Cue, SmallClip, background_differences, shrink_video
-from masks.quality import MIN_CONSISTENCY, are_exact, find_missed_frames, frames_to_refine, temporal_consistency
+from masks.quality import (
+    MAX_ROUGH_PROMINENCE,
+    MIN_ROUGH_JITTER,
+    are_rough,
+    decide_masks,
+    find_missed_frames,
+    outline_jitter,
+    outline_prominence,
+)
 from masks.refinement import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, refine_masks
 from media.clip import open_clip
 from scenes.catalogue import SCENES
@@ -264,45 +272,53 @@ def exact_clip(tmp_path_factory) -> tuple[Video, np.ndarray]:
 
 def test_exact_masks_are_distinguished_from_rough_ones(exact_clip):
     video, exact = exact_clip
-    clip, frames = shrink_video(video), video.frames.numpy()
-    assert are_exact(clip, frames, exact)
-    assert not are_exact(clip, frames, video.masks[0].numpy())
-    enlarged = np.stack([cv2.dilate(mask, np.ones((7, 7), np.uint8)) for mask in exact])
-    assert not are_exact(clip, frames, enlarged)
-    assert not are_exact(clip, frames, np.zeros_like(exact))
-    assert not are_exact(clip, frames, np.full_like(exact, 255))
+    assert not are_rough(video, exact)
+    assert are_rough(video, video.masks[0].numpy())
+    assert are_rough(video, np.zeros_like(exact))
 
 
-def test_masks_that_lack_a_part_in_some_frames_are_not_consistent(exact_clip):
+def test_masks_beside_the_edges_are_kept_if_they_are_steady(exact_clip):
+    video, exact = exact_clip
+    reduced = np.stack([cv2.erode(mask, np.ones((9, 9), np.uint8)) for mask in exact])
+    assert outline_prominence(video.frames[3].numpy(), reduced[3] > 127) < MAX_ROUGH_PROMINENCE
+    assert outline_jitter(video, reduced > 127, 3) < MIN_ROUGH_JITTER
+    assert not are_rough(video, reduced)
+
+
+def test_masks_that_lack_a_part_in_some_frames_jitter(exact_clip):
     video, exact = exact_clip
     jumping = exact.copy()
     for mask in jumping[::2]:
         rows = np.flatnonzero(mask.any(1))
         mask[: int(rows.mean())] = 0  # the upper half is missed
-    clip, frames = shrink_video(video), np.arange(len(exact))
-    assert temporal_consistency(clip, exact, frames) > MIN_CONSISTENCY + 0.05
-    assert temporal_consistency(clip, jumping, frames) < MIN_CONSISTENCY - 0.2
-    assert not are_exact(clip, video.frames.numpy(), jumping)
+    assert outline_jitter(video, jumping > 127, 2) > 2 * MIN_ROUGH_JITTER
 
 
-def test_without_any_valid_flow_masks_do_not_count_as_exact(exact_clip):
+def test_without_any_valid_flow_masks_are_kept(exact_clip):
+    video, _ = exact_clip
+    blind = replace(video, flow_valid=torch.zeros_like(video.flow_valid))
+    assert not are_rough(blind, video.masks[0].numpy())
+
+
+def test_masks_are_kept_or_refined_by_where_they_come_from_unless_the_config_says_otherwise(exact_clip):
     video, exact = exact_clip
-    clip = shrink_video(video)
-    clip.flow_valid[:] = 0
-    assert not are_exact(clip, video.frames.numpy(), exact)
+    rough = video.masks[0].numpy()
+    assert not decide_masks(video, rough, "auto", "brought").is_refined.any()
+    assert decide_masks(video, exact, "auto", "found").is_refined.all()
+    assert not decide_masks(video, rough, "exact", "found").is_refined.any()
+    assert decide_masks(video, exact, "rough", "brought").is_refined.all()
+    assert decide_masks(video, rough, "auto", "unknown").is_refined.all()
 
 
-def test_only_short_gaps_of_exact_masks_are_refined(exact_clip):
+def test_masks_of_unknown_origin_are_kept_but_for_short_gaps(exact_clip):
     video, exact = exact_clip
-    clip, frames = shrink_video(video), video.frames.numpy()
     masks = exact.copy()
     masks[4] = 0
     masks[7] = 0  # at the end of the clip the object may be gone, so this mask was not missed
-    assert np.flatnonzero(frames_to_refine(clip, frames, masks, "auto", False)).tolist() == [4]
-    assert frames_to_refine(clip, frames, masks, "auto", True).all()  # found by a method
-    assert not frames_to_refine(clip, frames, masks, "exact", True).any()
-    assert frames_to_refine(clip, frames, masks, "rough", False).all()
-    assert frames_to_refine(clip, frames, video.masks[0].numpy(), "auto", False).all()
+    decision = decide_masks(video, masks, "auto", "unknown")
+    assert np.flatnonzero(decision.is_refined).tolist() == [4]
+    assert 'set mask_quality to "rough"' in decision.reason
+    assert not decide_masks(video, masks, "auto", "brought").is_refined.any()  # black says that the object is hidden
 
 
 def test_empty_masks_count_as_missed_only_in_short_gaps():
@@ -321,7 +337,7 @@ def test_the_start_keeps_exact_masks_and_adds_the_missed_one(exact_clip, capsys)
     _, probability = start_model(
         video, Spacing.from_config(Config(data_folder="unused")), "auto", 4, lambda model: None
     )
-    assert "masks of 7 of 8 frames are exact and kept" in capsys.readouterr().out
+    assert "masks are kept, 1 missing ones are filled in" in capsys.readouterr().out
     start_masks = np.stack([cv2.resize(frame.numpy(), (256, 144)) > 0.5 for frame in probability[0]])
     assert agreement(np.delete(start_masks, 4, axis=0), np.delete(exact, 4, axis=0) > 127) > 0.97
     assert agreement(start_masks[4:5], exact[4:5] > 127) > 0.8
@@ -329,11 +345,11 @@ def test_the_start_keeps_exact_masks_and_adds_the_missed_one(exact_clip, capsys)
 
 def test_the_start_refines_masks_found_by_a_method_even_if_they_look_exact(exact_clip, capsys):
     video, exact = exact_clip
-    video = replace(video, masks=torch.from_numpy(exact)[None], masks_found=torch.tensor([True]))
+    video = replace(video, masks=torch.from_numpy(exact)[None], mask_sources=("found",))
     start_model(video, Spacing.from_config(Config(data_folder="unused")), "auto", 4, lambda model: None)
-    assert "masks are rough and are refined" in capsys.readouterr().out
+    assert "masks were found by a method and are refined" in capsys.readouterr().out
     start_model(video, Spacing.from_config(Config(data_folder="unused")), "exact", 4, lambda model: None)
-    assert "masks of 8 of 8 frames are exact and kept" in capsys.readouterr().out
+    assert "masks are kept, as mask_quality 'exact' says" in capsys.readouterr().out
 
 
 def test_an_informative_cue_has_a_larger_weight_than_noise():

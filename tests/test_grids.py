@@ -14,10 +14,12 @@ from config import load_config
 from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
 from grids.learner import GridLearner, remove_opacity_specks
 from grids.losses import Photometric, relative_jacobians
-from grids.model import GridFrames, GridModel, Shape, Spacing
+from grids.model import GridFrames, GridModel, Shape, Spacing, combine_logits
 from grids.optimizer import BETAS, EPS, RowSparseAdam
+from grids.start import LARGEST_MASK_LOGIT, OUTLINE_LOGIT, mask_logits
 from grids.unwrap import atlas_lattice, average_atlas, fill_unknown, invert_mapping
 from implicit_neural_networks import read_checkpoint
+from masks.provenance import write_mask_note
 from media import read_mask, write_png
 from rendering.frames import render_frames
 from rendering.trained_run import load_model, open_run
@@ -409,3 +411,43 @@ def test_spacings_come_from_the_config_and_are_stored_in_the_checkpoint(clip, tm
     assert [grid.values.shape for grid in trainer.model.alphas[0]] == [(4, 1, 17, 25)]
     loaded = load_model(trainer.checkpoint_path, grid_config(clip, tmp_path), torch.device("cpu"))
     assert loaded.shape.spacing == Spacing.from_config(trainer.config)
+
+
+def test_a_kept_mask_is_never_contradicted_whatever_is_learned():
+    mask = torch.linspace(-7, 7, 201)[:, None]
+    learned = torch.linspace(-50, 50, 101)[None]
+    combined = combine_logits(learned, mask, torch.tensor(True))
+    assert ((combined > 0) == (mask > 0)).all()
+    assert torch.equal(combine_logits(learned, mask, torch.tensor(False)).expand(201, -1), learned.expand(201, -1))
+
+
+def test_the_logits_of_a_mask_are_soft_at_its_outline_only_or_where_the_mask_is_soft():
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:15, 8:22] = 255
+    logits = mask_logits(mask)
+    assert ((logits > 0) == (mask > 127)).all()
+    assert logits[5, 15] == OUTLINE_LOGIT == -logits[4, 15]
+    assert logits[10, 15] == LARGEST_MASK_LOGIT == -logits[0, 0]
+    mask[5:15, 8:22] = 64
+    assert 1 / (1 + np.exp(-mask_logits(mask)[10, 15])) == pytest.approx(0.25, abs=0.01)
+
+
+def test_thin_parts_of_masks_that_were_brought_are_kept_through_training(clip_folder, tmp_path):
+    from media import read_mask, write_png
+    from preprocessing.mask_files import list_frames
+
+    folder, masks = clip_folder.with_name(f"{clip_folder.name}_maskrcnn"), {}
+    for path in list_frames(clip_folder):
+        mask = np.where(read_mask(folder / f"{path.stem}.png") > 127, 255, 0).astype(np.uint8)
+        mask[::7, 3:40] = 255  # lines of one pixel
+        masks[path.stem] = mask
+        write_png(folder / f"{path.stem}.png", mask)
+    write_mask_note(folder, {"method": "import"}, [], {})
+    trainer = start_run(grid_config(clip_folder, tmp_path, iters_num=40, evaluate_every=1000, sparsity_coeff=1e5))
+    trainer.train_without_evaluating()
+    trainer.save()
+    loaded = load_model(trainer.checkpoint_path, trainer.config, torch.device("cpu"))
+    for frame, path in zip(render_frames(loaded, trainer.clip, True), trainer.clip.frame_paths, strict=True):
+        assert ((frame.coverage > 0.5) == (masks[path.stem] > 127)).all()
+    resumed = resume_run(trainer.folder)
+    assert torch.equal(resumed.model.mask_logits, trainer.model.mask_logits)

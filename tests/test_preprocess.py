@@ -14,7 +14,7 @@ import preprocess_mask_rcnn
 import preprocess_optical_flow
 from alignment.dis_flow import DisFlow
 from command_line import UserError
-from masks.provenance import are_found
+from masks.provenance import are_found, mask_source
 from preprocessing import flow, flow_raft, mask_detection, masks, weights
 from preprocessing.mask_rcnn import class_names, to_detections
 from preprocessing.mask_tracking import Detection
@@ -364,7 +364,9 @@ def test_masks_made_elsewhere_do_not_count_as_found(frames, motion, tmp_path):
     own = folder.rename(tmp_path / "own")
     folder.with_name("cat_maskrcnn.json").unlink()
     preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "import", "--masks", str(own)])
-    assert not are_found(folder, folder)
+    assert mask_source(folder, folder) == "brought"
+    Image.new("L", (96, 64)).save(folder / "1.png")
+    assert mask_source(folder, folder) == "brought"  # it is still the user's work
 
 
 def test_a_file_in_the_place_of_the_note_on_masks_is_kept(frames, motion, capsys):

@@ -18,7 +18,7 @@ from command_line import UserError
 from command_line import run_script as run_main
 from config import config_text, load_config
 from evaluation.mask_metrics import iou
-from masks.provenance import masks_found_by_method
+from masks.provenance import read_mask_sources
 from media.clip import open_clip
 from preprocessing.estimate import Task, estimate_disk_bytes, estimate_seconds
 from preprocessing.extract import Span, extract_frames
@@ -69,9 +69,9 @@ def test_masks_that_were_found_are_known_as_such_until_somebody_changes_them(unw
     shutil.copytree(unwrapped[0] / "data", tmp_path / "data")
     frames = tmp_path / "data" / "a pan"
     clip = open_clip(frames, load_config(FAST_CONFIG))
-    assert masks_found_by_method(clip) == [True]
+    assert read_mask_sources(clip) == ["found"]
     media.write_png(frames.with_name("a pan_maskrcnn") / "00003.png", np.zeros(SIZE[::-1], np.uint8))
-    assert masks_found_by_method(clip) == [False]
+    assert read_mask_sources(clip) == ["unknown"]
 
 
 def test_the_object_is_found_without_weights_or_help(unwrapped):

@@ -16,7 +16,7 @@ from evaluation.plots import plot_training
 from evaluation.preview import write_preview
 from grids.learner import GridLearner
 from implicit_neural_networks import Model, read_checkpoint, write_checkpoint
-from masks.provenance import masks_found_by_method
+from masks.provenance import read_mask_sources
 from media import Pixels, to_8_bit
 from media.clip import open_clip
 from rendering.frames import render_frame
@@ -56,7 +56,7 @@ class Trainer:
         self.iteration = 0
         self.saved_iteration: int | None = None  # of the last checkpoint
         self.psnr: float | None = None  # dB, of the last evaluation
-        self.video = load_video(self.clip, self.device, masks_found_by_method(self.clip))
+        self.video = load_video(self.clip, self.device, read_mask_sources(self.clip))
         self.learner: Learner = LEARNERS[config.representation](config, self.video, self.rng)
         self.log = Log(folder / "log.jsonl")
 
