@@ -19,7 +19,7 @@ $(VENV)/installed: requirements.txt requirements-test.txt
 demo: $(VENV)/installed
 	@echo "--- 1 of 5: drawing the clip and the edits"
 	$(RUN) -m scenes demo --data_folder data --paint data/demo_paint
-	@echo "--- 2 of 5: masks and flow"
+	@echo "--- 2 of 5: masks (the drawn clip has rough ones already) and flow"
 	$(RUN) preprocess_mask_rcnn.py --vid-path data/demo
 	$(RUN) preprocess_optical_flow.py --vid-path data/demo --method dis
 	@echo "--- 3 of 5: training"
@@ -31,11 +31,11 @@ demo: $(VENV)/installed
 		--use_edit_frame --edit_frame_index=5 --edit_frame_path=data/demo_paint/frame_edit.png --edit_frame_foreground
 	$(RUN) only_edit.py $(ON_RUN) --output_folder=$(LATEST)stripes --edit_background_path=data/demo_paint/background_edit.png
 	@echo
-	@echo "Look at these, all in $(LATEST)"
+	@echo "Look at these, all in $(LATEST) (the README's RUN)"
 	@echo "  preview.png            the clip, its reconstruction, opacity and both atlases"
 	@echo "  evaluation/index.html  everything side by side, in a browser"
-	@echo "  star/edited.png        a star painted on frame 5 of the cat, carried through the clip"
-	@echo "  stripes/edited.png     stripes painted on the background atlas"
+	@echo "  star/edited_demo.mp4   a star painted on frame 5 of the cat follows it; edited.png beside it shows some frames"
+	@echo "  stripes/edited_demo.mp4  stripes painted on the background atlas"
 
 check: $(VENV)/installed
 	$(RUN) -m ruff format --check .

@@ -65,9 +65,8 @@ def mask_source(folder: Path, masks: Path) -> str:
     """
     if are_found(folder, masks):
         return "found"
-    request = read_mask_request(folder) or {}
-    is_brought = request.get("method") == "import" or "prompts" in request  # or somebody clicked on the object
-    return "brought" if is_brought else "unknown"
+    is_imported = (read_mask_request(folder) or {}).get("method") == "import"
+    return "brought" if is_imported or read_mask_note(folder).get("used") in ("import", "sam2") else "unknown"
 
 
 def are_found(folder: Path, masks: Path) -> bool:

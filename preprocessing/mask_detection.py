@@ -136,11 +136,6 @@ def choose_tracks(
     if request.prompts:
         (prompt,) = request.prompts  # `check_prompts` has refused more.
         ((x, y),), t = prompt.corners, prompt.t
-        if not (0 <= x < native_size[0] and 0 <= y < native_size[1] and 0 <= t <= len(motion.forward)):
-            raise UserError(
-                f"--point {x:g},{y:g},{t}: outside the clip of {len(motion.forward) + 1} frames of "
-                f"{native_size[0]} x {native_size[1]}; give a pixel and a frame of the clip"
-            )
         scale = fit_size(native_size, DETECTOR_LONG_EDGE_PX)[0] / native_size[0]
         return [find_track_at(tracks, x * scale, y * scale, t, detector.label_name)]
     if request.instance is not None and request.instance > len(tracks):

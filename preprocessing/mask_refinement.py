@@ -61,6 +61,6 @@ def refine_clip_masks(video: Path) -> Path:
         warn(f"the masks of single objects ({folder.name}_1, ...) are not changed; the grids refine them at the start")
     folder.rename(rough_folder)
     unfinished.rename(folder)
-    report_masks(frames, folder, {"refine": "True"}, found_folders=[])
+    report_masks(frames, folder, {"refine": "True"}, found_folders=[], method="refine")
     print(f"wrote {folder}; the masks as they were are in {rough_folder}")
     return folder

@@ -18,10 +18,13 @@ SHEET_COLUMNS = 3  # Number of frames in one row of the picture.
 OUTLINE_RGB = (255, 40, 160)  # Colour of the masks' outlines, 0 to 255.
 
 
-def report_masks(frames: list[Path], folder: Path, options: dict[str, str], found_folders: list[Path]) -> None:
+def report_masks(
+    frames: list[Path], folder: Path, options: dict[str, str], found_folders: list[Path], method: str
+) -> None:
     """Write a picture NAME_maskrcnn.png of some masks, and a note NAME_maskrcnn.json about all.
 
     options: how the masks were requested. found_folders: the folders in which every mask was found by a method.
+    method: the one that was used.
     If the clip has true masks (NAME_gt), the note also holds the IoU of each frame.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
@@ -30,12 +33,12 @@ def report_masks(frames: list[Path], folder: Path, options: dict[str, str], foun
     print(f"look at {sheet}: the outlines should follow the object")
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
     ious = measure_masks(frames, masks, truth) if truth.is_dir() else {}
-    quality: dict[str, Any] = {}
+    quality: dict[str, Any] = {"used": method}
     if ious:
         worst = min(ious, key=lambda name: ious[name])
         mean = sum(ious.values()) / len(ious)
         print(f"J against {truth}: mean {mean:.3f}, worst {ious[worst]:.3f} in {worst}; all: {mask_note_path(folder)}")
-        quality = {"mean_j": round(mean, 4), "j": ious}
+        quality |= {"mean_j": round(mean, 4), "j": ious}
     write_mask_note(folder, options, found_folders, quality)
 
 

@@ -27,20 +27,12 @@ INSIDE = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
 def segment_clicked_objects(
     frames: list[Path], missing: list[Path], request: MaskRequest, tracker: "Sam2Tracker"
 ) -> Iterator[Pixels]:
-    """Return the masks (H, W) uint8 of the missing frames, in order, of all objects of the request together.
+    """Yield the masks (H, W) uint8 of the missing frames, in order, of all objects of the request together.
 
-    The masks of each of several objects are also written into a folder of its own. Raises UserError if a prompt lies
-    outside the clip or on nothing.
+    The masks of each of several objects are also written into a folder of its own. Masks wait on disk until their
+    turn. Raises UserError if a prompt lies on nothing.
     """
     prompts = request.prompts_by_object()
-    check_prompts(frames, prompts)
-    return track_all(frames, missing, prompts, tracker)
-
-
-def track_all(
-    frames: list[Path], missing: list[Path], prompts: dict[int, list[Prompt]], tracker: "Sam2Tracker"
-) -> Iterator[Pixels]:
-    """Yield the masks of `segment_clicked_objects`; those of single frames wait on disk until their turn."""
     with tempfile.TemporaryDirectory(prefix=".sam2_", dir=frames[0].parent.parent) as kept:
         for number, object_prompts in prompts.items():
             folder = media.make_folder(Path(kept) / str(number))
@@ -55,21 +47,6 @@ def track_all(
         numbers = {path: t for t, path in enumerate(frames)}
         for path in missing:
             yield np.maximum.reduce([media.read_mask(source / f"{numbers[path]:06d}.png") for source in written])
-
-
-def check_prompts(frames: list[Path], prompts: dict[int, list[Prompt]]) -> None:
-    """Raise UserError for prompts outside the clip, boxes without area, and objects without a positive prompt."""
-    width, height = media.image_size(frames[0])
-    for number, object_prompts in prompts.items():
-        if not any(prompt.is_positive for prompt in object_prompts):
-            raise UserError(f"object {number} has no --point and no --box, only --negative; click on the object, too")
-        for prompt in object_prompts:
-            if not 0 <= prompt.t < len(frames):
-                raise UserError(f"{prompt}: the clip has the frames 0 to {len(frames) - 1}; give one of them")
-            if any(not (0 <= x < width and 0 <= y < height) for x, y in prompt.corners):
-                raise UserError(f"{prompt}: outside the frames of {width} x {height} pixels; give a pixel inside")
-            if prompt.is_box and not np.less(prompt.corners[0], prompt.corners[1]).all():
-                raise UserError(f"{prompt}: the box has no area; give its upper left and lower right corner")
 
 
 class Sam2Tracker:

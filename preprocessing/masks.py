@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 import media
 from command_line import UserError, resolve_folder_name, warn
 from masks.provenance import are_found, read_mask_request
@@ -23,6 +25,7 @@ from preprocessing.mask_files import (
 from preprocessing.mask_report import report_masks
 from preprocessing.mask_request import MaskRequest
 
+ROUGH_METHODS = ("maskrcnn", "detectron2", "motion")  # Training refines masks that these methods find.
 MAX_LISTED = 5  # Number of frames that a message lists at most.
 
 
@@ -34,6 +37,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     video = resolve_folder_name(video)
     frames = list_frames(video)
     folder = video.with_name(f"{video.name}_maskrcnn")
+    check_prompts(frames, request)
     missing = frames_without_mask(frames, folder)
     object_folders = list_object_folders(video, request.objects)
     has_object_masks = bool(object_folders) and not any(frames_without_mask(frames, path) for path in object_folders)
@@ -47,17 +51,20 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
             check_request(folder, request)
         print(f"all {len(frames)} masks exist already and are used as they are: {folder}")
         return folder
-    masks = merge_object_masks(missing, object_folders) if has_object_masks else find_masks(frames, missing, request)
+    method, masks = (
+        ("merge", merge_object_masks(missing, object_folders))
+        if has_object_masks
+        else find_masks(frames, missing, request)
+    )
     # If some masks are the user's own, the whole folder counts as the user's own, even with found masks beside them.
-    all_are_found = not has_object_masks and (missing == frames or are_found(folder, folder))
-    is_careful = request.method == "import" or bool(request.prompts)  # These masks are somebody's choice, and are kept.
-    found_folders = [folder, *object_folders] if all_are_found and not is_careful else []
+    all_are_found = method in ROUGH_METHODS and (missing == frames or are_found(folder, folder))
+    found_folders = [folder, *object_folders] if all_are_found else []
     media.make_folder(folder)
     print(f"{len(missing)} masks to find, writing to {folder}", flush=True)
     if empty := write_mask_files(missing, masks, folder):
         names = ", ".join(path.name for path in empty[:MAX_LISTED]) + (", ..." if len(empty) > MAX_LISTED else "")
         warn(f"no object found in {len(empty)} of {len(missing)} frames, masks are empty there: {names}")
-    report_masks(frames, folder, request.changed_options, found_folders)
+    report_masks(frames, folder, request.changed_options, found_folders, method)
     print(f"wrote {folder}")
     return folder
 
@@ -71,6 +78,8 @@ def check_request(folder: Path, request: MaskRequest) -> None:
         return
     noted = read_mask_request(folder)
     if noted is None:
+        if request.prompts:
+            raise UserError(f"{folder} holds masks already; move it away to find those of {request.prompts[0]}")
         if request.changed_options:
             warn(f"{folder} holds masks already; to find others, move it away")
         return
@@ -86,19 +95,19 @@ def describe_options(options: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items()) or "the defaults"
 
 
-def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -> Iterable[Pixels]:
-    """Return the masks (H, W) uint8 of the missing frames, in order, by the requested method.
+def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -> tuple[str, Iterable[Pixels]]:
+    """Return the method that is used, and the masks (H, W) uint8 of the missing frames, in order.
 
-    The method "auto" prints a line when it falls back to motion. Raise UserError if the method cannot be used.
+    The method "auto" prints a line when it falls back to another one. Raise UserError if the method cannot be used.
     """
     if request.method == "import":
         masks = import_object_masks(frames, request) if request.objects > 1 else import_masks(frames, request)
-        return (mask for path, mask in zip(frames, masks, strict=True) if path in set(missing))
+        return "import", (mask for path, mask in zip(frames, masks, strict=True) if path in set(missing))
     if request.method == "motion":
-        return find_moving_object(frames, missing)
+        return "motion", find_moving_object(frames, missing)
     if request.method == "sam2" or (request.method == "auto" and request.prompts):
         try:
-            return segment_clicks(frames, missing, request)
+            return "sam2", segment_clicks(frames, missing, request)
         except NoWeights as error:
             if request.method == "sam2":
                 raise
@@ -110,17 +119,35 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
 
         check_class_name(request.class_name)
     try:
-        return track_objects(frames, missing, make_detector(request), request)
+        method = "maskrcnn" if request.method == "auto" else request.method
+        return method, track_objects(frames, missing, make_detector(request), request)
     except (NoWeights, NothingFound) as error:
         if request.objects > 1:
             raise UserError(
                 f"{error}; --method motion, which needs no weights, can't tell {request.objects} objects apart: give "
                 "label pictures as --masks"
             ) from None
-        if request.method != "auto" or request.weights is not None:
+        if request.method != "auto" or request.weights is not None or request.prompts:
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
-        return find_moving_object(frames, missing)
+        return "motion", find_moving_object(frames, missing)
+
+
+def check_prompts(frames: list[Path], request: MaskRequest) -> None:
+    """Raise UserError for prompts outside the clip, boxes without area, and objects without a positive prompt."""
+    if not request.prompts:
+        return
+    width, height = media.image_size(frames[0])
+    for number, object_prompts in request.prompts_by_object().items():
+        if not any(prompt.is_positive for prompt in object_prompts):
+            raise UserError(f"object {number} has no --point and no --box, only --negative; click on the object, too")
+        for prompt in object_prompts:
+            if not 0 <= prompt.t < len(frames):
+                raise UserError(f"{prompt}: the clip has the frames 0 to {len(frames) - 1}; give one of them")
+            if any(not (0 <= x < width and 0 <= y < height) for x, y in prompt.corners):
+                raise UserError(f"{prompt}: outside the frames of {width} x {height} pixels; give a pixel inside")
+            if prompt.is_box and not np.less(prompt.corners[0], prompt.corners[1]).all():
+                raise UserError(f"{prompt}: the box has no area; give its upper left and lower right corner")
 
 
 def check_detector_prompts(request: MaskRequest) -> None:

@@ -247,3 +247,28 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path, tiny_weights):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="holds no weights of SAM 2"):
         mask_sam2.Sam2Tracker(tmp_path, torch.device("cpu"))
+
+
+def test_a_click_is_never_ignored(frames, monkeypatch, capsys):
+    def refuse(*_):
+        raise NoWeights("no weights at hand")
+
+    monkeypatch.setattr(mask_sam2, "Sam2Tracker", refuse)
+    monkeypatch.setattr("preprocessing.masks.make_detector", refuse)
+    with pytest.raises(NoWeights):  # motion would find another object
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--point", "20,16,2"])
+    folder = media.make_folder(frames.with_name("demo_maskrcnn"))
+    for path in list_frames(frames):
+        media.write_png(folder / f"{path.stem}.png", np.zeros((32, 48), np.uint8))
+    with pytest.raises(UserError, match="holds masks already; move it away to find those of --point 20,16,2"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames), "--point", "20,16,2"])
+    assert mask_source(folder, folder) == "unknown"
+
+
+def test_masks_that_a_detector_found_at_a_click_are_still_a_detectors(frames, monkeypatch):
+    monkeypatch.setattr("preprocessing.masks.make_detector", lambda request: None)
+    mask = np.full((32, 48), 255, np.uint8)
+    monkeypatch.setattr("preprocessing.masks.track_objects", lambda paths, missing, *_: iter([mask] * len(missing)))
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "maskrcnn", "--point", "20,16,2"])
+    folder = frames.with_name("demo_maskrcnn")
+    assert mask_source(folder, folder) == "found"
