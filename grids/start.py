@@ -89,7 +89,8 @@ def mask_logits(mask: NDArray[np.uint8]) -> Floats:
     """
     inside = mask > 127
     inner, outer = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (inside, ~inside))
-    distance = inner + outer  # One of them is 0 in every pixel.
+    # One of them is 0 in every pixel. Where a mask has no outline at all, the distance to it is limited by the frame.
+    distance = np.minimum(inner + outer, sum(mask.shape))
     size = np.minimum(OUTLINE_LOGIT + LOGIT_PER_PX * (distance - 1), LARGEST_MASK_LOGIT)
     logits = np.where(inside, size, -size)
     is_soft = (mask > SOFT_RANGE[0]) & (mask < SOFT_RANGE[1])
