@@ -319,7 +319,7 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
     np.testing.assert_array_equal(read_mask_of_frame_1(frames, "_2"), right)
     for path in frames.with_name("cat_maskrcnn").iterdir():
         path.unlink()
-    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--point", "70,30,1"])
+    preprocess_mask_rcnn.main(["--vid-path", str(frames), "--method", "maskrcnn", "--point", "70,30,1"])
     np.testing.assert_array_equal(read_mask_of_frame_1(frames, ""), right)
     own = np.zeros((64, 96), np.uint8)
     Image.fromarray(own).save(frames.with_name("cat_maskrcnn_2") / "1.png")
