@@ -14,7 +14,7 @@ from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, start
 from grids.unwrap import average_atlas
 from implicit_neural_networks import visibility
 from masks.cues import shrink_video
-from masks.quality import decide_masks
+from masks.quality import decide_masks, signed_distance
 from masks.refinement import RefinedMasks, refine_masks
 from media import to_8_bit
 from media.clip import evenly_spaced_indices
@@ -88,9 +88,8 @@ def mask_logits(mask: NDArray[np.uint8]) -> Floats:
     they are those of its values.
     """
     inside = mask > 127
-    inner, outer = (cv2.distanceTransform(part.astype(np.uint8), cv2.DIST_L2, 5) for part in (inside, ~inside))
-    # One of them is 0 in every pixel. Where a mask has no outline at all, the distance to it is limited by the frame.
-    distance = np.minimum(inner + outer, sum(mask.shape))
+    # Where a mask has no outline at all, the distance to it is limited by the frame.
+    distance = np.minimum(np.abs(signed_distance(inside)) + 0.5, sum(mask.shape))
     size = np.minimum(OUTLINE_LOGIT + LOGIT_PER_PX * (distance - 1), LARGEST_MASK_LOGIT)
     logits = np.where(inside, size, -size)
     is_soft = (mask > SOFT_RANGE[0]) & (mask < SOFT_RANGE[1])
