@@ -16,7 +16,7 @@ Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
 MIN_SIDE_PX = 8  # Shortest side at which cues are computed, pixels.
-LONG_EDGE_PX = 192  # Pixels of the long edge at which cues are computed: enough to decide, and fast.
+LONG_EDGE_PX = 288  # Pixels of the long edge at which cues are computed: enough to decide, and fast.
 DIFFERENCE_BINS = 10  # Number of bin edges of each quantity of the difference cue; one more bin is for unknown values.
 # Blur of the difference cue's histogram, in bins: difference from the background's motion, from the object's motion
 # (which is less exact), and from the background's colour, measured in two ways.

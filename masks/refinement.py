@@ -1,10 +1,12 @@
 """Refine rough masks with everything else that is known of a pixel.
 
-A detector's masks miss parts of the object and whole frames, but most of their pixels are right. So they serve as
-labels from which the cues of a clip are learned: the pixel's motion compared with the background's and the object's,
-its difference from the background's mean colour, and its colour. The score of the cues is smoothed along the flow and
-fitted to the edges of the image (guided filter, He et al. 2010). This gives better labels, from which the cues are
-learned again."""
+A detector's masks miss parts of the object and whole frames, but most of their pixels are right, and their mistakes
+change from frame to frame. So the masks of many frames, propagated along the flow, vote for each pixel. The cues of the
+clip are learned from the pixels on which the masks agree: the pixel's motion compared with the background's and the
+object's, its difference from the background's mean colour, and its colour. Vote and cues are added as log-odds, as in
+a naive Bayes classifier. So weak cues never overrule masks that agree: a shadow or a reflection moves with the object,
+but no mask shows it. The score is smoothed along the flow and fitted to the edges of the image (guided filter, He et
+al. 2010)."""
 
 from dataclasses import dataclass
 
@@ -16,28 +18,30 @@ from masks.cues import Cue, Flags, Floats, SmallClip, color_cue, difference_cue,
 from masks.overlap import iou
 from media.flows import BACKWARD, FORWARD, STEPS
 
-# "Object sizes" below are multiples of the square root of the object's usual area.
-ROUNDS = 3  # Number of times that the cues are learned.
+ROUNDS = 2  # Number of times that the cues are learned.
 MIN_BIN_FREQUENCY = 1e-6  # Share of the pixels that is added to each bin of a histogram, so that none is empty.
 MAX_LOG_LIKELIHOOD = 5.0  # Largest log-likelihood ratio of one cue, natural logarithm.
-MAX_CUE_SCORE = 6.0  # Largest score of all cues together.
-CUE_WEIGHT = 1.5  # Weight of the cues against the distance to the mask.
-NEAR_DISTANCE = 1.0  # Distance to the mask, in object sizes, up to which the penalty grows fast.
-NEAR_PENALTY, FAR_PENALTY = 2.0, 0.3  # Growth of the penalty per NEAR_DISTANCE, up to NEAR_DISTANCE and beyond it.
-# Distance to the labels' outline, in object sizes, below which pixels are not used to learn the cues, because the
-# outline is uncertain: in the first round, and later.
-OUTLINE_MARGINS = (0.08, 0.03)
-# Distance to the mask, in object sizes and at least in pixels, up to which pixels are used to learn the cues. Pixels
-# farther away would outnumber those of a shadow; the penalty for the distance excludes them.
+# Sum of the cues' log-likelihood ratios, up to its sign, that counts as nothing, because cues of an outline, a shadow
+# or a reflection mix the object's and the background's; weight of what exceeds it.
+WEAK_LOG_LIKELIHOOD, CUE_WEIGHT = 2.0, 2.0
+# Limits of the score of the cues. Detectors often miss a part of the object in all frames, so clear cues may add one.
+# They rarely show a part that is not there, so cues alone may not remove what all masks show.
+MIN_CUE_SCORE, MAX_CUE_SCORE = -2.5, 6.0
+PRIOR_VOTES = 0.5  # Number of masks that are added to each vote, half for and half against (Laplace smoothing).
+AGREED = 0.15  # The masks agree on a pixel if its vote is below this value or above 1 minus this value.
+# If the cues contradict the vote of a pixel by this sum of log-likelihood ratios, the cues are not learned from it in
+# the next round: all masks may miss the same part of the object.
+CONTRADICTED = 2.5
+# Distance to the rough mask, in object sizes and at least in pixels, up to which pixels are used to learn the cues.
+# Pixels farther away would outnumber those of a shadow. An object size is the square root of the object's usual area.
 TRAINING_DISTANCE, MIN_TRAINING_DISTANCE_PX = 0.6, 8.0
 SMOOTHING_STEPS = 3  # Number of times that scores are averaged along the flow.
 MISSED_SIZE = 0.3  # Smallest object of a frame, in object sizes; with a smaller one its mask counts as missed.
 PROPAGATION_DECAY = 0.9  # Factor per frame of the weight of a mask that is propagated along the flow.
-MAX_TRAINING_PIXELS = 200_000  # Most pixels from which the weights of the cues are learned.
 MIN_AGREEMENT = 0.4  # IoU with the rough masks below which the refinement has failed and its result is not used.
 SPECK_AREA = 0.03  # Share of the largest part's area below which another part is a speck.
 SPECK_PROBABILITY = 0.2  # Probability above which pixels belong to a part.
-GUIDE_RADIUS_PX = 4  # Pixels: radius of the windows of the guided filter.
+GUIDE_RADIUS_PX = 3  # Pixels: radius of the windows of the guided filter.
 GUIDE_EPS = 1e-3  # Regularisation of the guided filter, as a variance of colours in [0, 1].
 
 
@@ -59,45 +63,16 @@ def log_likelihood_ratio(cue: Cue, inside: Flags, is_training_pixel: Flags) -> F
     return ratio.astype(np.float32)[cue.bin_indices]
 
 
-def logistic_weights(cues: Floats, labels: Flags, steps: int = 12) -> Floats:
-    """Fit a logistic regression of labels (N,) on cues (N, C) by Newton steps.
-
-    Returns the weights (C + 1,) of the cues and of a constant. Both classes have the same total weight in the fit.
-    """
-    inputs = np.concatenate((cues, np.ones_like(cues[:, :1])), axis=1).astype(np.float64)
-    positive_share = labels.mean().clip(1e-6, 1 - 1e-6)
-    balance = np.where(labels, 0.5 / positive_share, 0.5 / (1 - positive_share))
-    weights = np.zeros(inputs.shape[1])
-    for _ in range(steps):
-        prediction = sigmoid(inputs @ weights)
-        gradient = inputs.T @ (balance * (prediction - labels))
-        hessian = (inputs * (balance * prediction * (1 - prediction))[:, None]).T @ inputs
-        weights -= np.linalg.solve(hessian + 1e-3 * len(inputs) * np.eye(len(weights)), gradient)
-    return weights.astype(np.float32)
-
-
 def sigmoid(values: NDArray) -> NDArray:
     """Return the logistic function of values; arguments beyond +-30 are limited to it."""
     return 1 / (1 + np.exp(-np.clip(values, -30, 30)))
 
 
-def outline_distance(inside: Flags) -> Floats:
-    """Return the distance (T, h, w) in pixels to the outline of masks (T, h, w), positive outside and negative inside.
-
-    In frames without an object it is height plus width everywhere.
-    """
-    distance = np.full(inside.shape, float(sum(inside.shape[1:])), np.float32)
-    for t in np.flatnonzero(inside.any((1, 2))):
-        distance_outside = cv2.distanceTransform((~inside[t]).astype(np.uint8), cv2.DIST_L2, 3)
-        distance[t] = distance_outside - cv2.distanceTransform(inside[t].astype(np.uint8), cv2.DIST_L2, 3)
-    return distance
-
-
-def propagate_masks(clip: SmallClip, masks: Floats, is_known: Flags) -> Floats:
-    """Average masks (T, h, w) over time, propagated along the flow in both directions.
+def vote_along_flow(clip: SmallClip, masks: Floats, is_known: Flags) -> Floats:
+    """Return for each pixel (T, h, w) the mean of the masks (T, h, w) of all frames, propagated along valid flow.
 
     The weight of a mask decreases with its distance in time. is_known: (T,), False for frames whose mask was missed;
-    these have weight 0.
+    these have weight 0. The fewer masks reach a pixel, the nearer is its mean to one half.
     """
     frames = len(masks)
     total, total_weight = masks * is_known[:, None, None], np.ones_like(masks) * is_known[:, None, None]
@@ -107,10 +82,11 @@ def propagate_masks(clip: SmallClip, masks: Floats, is_known: Flags) -> Floats:
             neighbour = t + STEPS[direction]
             sums[0] += masks[neighbour] * is_known[neighbour]
             sums[1] += is_known[neighbour]
-            sums = np.stack([PROPAGATION_DECAY * clip.warp_from_neighbour(image, direction, t) for image in sums])
+            weight = PROPAGATION_DECAY * clip.flow_valid[direction, t]
+            sums = weight * np.stack([clip.warp_from_neighbour(image, direction, t) for image in sums])
             total[t] += sums[0]
             total_weight[t] += sums[1]
-    return total / np.maximum(total_weight, 1e-3)
+    return (total + PRIOR_VOTES / 2) / (total_weight + PRIOR_VOTES)
 
 
 def smooth_along_flow(clip: SmallClip, values: Floats) -> Floats:
@@ -159,11 +135,6 @@ class GuidedFilter:
         slope = np.einsum("yxij,yxj->yxi", self.inverse, covariance)
         return self.box_blur(slope), self.box_blur(mean - (slope * self.mean).sum(-1))
 
-    def __call__(self, image: Floats) -> Floats:
-        """Return the filtered image (h, w), limited to [0, 1]."""
-        slope, offset = self.coefficients(image)
-        return ((slope * self.guide).sum(-1) + offset).clip(0, 1)
-
 
 @dataclass
 class RefinedMasks:
@@ -182,7 +153,7 @@ class RefinedMasks:
 def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, foreground: Floats) -> RefinedMasks:
     """Refine the rough masks (T, H, W) of an object.
 
-    If the result agrees too little with the rough masks, that of the round before is returned.
+    If the result agrees too little with the rough masks, these are returned.
 
     clip: the reduced video. background, foreground: transforms (T, 3, 3) of the background and of the object, for
     pixels of the working size, as the masks.
@@ -190,52 +161,50 @@ def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, 
     size = clip.rgb.shape[2:0:-1]
     rough = np.stack([shrink(mask, size) for mask in masks]).astype(np.float32) / 255
     filters = [GuidedFilter(frame) for frame in clip.rgb]
-    if not (rough > 0.5).any():
+    inside = rough > 0.5
+    if not inside.any():
         return RefinedMasks(rough, filters)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd_kernel_size(0.2 * object_size(rough > 0.5)),) * 2)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd_kernel_size(0.2 * object_size(inside)),) * 2)
     is_background = np.stack([cv2.dilate(mask, kernel) for mask in rough]) < 0.3
     motions = clip.reduce_transforms(background), clip.reduce_transforms(foreground)
     cues = [difference_cue(clip, *motions, is_background), color_cue(clip)]
-    probability: Floats = rough
-    for index in range(ROUNDS):
-        refined = refine_once(clip, cues, probability, rough > 0.5, filters, OUTLINE_MARGINS[min(index, 1)])
-        if agreement(refined > 0.5, rough > 0.5) < MIN_AGREEMENT:
-            break
-        probability = refined
-    return RefinedMasks(probability, filters)
+    is_known = np.sqrt(inside.sum((1, 2))) > MISSED_SIZE * object_size(inside)
+    vote = vote_along_flow(clip, rough, is_known)
+    evidence = weigh_cues(cues, vote, pixels_near_masks(inside) & is_known[:, None, None])
+    score = smooth_along_flow(clip, cue_score(evidence) + np.log(vote / (1 - vote)))
+    probability = np.stack([remove_specks(frame, keep) for frame, keep in zip(sigmoid(score), inside, strict=True)])
+    failed = agreement(probability > 0.5, inside) < MIN_AGREEMENT
+    return RefinedMasks(rough if failed else probability, filters)
 
 
-def refine_once(
-    clip: SmallClip,
-    cues: list[Cue],
-    probability: Floats,
-    rough: Flags,
-    filters: list[GuidedFilter],
-    outline_margin: float,
-) -> Floats:
-    """Learn the cues from labels and return the probability (T, h, w) that follows from them.
-
-    probability: (T, h, w), the labels, inside above 0.5. rough: the rough masks (T, h, w); parts that touch them are
-    not removed as specks. filters: one per frame. outline_margin: distance to the labels' outline, in object sizes,
-    below which pixels are not used for learning.
-    """
-    inside = probability > 0.5
-    size = object_size(inside)
-    is_known = np.sqrt(inside.sum((1, 2))) > MISSED_SIZE * size
-    distance = outline_distance(inside)
-    largest_distance = max(TRAINING_DISTANCE * size, MIN_TRAINING_DISTANCE_PX)
-    is_training_pixel = (
-        is_known[:, None, None] & (np.abs(distance) > outline_margin * size) & (distance < largest_distance)
+def pixels_near_masks(inside: Flags) -> Flags:
+    """Return which pixels (T, h, w) are inside the masks or so near that the cues are learned from them."""
+    largest_distance = max(TRAINING_DISTANCE * object_size(inside), MIN_TRAINING_DISTANCE_PX)
+    return np.stack([cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3) for mask in inside]) < (
+        largest_distance
     )
-    ratios = np.stack([log_likelihood_ratio(cue, inside, is_training_pixel) for cue in cues], axis=-1)
-    chosen = np.random.default_rng(0).permutation(np.flatnonzero(is_training_pixel))[:MAX_TRAINING_PIXELS]
-    weights = logistic_weights(ratios.reshape(-1, len(cues))[chosen], inside.ravel()[chosen])
-    cue_score = (ratios @ weights[:-1] + weights[-1]) * CUE_WEIGHT
-    mask_distance = outline_distance(propagate_masks(clip, probability, is_known) > 0.5) / (NEAR_DISTANCE * size)
-    penalty = NEAR_PENALTY * mask_distance.clip(-1, 1) + FAR_PENALTY * (mask_distance - 1).clip(0, 6)
-    score = smooth_along_flow(clip, cue_score.clip(-MAX_CUE_SCORE, MAX_CUE_SCORE) - penalty)
-    filtered = (apply(frame) for apply, frame in zip(filters, sigmoid(score), strict=True))
-    return np.stack([remove_specks(frame, keep) for frame, keep in zip(filtered, rough, strict=True)])
+
+
+def weigh_cues(cues: list[Cue], vote: Floats, is_near: Flags) -> Floats:
+    """Learn the cues from pixels on which the masks agree, and return what they say of each pixel (T, h, w).
+
+    It is the sum of the cues' log-likelihood ratios. vote (T, h, w): mean of the masks along the flow, 0 to 1. is_near:
+    pixels (T, h, w) from which the cues may be learned.
+    """
+    inside = vote > 0.5
+    is_training_pixel = is_near & ((vote < AGREED) | (vote > 1 - AGREED))
+    evidence: Floats = np.zeros(vote.shape, np.float32)
+    for _ in range(ROUNDS):
+        is_contradicted = ~inside & (evidence > CONTRADICTED)
+        chosen = is_training_pixel & ~is_contradicted
+        evidence = np.sum([log_likelihood_ratio(cue, inside, chosen) for cue in cues], axis=0)
+    return evidence
+
+
+def cue_score(evidence: Floats) -> Floats:
+    """Return the score of the cues' summed log-likelihood ratios; weak evidence counts as none."""
+    strong = np.sign(evidence) * np.maximum(np.abs(evidence) - WEAK_LOG_LIKELIHOOD, 0)
+    return (CUE_WEIGHT * strong).clip(MIN_CUE_SCORE, MAX_CUE_SCORE)
 
 
 def remove_specks(probability: Floats, keep: Flags) -> Floats:

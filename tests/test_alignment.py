@@ -26,7 +26,17 @@ from masks.quality import (
     outline_jitter,
     outline_prominence,
 )
-from masks.refinement import GuidedFilter, agreement, log_likelihood_ratio, logistic_weights, refine_masks
+from masks.refinement import (
+    MAX_LOG_LIKELIHOOD,
+    PRIOR_VOTES,
+    GuidedFilter,
+    RefinedMasks,
+    agreement,
+    cue_score,
+    log_likelihood_ratio,
+    refine_masks,
+    weigh_cues,
+)
 from media.clip import open_clip
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
@@ -352,12 +362,26 @@ def test_the_start_refines_masks_found_by_a_method_even_if_they_look_exact(exact
     assert "masks are kept, as mask_quality 'exact' says" in capsys.readouterr().out
 
 
-def test_an_informative_cue_has_a_larger_weight_than_noise():
-    rng = np.random.default_rng(0)
-    labels = rng.random(4000) < 0.2
-    cues = np.stack((np.where(labels, 2.0, -2.0) + rng.normal(size=4000), rng.normal(size=4000)), axis=1)
-    weights = logistic_weights(cues.astype(np.float32), labels)
-    assert weights[0] > 10 * abs(weights[1])
+def test_weak_cues_do_not_move_a_pixel_against_masks_that_agree():
+    assert cue_score(np.array([-1.9, 0.0, 1.9])).tolist() == [0, 0, 0]
+    assert cue_score(np.array([5.0]))[0] > 5
+
+
+def test_cues_alone_do_not_remove_what_all_masks_show():
+    vote = (20 + PRIOR_VOTES / 2) / (20 + PRIOR_VOTES)
+    assert cue_score(np.array([-20.0]))[0] + np.log(vote / (1 - vote)) > 0
+
+
+def test_cues_are_not_learned_from_a_part_that_all_masks_miss():
+    bin_indices = np.full((1, 20, 100), 1, np.int32)  # the background
+    bin_indices[0, :, 20:80] = 2  # the object
+    vote = np.zeros((1, 20, 100), np.float32)
+    vote[0, :, 20:76] = 1  # All masks miss the last columns of the object.
+    everywhere = np.ones(vote.shape, bool)
+    cues = [Cue(bin_indices, (4,), (0.0,))] * 2
+    once = sum(log_likelihood_ratio(cue, vote > 0.5, everywhere) for cue in cues)
+    assert once[0, 0, 78] < 5
+    assert weigh_cues(cues, vote, everywhere)[0, 0, 78] == pytest.approx(2 * MAX_LOG_LIKELIHOOD)
 
 
 def test_the_likelihood_ratio_is_high_for_bins_inside_low_for_bins_outside_and_0_for_unknown_bins():
@@ -372,7 +396,7 @@ def test_the_guided_filter_moves_a_blurred_edge_to_the_edge_of_the_guide():
     guide = np.zeros((32, 32, 3), np.uint8)
     guide[:, 16:] = 200
     blurred = np.clip((np.arange(32, dtype=np.float32) - 12) / 8, 0, 1)[None].repeat(32, 0)
-    filtered = GuidedFilter(guide)(blurred)[16]
+    filtered = RefinedMasks(blurred[None], [GuidedFilter(guide)]).upsample(guide, 0)[16]
     assert filtered[14] < 0.3 and filtered[18] > 0.7
     assert abs(filtered[16] - filtered[15]) > 2 * abs(blurred[16, 16] - blurred[16, 15])
 
