@@ -123,6 +123,9 @@ class Config:
         "what the layers cannot.",
         1.0,
     )
+    strokes_folder: str = setting(
+        "Folder with strokes that say what is the object on some frames (train.py --strokes); empty: none.", ""
+    )
     mask_quality: str = setting(
         'Grids: "rough" masks are refined by motion and colour before training, "exact" ones are kept (an all-black '
         'one says that the object is hidden in that frame). "auto" refines masks that a method of ours found, as '

@@ -18,8 +18,12 @@ KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
 def main(arguments: list[str] | None = None) -> None:
     """Write image sequences, or the track of one point, into a folder."""
     options = make_layer_parser().parse_args(arguments)
-    if options.track is not None and (options.atlas or options.kinds != list(KINDS)):
-        raise UserError("--track writes the track of a point and no layers; leave --atlas and --kinds out")
+    if options.track is not None and (options.atlas or options.remove_shadow or options.kinds != list(KINDS)):
+        raise UserError(
+            "--track writes the track of a point and no layers; leave --atlas, --kinds and --remove_shadow out"
+        )
+    if options.remove_shadow and "background" not in options.kinds:
+        raise UserError("--remove_shadow changes the clean plates; add background to --kinds, or leave it out")
 
     from export.st_maps import check_st_maps
     from media import fresh_folder, write_text
@@ -52,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
         atlas_folder = folder / "atlas"
         if options.kinds != ["alpha"]:
             atlas = export_atlases(run, fresh_folder(atlas_folder), None, 0, 8)
-    export_layers(run, atlas_folder, atlas, folder, options.kinds)
+    export_layers(run, atlas_folder, atlas, folder, options.kinds, options.remove_shadow)
     if (folder / "layers.png").is_file():  # ST maps alone have no preview
         print(f"open {folder / 'layers.png'}")
     print(f"wrote {folder}")
@@ -67,6 +71,11 @@ def make_layer_parser() -> argparse.ArgumentParser:
     )
     add_trained_run_flags(parser)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to write (default: all)")
+    parser.add_argument(
+        "--remove_shadow",
+        action="store_true",
+        help="background: also take out shadows that move with the objects; they are told by their colour",
+    )
     parser.add_argument("--atlas", type=Path, help="folder that export_atlas.py wrote (default: export one, too)")
     parser.add_argument(
         "--track",

@@ -19,11 +19,12 @@ def main(arguments: list[str] | None = None) -> None:
     from training.runs import resume_run, start_run
 
     if options.resume:
-        trainer = resume_run(options.resume, options.time_budget, options.device)
+        trainer = resume_run(options.resume, options.time_budget, options.device, options.strokes)
     else:
         changes = dict(map(parse_setting, options.set))
         changes |= {"time_budget_s": options.time_budget} if options.time_budget else {}
         changes |= {"light": False} if options.no_light else {}
+        changes |= {"strokes_folder": str(options.strokes)} if options.strokes else {}
         trainer = start_run(load_config(options.config, changes), options.device)
     trainer.run()
     print(f"finished; open {trainer.folder / 'preview.png'} and {trainer.evaluation_folder / 'index.html'}")
@@ -52,6 +53,13 @@ def make_training_parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--no_light", "--no_residual", action="store_true", help="representation grid: do not learn a factor of light"
+    )
+    flags.add_argument(
+        "--strokes",
+        type=Path,
+        metavar="FOLDER",
+        help="PNGs named like their frames: red says object 1, black background, transparent nothing; with --resume "
+        "they correct a finished run in --time_budget more seconds (20)",
     )
     add_device_flag(flags)
     return flags

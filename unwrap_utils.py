@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,8 @@ class Video:
     flow_unit_px: Tensor  # (2, T) float32
     flow_valid: Tensor  # (2, T, H, W) bool; False where a frame has no neighbour
     mask_sources: tuple[str, ...]  # for each object, where its masks come from; see `masks.provenance.SOURCES`
+    # Labels (H, W) of the frames on which somebody painted strokes; see `masks.strokes.read_strokes`
+    strokes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -1,6 +1,7 @@
 """Layers as image sequences: foreground, mattes, clean plates, and the mappings as ST maps."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,10 @@ from tqdm import tqdm
 import media
 from editing.atlas_file import AtlasFile, LayerImage
 from editing.layer_edit import LayerEdit
+from export.atlas import in_halo
+from export.shadows import Flags, find_shadow
 from export.st_maps import write_st_map
+from grids.matting import continue_colors
 from media import Pixels, to_8_bit
 from media.contact_sheet import contact_sheet
 from rendering.atlas_view import compute_atlas_uv
@@ -21,8 +25,10 @@ from rendering.inverse import invert_uv_field
 from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
-LEAST_COVERAGE = 0.02  # Coverage by objects above which a pixel's colour is not the background's alone.
-HALO_PX = 2  # Pixels around an object that its motion blur or defocus still tints, though its opacity there is 0.
+SHADOW_FRAMES = 0.2  # Share of the frames with a shadow from which on the user is told.
+# Opacity up to which the colour of the foreground is continued from more opaque pixels, and from which on it is that
+# of the matting equation; distance in pixels over which colours are continued first.
+CONTINUED_OPACITY, SOLVED_OPACITY, COLOR_SCALE_PX = 0.2, 0.8, 4.0
 LEAST_OPACITY = 0.05  # Least opacity by which the colour of the foreground is divided.
 INPAINT_RADIUS_PX = 5  # Radius of the neighbourhood from which the plate is inpainted, in pixels.
 SHEET_PX = 480  # Width of a picture in layers.png, in pixels.
@@ -30,19 +36,24 @@ SHEET_GREY = 160  # Grey value behind transparent pictures in layers.png, 0 to 2
 
 
 def export_layers(
-    run: TrainedRun, atlas_folder: Path, atlas: AtlasFile | None, folder: Path, kinds: Sequence[str]
+    run: TrainedRun,
+    atlas_folder: Path,
+    atlas: AtlasFile | None,
+    folder: Path,
+    kinds: Sequence[str],
+    remove_shadow: bool = False,
 ) -> None:
     """Write image sequences of the layers, named after the frames and of their native size, and layers.png.
 
     kinds: what to write, see KINDS in export_layers.py; each kind gets a folder of its name. atlas and atlas_folder:
     the exported atlases to which the ST maps refer and from which the plates are rendered; None if only mattes are
-    written.
+    written. remove_shadow: take shadows that move with the objects out of the plates, too.
     """
     background = run.model.layers.background.index
     images = {image.layer: image for image in atlas.layers} if atlas else {}
     plate = open_plate(run, images[background], atlas_folder) if background in images else None
     previews: dict[str, Pixels] = {}
-    hidden_shares = []
+    hidden_shares, has_shadow = [], []
     native = run.clip.native_size
     frames = render_frames(run.model, run.clip, run.full_range, with_colors=False, output_size=native)
     for frame in tqdm(frames, total=len(run.clip), desc="layers", unit="frame"):
@@ -50,11 +61,12 @@ def export_layers(
         source = run.clip.native_frame(frame.t).astype(np.float32) / 255
         pictures = make_mattes(run, frame) if "alpha" in kinds else {}
         if {"foreground", "background"} & set(kinds):
-            clean, never_visible = make_clean_plate(run, frame, source, plate)
-            hidden_shares.append(float(never_visible.mean()))
-            pictures["background"] = to_8_bit(clean)
-            pictures["background_unseen"] = np.where(never_visible, 255, 0).astype(np.uint8)
-            pictures["foreground"] = extract_foreground(frame, source, clean)
+            clean = make_clean_plate(run, frame, source, plate, remove_shadow)
+            hidden_shares.append(float(clean.never_visible.mean()))
+            has_shadow.append(clean.has_shadow)
+            pictures["background"] = to_8_bit(clean.picture)
+            pictures["background_unseen"] = np.where(clean.never_visible, 255, 0).astype(np.uint8)
+            pictures["foreground"] = extract_foreground(frame, source, clean.background)
         pictures = {kind: picture for kind, picture in pictures.items() if kind.split("_")[0] in kinds}
         for kind, picture in pictures.items():
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", picture)
@@ -66,6 +78,9 @@ def export_layers(
     if "background" in kinds:
         percentage = 100 * np.mean(hidden_shares)
         print(f"{percentage:.1f} % of the plates are visible in no frame and are inpainted: see background_unseen")
+        if np.mean(has_shadow) >= SHADOW_FRAMES:
+            remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
+            print(f"a shadow moves with the object in {sum(has_shadow)} of {len(has_shadow)} frames; {remedy}")
 
 
 def make_mattes(run: TrainedRun, frame: Frame) -> dict[str, Pixels]:
@@ -87,39 +102,70 @@ def open_plate(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
     return LayerEdit(image.layer, torch.from_numpy(rgba), image.view(run.model, (image.width, image.height), None))
 
 
+@dataclass
+class CleanPlate:
+    """A frame without its objects, H x W pixels."""
+
+    picture: Floats  # (H, W, 3) in [0, 1]
+    background: Floats  # (H, W, 3) in [0, 1]: what is behind the objects, in their shadow if they cast one
+    never_visible: NDArray[np.bool_]  # (H, W) inpainted, because no frame shows the background there
+    has_shadow: bool  # whether a shadow moves with the objects
+
+
 def make_clean_plate(
-    run: TrainedRun, frame: Frame, source: Floats, plate: LayerEdit | None
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the frame without its objects (H, W, 3), and which of its pixels are inpainted (H, W).
+    run: TrainedRun, frame: Frame, source: Floats, plate: LayerEdit | None, remove_shadow: bool
+) -> CleanPlate:
+    """Return the frame without its objects.
 
     source (H, W, 3): the frame. Where objects hide the background, the background's atlas is rendered with the light of
     the frame. Pixels whose background is visible in no frame are inpainted (Telea 2004). Without a plate, the frame is
-    returned unchanged.
+    returned unchanged. remove_shadow: the atlas with the light around the shadow replaces the shadow, too.
     """
-    is_covered = (frame.coverage > LEAST_COVERAGE).astype(np.uint8)
-    covered = cv2.dilate(is_covered, np.ones((3, 3), np.uint8), iterations=HALO_PX)
-    blurred = cv2.GaussianBlur(covered.astype(np.float32), (0, 0), 1.0)
-    plate_weight = np.maximum(blurred, covered)[..., None]
     if plate is None:
-        return source, np.zeros(source.shape[:2], bool)
+        return CleanPlate(source, source, np.zeros(source.shape[:2], bool), False)
+    is_covered = in_halo(frame, plate.layer)
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
-    background = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3)
-    if frame.light is not None:
-        background = background * frame.light
-    clean = source * (1 - plate_weight) + background.clip(0, 1) * plate_weight
-    never_visible = (rgba[..., 3] < VISIBLE) & (covered > 0)
-    if never_visible.any():
-        holes = never_visible.astype(np.uint8)
-        inpainted = cv2.inpaint(to_8_bit(clean), holes, INPAINT_RADIUS_PX, cv2.INPAINT_TELEA)
-        clean = np.where(never_visible[..., None], inpainted.astype(np.float32) / 255, clean)
-    return clean, never_visible
+    atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
+    lit_color = (atlas_color if frame.light is None else atlas_color * frame.light).clip(0, 1)
+    is_shadow, ambient = find_shadow(source, atlas_color, is_covered | ~is_known)
+    background = replace_pixels(source, lit_color, is_covered, is_known)
+    if remove_shadow and is_shadow.any():
+        unshaded = (atlas_color * ambient[..., None]).clip(0, 1)
+        picture = replace_pixels(source, unshaded, is_covered | is_shadow, is_known)
+    else:
+        picture = background
+    return CleanPlate(picture, background, is_covered & ~is_known, bool(is_shadow.any()))
 
 
-def extract_foreground(frame: Frame, source: Floats, plate: Floats) -> Pixels:
-    """Return the objects alone, (H, W, 4), colours not premultiplied; composited over the plate they give the frame."""
-    alpha = frame.coverage[..., None]
-    color = (source - (1 - alpha) * plate) / np.maximum(alpha, LEAST_OPACITY)
-    return to_8_bit(np.dstack((color.clip(0, 1), alpha)))
+def replace_pixels(source: Floats, color: Floats, is_replaced: Flags, is_known: Flags) -> Floats:
+    """Replace pixels of a frame (H, W, 3) by `color` where that is known, and by inpainting elsewhere."""
+    replaced = is_replaced.astype(np.float32)
+    weight = np.maximum(cv2.GaussianBlur(replaced, (0, 0), 1.0), replaced)[..., None]
+    picture = source * (1 - weight) + color * weight
+    holes = is_replaced & ~is_known
+    if holes.any():
+        inpainted = cv2.inpaint(to_8_bit(picture), holes.astype(np.uint8), INPAINT_RADIUS_PX, cv2.INPAINT_TELEA)
+        picture = np.where(holes[..., None], inpainted.astype(np.float32) / 255, picture)
+    return picture
+
+
+def extract_foreground(frame: Frame, source: Floats, background: Floats) -> Pixels:
+    """Return the objects alone, (H, W, 4), colours not premultiplied; over the background they give the frame."""
+    color = foreground_color(source, background, frame.coverage)
+    return to_8_bit(np.dstack((color, frame.coverage)))
+
+
+def foreground_color(source: Floats, background: Floats, alpha: Floats) -> Floats:
+    """Return the colour of the objects alone, (H, W, 3) in [0, 1], without the background's at their outline.
+
+    It follows from the matting equation. Where the opacity alpha (H, W) is so small that the equation says little, the
+    colours of more opaque pixels are continued.
+    """
+    solved = (source - (1 - alpha[..., None]) * background) / np.maximum(alpha, LEAST_OPACITY)[..., None]
+    solved = solved.clip(0, 1).astype(np.float32)
+    continued = continue_colors(solved, alpha**4, COLOR_SCALE_PX)
+    trust = np.clip((alpha - CONTINUED_OPACITY) / (SOLVED_OPACITY - CONTINUED_OPACITY), 0, 1)[..., None]
+    return continued + trust * (solved - continued)
 
 
 def write_st_maps(

@@ -12,8 +12,10 @@ from torch import Tensor
 import loss_utils
 from command_line import UserError, warn
 from config import Config
+from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors
 from grids.losses import Photometric, prior_loss, relative_jacobians
+from grids.matting import solve_mattes
 from grids.model import GridFrames, GridModel, Spacing, start_jacobians
 from grids.optimizer import RowSparseAdam
 from grids.start import LIKELY, average_atlases, reduce_frames, start_model
@@ -107,9 +109,17 @@ class GridLearner:
         return self.stage
 
     def finish(self) -> None:
-        """Bring the atlases to full resolution, even if a run ends early, and remove specks of opacity."""
+        """Bring the atlases to full resolution, even if a run ends early, and clean and soften the opacity."""
         self.set_resolution(STRIDES[-1])
+        self.model.forget_mattes()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
+        self.model.mattes = solve_mattes(self.model, self.video)
+
+    def apply_strokes(self) -> None:
+        """Correct the opacity by the strokes of the video, and average the atlases with the new opacity."""
+        probability = correct_by_strokes(self.model, self.probability, self.video)
+        self.set_model(self.model, probability, self.stage.stride)
+        average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:
@@ -329,6 +339,7 @@ class GridLearner:
                 "the run keeps those that it was begun with"
             )
         try:
+            model.forget_mattes()
             self.set_model(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
             self.pending_pairs, self.round = list(checkpoint["grid_waiting"]), int(checkpoint["grid_round"])

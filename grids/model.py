@@ -4,7 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +20,7 @@ LOGIT_STEP = 1 / 16  # Unit in which the logits of kept masks are stored as 8-bi
 # Where a mask is kept, training changes its logit by at most LEARNED_FACTOR times its absolute value, which counts up
 # to LEARNED_LIMIT. So the sign never changes: a pixel that is more than half opaque in the mask stays so.
 LEARNED_FACTOR, LEARNED_LIMIT = 0.9, 1.5
+LEAST_STROKE_LOGIT = 3.5  # Logit of a mask, up to its sign, from which on it is kept in every frame.
 BOX_MARGIN = 0.15  # Share of an object's extent that its box has around it on each side, so that it can still grow.
 LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negative is that of the darkest shadow.
 
@@ -62,10 +65,12 @@ class GridModel(nn.Module):
 
     transforms: Tensor  # (L, T, 3, 3) closed-form start, from pixels to texels
     boxes: Tensor  # (F, T, 4) top, bottom, left, right of each object in pixels; bottom and right are exclusive
-    # (F, T, H, W) int8: logits of kept masks in units of LOGIT_STEP, 0 in frames whose mask is not kept;
-    # (F, 0, 0, 0) if no mask is kept
+    # (F, T, H, W) int8: logits of kept masks and of strokes in units of LOGIT_STEP, 0 where there are none;
+    # (F, 0, 0, 0) if there are none at all
     mask_logits: Tensor
     is_kept: Tensor  # (F, T) bool: frames whose mask is kept
+    # (F, T, H, W) uint8: opacity with a soft outline, solved at the end of training; (F, 0, 0, 0) before
+    mattes: Tensor
     atlas_centers: Tensor  # (L, 1, 2) centers of the layers in the shared atlas square
 
     def __init__(self, shape: Shape):
@@ -89,6 +94,7 @@ class GridModel(nn.Module):
         self.register_buffer("boxes", whole_frame.repeat(objects, frames, 1))
         self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
         self.register_buffer("is_kept", torch.zeros(objects, frames, dtype=torch.bool))
+        self.register_buffer("mattes", torch.zeros(objects, 0, 0, 0, dtype=torch.uint8))
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
         self.cpu_boxes: Tensor | None = None
@@ -110,9 +116,14 @@ class GridModel(nn.Module):
     def keep_masks(self, logits: Tensor, is_kept: Tensor) -> None:
         """Keep masks in some frames: opacity then follows them, and training only softens their outline.
 
-        logits (F, T, H, W): int8, in units of LOGIT_STEP. is_kept (F, T): bool.
+        logits (F, T, H, W): int8, in units of LOGIT_STEP. is_kept (F, T): bool. In other frames single pixels, such as
+        those of strokes, may have logits, which are kept in the same way.
         """
         self.mask_logits, self.is_kept = logits, is_kept
+
+    def forget_mattes(self) -> None:
+        """Drop the solved opacity, because training changes the learned one, from which it is solved again."""
+        self.mattes = self.mattes.new_zeros(len(self.alphas), 0, 0, 0)
 
     def texels_per_uv(self, layer: int) -> float:
         """Return the texels of a layer's full-sized atlas per unit of its uv."""
@@ -237,10 +248,11 @@ class GridModel(nn.Module):
             saved = state.get(f"atlases.{layer}")
             if saved is not None and saved.shape != parameter.shape:  # It was saved at a coarser stage of training.
                 model.atlases[layer] = nn.Parameter(torch.zeros_like(saved))
-        if "mask_logits" in state:
-            model.mask_logits = torch.zeros_like(state["mask_logits"])
-        else:  # It was saved before masks could be kept.
-            state |= {name: getattr(model, name) for name in ("mask_logits", "is_kept")}
+        for name in ("mask_logits", "is_kept", "mattes"):
+            if name in state:
+                setattr(model, name, torch.zeros_like(state[name]))
+            else:  # It was saved before masks could be kept, or before mattes were solved.
+                state[name] = getattr(model, name)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -257,7 +269,7 @@ class GridFrames:
 
     def __init__(self, model: GridModel, t: Tensor, training: bool = False):
         """t (K,): frame numbers, on the CPU."""
-        self.model, self.t_on_cpu = model, t
+        self.model, self.t_on_cpu, self.training = model, t, training
         self.t = t = to_device_async(t, model.transforms.device)
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
         self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
@@ -324,11 +336,18 @@ class GridFrames:
         return self.masks[index]
 
     def alpha(self, index: int, lattice: Lattice) -> Tensor:
-        """Return the opacity of an object, (K, 1, h, w); it is zero outside its box."""
+        """Return the opacity of an object, (K, 1, h, w); it is zero outside its box.
+
+        It is the learned opacity in training, and the solved one, which has soft outlines, once there is one.
+        """
         rows, columns = self.box_slices(index, lattice)
         part = lattice.crop(rows, columns)
         alpha = torch.zeros(len(self.t), 1, *lattice.shape, device=self.t.device)
-        alpha[:, :, rows, columns] = torch.sigmoid(self.logit(index, part)) * self.box_mask(index, part)
+        if self.training or not self.model.mattes.numel():
+            opacity = torch.sigmoid(self.logit(index, part))
+        else:
+            opacity = part.interpolate(self.model.mattes[index, self.t][:, None] / 255)
+        alpha[:, :, rows, columns] = opacity * self.box_mask(index, part)
         return alpha
 
     def box_slices(self, index: int, lattice: Lattice) -> tuple[slice, slice]:
@@ -356,13 +375,19 @@ class GridFrames:
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)
 
 
+def log_to_light_value(log_light: NDArray) -> NDArray:
+    """Return the values at nodes that stand for the logarithm of a factor of light; inverts `GridFrames.light`."""
+    return LARGEST_LOG_LIGHT * np.arctanh(log_light / LARGEST_LOG_LIGHT)
+
+
 def combine_logits(learned: Tensor, mask: Tensor, is_kept: Tensor) -> Tensor:
     """Return the logits of opacity from the learned ones and those of the masks.
 
     Where a mask is kept, the result is the mask's logit, changed by less than its own size; elsewhere the learned one.
+    Strokes are kept like masks, in their pixels.
     """
     softened = mask + LEARNED_FACTOR * mask.abs().clamp(max=LEARNED_LIMIT) * torch.tanh(learned)
-    return torch.where(is_kept, softened, learned)
+    return torch.where(is_kept | (mask.abs() >= LEAST_STROKE_LOGIT), softened, learned)
 
 
 def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
-from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, start_jacobians
+from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, start_jacobians
 from grids.unwrap import average_atlas
 from implicit_neural_networks import visibility
 from masks.cues import shrink_video
 from masks.quality import decide_masks, signed_distance
 from masks.refinement import RefinedMasks, refine_masks
+from masks.strokes import apply_strokes, object_strokes, select_strokes
 from media import to_8_bit
 from media.clip import evenly_spaced_indices
 from unwrap_utils import Video
@@ -33,6 +34,9 @@ OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mas
 LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
 LARGEST_MASK_LOGIT = 7.0  # Largest logit of a kept mask.
 SOFT_RANGE = (16, 239)  # Values of a mask, 0 to 255, between which it is soft.
+LIGHT_PIXELS_PER_NODE = 4  # Pixels of reduced frames per node of light, along each axis, from which it is computed.
+DARKEST_LIT = 0.03  # Colour in [0, 1] that is added to both sides of a ratio, so that dark pixels do not count much.
+MAX_START_LOG_LIGHT = 0.6  # Natural logarithm of the strongest light at the start; below LARGEST_LOG_LIGHT.
 POSSIBLE = 0.05  # Probability above which a pixel counts for an object's box.
 
 
@@ -63,21 +67,53 @@ def start_model(
             probability = np.where(decision.is_refined[:, None, None], refined, mask)
         else:
             probability = mask
-        probabilities.append(probability)
+        probabilities.append(apply_strokes(clip, rgb, probability, select_strokes(cpu_video.strokes, number)))
         kept.append(~decision.is_refined)
     model, at_nodes = build_model(cpu_video, transforms, np.stack(probabilities), spacing, frames, stride)
-    keep_masks(model, masks, np.stack(kept))
+    keep_masks(model, np.stack(probabilities), np.stack(kept), cpu_video.strokes)
+    fit_light(model, rgb)
     return model, at_nodes
 
 
-def keep_masks(model: GridModel, masks: NDArray[np.uint8], is_kept: NDArray[np.bool_]) -> None:
-    """Make the opacity of a model follow masks (F, T, H, W) in the frames in which they are kept, (F, T)."""
-    if not is_kept.any():
+@torch.no_grad()
+def fit_light(model: GridModel, rgb: NDArray[np.uint8]) -> None:
+    """Set the light of a model to the smooth ratio of the frames (T, H, W, 3) to what its layers show without light.
+
+    So shadows, which belong to no layer, need not be learned from nothing.
+    """
+    if not len(model.light):
+        return
+    nodes = model.named_fields()["light"][0].values
+    size = nodes.shape[3] * LIGHT_PIXELS_PER_NODE, nodes.shape[2] * LIGHT_PIXELS_PER_NODE  # width, height
+    for t, frame in enumerate(rgb):
+        shown = model.frame_sample(t, model.shape.size, full_range=True, with_colors=True, output_size=size).rgb
+        shown_rgb = shown.view(size[1], size[0], 3).numpy()
+        true_rgb = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) / np.float32(255)
+        smooth, true_smooth = (
+            cv2.GaussianBlur(image, (0, 0), LIGHT_PIXELS_PER_NODE) + DARKEST_LIT for image in (shown_rgb, true_rgb)
+        )
+        log_ratio = np.log(true_smooth / smooth).clip(-MAX_START_LOG_LIGHT, MAX_START_LOG_LIGHT)
+        values = torch.from_numpy(log_to_light_value(log_ratio)).permute(2, 0, 1)[None]
+        nodes.data[t] = functional.interpolate(values, nodes.shape[2:], mode="bilinear", align_corners=True)[0]
+
+
+def keep_masks(
+    model: GridModel, masks: NDArray[np.uint8], is_kept: NDArray[np.bool_], strokes: dict[int, NDArray[np.uint8]]
+) -> None:
+    """Make the opacity of a model follow masks (F, T, H, W) in the frames in which they are kept, (F, T), and strokes.
+
+    strokes: labels (H, W) by frame, see `masks.strokes.read_strokes`.
+    """
+    if not is_kept.any() and not strokes:
         return
     logits = np.zeros(masks.shape, np.int8)
     for index, t in np.argwhere(is_kept):
         logits[index, t] = np.rint(mask_logits(masks[index, t]) / LOGIT_STEP)
         model.last_alpha_grid(index).values.data[t] = 0
+    for t, labels in strokes.items():
+        for index in range(len(masks)):
+            says = object_strokes(labels, index + 1)
+            logits[index, t] = np.where(says, says * int(LARGEST_MASK_LOGIT / LOGIT_STEP), logits[index, t])
     model.keep_masks(torch.from_numpy(logits), torch.from_numpy(is_kept))
 
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from skimage import data
 
 from scenes.scene import Floats, Layer, Pose, Scene, ellipse
@@ -12,10 +14,13 @@ REFERENCE_WIDTH_PX = 320  # width of a frame for which the scales of the photogr
 SHUTTER = 0.8  # exposure time of the scene `fast`, in frames
 FAST_PX_PER_FRAME = 25  # largest speed of the object of `fast`, for frames of 768 pixels width
 
+CAT_CENTER, CAT_RADII = (205.0, 150.0), (150.0, 135.0)  # of the ellipse that is cut out, in pixels of the photograph
+SHADOW_STRENGTH = 0.5  # Share of the light that the object of `shadow` takes from the background.
+
 
 def cat(pose: Callable[[float], Pose]) -> Layer:
     """Return a layer with a cat's face, cut out as an ellipse."""
-    return Layer(data.chelsea(), pose, ellipse(center=(205, 150), radii=(150, 135)), wavelength_px=420)
+    return Layer(data.chelsea(), pose, ellipse(CAT_CENTER, CAT_RADII), wavelength_px=420)
 
 
 def cup(pose: Callable[[float], Pose]) -> Layer:
@@ -127,6 +132,18 @@ def light(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
     return Scene("light", width, height, frames, base.layers, light=light_factor)
 
 
+def shadow(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
+    """Return the scene `pan` with an object that casts a soft shadow on the background, below and beside itself."""
+    base = pan(width, height, frames)
+    caster, offset = base.layers[0], np.array([0.05 * width, 0.2 * height])
+
+    def light_factor(points: Floats, t: float) -> Floats:
+        offsets = (caster.to_photograph(points - offset, t) - CAT_CENTER) / CAT_RADII
+        return 1 - SHADOW_STRENGTH * np.clip((1.1 - np.linalg.norm(offsets, axis=-1)) / 0.25, 0, 1)
+
+    return Scene("shadow", width, height, frames, base.layers, light=light_factor)
+
+
 def cross(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
     """Return a scene with two objects, one of which passes in front of the other."""
     progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
@@ -143,6 +160,28 @@ def cross(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
     return Scene("cross", width, height, frames, (cat(cat_pose), cup(cup_pose), garage(camera_pose)))
 
 
+def fur(photograph: NDArray[np.uint8], opacity: Floats, width: int, height: int, frames: int) -> Scene:
+    """Return a scene with an animal whose soft opacity is known, moved over a garage while the camera pans.
+
+    photograph (h, w, 3): the animal's colours. opacity (h, w) in [0, 1].
+    """
+    progress, scale = clip_progress(frames), 0.7 * height / photograph.shape[0]
+
+    def opacity_at(points: Floats) -> Floats:
+        x, y = points.astype(np.float32).transpose(2, 0, 1)
+        values: NDArray = cv2.remap(opacity.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        return values
+
+    def animal_pose(t: float) -> Pose:
+        return Pose(width * (0.35 + 0.3 * progress(t)), height * 0.55, math.radians(8 * progress(t)), scale)
+
+    def camera_pose(t: float) -> Pose:
+        x, y = width * (0.6 - 0.2 * progress(t)), height * 0.5
+        return Pose(x, y, scale=0.74 * width / REFERENCE_WIDTH_PX)
+
+    return Scene("fur", width, height, frames, (Layer(photograph, animal_pose, opacity_at), garage(camera_pose)))
+
+
 SCENES: dict[str, Callable[..., Scene]] = {
     "demo": demo,
     "pan": pan,
@@ -150,5 +189,6 @@ SCENES: dict[str, Callable[..., Scene]] = {
     "turn": turn,
     "fast": fast,
     "light": light,
+    "shadow": shadow,
     "cross": cross,
 }

@@ -141,16 +141,7 @@ class Scene:
 
     def frame(self, t: int) -> SceneFrame:
         """Render frame t, with several samples per pixel, and its ground truth."""
-        if self.shutter:
-            moments = t + self.shutter * (np.arange(SHUTTER_SAMPLES) / (SHUTTER_SAMPLES - 1) - 0.5)
-            points = self.grid()
-        else:
-            moments, points = np.array([float(t)]), self.grid(SUPERSAMPLING)
-        samples = [self.sample(points, moment) for moment in moments]
-        rgb, alpha = (sum(values) / len(values) for values in zip(*samples, strict=True))
-        size = (self.width, self.height)
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        alpha = np.stack([cv2.resize(opacity, size, interpolation=cv2.INTER_AREA) for opacity in alpha])
+        rgb, alpha = self.render(t, self.background_at)
         return SceneFrame(
             np.clip(np.rint(rgb), 0, 255).astype(np.uint8),
             alpha,
@@ -158,10 +149,37 @@ class Scene:
             self.light_at(self.grid(), t),
         )
 
-    def sample(self, points: Floats, t: float) -> tuple[Floats, Floats]:
-        """Return colours (H, W, 3) in [0, 255] and the objects' opacities (F, H, W) at frame pixels (H, W, 2)."""
+    def objects_over(self, t: int, color: Floats) -> Floats:
+        """Render the objects of frame t over one colour (3,) in [0, 1] instead of the background, (H, W, 3)."""
+        plain = np.float32(255) * np.asarray(color, np.float32)
+        return self.render(t, lambda points, _: np.broadcast_to(plain, (*points.shape[:2], 3)))[0] / 255
+
+    def render(self, t: int, background: Callable[[Floats, float], Floats]) -> tuple[Floats, Floats]:
+        """Return the colours (H, W, 3) in [0, 255] of frame t and the objects' opacities (F, H, W).
+
+        background: frame pixels (h, w, 2) and a time -> colours (h, w, 3).
+        """
+        if self.shutter:
+            moments = t + self.shutter * (np.arange(SHUTTER_SAMPLES) / (SHUTTER_SAMPLES - 1) - 0.5)
+            points = self.grid()
+        else:
+            moments, points = np.array([float(t)]), self.grid(SUPERSAMPLING)
+        samples = [self.sample(points, moment, background(points, moment)) for moment in moments]
+        rgb, alpha = (sum(values) / len(values) for values in zip(*samples, strict=True))
+        size = (self.width, self.height)
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        return rgb, np.stack([cv2.resize(opacity, size, interpolation=cv2.INTER_AREA) for opacity in alpha])
+
+    def background_at(self, points: Floats, t: float) -> Floats:
+        """Return the background's colours (H, W, 3) in [0, 255] with its light at frame pixels (H, W, 2)."""
         background = self.layers[-1]
-        color = background.color_at(background.to_photograph(points, t)) * self.light_at(points, t)[..., None]
+        return background.color_at(background.to_photograph(points, t)) * self.light_at(points, t)[..., None]
+
+    def sample(self, points: Floats, t: float, color: Floats) -> tuple[Floats, Floats]:
+        """Return colours (H, W, 3) in [0, 255] and the objects' opacities (F, H, W) at frame pixels (H, W, 2).
+
+        color (H, W, 3): that of the background.
+        """
         alphas = []
         for layer in reversed(self.layers[:-1]):
             photograph_points = layer.to_photograph(points, t)
@@ -169,6 +187,13 @@ class Scene:
             color = layer.color_at(photograph_points) * opacity[..., None] + color * (1 - opacity[..., None])
             alphas.append(opacity)
         return color, np.stack(alphas[::-1])
+
+    def background_frame(self, t: int) -> NDArray[np.uint8]:
+        """Render the background of frame t alone, (H, W, 3), without objects and without the factor `light`."""
+        points, background = self.grid(SUPERSAMPLING), self.layers[-1]
+        color = background.color_at(background.to_photograph(points, t))
+        small: NDArray = cv2.resize(color, (self.width, self.height), interpolation=cv2.INTER_AREA)
+        return np.clip(np.rint(small), 0, 255).astype(np.uint8)
 
     def front_layer(self, points: Floats, t: int) -> NDArray[np.uint8]:
         """Return the index (H, W) of the visible layer at frame pixels (H, W, 2).

@@ -418,7 +418,13 @@ def test_a_kept_mask_is_never_contradicted_whatever_is_learned():
     learned = torch.linspace(-50, 50, 101)[None]
     combined = combine_logits(learned, mask, torch.tensor(True))
     assert ((combined > 0) == (mask > 0)).all()
-    assert torch.equal(combine_logits(learned, mask, torch.tensor(False)).expand(201, -1), learned.expand(201, -1))
+
+
+def test_in_other_frames_only_strokes_are_kept():
+    learned = torch.linspace(-50, 50, 101)[None]
+    stroke, none = torch.tensor([[LARGEST_MASK_LOGIT], [-LARGEST_MASK_LOGIT]]), torch.zeros(1, 1)
+    assert torch.equal(combine_logits(learned, none, torch.tensor(False)), learned)
+    assert ((combine_logits(learned, stroke, torch.tensor(False)) > 0) == (stroke > 0)).all()
 
 
 def test_the_logits_of_a_mask_are_soft_at_its_outline_only_or_where_the_mask_is_soft():

@@ -42,6 +42,10 @@ class Learner(Protocol):
         """
         ...
 
+    def apply_strokes(self) -> None:
+        """Correct the opacity of a trained model by the strokes of the video. Raises UserError if it cannot be done."""
+        ...
+
     def finish(self) -> None:
         """Bring the model to full resolution at the end of a run, however early the run ends."""
         ...

@@ -17,6 +17,7 @@ from evaluation.preview import write_preview
 from grids.learner import GridLearner
 from implicit_neural_networks import Model, read_checkpoint, write_checkpoint
 from masks.provenance import read_mask_sources
+from masks.strokes import read_strokes
 from media import Pixels, to_8_bit
 from media.clip import open_clip
 from rendering.frames import render_frame
@@ -56,7 +57,9 @@ class Trainer:
         self.iteration = 0
         self.saved_iteration: int | None = None  # of the last checkpoint
         self.psnr: float | None = None  # dB, of the last evaluation
+        strokes = read_strokes(Path(config.strokes_folder), self.clip) if config.strokes_folder else {}
         self.video = load_video(self.clip, self.device, read_mask_sources(self.clip))
+        self.video.strokes = strokes
         self.learner: Learner = LEARNERS[config.representation](config, self.video, self.rng)
         self.log = Log(folder / "log.jsonl")
 

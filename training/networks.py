@@ -13,6 +13,7 @@ from alignment.layers import align_layers, box_corners, layer_pixels, object_box
 from command_line import UserError
 from config import Config
 from implicit_neural_networks import AtlasModel, Layer, Sample, visibility
+from masks.strokes import correct_masks
 from training.learner import ShowStart
 from training.sampling import Batch, color_steps, draw_batch
 from unwrap_utils import Video, pretrain_mapping, uv_scale_px
@@ -149,6 +150,7 @@ class NetworkLearner:
         camera shows during the clip fits into the atlas. show_start is not called, because networks show nothing
         useful before they are trained.
         """
+        self.video.masks = correct_masks(self.video)
         is_aligned = self.config.initialisation == "alignment"
         if is_aligned:
             matrices, self.model.uv_mapping_scale = fit_alignment_targets(self.video, self.model.uv_mapping_scale)
@@ -192,6 +194,12 @@ class NetworkLearner:
         for index, group in enumerate(self.optimizer.param_groups):
             rate = config.learning_rate if index < len(self.model.mappings) else appearance_rate
             group["lr"] = rate * config.learning_rate_end**exponent
+
+    def apply_strokes(self) -> None:
+        """Raise UserError: strokes correct networks through the masks, which they learn at the beginning only."""
+        raise UserError(
+            "strokes correct a finished run of representation 'grid' alone; train networks anew with --strokes"
+        )
 
     def finish(self) -> None:
         """Do nothing: networks have one resolution only."""

@@ -1,5 +1,6 @@
 """The beginning of a run: a new one in a folder of its own, or one that continues from its last checkpoint."""
 
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from implicit_neural_networks import read_checkpoint
 from media import fresh_folder, list_images, write_text
 from training.log import Log
 from training.loop import Trainer
+
+CORRECTION_BUDGET_S = 20.0  # Seconds of further training after strokes if no budget is given.
 
 
 def start_run(config: Config, device: str | None = None) -> Trainer:
@@ -44,11 +47,14 @@ def start_run(config: Config, device: str | None = None) -> Trainer:
     return trainer
 
 
-def resume_run(folder: Path, time_budget_s: float | None = None, device: str | None = None) -> Trainer:
+def resume_run(
+    folder: Path, time_budget_s: float | None = None, device: str | None = None, strokes: Path | None = None
+) -> Trainer:
     """Return the run of a folder as it was at its last checkpoint.
 
-    time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. Raises UserError if the
-    folder does not hold a run that can be continued.
+    time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. strokes: folder of
+    strokes that correct the run; then time_budget_s are seconds of further training. Raises UserError if the folder
+    does not hold a run that can be continued.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
@@ -57,11 +63,18 @@ def resume_run(folder: Path, time_budget_s: float | None = None, device: str | N
     config = load_config(folder / "config.json")
     if time_budget_s is not None:
         config = replace(config, time_budget_s=time_budget_s)
-    read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
+    # Strokes of the beginning are in the checkpoint.
+    config = replace(config, strokes_folder="" if strokes is None else str(strokes))
+    saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
+    if strokes is not None:
+        seconds = float(saved.get("seconds", 0.0)) + (time_budget_s or CORRECTION_BUDGET_S)
+        config = replace(config, time_budget_s=seconds, iters_num=sys.maxsize)
     trainer = Trainer(config, folder, device)
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
     trainer.log.restore(trainer.iteration)
+    if strokes is not None:
+        trainer.learner.apply_strokes()
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
     if trainer.is_finished:

@@ -1,0 +1,123 @@
+"""Correct a model after its start: strokes change the opacity, and atlases grow where an object becomes larger."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from alignment.layers import box_corners, object_boxes
+from grids.fields import Lattice
+from grids.model import BOX_MARGIN, GridModel
+from grids.start import LARGEST_START_ALPHA, POSSIBLE, keep_masks, sample_at_nodes
+from masks.cues import shrink_video
+from masks.strokes import apply_strokes, select_strokes
+from media import to_8_bit
+from unwrap_utils import Video
+
+CHANGED = 0.25  # Change of the opacity at a node from which on the learned one is replaced.
+ATLAS_BORDER_TEXELS = 4  # Texels that an atlas gets beyond an object that has become larger than it.
+
+
+@torch.no_grad()
+def correct_by_strokes(model: GridModel, probability: Tensor, video: Video) -> Tensor:
+    """Correct the opacity of a trained model by the strokes of a video, and return the corrected probability.
+
+    probability (F, T, ny, nx): the objects' probability at the nodes of their opacity. Where strokes change the learned
+    opacity, it starts anew; everything else of the model stays. Atlases are enlarged where they have become too small.
+    """
+    cpu_video, device = video.to(torch.device("cpu")), model.transforms.device
+    clip, rgb = shrink_video(cpu_video), cpu_video.frames.numpy()
+    learned = learned_opacity(model)
+    corrected = np.stack(
+        [
+            apply_strokes(clip, rgb, opacity, select_strokes(cpu_video.strokes, number))
+            for number, opacity in enumerate(learned, 1)
+        ]
+    )
+    probability = probability.clone()
+    for index, (before, after) in enumerate(zip(learned, corrected, strict=True)):
+        grid = model.last_alpha_grid(index).values
+        nodes_before, nodes_after = (
+            sample_at_nodes(opacity, (grid.shape[2], grid.shape[3])).to(device) for opacity in (before, after)
+        )
+        limits = 1 - LARGEST_START_ALPHA, LARGEST_START_ALPHA
+        change = torch.logit(nodes_after.clamp(*limits)) - torch.logit(nodes_before.clamp(*limits))
+        is_changed = (nodes_after - nodes_before).abs() > CHANGED
+        grid[:, 0] += torch.where(is_changed, change, 0.0)
+        probability[index] = torch.where(is_changed, nodes_after, probability[index])
+    keep_corrected_masks(model, corrected, cpu_video.strokes)
+    enlarge_boxes(model, corrected)
+    return probability
+
+
+def learned_opacity(model: GridModel) -> NDArray[np.uint8]:
+    """Return the learned opacity of all objects at the working size, (F, T, H, W), 255 for opaque."""
+    frames, height, width = model.shape.size
+    lattice = Lattice.of_raster((width, height), (height, width))
+    model.forget_mattes()
+    opacity = np.zeros((len(model.alphas), frames, height, width), np.uint8)
+    for t in range(frames):
+        grid_frames = model.at_frames(t)
+        for index in range(len(model.alphas)):
+            opacity[index, t] = to_8_bit(grid_frames.alpha(index, lattice)[0, 0].cpu().numpy())
+    return opacity
+
+
+def keep_corrected_masks(model: GridModel, corrected: NDArray[np.uint8], strokes: dict[int, NDArray[np.uint8]]) -> None:
+    """Keep masks (F, T, H, W) where the model kept masks before, and strokes everywhere."""
+    device, earlier, is_kept = model.transforms.device, model.mask_logits, model.is_kept.cpu().numpy()
+    learned = [model.last_alpha_grid(index).values.detach().clone() for index in range(len(corrected))]
+    keep_masks(model, corrected, is_kept, strokes)
+    for index, values in enumerate(learned):  # Training may have softened the outline of kept masks.
+        model.last_alpha_grid(index).values.data.copy_(values)
+    if earlier.numel():  # Strokes of earlier corrections stay, where there are no new ones.
+        model.mask_logits = torch.where(model.mask_logits == 0, earlier.cpu(), model.mask_logits)
+    model.mask_logits, model.is_kept = model.mask_logits.to(device), model.is_kept.to(device)
+
+
+def enlarge_boxes(model: GridModel, opacity: NDArray[np.uint8]) -> None:
+    """Enlarge the boxes and the atlases of objects until they hold the opacity (F, T, H, W), 255 for opaque."""
+    for index, object_opacity in enumerate(opacity):
+        found = torch.from_numpy(object_boxes(object_opacity > 255 * POSSIBLE, BOX_MARGIN)).to(model.boxes)
+        box = model.boxes[index]
+        is_empty, is_found = box[:, 1] <= box[:, 0], found[:, 1] > found[:, 0]
+        union = torch.stack(
+            [
+                torch.minimum(box[:, side], found[:, side])
+                if side % 2 == 0
+                else torch.maximum(box[:, side], found[:, side])
+                for side in range(4)
+            ],
+            dim=1,
+        )
+        model.boxes[index] = torch.where(
+            (is_found & is_empty)[:, None], found, torch.where(is_found[:, None], union, box)
+        )
+        tight = object_boxes(object_opacity > 127, 0.0)
+        enlarge_atlas(model, index, tight)
+    model.cpu_boxes = None
+
+
+def enlarge_atlas(model: GridModel, layer: int, boxes: NDArray[np.int64]) -> None:
+    """Add texels on the sides of a layer's atlas until it holds the boxes (T, 4) of its object."""
+    corners = box_corners(model.transforms[layer].cpu().numpy(), boxes)
+    height, width = model.shape.atlas_sizes[layer]
+    low = np.ceil(np.maximum(-corners.min(0) + ATLAS_BORDER_TEXELS, 0)).astype(int)
+    high = np.ceil(np.maximum(corners.max(0) + ATLAS_BORDER_TEXELS - [width, height], 0)).astype(int)
+    left, top, right, bottom = (int(side) if side > ATLAS_BORDER_TEXELS else 0 for side in (*low, *high))
+    if not any((left, top, right, bottom)):
+        return
+    atlas = model.atlases[layer].data
+    reduction = height / atlas.shape[2]
+    padding = [round(side / reduction) for side in (left, right, top, bottom)]
+    left, right, top, bottom = (round(side * reduction) for side in padding)
+    model.atlases[layer] = torch.nn.Parameter(functional.pad(atlas, padding, mode="replicate"))
+    shift = torch.eye(3).to(model.transforms)
+    shift[0, 2], shift[1, 2] = left, top
+    model.transforms[layer] = shift @ model.transforms[layer]
+    sizes = list(model.shape.atlas_sizes)
+    sizes[layer] = (height + top + bottom, width + left + right)
+    model.shape = replace(model.shape, atlas_sizes=tuple(sizes))

@@ -1,0 +1,95 @@
+"""Soft opacity: the matting equation at outlines, its metrics, and the colours of the foreground."""
+
+import numpy as np
+import pytest
+
+from evaluation.matting_metrics import connectivity, matting_errors
+from export.layers import foreground_color
+from export.shadows import find_shadow
+from grids.matting import solve_matte
+from scenes.catalogue import SCENES
+
+HEIGHT, WIDTH = 240, 360
+
+
+def blurred_disk():
+    """Return a frame (H, W, 3), its background, the true opacity and the object's colour; the edge is 12 px wide."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    alpha = np.clip((80 - np.hypot(x - 180, y - 120)) / 12 + 0.5, 0, 1).astype(np.float32)
+    background = np.zeros((HEIGHT, WIDTH, 3), np.float32)
+    background[..., 1] = 0.3 + 0.3 * ((x // 9 + y // 9) % 2)
+    color = np.array([0.8, 0.3, 0.2], np.float32)
+    return alpha[..., None] * color + (1 - alpha[..., None]) * background, background, alpha, color
+
+
+def test_the_matte_of_a_blurred_edge_is_the_true_one():
+    frame, background, alpha, color = blurred_disk()
+    binary = (alpha > 0.5).astype(np.float32)
+    object_color = np.broadcast_to(color, frame.shape)
+    matte = solve_matte(frame, object_color, background, binary, blur_width_px=12.0, long_edge=WIDTH)
+    assert np.abs(matte - alpha).mean() < 0.3 * np.abs(binary - alpha).mean()
+
+
+def test_where_both_layers_have_one_colour_the_learned_opacity_stays():
+    frame = np.full((HEIGHT, WIDTH, 3), 0.5, np.float32)
+    learned = np.zeros((HEIGHT, WIDTH), np.float32)
+    learned[80:160, 120:240] = 1
+    matte = solve_matte(frame, frame, frame, learned, 0.0, WIDTH)
+    assert np.abs(matte - learned).mean() < 0.01
+
+
+def test_frames_that_show_no_object_or_nothing_else_stay():
+    frame = np.random.default_rng(0).random((HEIGHT, WIDTH, 3)).astype(np.float32)
+    for value in (0.0, 1.0):
+        learned = np.full((HEIGHT, WIDTH), value, np.float32)
+        assert (solve_matte(frame, 1 - frame, frame, learned, 0.0, WIDTH) == value).all()
+
+
+def test_the_colour_of_the_foreground_has_no_fringe_of_the_background():
+    frame, background, alpha, color = blurred_disk()
+    found = foreground_color(frame, background, alpha)
+    np.testing.assert_allclose(found[alpha > 0.05], np.broadcast_to(color, found[alpha > 0.05].shape), atol=0.02)
+
+
+def test_an_exact_matte_has_no_error_and_worse_ones_have_more():
+    _, _, alpha, _ = blurred_disk()
+    band = (alpha > 0) & (alpha < 1)
+    assert all(error == 0 for error in matting_errors(alpha, alpha, band).values())
+    some, more = (matting_errors(alpha + delta * band, alpha, band) for delta in (0.02, 0.05))
+    assert some["sad"] == pytest.approx(0.02 * band.sum() / 1000)
+    assert some["mse"] == pytest.approx(0.02**2, rel=1e-4)
+    assert some["sad"] < more["sad"] and some["mse"] < more["mse"]
+
+
+def test_a_separate_spot_is_not_connected():
+    alpha = np.zeros((20, 20))
+    alpha[5:15, 5:15] = 1
+    spot = alpha.copy()
+    spot[1, 1] = 0.8
+    assert connectivity(spot, alpha)[1, 1] == pytest.approx(0.2)
+    assert connectivity(alpha, spot)[1, 1] == 1
+
+
+def test_a_shadow_beside_the_object_is_found_and_a_dark_patch_of_another_colour_is_not():
+    rng = np.random.default_rng(0)
+    background = np.repeat(0.4 + 0.3 * rng.random((320, 480, 1)), 3, axis=2).astype(np.float32)
+    is_object = np.zeros((320, 480), bool)
+    is_object[80:200, 160:280] = True
+    source = background.copy()
+    source[200:240, 160:300] *= 0.6  # the shadow, below the object
+    source[20:48, 400:460] *= 0.6  # dark, but far from the object
+    source[is_object] = (0.9, 0.2, 0.1)
+    is_shadow, ambient = find_shadow(source, background, is_object)
+    assert is_shadow[206:234, 176:280].all()
+    assert not is_shadow[:60, 380:].any()
+    assert ambient[220, 220] == pytest.approx(1, abs=0.07)
+    source[200:240, 160:300] = (0.1, 0.1, 0.5)  # another thing, not a shadow
+    assert find_shadow(source, background, is_object)[0].mean() < 0.01
+
+
+def test_the_scene_shadow_has_a_shadow_that_the_background_alone_lacks():
+    scene = SCENES["shadow"](96, 54, 5)
+    frame, clean = scene.frame(2), scene.background_frame(2)
+    ratio = frame.rgb[frame.alpha[0] == 0].astype(float).sum() / clean[frame.alpha[0] == 0].sum()
+    assert ratio < 0.97
+    assert frame.light.min() == pytest.approx(0.5, abs=0.02)
