@@ -78,8 +78,8 @@ def blur_px(model: GridModel, index: int, t: int) -> float:
         return 0.0
     moved = []
     for layer in (index, model.layers.background.index):
-        start, end = model.transforms[layer, [t, other]].double().cpu().numpy()
-        target = np.linalg.solve(end, start @ middle)
+        matrices = model.transforms[layer].cpu().double().numpy()
+        target = np.linalg.solve(matrices[other], matrices[t] @ middle)
         moved.append(target[:2] / target[2])
     return EXPOSURE * float(np.linalg.norm(moved[0] - moved[1]))
 

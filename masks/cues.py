@@ -66,18 +66,13 @@ def shrink(values: NDArray, size: tuple[int, ...]) -> NDArray:
     return cv2.resize(values, size, interpolation=cv2.INTER_AREA)
 
 
-def small_size(height: int, width: int) -> tuple[int, int]:
-    """Return the size (width, height) at which cues of frames of H x W pixels are computed."""
-    return fit_size((width, height), LONG_EDGE_PX, MIN_SIDE_PX)
-
-
-def shrink_video(video: Video) -> SmallClip:
-    """Reduce a video to the size at which cues are computed; video on the CPU.
+def shrink_video(video: Video, long_edge: int = LONG_EDGE_PX) -> SmallClip:
+    """Reduce a video to a long edge of so many pixels, at which cues are computed; video on the CPU.
 
     The flow is averaged over the full-size pixels whose flow is valid.
     """
     frames, height, width = video.size
-    size = small_size(height, width)
+    size = fit_size((width, height), long_edge, MIN_SIDE_PX)
     scale = np.array([width / size[0], height / size[1]])
     flow = np.zeros((2, frames, size[1], size[0], 2), np.float32)
     valid = np.zeros((2, frames, size[1], size[0]), np.float32)

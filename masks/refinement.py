@@ -149,6 +149,10 @@ class RefinedMasks:
         slope, offset = (cv2.resize(image, size) for image in self.filters[t].coefficients(self.probability[t]))
         return ((slope * (rgb / np.float32(255))).sum(-1) + offset).clip(0, 1)
 
+    def mask(self, rgb: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
+        """Return the mask (H, W), 0 or 255, of frame t at the size of `rgb` (H, W, 3)."""
+        return np.where(self.upsample(rgb, t) > 0.5, 255, 0).astype(np.uint8)
+
 
 def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, foreground: Floats) -> RefinedMasks:
     """Refine the rough masks (T, H, W) of an object.

@@ -14,6 +14,7 @@ from unwrap_utils import Video
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
+LONG_EDGE_PX = 192  # Pixels of the long edge at which motion is compared: averaging removes the noise of flow.
 MIN_NOISE_PX = 0.15  # Pixels of the reduced clip by which flow is never trusted to be exact.
 MIN_OBJECT_AREA = 0.002  # Share of a frame's pixels below which a moving part is no object.
 MAX_OBJECT_AREA = 0.6  # Share of a frame's pixels above which a moving part is no object.
@@ -31,7 +32,7 @@ def segment_motion(video: Video) -> Pixels:
     """
     _, height, width = video.size
     background = align_layer(video, np.ones(video.size, bool), "homography")
-    clip = shrink_video(video)
+    clip = shrink_video(video, LONG_EDGE_PX)
     score = motion_score(clip, clip.reduce_transforms(background))
     threshold = otsu_threshold(score)
     inside = largest_parts(score > max(threshold, CLEAR_MOTION_SCORE))

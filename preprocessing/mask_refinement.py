@@ -11,7 +11,7 @@ from alignment.layers import align_layer
 from command_line import UserError, resolve_folder_name, warn
 from implicit_neural_networks import Layers
 from masks.cues import shrink_video
-from masks.refinement import refine_masks
+from masks.refinement import RefinedMasks, refine_masks
 from media import Pixels
 from preprocessing.mask_files import list_frames, write_mask_files
 from preprocessing.mask_report import report_masks
@@ -19,19 +19,23 @@ from preprocessing.small_video import open_small_clip, read_small_video
 from unwrap_utils import Video
 
 
+def refine_small_masks(video: Video, rough: Pixels) -> RefinedMasks:
+    """Refine rough masks (T, h, w) of the frames of a video."""
+    inside = rough > 127
+    layers = Layers.for_objects(1)
+    background = align_layer(video, ~inside, layers.background.motion_kind)
+    foreground = align_layer(video, inside, layers[0].motion_kind)
+    return refine_masks(shrink_video(video), rough, background, foreground)
+
+
 def refine_to_frames(video: Video, rough: Pixels, frames: list[Path], selection: list[Path]) -> Iterator[Pixels]:
     """Yield a refined mask (H, W), 0 or 255, for each selected frame at the frame's own size.
 
     video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames.
     """
-    inside = rough > 127
-    layers = Layers.for_objects(1)
-    background = align_layer(video, ~inside, layers.background.motion_kind)
-    foreground = align_layer(video, inside, layers[0].motion_kind)
-    refined = refine_masks(shrink_video(video), rough, background, foreground)
+    refined = refine_small_masks(video, rough)
     for path in selection:
-        t = frames.index(path)
-        yield np.where(refined.upsample(media.read_rgb(path), t) > 0.5, 255, 0).astype(np.uint8)
+        yield refined.mask(media.read_rgb(path), frames.index(path))
 
 
 def refine_clip_masks(video: Path) -> Path:

@@ -205,10 +205,15 @@ def import_object_masks(frames: list[Path], request: MaskRequest) -> Iterator[Pi
 
 
 def find_moving_object(frames: list[Path], missing: list[Path]) -> Iterator[Pixels]:
-    """Return the masks (H, W) uint8, 0 or 255, of what moves in the clip, for the missing frames."""
+    """Return the masks (H, W) uint8, 0 or 255, of what moves in the clip, for the missing frames.
+
+    They are refined twice: motion alone misses parts of the object in many frames.
+    """
     from preprocessing.mask_motion import segment_motion
-    from preprocessing.mask_refinement import refine_to_frames
+    from preprocessing.mask_refinement import refine_small_masks, refine_to_frames
     from preprocessing.small_video import open_small_clip, read_small_video
 
     video = read_small_video(open_small_clip(frames[0].parent))
-    return refine_to_frames(video, segment_motion(video), frames, missing)
+    refined = refine_small_masks(video, segment_motion(video))
+    masks = np.stack([refined.mask(rgb, t) for t, rgb in enumerate(video.frames.numpy())])
+    return refine_to_frames(video, masks, frames, missing)
