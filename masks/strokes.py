@@ -29,6 +29,7 @@ OBJECT_COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 
 LEAST_OPACITY = 128  # Opacity of a stroke's pixel, 0 to 255, from which on it counts; brushes have soft borders.
 COLOR_TOLERANCE = 64  # Largest difference per channel, 0 to 255, from the colour that is meant.
 MAX_UNKNOWN = 0.1  # Share of the painted pixels that may have other colours, as where two strokes touch.
+MAX_GROWTH = 1 / 64  # Largest distance, as a share of the long edge, to which a stroke grows.
 GRABCUT_ROUNDS = 4
 CARRY_DECAY = 0.97  # Factor per frame of the weight of a region that is carried along the flow.
 LEAST_CARRIED = 0.3  # Weight from which on a carried region decides.
@@ -104,9 +105,13 @@ def grow_strokes(rgb: NDArray[np.uint8], inside: Flags, strokes: Labels) -> Labe
     """Grow the strokes on a frame to the regions that they mean, (h, w): 1 object, -1 not the object, 0 unchanged.
 
     rgb (h, w, 3): the frame. inside (h, w): the object as it is known. strokes (h, w): 1, -1 or 0. GrabCut cuts the
-    frame anew along its edges. Of the parts that change, only those that hold a stroke of their kind are taken.
+    frame anew along its edges, near the strokes. Of the parts that change, only those that hold a stroke of their kind
+    are taken.
     """
-    labels = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    distance = cv2.distanceTransform((strokes == 0).astype(np.uint8), cv2.DIST_L2, 5)
+    is_open = distance <= MAX_GROWTH * max(strokes.shape)
+    labels = np.where(inside, cv2.GC_FGD, cv2.GC_BGD).astype(np.uint8)
+    labels[is_open] = np.where(inside, cv2.GC_PR_FGD, cv2.GC_PR_BGD)[is_open]
     labels[strokes > 0], labels[strokes < 0] = cv2.GC_FGD, cv2.GC_BGD
     grown = strokes.copy()
     if not (np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).any() and np.isin(labels, (cv2.GC_BGD, cv2.GC_PR_BGD)).any()):

@@ -84,16 +84,16 @@ def test_a_missing_folder_of_strokes_is_one_line(folder, tmp_path):
 
 
 def test_a_stroke_grows_to_the_edges_of_what_it_lies_on():
-    rgb = np.full((40, 60, 3), 40, np.uint8)
-    rgb[10:30, 10:30], rgb[10:30, 30:50] = (200, 60, 60), (60, 60, 200)
+    rgb = np.full((240, 640, 3), 40, np.uint8)
+    rgb[100:122, 100:300], rgb[100:122, 300:500] = (200, 60, 60), (60, 60, 200)
     rgb += np.random.default_rng(0).integers(0, 12, rgb.shape, np.uint8)
-    inside = np.zeros((40, 60), bool)
-    inside[10:30, 10:30] = True  # The blue half of the object is missing.
-    strokes = np.zeros((40, 60), np.int8)
-    strokes[18:22, 36:44] = 1
+    inside = np.zeros((240, 640), bool)
+    inside[100:122, 100:300] = True  # The blue half of the object is missing.
+    strokes = np.zeros((240, 640), np.int8)
+    strokes[108:114, 306:494] = 1
     grown = grow_strokes(rgb, inside, strokes)
     blue = np.zeros_like(inside)
-    blue[10:30, 30:50] = True
+    blue[100:122, 300:500] = True
     assert (grown[blue] == 1).mean() > 0.9
     assert np.count_nonzero(grown[~blue]) < 20
 
