@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 LATEST = $$(ls -td results/demo_*/ | head -1)
+PARALLEL = -n auto --dist loadscope
 ON_RUN = --trained_model_folder=$(LATEST) --video_name=demo --data_folder=data
 
 .PHONY: demo test quick check pictures clean
@@ -43,10 +44,10 @@ check: $(VENV)/installed
 	$(RUN) -m mypy
 
 test: check
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q $(PARALLEL)
 
 quick: check
-	$(RUN) -m pytest -q -m "not slow"
+	$(RUN) -m pytest -q $(PARALLEL) -m "not slow"
 
 pictures: $(VENV)/installed
 	$(RUN) docs/make_pictures.py --run $(LATEST)

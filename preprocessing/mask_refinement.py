@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import media
 from alignment.layers import align_layer
 from command_line import UserError, resolve_folder_name, warn
 from implicit_neural_networks import Layers
-from masks.cues import shrink_video
+from masks.cues import motion_difference, shrink, shrink_video
 from masks.refinement import RefinedMasks, refine_masks
 from media import Pixels
 from preprocessing.mask_files import list_frames, write_mask_files
@@ -18,14 +19,33 @@ from preprocessing.mask_report import report_masks
 from preprocessing.small_video import open_small_clip, read_small_video
 from unwrap_utils import Video
 
+MAX_ERROR_PX = 3.0  # Largest distance between flow and motion, in pixels of the reduced clip, that counts.
+
 
 def refine_small_masks(video: Video, rough: Pixels) -> RefinedMasks:
     """Refine rough masks (T, h, w) of the frames of a video."""
-    inside = rough > 127
+    return refine_masks(shrink_video(video), rough, *align_both(video, rough > 127))
+
+
+def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """Return the transforms (T, 3, 3) of the background and of the object inside the masks (T, h, w) of a video."""
     layers = Layers.for_objects(1)
     background = align_layer(video, ~inside, layers.background.motion_kind)
-    foreground = align_layer(video, inside, layers[0].motion_kind)
-    return refine_masks(shrink_video(video), rough, background, foreground)
+    return background, align_layer(video, inside, layers[0].motion_kind)
+
+
+def motion_gain_px(video: Video, masks: Pixels) -> float:
+    """Return by how many pixels the object's motion fits the flow inside its masks better than the background's.
+
+    It is a mean over the pixels of the masks (T, h, w) whose flow is known; each error counts MAX_ERROR_PX at most.
+    """
+    clip = shrink_video(video)
+    errors = [
+        np.minimum(motion_difference(clip, clip.reduce_transforms(transforms)), MAX_ERROR_PX)
+        for transforms in align_both(video, masks > 127)
+    ]
+    gain = (errors[0] - errors[1])[np.stack([shrink(mask, clip.rgb.shape[2:0:-1]) for mask in masks]) > 127]
+    return float(np.nanmean(gain)) if np.isfinite(gain).any() else 0.0
 
 
 def refine_to_frames(video: Video, rough: Pixels, frames: list[Path], selection: list[Path]) -> Iterator[Pixels]:

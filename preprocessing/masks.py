@@ -26,6 +26,9 @@ from preprocessing.mask_report import report_masks
 from preprocessing.mask_request import MaskRequest
 
 ROUGH_METHODS = ("maskrcnn", "detectron2", "motion")  # Training refines masks that these methods find.
+# Motion fits masks that are right by at least about 1.3 px better than the background's motion does, pixels of the
+# reduced clip; below this value the user is told to look.
+UNSURE_GAIN_PX = 0.9
 MAX_LISTED = 5  # Number of frames that a message lists at most.
 
 
@@ -210,10 +213,16 @@ def find_moving_object(frames: list[Path], missing: list[Path]) -> Iterator[Pixe
     They are refined twice: motion alone misses parts of the object in many frames.
     """
     from preprocessing.mask_motion import segment_motion
-    from preprocessing.mask_refinement import refine_small_masks, refine_to_frames
+    from preprocessing.mask_refinement import motion_gain_px, refine_small_masks, refine_to_frames
     from preprocessing.small_video import open_small_clip, read_small_video
 
     video = read_small_video(open_small_clip(frames[0].parent))
     refined = refine_small_masks(video, segment_motion(video))
     masks = np.stack([refined.mask(rgb, t) for t, rgb in enumerate(video.frames.numpy())])
+    if (gain := motion_gain_px(video, masks)) < UNSURE_GAIN_PX:
+        warn(
+            f"not sure that the masks show the object: its motion fits them by only {gain:.1f} px better than the "
+            "background's does; look at the picture of their outlines, and bring --masks or click with --point if "
+            "they are wrong"
+        )
     return refine_to_frames(video, masks, frames, missing)

@@ -8,9 +8,11 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 
 from config import Config, config_text, load_config
 from scenes.catalogue import demo
@@ -18,6 +20,11 @@ from scenes.files import write_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # Tests run on all cores already, so each has one thread.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY = {
     "maximum_number_of_frames": 4,

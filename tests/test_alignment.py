@@ -238,6 +238,20 @@ def test_refined_masks_are_better_than_the_rough_ones(video, truth):
     assert agreement(masks, true) > 0.93
 
 
+@pytest.mark.slow
+def test_a_shadow_that_no_mask_shows_stays_outside(tmp_path):
+    scene = SCENES["shadow"](192, 108, 12)
+    folder = write_exact_flow(write_scene(scene, tmp_path))
+    video = read_video(folder)
+    transforms = align_layers(video)
+    refined = refine_masks(shrink_video(video), video.masks[0].numpy(), transforms[-1], transforms[0])
+    masks = np.stack([refined.upsample(frame, t) > 0.5 for t, frame in enumerate(video.frames.numpy())])
+    frames = [scene.frame(t) for t in range(scene.frames)]
+    is_shadow = np.stack([(frame.light < 0.7) & (frame.alpha[0] == 0) for frame in frames])
+    assert masks[is_shadow].mean() < 0.15
+    assert agreement(masks, np.stack([frame.alpha[0] > 0.5 for frame in frames])) > 0.93
+
+
 def test_a_frame_without_a_mask_gets_one_from_its_neighbours(video, truth):
     transforms = align_layers(video)
     rough = video.masks[0].numpy().copy()

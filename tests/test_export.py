@@ -215,6 +215,12 @@ def test_the_plate_shows_what_was_hidden(layers, scene):
     assert np.abs(plate - truth)[is_hidden].mean() < 0.4 * frame_error
 
 
+def test_removing_shadows_needs_plates(folder, tmp_path):
+    flags = ("--kinds", "alpha", "--remove_shadow")
+    with pytest.raises(UserError, match="add background to --kinds"):
+        export_layers.main([f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", *flags])
+
+
 def test_st_maps_follow_nukes_convention():
     positions = np.array([[[0, 0], [3, 0]], [[0, 1], [3, 1]]], np.float32)
     expected = [[[0.125, 0.75], [0.875, 0.75]], [[0.125, 0.25], [0.875, 0.25]]]

@@ -8,6 +8,7 @@ from conftest import ROOT, draw, last_line, run_script, tiny_config
 import media
 from command_line import UserError
 from grids.corrections import enlarge_atlas
+from grids.fields import Lattice
 from grids.model import GridModel, Shape, Spacing
 from masks.cues import shrink_video
 from masks.strokes import carry_along_flow, grow_strokes, object_strokes, read_strokes
@@ -164,7 +165,7 @@ def test_networks_cannot_be_corrected_after_training(finished_run, tmp_path):
 def test_an_enlarged_atlas_keeps_every_texel_in_place():
     model = GridModel(Shape((2, 20, 30), ((20, 30), (20, 30)), Spacing(((16, 1),), ((8, 1),), 0)))
     model.atlases[0].data = torch.rand(1, 3, 20, 30)
-    texels = model.at_frames(0).texels(0, lattice := _whole_frame())
+    texels = model.at_frames(0).texels(0, lattice := Lattice.of_raster((30, 20), (20, 30)))
     before = model.colors(torch.stack([model.to_uv(texels[0].flatten(1).T, 0)] * 2))[0]
     boxes = np.array([[-14, 20, -9, 30], [0, 0, 0, 0]])
     enlarge_atlas(model, 0, boxes)
@@ -172,9 +173,3 @@ def test_an_enlarged_atlas_keeps_every_texel_in_place():
     texels = model.at_frames(0).texels(0, lattice)
     after = model.layer_color(model.to_uv(texels[0].flatten(1).T, 0), 0)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
-
-
-def _whole_frame():
-    from grids.fields import Lattice
-
-    return Lattice.of_raster((30, 20), (20, 30))
