@@ -24,6 +24,8 @@ MAX_BAND = 1 / 40  # Largest half width of the band, as a share of the long edge
 # equation says nothing.
 PRIOR_WEIGHT = 0.03
 SMOOTHING_PX = 0.7  # Standard deviation over which the solution is averaged, weighted by how much the equation says.
+SOFT_RANGE = (16, 239)  # Values of a mask, 0 to 255, between which it is soft.
+MATTE_WIDTH = 1.0  # Soft pixels per pixel of the outline, on both of its sides, from which on a mask is a matte.
 SURE = 0.5  # Opacity on whose side a pixel outside the band stays.
 FILL_SCALES = 5  # Number of windows, each twice as large as the one before, from which colours are continued.
 SMALLEST_WEIGHT = 1e-3  # Weight of known pixels in a window below which the next larger window is used.
@@ -33,7 +35,7 @@ SMALLEST_WEIGHT = 1e-3  # Weight of known pixels in a window below which the nex
 def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
     """Return the opacity (F, T, H, W) uint8 of all objects, with the matting equation solved around their outlines.
 
-    No pixel changes its side of one half.
+    No pixel changes its side of one half. Mattes that somebody brought stay as they are.
     """
     frames, height, width = model.shape.size
     mattes = torch.zeros(len(model.alphas), frames, height, width, dtype=torch.uint8)
@@ -51,10 +53,18 @@ def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
             matte = solve_matte(
                 source[crop], color, behind[crop], learned, blur_px(model, index, t), max(height, width)
             )
-            matte = np.where(hidden[crop] < SURE, matte, learned)
+            is_given = bool(model.is_kept[index, t]) and has_soft_outline(video.masks[index, t].cpu().numpy())
+            matte = np.where((hidden[crop] < SURE) & (not is_given), matte, learned)
             mattes[index, t][crop] = torch.from_numpy(to_8_bit(matte))
             behind[crop] += matte[..., None] * (color - behind[crop])
     return mattes.to(video.device)
+
+
+def has_soft_outline(mask: NDArray[np.uint8]) -> bool:
+    """Return whether a mask (H, W), 0 to 255, is a matte: soft along its outline, not just where it was resized."""
+    is_soft = (mask > SOFT_RANGE[0]) & (mask < SOFT_RANGE[1])
+    outline = np.abs(signed_distance(mask > 127)) < 1 if (mask > 127).any() else np.zeros(mask.shape, bool)
+    return bool(is_soft.sum() > MATTE_WIDTH * outline.sum())
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
+from grids.matting import SOFT_RANGE
 from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, start_jacobians
 from grids.unwrap import average_atlas
 from implicit_neural_networks import visibility
@@ -33,7 +34,6 @@ LIKELY = 0.5  # Probability above which a pixel counts for the extent of an obje
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
 LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
 LARGEST_MASK_LOGIT = 7.0  # Largest logit of a kept mask.
-SOFT_RANGE = (16, 239)  # Values of a mask, 0 to 255, between which it is soft.
 LIGHT_PIXELS_PER_NODE = 4  # Pixels of reduced frames per node of light, along each axis, from which it is computed.
 DARKEST_LIT = 0.03  # Colour in [0, 1] that is added to both sides of a ratio, so that dark pixels do not count much.
 MAX_START_LOG_LIGHT = 0.6  # Natural logarithm of the strongest light at the start; below LARGEST_LOG_LIGHT.

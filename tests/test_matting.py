@@ -6,7 +6,8 @@ import pytest
 from evaluation.matting_metrics import connectivity, matting_errors
 from export.layers import foreground_color
 from export.shadows import find_shadow
-from grids.matting import solve_matte
+from grids.matting import has_soft_outline, solve_matte
+from media import to_8_bit
 from scenes.catalogue import SCENES
 
 HEIGHT, WIDTH = 240, 360
@@ -36,6 +37,15 @@ def test_where_both_layers_have_one_colour_the_learned_opacity_stays():
     learned[80:160, 120:240] = 1
     matte = solve_matte(frame, frame, frame, learned, 0.0, WIDTH)
     assert np.abs(matte - learned).mean() < 0.01
+
+
+def test_a_matte_is_told_from_a_hard_mask_and_from_one_that_was_only_resized():
+    y, x = np.mgrid[:90, :120]
+    radius = np.hypot(x - 60, y - 45)
+    hard, resized, matte = (to_8_bit(np.clip((25 - radius) / width + 0.5, 0, 1)) for width in (0.01, 1.0, 8.0))
+    assert not has_soft_outline(hard) and not has_soft_outline(resized)
+    assert has_soft_outline(matte)
+    assert not has_soft_outline(np.zeros_like(hard))
 
 
 def test_frames_that_show_no_object_or_nothing_else_stay():
