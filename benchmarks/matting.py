@@ -131,7 +131,7 @@ def measure_scene(run: "TrainedRun", scene: "Scene") -> dict[str, list[float]]:
         background = render_layer(model.at_frames(t), model.layers.background.index, lattice)
         opacities = {"learned": learned.coverage, "solved": solved.coverage, "binary truth": truth > VISIBLE}
         if importlib.util.find_spec("pymatting"):
-            opacities["pymatting"] = closed_form_matte(source, learned.coverage)
+            opacities["pymatting"] = solve_closed_form(source, learned.coverage)
         for kind, opacity in opacities.items():
             alpha = opacity.astype(np.float32)
             values = list(matting_errors(alpha, truth, band).values())
@@ -149,7 +149,7 @@ def outline_band(opacity: "Floats") -> "NDArray[np.bool_]":
     return np.abs(signed_distance(opacity > 0.5)) < BAND * max(opacity.shape)
 
 
-def closed_form_matte(source: "Floats", opacity: "Floats") -> "Floats":
+def solve_closed_form(source: "Floats", opacity: "Floats") -> "Floats":
     """Return pymatting's opacity (H, W); unknown is the band around the outline of an opacity."""
     import numpy as np
     from pymatting import estimate_alpha_cf

@@ -30,7 +30,7 @@ def correct_by_strokes(model: GridModel, probability: Tensor, video: Video) -> T
     """
     cpu_video, device = video.to(torch.device("cpu")), model.transforms.device
     clip, rgb = shrink_video(cpu_video), cpu_video.frames.numpy()
-    learned = learned_opacity(model)
+    learned = evaluate_opacity(model)
     corrected = np.stack(
         [
             apply_strokes(clip, rgb, opacity, select_strokes(cpu_video.strokes, number))
@@ -53,11 +53,10 @@ def correct_by_strokes(model: GridModel, probability: Tensor, video: Video) -> T
     return probability
 
 
-def learned_opacity(model: GridModel) -> NDArray[np.uint8]:
-    """Return the learned opacity of all objects at the working size, (F, T, H, W), 255 for opaque."""
+def evaluate_opacity(model: GridModel) -> NDArray[np.uint8]:
+    """Return the opacity of all objects at the working size, (F, T, H, W), 255 for opaque."""
     frames, height, width = model.shape.size
     lattice = Lattice.of_raster((width, height), (height, width))
-    model.forget_mattes()
     opacity = np.zeros((len(model.alphas), frames, height, width), np.uint8)
     for t in range(frames):
         grid_frames = model.at_frames(t)
@@ -69,10 +68,7 @@ def learned_opacity(model: GridModel) -> NDArray[np.uint8]:
 def keep_corrected_masks(model: GridModel, corrected: NDArray[np.uint8], strokes: dict[int, NDArray[np.uint8]]) -> None:
     """Keep masks (F, T, H, W) where the model kept masks before, and strokes everywhere."""
     device, earlier, is_kept = model.transforms.device, model.mask_logits, model.is_kept.cpu().numpy()
-    learned = [model.last_alpha_grid(index).values.detach().clone() for index in range(len(corrected))]
     keep_masks(model, corrected, is_kept, strokes)
-    for index, values in enumerate(learned):  # Training may have softened the outline of kept masks.
-        model.last_alpha_grid(index).values.data.copy_(values)
     if earlier.numel():  # Strokes of earlier corrections stay, where there are no new ones.
         model.mask_logits = torch.where(model.mask_logits == 0, earlier.cpu(), model.mask_logits)
     model.mask_logits, model.is_kept = model.mask_logits.to(device), model.is_kept.to(device)
@@ -83,21 +79,11 @@ def enlarge_boxes(model: GridModel, opacity: NDArray[np.uint8]) -> None:
     for index, object_opacity in enumerate(opacity):
         found = torch.from_numpy(object_boxes(object_opacity > 255 * POSSIBLE, BOX_MARGIN)).to(model.boxes)
         box = model.boxes[index]
-        is_empty, is_found = box[:, 1] <= box[:, 0], found[:, 1] > found[:, 0]
-        union = torch.stack(
-            [
-                torch.minimum(box[:, side], found[:, side])
-                if side % 2 == 0
-                else torch.maximum(box[:, side], found[:, side])
-                for side in range(4)
-            ],
-            dim=1,
-        )
-        model.boxes[index] = torch.where(
-            (is_found & is_empty)[:, None], found, torch.where(is_found[:, None], union, box)
-        )
-        tight = object_boxes(object_opacity > 127, 0.0)
-        enlarge_atlas(model, index, tight)
+        low, high = torch.minimum(box, found), torch.maximum(box, found)
+        union = torch.stack((low[:, 0], high[:, 1], low[:, 2], high[:, 3]), dim=1)
+        is_empty, is_found = box[:, 1:2] <= box[:, :1], found[:, 1:2] > found[:, :1]
+        model.boxes[index] = torch.where(is_found, torch.where(is_empty, found, union), box)
+        enlarge_atlas(model, index, object_boxes(object_opacity > 127, 0.0))
     model.cpu_boxes = None
 
 

@@ -71,6 +71,8 @@ def start_model(
         kept.append(~decision.is_refined)
     model, at_nodes = build_model(cpu_video, transforms, np.stack(probabilities), spacing, frames, stride)
     keep_masks(model, np.stack(probabilities), np.stack(kept), cpu_video.strokes)
+    for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
+        model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, rgb)
     return model, at_nodes
 
@@ -109,7 +111,6 @@ def keep_masks(
     logits = np.zeros(masks.shape, np.int8)
     for index, t in np.argwhere(is_kept):
         logits[index, t] = np.rint(mask_logits(masks[index, t]) / LOGIT_STEP)
-        model.last_alpha_grid(index).values.data[t] = 0
     for t, labels in strokes.items():
         for index in range(len(masks)):
             says = object_strokes(labels, index + 1)
