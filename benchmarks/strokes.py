@@ -52,6 +52,8 @@ def measure_strokes(run: Path, budget_s: float) -> list[float]:
     from masks.strokes import object_strokes, read_strokes
     from training.runs import resume_run
 
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder; give a folder that train.py wrote")
     with tempfile.TemporaryDirectory() as folder:
         copy, strokes = Path(folder) / run.name, Path(folder) / "strokes"
         shutil.copytree(run, copy)
