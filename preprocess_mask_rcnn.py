@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from command_line import UserError, make_parser, run_script
-from preprocessing.mask_request import MaskRequest, add_prompt_flags
+from preprocessing.mask_request import MaskRequest, add_prompt_flags, check_prompt_flags
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
         weights=options.weights,
         instance=options.instance,
         prompts=tuple(options.prompts),
+        text=options.text,
         objects=options.objects,
         source=options.masks,
         label=options.label,
@@ -42,12 +43,13 @@ def make_mask_parser() -> argparse.ArgumentParser:
     flags.add_argument("--vid-path", type=Path, required=True, help="folder of frames")
     flags.add_argument(
         "--method",
-        choices=("auto", "sam2", "maskrcnn", "detectron2", "motion", "import"),
+        choices=("auto", "sam2", "sam3", "maskrcnn", "detectron2", "motion", "import"),
         default="auto",
         help="sam2: the object that you click on, see --point; it needs the package transformers. "
+        "sam3: what --text names, with the same package; "
         "maskrcnn: torchvision's Mask R-CNN; detectron2: the published detector, if installed; motion: what moves "
         "against the background, needs no weights; import: masks of another program, see --masks; "
-        "auto (default): sam2 if a point or a box is given, else maskrcnn; without their weights motion",
+        "auto (default): sam2 if a point or a box is given, sam3 with a text, else maskrcnn; without its weights motion",
     )
     flags.add_argument(
         "--refine",
@@ -63,7 +65,7 @@ def make_mask_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--weights",
         type=Path,
-        help="detector weights as a local file, or those of SAM 2 as a folder (default: downloaded once)",
+        help="detector weights as a local file, or those of SAM 2 or 3 as a folder (default: downloaded once)",
     )
     add_prompt_flags(flags)
     flags.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
@@ -106,14 +108,13 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--label chooses one label, --objects several, from 1 on; give one of the two")
     if options.prompts and options.instance is not None:
         raise UserError("--instance and --point both choose an object; give one of the two")
-    if options.method == "sam2" and not options.prompts:
-        raise UserError("--method sam2 needs to know where the object is; give --point X,Y,FRAME or --box")
+    check_prompt_flags(options)
 
 
 def list_given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:
     """Return the names of the given flags that choose how masks are found, without those in `except_for`."""
     defaults = {"method": "auto", "class_name": "anything", "objects": 1}
-    names = ("method", "class_name", "weights", "instance", "prompts", "objects", "masks")
+    names = ("method", "class_name", "weights", "instance", "prompts", "text", "objects", "masks")
     given = [name for name in names if (getattr(options, name) or None) != defaults.get(name)]
     return ["point" if name == "prompts" else name for name in given if name not in except_for]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from command_line import UserError, add_device_flag, make_parser, resolve_folder_name, run_script
 from config import MOST_OBJECTS
-from preprocessing.mask_request import MaskRequest, add_prompt_flags
+from preprocessing.mask_request import MaskRequest, add_prompt_flags, check_prompt_flags
 
 if TYPE_CHECKING:
     from config import Config
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
             class_name=options.class_name,
             weights=options.mask_weights,
             prompts=tuple(options.prompts),
+            text=options.text,
             objects=options.objects,
             source=options.masks,
         )
@@ -63,7 +64,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     flags.add_argument("--masks", type=Path, help="your own masks: a folder of pictures, or a matte video")
     flags.add_argument(
         "--method",
-        choices=("auto", "sam2", "maskrcnn", "detectron2", "motion", "import"),
+        choices=("auto", "sam2", "sam3", "maskrcnn", "detectron2", "motion", "import"),
         help="how masks are found, see preprocess_mask_rcnn.py (default: auto, or import with --masks)",
     )
     flags.add_argument(
@@ -77,7 +78,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--mask_weights",
         type=Path,
-        help="detector weights as a local file, or those of SAM 2 as a folder (default: downloaded once)",
+        help="detector weights as a local file, or those of SAM 2 or 3 as a folder (default: downloaded once)",
     )
     flags.add_argument(
         "--flow_method",
@@ -103,6 +104,13 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--allow_cuts", action="store_true", help="train over scene cuts")
     flags.add_argument("--data_folder", type=Path, default=Path("data"), help="for frames, masks, flow (default: data)")
+    flags.add_argument(
+        "--strokes",
+        type=Path,
+        metavar="FOLDER",
+        help="PNGs named like their frames: red says object 1, black background, transparent nothing; a run that is "
+        "finished is corrected in 20 more seconds",
+    )
     add_device_flag(flags)
     flags.add_argument("--results_folder", type=Path, default=Path("results"), help="for the run (default: results)")
     return flags
@@ -110,7 +118,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
 
 def check_flags(options: argparse.Namespace) -> None:
     """Raise UserError for values out of range and for flags that do not belong together."""
-    for path in (options.input, options.masks):
+    for path in (options.input, options.masks, options.strokes):
         if path is not None and not path.exists():
             raise UserError(f"{path}: no such file or folder; check the path")
     if options.input.suffix.lower() in PICTURE_SUFFIXES:
@@ -126,12 +134,10 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(f"--objects is {options.objects}, expected 1 to {MOST_OBJECTS}")
     if options.objects > 1 and options.method == "motion":
         raise UserError("--method motion finds one object; for several use a detector, or --masks with label pictures")
-    if options.method == "sam2" and not options.prompts:
-        raise UserError("--method sam2 needs to know where the object is; give --point X,Y,FRAME or --box")
-    if options.prompts and (options.masks is not None or options.method in ("motion", "import")):
-        raise UserError(
-            f"{options.prompts[0]}: says where to find an object, but its masks come from elsewhere; leave it out"
-        )
+    check_prompt_flags(options)
+    if (options.prompts or options.text) and (options.masks is not None or options.method in ("motion", "import")):
+        flag = options.prompts[0] if options.prompts else "--text"
+        raise UserError(f"{flag}: says where to find an object, but its masks come from elsewhere; leave it out")
     if options.masks is not None and options.method not in (None, "import"):
         raise UserError(f"--masks gives the masks, --method {options.method} finds them; give one of the two")
     if options.input.is_dir() and (options.start or options.end is not None or options.every != 1 or options.name):
@@ -256,6 +262,7 @@ def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[in
         data_folder=str(frames),
         results_folder_name=str(options.results_folder),
         time_budget_s=options.time_budget,
+        strokes_folder=str(options.strokes or ""),
         maximum_number_of_frames=options.max_frames,
         objects=options.objects,
         resx=long_edge if is_wide else None,
@@ -264,19 +271,27 @@ def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[in
 
 
 def train_layers(options: argparse.Namespace, frames: Path) -> Path:
-    """Train and evaluate a run, or continue the newest run with the same settings. Return the folder of the run."""
+    """Train and evaluate a run, or continue the newest run with the same settings. Return the folder of the run.
+
+    Strokes serve a new run from the beginning, and correct one that is there after it is finished.
+    """
     import media
     from training.earlier_runs import find_newest_run, is_evaluated
     from training.runs import resume_run, start_run
 
     config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
     run = find_newest_run(config)
-    if run is not None and is_evaluated(run, options.time_budget):
+    if run is None:
+        trainer = start_run(config, options.device)
+        trainer.run()
+        return trainer.folder
+    if is_evaluated(run, options.time_budget):
         print(f"trained and evaluated already: {run}")
-        return run
-    trainer = start_run(config, options.device) if run is None else resume_run(run, options.time_budget, options.device)
-    trainer.run()
-    return trainer.folder
+    else:
+        resume_run(run, options.time_budget, options.device).run()
+    if options.strokes is not None:
+        resume_run(run, device=options.device, strokes=options.strokes).run()
+    return run
 
 
 def print_result(run: Path, seconds: dict[str, float]) -> None:

@@ -66,7 +66,7 @@ def mask_source(folder: Path, masks: Path) -> str:
     if are_found(folder, masks):
         return "found"
     is_imported = (read_mask_request(folder) or {}).get("method") == "import"
-    return "brought" if is_imported or read_mask_note(folder).get("used") in ("import", "sam2") else "unknown"
+    return "brought" if is_imported or read_mask_note(folder).get("used") in ("import", "sam2", "sam3") else "unknown"
 
 
 def are_found(folder: Path, masks: Path) -> bool:

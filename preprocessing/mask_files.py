@@ -41,6 +41,18 @@ def merge_object_masks(frames: list[Path], folders: list[Path]) -> Iterator[Pixe
         yield np.maximum.reduce([media.read_mask(masks[frame.stem]) for masks in masks_by_stem])
 
 
+def read_kept_masks(frames: list[Path], missing: list[Path], sources: list[Path]) -> Iterator[Pixels]:
+    """Yield for each missing frame the mask (H, W) uint8 of all objects together.
+
+    sources: for each object a folder of masks named like the frames. Of several objects, the masks of each are also
+    written into a folder of its own, before the first mask is yielded.
+    """
+    for folder, source in zip(list_object_folders(frames[0].parent, len(sources)), sources, strict=False):
+        write_object_masks(frames, (media.read_mask(source / f"{path.stem}.png") for path in frames), folder)
+    for path in missing:
+        yield np.maximum.reduce([media.read_mask(source / f"{path.stem}.png") for source in sources])
+
+
 def write_mask_files(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
     """Write one mask (H, W) uint8 per frame into an existing folder, and return the frames whose masks are empty.
 

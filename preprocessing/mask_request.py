@@ -4,6 +4,8 @@ import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from command_line import UserError
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -31,11 +33,12 @@ class Prompt:
 class MaskRequest:
     """Which masks to write, and by which method. The names of the fields are the keys of the note beside the masks."""
 
-    method: str = "auto"  # auto, sam2, maskrcnn, detectron2, motion or import
+    method: str = "auto"  # auto, sam2, sam3, maskrcnn, detectron2, motion or import
     class_name: str = "anything"  # class of the object, or "anything"
-    weights: Path | None = None  # local file with the weights of the detector, or folder with those of SAM 2
+    weights: Path | None = None  # local file with the weights of the detector, or folder with those of SAM 2 or 3
     instance: int | None = None  # number of the object, counted from 1; the surest and longest visible one comes first
     prompts: tuple[Prompt, ...] = ()  # where the objects are
+    text: str | None = None  # what the objects are, in words
     objects: int = 1  # number of objects; several are also written into a folder for each
     source: Path | None = None  # folder of pictures or video, for the method "import"
     label: int | None = None  # the only label to import, of label pictures
@@ -83,6 +86,19 @@ def add_prompt_flags(flags: argparse._ActionsContainer) -> None:
     flags.add_argument(
         "--box", dest="prompts", type=parse_box, action="append", metavar="X0,Y0,X1,Y1,FRAME", help="around the object"
     )
+    flags.add_argument("--text", metavar="WORDS", help='what the object is, in words such as "the white swan", for sam3')
+
+
+def check_prompt_flags(options: argparse.Namespace) -> None:
+    """Raise UserError if the way to find masks and the flags that say where or what the object is contradict it."""
+    if options.method == "sam2" and not options.prompts:
+        raise UserError("--method sam2 needs to know where the object is; give --point X,Y,FRAME or --box")
+    if options.method == "sam3" and not (options.text or "").strip():
+        raise UserError('--method sam3 needs to know what the object is; give --text "the white swan"')
+    if options.text is not None and options.method not in (None, "auto", "sam3"):
+        raise UserError(f"--text is for --method sam3, and --method is {options.method}; give one of the two")
+    if options.text is not None and options.prompts:
+        raise UserError(f"--text and {options.prompts[0]} both say which object; give one of the two")
 
 
 def parse_point(text: str) -> Prompt:

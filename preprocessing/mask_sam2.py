@@ -8,19 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
 import media
 from command_line import UserError
 from media import Pixels
-from preprocessing.errors import NoWeights
-from preprocessing.mask_files import list_object_folders, write_object_masks
+from preprocessing.mask_files import read_kept_masks
 from preprocessing.mask_request import MaskRequest, Prompt
+from preprocessing.pretrained import (
+    PretrainedModel,
+    forget_far_frames,
+    inference_dtype,
+    load_pretrained,
+    logits_to_mask,
+)
 
-CHECKPOINT = "facebook/sam2.1-hiera-small"  # downloaded by transformers where no local folder is given
+SAM2 = PretrainedModel("SAM 2", "Sam2VideoModel", "Sam2VideoProcessor", "4.57", "facebook/sam2.1-hiera-small")
 INSIDE = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
 
 
@@ -33,20 +37,14 @@ def segment_clicked_objects(
     turn. Raises UserError if a prompt lies on nothing.
     """
     prompts = request.prompts_by_object()
-    with tempfile.TemporaryDirectory(prefix=".sam2_", dir=frames[0].parent.parent) as kept:
+    with tempfile.TemporaryDirectory(prefix=".masks_", dir=frames[0].parent.parent) as kept:
         for number, object_prompts in prompts.items():
             folder = media.make_folder(Path(kept) / str(number))
             description = f"following object {number}" if len(prompts) > 1 else "following the object"
             masks = tracker.track(frames, object_prompts)
             for t, mask in tqdm(masks, desc=description, total=len(frames), unit="frame"):
-                media.write_png(folder / f"{t:06d}.png", mask)
-        written = [Path(kept) / str(number) for number in prompts]
-        for folder, source in zip(list_object_folders(frames[0].parent, len(prompts)), written, strict=False):
-            masks_of_object = (media.read_mask(source / f"{t:06d}.png") for t in range(len(frames)))
-            write_object_masks(frames, masks_of_object, folder)
-        numbers = {path: t for t, path in enumerate(frames)}
-        for path in missing:
-            yield np.maximum.reduce([media.read_mask(source / f"{numbers[path]:06d}.png") for source in written])
+                media.write_png(folder / f"{frames[t].stem}.png", mask)
+        yield from read_kept_masks(frames, missing, [Path(kept) / str(number) for number in prompts])
 
 
 class Sam2Tracker:
@@ -54,27 +52,8 @@ class Sam2Tracker:
 
     def __init__(self, weights: Path | None, device: torch.device):
         """weights: folder that `save_pretrained` wrote; None: downloaded once. Raises NoWeights, UserError."""
-        try:
-            from transformers import Sam2VideoModel, Sam2VideoProcessor
-        except ImportError:
-            raise NoWeights("--method sam2 needs a package: pip install 'transformers>=4.57'") from None
-        if weights is not None and not (weights / "config.json").is_file():
-            raise UserError(f"{weights}: no folder with config.json and weights of SAM 2; give one to --weights")
-        source = str(weights or CHECKPOINT)
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        try:
-            model: Any = Sam2VideoModel.from_pretrained(source)
-            processor: Any = Sam2VideoProcessor.from_pretrained(source)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            if weights is not None:
-                raise UserError(f"{weights}: holds no weights of SAM 2 ({reason}); give another --weights") from None
-            raise NoWeights(
-                f"the weights of SAM 2 are not there and could not be downloaded ({reason}); "
-                f"get {CHECKPOINT} elsewhere and give its folder as --weights"
-            ) from None
-        self.model, self.processor = model.to(device, dtype).eval(), processor
-        self.device, self.dtype = device, dtype
+        self.model, self.processor = load_pretrained(SAM2, weights, device)
+        self.device, self.dtype = device, inference_dtype(device)
 
     @torch.inference_mode()
     def track(self, frames: list[Path], prompts: list[Prompt]) -> Iterator[tuple[int, Pixels]]:
@@ -115,19 +94,5 @@ class Sam2Tracker:
             )
         pixels = self.processor(images=picture, return_tensors="pt").pixel_values.to(self.device, self.dtype)
         output = self.model(inference_session=session, frame_idx=t, frame=pixels, reverse=reverse)
-        self.forget(session, t)
-        logits = output.pred_masks.float().view(1, 1, *output.pred_masks.shape[-2:])
-        probability = functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0].sigmoid()
-        return media.to_8_bit(probability.cpu().numpy())
-
-    def forget(self, session: Any, t: int) -> None:
-        """Remove from a session the picture of frame t, and results that are too far from it to be read again."""
-        session.processed_frames.pop(t, None)
-        reach = max(self.model.config.num_maskmem, self.model.config.max_object_pointers_in_encoder)
-        for outputs in session.output_dict_per_obj.values():
-            tracked = outputs["non_cond_frame_outputs"]
-            for other in [other for other in tracked if abs(other - t) > reach]:
-                del tracked[other]
-            for results in (tracked, outputs["cond_frame_outputs"]):
-                if t in results:
-                    results[t].pop("high_res_masks", None)  # The largest of them; it is read in this frame only.
+        forget_far_frames(session, t, self.model.config)
+        return logits_to_mask(output.pred_masks.reshape(1, *output.pred_masks.shape[-2:]), size)

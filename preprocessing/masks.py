@@ -116,6 +116,8 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
                 raise
             check_detector_prompts(request)
             print(f"falling back to --method maskrcnn: {error}", file=sys.stderr, flush=True)
+    if request.text is not None:
+        return "sam3", segment_text(frames, missing, request)
     check_detector_prompts(request)
     if request.method != "detectron2":
         from preprocessing.mask_rcnn import check_class_name
@@ -175,6 +177,18 @@ def segment_clicks(frames: list[Path], missing: list[Path], request: MaskRequest
         raise UserError("--method sam2 needs to know where the object is: give --point X,Y,FRAME or --box")
     tracker = Sam2Tracker(request.weights, pick_device())
     return segment_clicked_objects(frames, missing, request, tracker)
+
+
+def segment_text(frames: list[Path], missing: list[Path], request: MaskRequest) -> Iterator[Pixels]:
+    """Return the masks (H, W) uint8 of the missing frames by SAM 3, which is loaded at once.
+
+    Raises NoWeights if it cannot be: what somebody asked for in words is never replaced by a guess.
+    """
+    from preprocessing.mask_sam3 import Sam3Finder, segment_named_objects
+    from unwrap_utils import pick_device
+
+    finder = Sam3Finder(request.weights, pick_device())
+    return segment_named_objects(frames, missing, request, finder)
 
 
 def import_masks(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:

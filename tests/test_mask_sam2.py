@@ -119,14 +119,14 @@ def test_a_box_and_prompts_in_several_frames_are_taken(tracker, frames):
 @pytest.mark.slow
 def test_what_the_model_remembers_does_not_grow_with_the_clip(tracker, frames, monkeypatch):
     remembered = []
-    forget = tracker.forget
+    forget = mask_sam2.forget_far_frames
 
-    def count_after_forgetting(session, t):
-        forget(session, t)
+    def count_after_forgetting(session, t, config):
+        forget(session, t, config)
         (outputs,) = session.output_dict_per_obj.values()
         remembered.append((len(session.processed_frames), len(outputs["non_cond_frame_outputs"])))
 
-    monkeypatch.setattr(tracker, "forget", count_after_forgetting)
+    monkeypatch.setattr(mask_sam2, "forget_far_frames", count_after_forgetting)
     paths = list_frames(frames) * 5
     assert len(list(tracker.track(paths, [Prompt(((20, 16),), 0)]))) == 30
     assert max(pictures for pictures, _ in remembered) == 0

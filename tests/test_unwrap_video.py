@@ -20,6 +20,7 @@ from config import config_text, load_config
 from evaluation.mask_metrics import iou
 from masks.provenance import read_mask_sources
 from media.clip import open_clip
+from media.decoding import read_video
 from preprocessing.estimate import Task, estimate_disk_bytes, estimate_seconds
 from preprocessing.extract import Span, extract_frames
 from preprocessing.mask_request import MaskRequest
@@ -162,6 +163,23 @@ def test_a_run_that_was_damaged_is_passed_over(unwrapped, tmp_path, capsys):
     (run / "checkpoint").write_bytes(whole[:1000])
     assert find_newest_run(config) is None
     assert "skipped an earlier run" in capsys.readouterr().err
+
+
+def test_strokes_correct_the_run_that_is_there(unwrapped, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(unwrapped[0], folder)
+    (run,) = (folder / "results").iterdir()
+    picture = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
+    picture[2:8, 2:20] = (255, 0, 0, 255)  # a part of the background, where no mask shows the object
+    media.write_png(media.make_folder(folder / "strokes") / "00003.png", picture)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("training.runs.CORRECTION_BUDGET_S", 1.0)
+    unwrap_video.main([str(unwrapped[0] / "a pan.mp4"), *QUICK, "--strokes", "strokes"])
+    assert "trained and evaluated already" in capsys.readouterr().out
+    assert list((folder / "results").iterdir()) == [run]
+    (video,) = max(run.glob("[0-9]*/metrics.json")).parent.glob("alpha_a*.mp4")
+    frames = list(read_video(video))
+    assert frames[3][3:7, 4:18].mean() > 127
 
 
 def test_a_clips_own_masks_given_as_masks_are_used_as_they_are(unwrapped, capsys):
