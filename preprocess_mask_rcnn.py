@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
         class_name=options.class_name,
         weights=options.weights,
         instance=options.instance,
+        candidate=options.candidate,
         prompts=tuple(options.prompts),
         text=options.text,
         objects=options.objects,
@@ -49,7 +50,7 @@ def make_mask_parser() -> argparse.ArgumentParser:
         "sam3: what --text names, with the same package; "
         "maskrcnn: torchvision's Mask R-CNN; detectron2: the published detector, if installed; motion: what moves "
         "against the background, needs no weights; import: masks of another program, see --masks; "
-        "auto (default): sam2 if a point or a box is given, sam3 with a text, else maskrcnn; without its weights motion",
+        "auto (default): sam2 with a point or a box, sam3 with a text, else maskrcnn; without its weights motion",
     )
     flags.add_argument(
         "--refine",
@@ -70,6 +71,11 @@ def make_mask_parser() -> argparse.ArgumentParser:
     add_prompt_flags(flags)
     flags.add_argument("--instance", type=int, help="which of the objects found, counting from 1, the surest first")
     flags.add_argument(
+        "--candidate",
+        type=int,
+        help="motion: which of the candidates in NAME_maskrcnn_candidates.png, counting from 1 (default: 1)",
+    )
+    flags.add_argument(
         "--objects",
         type=int,
         default=1,
@@ -89,7 +95,7 @@ def check_flags(options: argparse.Namespace) -> None:
     imports = options.method == "import"
     if options.refine and (extra := list_given_choices(options)):
         raise UserError(f"--refine refines existing masks, --{extra[0]} finds new ones; give one of the two")
-    usable = ("method", "masks", "objects") if imports else ("method", "masks")
+    usable = ("method", "masks", "objects") if imports else ("method", "masks", "candidate")
     if options.method in ("motion", "import") and (extra := list_given_choices(options, except_for=usable)):
         raise UserError(f"--{extra[0]} is for detectors; --method {options.method} does not use it; leave it out")
     if imports != (options.masks is not None):
@@ -100,7 +106,9 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(f"{options.masks}: no such file or folder; --masks takes mask pictures or a matte video")
     if options.threshold is not None and not 0 <= options.threshold < 1:
         raise UserError(f"--threshold is {options.threshold}, expected a grey value from 0 (black) to below 1 (white)")
-    for name in ("instance", "objects"):
+    if options.candidate is not None and options.method not in ("auto", "motion"):
+        raise UserError(f"--candidate is for --method motion, and --method is {options.method}; leave it out")
+    for name in ("instance", "candidate", "objects"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}, expected 1 or more")
@@ -114,7 +122,7 @@ def check_flags(options: argparse.Namespace) -> None:
 def list_given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:
     """Return the names of the given flags that choose how masks are found, without those in `except_for`."""
     defaults = {"method": "auto", "class_name": "anything", "objects": 1}
-    names = ("method", "class_name", "weights", "instance", "prompts", "text", "objects", "masks")
+    names = ("method", "class_name", "weights", "instance", "prompts", "text", "candidate", "objects", "masks")
     given = [name for name in names if (getattr(options, name) or None) != defaults.get(name)]
     return ["point" if name == "prompts" else name for name in given if name not in except_for]
 

@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             weights=options.mask_weights,
             prompts=tuple(options.prompts),
             text=options.text,
+            candidate=options.candidate,
             objects=options.objects,
             source=options.masks,
         )
@@ -75,6 +76,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
         "a detector finds them, or they are the labels 1, 2, ... of --masks",
     )
     add_prompt_flags(flags)
+    flags.add_argument("--candidate", type=int, help="with --method motion: see preprocess_mask_rcnn.py")
     flags.add_argument(
         "--mask_weights",
         type=Path,
@@ -135,6 +137,8 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.objects > 1 and options.method == "motion":
         raise UserError("--method motion finds one object; for several use a detector, or --masks with label pictures")
     check_prompt_flags(options)
+    if options.candidate is not None and options.candidate < 1:
+        raise UserError(f"--candidate is {options.candidate}, expected 1 or more")
     if (options.prompts or options.text) and (options.masks is not None or options.method in ("motion", "import")):
         flag = options.prompts[0] if options.prompts else "--text"
         raise UserError(f"{flag}: says where to find an object, but its masks come from elsewhere; leave it out")

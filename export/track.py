@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from command_line import UserError
-from rendering.frames import VISIBLE, Floats, Frame, render_frame, render_frames
-from rendering.inverse import locate_uv
-from rendering.resampling import sample_field
+from rendering.frames import render_frame, render_frames
+from rendering.point_tracks import follow_points, pick_points
 from rendering.trained_run import TrainedRun
 
 
@@ -35,31 +34,17 @@ def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[
             f"{width} x {height}"
         )
     scale = np.array([width / clip.width, height / clip.height])
-    start = (np.array([x, y]) + 0.5) / scale - 0.5
+    start = (np.array([[x, y]]) + 0.5) / scale - 0.5
     start_frame = render_frame(run.model, clip, t, run.full_range, with_colors=False)
-    layer = int(np.argmax([sample_at(visibility, start) for visibility in start_frame.visibility]))
-    target_uv = sample_at(start_frame.uv[layer], start)
-    track = []
-    for frame in render_frames(run.model, clip, run.full_range, with_colors=False):
-        position, is_visible = locate_in_frame(frame, layer, target_uv)
-        native = (position + 0.5) * scale - 0.5
-        track.append(TrackPoint(frame.t, float(native[0]), float(native[1]), is_visible))
-    return run.model.layers[layer].name, track
-
-
-def sample_at(field: Floats, position: Floats) -> Floats:
-    """Sample a field (H, W) or (H, W, C) bilinearly at one position (x, y) in pixels."""
-    return sample_field(field, position.astype(np.float32)[None, None])[0, 0]
-
-
-def locate_in_frame(frame: Frame, layer: int, target_uv: Floats) -> tuple[Floats, bool]:
-    """Return the position (x, y) in a frame at which a layer has the target uv (2,), and whether it is visible there.
-
-    The position is in pixels of working size. Beyond the frame the mapping is extrapolated linearly.
-    """
-    positions, is_found = locate_uv(target_uv[None], frame.uv[layer])
-    is_visible = bool(is_found[0]) and bool(sample_at(frame.visibility[layer], positions[0]) > VISIBLE)
-    return positions[0], is_visible
+    points = pick_points([start_frame], np.zeros(1, int), start)
+    frames = render_frames(run.model, clip, run.full_range, with_colors=False)
+    positions, is_visible = follow_points(frames, points)
+    native = (positions[0] + 0.5) * scale - 0.5
+    track = [
+        TrackPoint(number, float(px), float(py), bool(seen))
+        for number, ((px, py), seen) in enumerate(zip(native, is_visible[0], strict=True))
+    ]
+    return run.model.layers[int(points.layers[0])].name, track
 
 
 def track_csv(track: list[TrackPoint]) -> str:

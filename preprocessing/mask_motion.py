@@ -1,13 +1,18 @@
-"""Find rough masks without a network: the object is what moves against the background."""
+"""Find rough masks without a network: the object is what moves against the background, or looks unlike it.
+
+No single measure is right for every clip: water moves, a torso moves less than its legs, a parked car looks unlike the
+road. Their mistakes differ, so four segmentations of the clip vote for each pixel. Each is also a candidate of its own,
+for people to choose from where the vote is wrong."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+import media
 from alignment.layers import align_layer
 from command_line import UserError
-from masks.cues import SmallClip, background_differences, motion_difference, shrink_video
-from masks.refinement import smooth_along_flow
+from masks.cues import SmallClip, background_differences, color_cue, motion_difference, shrink_video
+from masks.refinement import log_likelihood_ratio, smooth_along_flow
 from media import Pixels
 from unwrap_utils import Video
 
@@ -18,51 +23,95 @@ LONG_EDGE_PX = 192  # Pixels of the long edge at which motion is compared: avera
 MIN_NOISE_PX = 0.15  # Pixels of the reduced clip by which flow is never trusted to be exact.
 MIN_OBJECT_AREA = 0.002  # Share of a frame's pixels below which a moving part is no object.
 MAX_OBJECT_AREA = 0.6  # Share of a frame's pixels above which a moving part is no object.
+COLOR_WEIGHT = 0.5  # Weight of a colour's score beside that of motion.
+BORDER = 0.06  # Share of the frame's height that counts as its border, where objects are rare.
 # Score of a pixel that moves 11 times as much against the background as the median pixel. Water and leaves move less.
 CLEAR_MOTION_SCORE = 2.4
 MEDIAN_SCORE = 0.15  # Score of a pixel that moves and looks as the median pixel does.
 MIN_CLEAR_FRAMES = 0.5  # Share of the frames that must show clear motion; with fewer, weaker motion is accepted.
+NEIGHBOURHOOD = 0.05  # Share of the long edge by which the first object is enlarged before another one is looked for.
 
 
-def segment_motion(video: Video) -> Pixels:
-    """Return rough masks (T, H, W), 0 or 255, of what moves against the background.
+def find_candidates(video: Video) -> dict[str, Pixels]:
+    """Return rough masks (T, h, w), 0 to 255, of what may be the object, by what they go by; the best guess first.
 
-    The background's motion is a homography per frame on which most pixels agree. Pixels whose flow or colour differs
-    from it belong to the object. Raise UserError if nothing moves.
+    They have a reduced size, see `enlarge_masks`. The first are the mean of the next four. The background's motion is a
+    homography per frame on which most pixels agree; pixels whose flow or colour differs from it belong to the object.
+    Raise UserError if nothing moves.
     """
-    _, height, width = video.size
-    background = align_layer(video, np.ones(video.size, bool), "homography")
     clip = shrink_video(video, LONG_EDGE_PX)
-    score = motion_score(clip, clip.reduce_transforms(background))
-    threshold = otsu_threshold(score)
-    inside = largest_parts(score > max(threshold, CLEAR_MOTION_SCORE))
-    if inside.any((1, 2)).mean() < MIN_CLEAR_FRAMES:
-        inside = largest_parts(score > max(threshold, MEDIAN_SCORE))
-    if not inside.any():
+    background = align_layer(video, np.ones(video.size, bool), "homography")
+    motion, color = background_scores(clip, clip.reduce_transforms(background))
+    both = motion + COLOR_WEIGHT * color
+    inside = {
+        "motion and colour": largest_moving_parts(both),
+        "motion": largest_moving_parts(motion),
+        "colour": largest_moving_parts(color, clear_score=0.0),
+        "motion, colour and border": largest_moving_parts(both + COLOR_WEIGHT * border_score(clip)),
+    }
+    votes = np.mean([flags.astype(np.float32) for flags in inside.values()], axis=0)
+    if not (votes > 0.5).any():
+        votes = inside["motion and colour"].astype(np.float32)
+    if not votes.any():
         raise UserError(
             "nothing moves against the background, so masks can't be found by motion; "
             "use --method maskrcnn, or put masks of your own into the folder"
         )
-    masks = [
-        cv2.resize(frame.astype(np.uint8) * 255, (width, height), interpolation=cv2.INTER_LINEAR) for frame in inside
-    ]
-    return np.where(np.stack(masks) > 127, 255, 0).astype(np.uint8)
+    reach = 2 * round(NEIGHBOURHOOD * LONG_EDGE_PX) + 1
+    near = np.stack([cv2.dilate(frame, np.ones((reach, reach), np.uint8)) for frame in votes]) > 0.5
+    masks = {"vote": votes, **inside, "another object": largest_moving_parts(np.where(near, both.min(), both))}
+    # Rounded down, so that two votes of four are not yet inside.
+    return {name: (values * 255).astype(np.uint8) for name, values in masks.items() if values.any()}
 
 
-def motion_score(clip: SmallClip, background: Floats) -> Floats:
-    """Return a score (T, h, w) of how much each pixel moves and looks unlike the background.
+def enlarge_masks(masks: Pixels, size: tuple[int, int, int]) -> Pixels:
+    """Return masks (T, h, w) enlarged to a video's size (T, H, W)."""
+    _, height, width = size
+    return np.stack([media.resize(mask, width, height) for mask in masks])
 
-    It is the logarithm of the motion against the background plus half the logarithm of the colour difference, each
-    relative to its median, smoothed along the flow. background: transforms (T, 3, 3) of the background.
+
+def background_scores(clip: SmallClip, background: Floats) -> tuple[Floats, Floats]:
+    """Return how much each pixel moves, and how much it looks, unlike the background: two scores (T, h, w).
+
+    They are the logarithms of the motion against the background and of the colour difference from it, each relative to
+    its median, smoothed along the flow. background: transforms (T, 3, 3) of the background.
     """
     motion_px = motion_difference(clip, background)
     median_px = max(float(np.nanmedian(motion_px)), MIN_NOISE_PX)
-    motion = np.log(np.nan_to_num(motion_px, nan=median_px) / median_px + 0.1)
     is_still = motion_px < 2 * median_px
     color_difference = background_differences(clip, background, is_still)[0]
-    median_color = float(np.nanmedian(color_difference))
-    color = np.log(np.nan_to_num(color_difference, nan=median_color) / max(median_color, 1e-3) + 0.1)
-    return smooth_along_flow(clip, (motion + 0.5 * color).astype(np.float32))
+    median_color = max(float(np.nanmedian(color_difference)), 1e-3)
+    scores = []
+    for values, median in ((motion_px, median_px), (color_difference, median_color)):
+        ratio = np.nan_to_num(values, nan=median) / median
+        scores.append(smooth_along_flow(clip, np.log(ratio + 0.1).astype(np.float32)))
+    return scores[0], scores[1]
+
+
+def border_score(clip: SmallClip) -> Floats:
+    """Return how much more frequent the colour of each pixel is inside the frames than at their border, (T, h, w).
+
+    It is a log-likelihood ratio, smoothed along the flow.
+    """
+    height, width = clip.rgb.shape[1:3]
+    edge = max(2, round(BORDER * height))
+    is_inner = np.zeros((height, width), bool)
+    is_inner[edge : height - edge, edge : width - edge] = True
+    everything = np.ones(clip.rgb.shape[:3], bool)
+    ratio = log_likelihood_ratio(color_cue(clip), np.broadcast_to(is_inner, everything.shape), everything)
+    return smooth_along_flow(clip, ratio)
+
+
+def largest_moving_parts(score: Floats, clear_score: float = CLEAR_MOTION_SCORE) -> Flags:
+    """Return the largest part of each frame (T, h, w) whose score is high; nothing in frames without such a part.
+
+    High is above Otsu's threshold and above clear_score, or above MEDIAN_SCORE if that leaves too few frames.
+    """
+    threshold = otsu_threshold(score)
+    inside = largest_parts(score > max(threshold, clear_score))
+    if inside.any((1, 2)).mean() >= MIN_CLEAR_FRAMES:
+        return inside
+    return largest_parts(score > max(threshold, MEDIAN_SCORE))
 
 
 def otsu_threshold(score: Floats) -> float:

@@ -11,10 +11,11 @@ from evaluation.mask_metrics import iou
 from masks.provenance import mask_note_path, write_mask_note
 from media import Pixels
 from media.clip import evenly_spaced_indices
-from media.contact_sheet import contact_rows
+from media.contact_sheet import contact_rows, contact_sheet, stack_rows
 
 SHEET_FRAMES = 6  # Number of frames that the picture shows.
 SHEET_COLUMNS = 3  # Number of frames in one row of the picture.
+CANDIDATE_FRAMES, CANDIDATE_HEIGHT_PX = 4, 180  # Frames of each candidate on their picture, and their height.
 OUTLINE_RGB = (255, 40, 160)  # Colour of the masks' outlines, 0 to 255.
 
 
@@ -49,10 +50,35 @@ def draw_outlines(frames: list[Path], masks: dict[str, Path]) -> Pixels:
         image = media.read_rgb(frames[t])
         height, width = image.shape[:2]
         mask = media.resize(media.read_mask(masks[frames[t].stem]), width, height)
-        outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(image, outlines, -1, OUTLINE_RGB, thickness=max(1, round(max(image.shape) / 320)))
-        pictures[frames[t].name] = image
+        pictures[frames[t].name] = draw_outline(image, mask)
     return contact_rows(pictures, SHEET_COLUMNS)
+
+
+def draw_outline(image: Pixels, mask: Pixels) -> Pixels:
+    """Draw the outline of a mask (H, W) into an image (H, W, 3), and return the image."""
+    outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, outlines, -1, OUTLINE_RGB, thickness=max(1, round(max(image.shape) / 320)))
+    return image
+
+
+def write_candidates(frames: list[Path], candidates: dict[str, Pixels]) -> Path:
+    """Write a picture of some frames with the outlines of each candidate's masks, one row each. Return its path.
+
+    candidates: masks (T, H, W) of a reduced size by what they go by.
+    """
+    rows = []
+    for number, (name, masks) in enumerate(candidates.items(), 1):
+        pictures: dict[str, Pixels] = {}
+        for t in evenly_spaced_indices(len(frames), CANDIDATE_FRAMES):
+            caption = f"candidate {number}, {name}" if not pictures else frames[t].name
+            image = media.read_rgb(frames[t])
+            width = max(1, round(image.shape[1] * CANDIDATE_HEIGHT_PX / image.shape[0]))
+            image, mask = (media.resize(picture, width, CANDIDATE_HEIGHT_PX) for picture in (image, masks[t]))
+            pictures[caption] = draw_outline(image, mask)
+        rows.append(contact_sheet(pictures, CANDIDATE_HEIGHT_PX))
+    path = frames[0].parent.with_name(f"{frames[0].parent.name}_maskrcnn_candidates.png")
+    media.write_png(path, stack_rows(rows))
+    return path
 
 
 def measure_masks(frames: list[Path], masks: dict[str, Path], truth: Path) -> dict[str, float]:

@@ -39,6 +39,7 @@ class MaskRequest:
     instance: int | None = None  # number of the object, counted from 1; the surest and longest visible one comes first
     prompts: tuple[Prompt, ...] = ()  # where the objects are
     text: str | None = None  # what the objects are, in words
+    candidate: int | None = None  # by motion: which of the candidates, counted from 1, the best guess first
     objects: int = 1  # number of objects; several are also written into a folder for each
     source: Path | None = None  # folder of pictures or video, for the method "import"
     label: int | None = None  # the only label to import, of label pictures
@@ -86,7 +87,9 @@ def add_prompt_flags(flags: argparse._ActionsContainer) -> None:
     flags.add_argument(
         "--box", dest="prompts", type=parse_box, action="append", metavar="X0,Y0,X1,Y1,FRAME", help="around the object"
     )
-    flags.add_argument("--text", metavar="WORDS", help='what the object is, in words such as "the white swan", for sam3')
+    flags.add_argument(
+        "--text", metavar="WORDS", help='what the object is, in words such as "the white swan", for sam3'
+    )
 
 
 def check_prompt_flags(options: argparse.Namespace) -> None:

@@ -107,7 +107,7 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
         masks = import_object_masks(frames, request) if request.objects > 1 else import_masks(frames, request)
         return "import", (mask for path, mask in zip(frames, masks, strict=True) if path in set(missing))
     if request.method == "motion":
-        return "motion", find_moving_object(frames, missing)
+        return "motion", find_moving_object(frames, missing, request)
     if request.method == "sam2" or (request.method == "auto" and request.prompts):
         try:
             return "sam2", segment_clicks(frames, missing, request)
@@ -135,7 +135,7 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
         if request.method != "auto" or request.weights is not None or request.prompts:
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
-        return "motion", find_moving_object(frames, missing)
+        return "motion", find_moving_object(frames, missing, request)
 
 
 def check_prompts(frames: list[Path], request: MaskRequest) -> None:
@@ -221,22 +221,30 @@ def import_object_masks(frames: list[Path], request: MaskRequest) -> Iterator[Pi
     return merge_object_masks(frames, folders)
 
 
-def find_moving_object(frames: list[Path], missing: list[Path]) -> Iterator[Pixels]:
+def find_moving_object(frames: list[Path], missing: list[Path], request: MaskRequest) -> Iterator[Pixels]:
     """Return the masks (H, W) uint8, 0 or 255, of what moves in the clip, for the missing frames.
 
-    They are refined twice: motion alone misses parts of the object in many frames.
+    The chosen candidate is refined twice: motion alone misses parts of the object in many frames. Also writes a picture
+    of all candidates. Raise UserError if nothing moves, or if there is no such --candidate.
     """
-    from preprocessing.mask_motion import segment_motion
+    from preprocessing.mask_motion import enlarge_masks, find_candidates
     from preprocessing.mask_refinement import motion_gain_px, refine_small_masks, refine_to_frames
+    from preprocessing.mask_report import write_candidates
     from preprocessing.small_video import open_small_clip, read_small_video
 
     video = read_small_video(open_small_clip(frames[0].parent))
-    refined = refine_small_masks(video, segment_motion(video))
+    candidates = find_candidates(video)
+    number = request.candidate or 1
+    picture = write_candidates(frames, candidates)
+    if number > len(candidates):
+        raise UserError(f"--candidate {number}: there are {len(candidates)}, see {picture}")
+    print(f"candidate {number} of {len(candidates)} in {picture}; --candidate takes another one")
+    rough = enlarge_masks(list(candidates.values())[number - 1], video.size)
+    refined = refine_small_masks(video, rough)
     masks = np.stack([refined.mask(rgb, t) for t, rgb in enumerate(video.frames.numpy())])
     if (gain := motion_gain_px(video, masks)) < UNSURE_GAIN_PX:
         warn(
             f"not sure that the masks show the object: its motion fits them by only {gain:.1f} px better than the "
-            "background's does; look at the picture of their outlines, and bring --masks or click with --point if "
-            "they are wrong"
+            f"background's does; look at {picture} and choose with --candidate, bring --masks or click with --point"
         )
     return refine_to_frames(video, masks, frames, missing)

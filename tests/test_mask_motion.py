@@ -8,7 +8,8 @@ import media
 import preprocess_mask_rcnn
 from command_line import UserError
 from evaluation.mask_metrics import iou
-from preprocessing.mask_motion import largest_part, otsu_threshold, segment_motion
+from masks.provenance import read_mask_request
+from preprocessing.mask_motion import enlarge_masks, find_candidates, largest_part, otsu_threshold
 from preprocessing.small_video import open_small_clip, read_small_video
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
@@ -43,6 +44,39 @@ def test_motion_finds_the_object_without_any_weights(scene):
     masks = scene.with_name("pan_maskrcnn")
     assert len(list(masks.iterdir())) == SIZE[2]
     assert mean_j(masks, scene.with_name("pan_gt")) > 0.75
+
+
+@pytest.mark.slow
+def test_candidates_are_shown_and_another_one_can_be_chosen(scene):
+    picture = scene.with_name("pan_maskrcnn_candidates.png")
+    with pytest.raises(UserError, match=r"--candidate 99: there are \d, see .*pan_maskrcnn_candidates\.png"):
+        preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "motion", "--candidate", "99"])
+    assert picture.is_file()
+    assert not scene.with_name("pan_maskrcnn").exists()
+    preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "motion", "--candidate", "2"])
+    assert mean_j(scene.with_name("pan_maskrcnn"), scene.with_name("pan_gt")) > 0.5
+    assert read_mask_request(scene.with_name("pan_maskrcnn")) == {"method": "motion", "candidate": "2"}
+
+
+def test_the_vote_is_right_where_one_of_the_segmentations_is_not(tmp_path):
+    folder = write_scene(SCENES["pan"](*SIZE), tmp_path)
+    video = read_small_video(open_small_clip(folder))
+    candidates = find_candidates(video)
+    truth = [media.read_mask(path) > 127 for path in sorted(folder.with_name("pan_gt").iterdir())]
+
+    def measure(masks):
+        return np.mean([iou(a > 127, b) for a, b in zip(enlarge_masks(masks, video.size), truth, strict=True)])
+
+    first, *others = (measure(masks) for name, masks in candidates.items() if name != "another object")
+    assert first > min(others)
+    assert candidates["vote"].shape == candidates["motion"].shape
+
+
+def test_a_candidate_belongs_to_motion(scene):
+    with pytest.raises(UserError, match="--candidate is for --method motion"):
+        preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "maskrcnn", "--candidate", "2"])
+    with pytest.raises(UserError, match="--candidate is 0, expected 1 or more"):
+        preprocess_mask_rcnn.main(["--vid-path", str(scene), "--method", "motion", "--candidate", "0"])
 
 
 @pytest.mark.slow
@@ -85,7 +119,7 @@ def test_a_clip_in_which_nothing_moves_is_refused_with_a_way_out(tmp_path):
     for t in range(4):
         media.write_png(folder / f"{t:05d}.png", picture)
     with pytest.raises(UserError, match="nothing moves against the background"):
-        segment_motion(read_small_video(open_small_clip(folder)))
+        find_candidates(read_small_video(open_small_clip(folder)))
 
 
 def test_refining_a_mask_of_another_shape_names_it_and_changes_nothing(scene, drawn_scene):

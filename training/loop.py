@@ -134,8 +134,11 @@ class Trainer:
         if self.is_finished:
             self.learner.finish()
             self.save()
-        if is_evaluation_due and not (self.evaluation_folder / "metrics.json").exists():
-            self.write_evaluation(events)  # A stop interrupted this evaluation before the run was resumed.
+        # A stop may have interrupted this evaluation before the run was resumed; and strokes that leave no time for
+        # another step have changed what was evaluated.
+        is_outdated = self.is_finished and bool(self.video.strokes)
+        if is_evaluation_due and (is_outdated or not (self.evaluation_folder / "metrics.json").exists()):
+            self.write_evaluation(events)
         with self.make_progress_bar() as bar:
             is_last = self.is_finished
             while not is_last:

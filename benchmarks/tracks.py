@@ -1,0 +1,216 @@
+"""Compare where paint goes in finished runs with points that people placed by hand on the same clips.
+
+python benchmarks/tracks.py --points FOLDER RUN_FOLDER [RUN_FOLDER ...]
+
+FOLDER holds CLIP.npz or tapvid_davis.pkl (TAP-Vid) and CLIP.json (BADJA). A point goes through the layer that its pixel
+shows most. Printed per clip: average Jaccard, delta (all, on the object, on the background) and occlusion accuracy of
+TAP-Vid in percent; PCK-T of BADJA and the share of joints within 3 pixels of 854 x 480; in pixels, how far the places
+of one point in the atlas lie apart. The column "still" is what a point that never moves gets.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+import media
+from benchmarks.points import PlacedJoints, PlacedTracks, first_frames, read_joints, read_tap_vid_pickle, read_tracks
+from command_line import UserError, run_script
+from evaluation.track_metrics import Flags, Floats, Indices, correct_joints, share, tap_vid_metrics, uv_spread_px
+
+if TYPE_CHECKING:
+    from media.clip import Clip
+    from rendering.frames import Frame
+    from rendering.trained_run import TrainedRun
+
+TAP_VID_SIZE = (256, 256)  # Width and height of the picture in whose pixels TAP-Vid measures.
+PCK_SIZE, STRICT_SIZE = (512, 320), (854, 480)  # The same of BADJA, and of the stricter measure.
+STRICT_PX = 3.0
+COLUMNS = {  # heading of each metric
+    "aj": "AJ",
+    "aj_still": "AJ, still",
+    "delta": "delta",
+    "delta_object": "delta, object",
+    "delta_background": "delta, background",
+    "oa": "OA",
+    "uv_spread_px": "spread in the atlas, px",
+    "pck": "PCK-T",
+    "pck_still": "PCK-T, still",
+    "within_3_px": "within 3 px, %",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure each run whose clip has points, and print one table."""
+    options = make_tracks_parser().parse_args(arguments)
+    from rendering.trained_run import open_run
+
+    points = PointFolder(options.points)
+    rows: dict[str, dict[str, float]] = {}
+    for folder in options.runs:
+        run = open_run(folder)
+        name = run.clip.folder.name
+        if metrics := measure_points(run, points):
+            rows[name if name not in rows else str(folder)] = metrics
+            print(f"{folder}: measured", file=sys.stderr, flush=True)
+        else:
+            print(f"{folder}: {options.points} has no points of the clip {name}, left out", file=sys.stderr)
+    if not rows:
+        raise UserError(f"{options.points}: has no points of any of these runs' clips; expected CLIP.npz or CLIP.json")
+    print(points_table(rows), end="")
+    if options.json:
+        media.write_text(options.json, json.dumps(rows, indent=2) + "\n")
+
+
+def make_tracks_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's flags."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER", help="folders that train.py wrote")
+    flags.add_argument("--points", type=Path, required=True, help="folder with the points of the clips")
+    flags.add_argument("--json", type=Path, help="write the figures into this file, too")
+    return flags
+
+
+class PointFolder:
+    """The points of clips in a folder: CLIP.npz, CLIP.json and tapvid_davis.pkl."""
+
+    def __init__(self, folder: Path):
+        """Raises UserError if there is no such folder or a file in it cannot be read."""
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; --points takes one with CLIP.npz or CLIP.json")
+        self.folder = folder
+        self.official: dict[str, PlacedTracks] = {}
+        for path in sorted(folder.glob("*.pkl")):
+            self.official |= read_tap_vid_pickle(path)
+
+    def tracks(self, clip: str) -> PlacedTracks | None:
+        """Return the tracks of a clip, or None if there are none. Raises UserError if a file cannot be read."""
+        path = self.folder / f"{clip}.npz"
+        return read_tracks(path) if path.is_file() else self.official.get(clip)
+
+    def joints(self, clip: str) -> PlacedJoints | None:
+        """Return the joints of a clip, or None if there are none. Raises UserError if a file cannot be read."""
+        path = self.folder / f"{clip}.json"
+        return read_joints(path) if path.is_file() else None
+
+
+def measure_points(run: "TrainedRun", points: PointFolder) -> dict[str, float]:
+    """Return the metrics of all points of a run's clip; nothing if there are no points of it."""
+    tracks, joints = points.tracks(run.clip.folder.name), points.joints(run.clip.folder.name)
+    result = measure_tracks(run, first_frames(tracks, len(run.clip))) if tracks is not None else {}
+    return result | (measure_joints(run, joints) if joints is not None else {})
+
+
+def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
+    """Return the metrics of TAP-Vid, and how far the places of one point in the atlas lie apart."""
+    from rendering.point_tracks import sample_at
+
+    count = placed.positions.shape[1]
+    frames = render_uv(run, range(count))
+    start_frames = placed.queries[:, 0].astype(int)
+    positions, is_visible, layers = follow_queries(run.clip, frames, start_frames, placed.queries[:, 1:])
+    counts = np.arange(count)[None] != start_frames[:, None]
+    still = np.repeat(placed.queries[:, None, 1:], count, axis=1)
+
+    def measure(predicted: Floats, seen: Flags, chosen: Flags) -> dict[str, float]:
+        guesses, truth = (to_pixels(values[chosen], TAP_VID_SIZE) for values in (predicted, placed.positions))
+        return tap_vid_metrics(guesses, seen[chosen], truth, placed.is_visible[chosen], counts[chosen])
+
+    everything = np.ones(len(placed.queries), bool)
+    result = measure(positions, is_visible, everything)
+    result["aj_still"] = measure(still, np.ones_like(is_visible), everything)["aj"]
+    if placed.is_object is not None:
+        result["delta_object"] = measure(positions, is_visible, placed.is_object)["delta"]
+        result["delta_background"] = measure(positions, is_visible, ~placed.is_object)["delta"]
+    in_pixels = to_working(run.clip, placed.positions)
+    uv = np.zeros_like(placed.positions)
+    for t, frame in enumerate(frames):
+        for layer in np.unique(layers):
+            uv[layers == layer, t] = sample_at(frame.uv[layer], in_pixels[layers == layer, t])
+    spread = uv_spread_px(uv, placed.is_visible, np.array(run.px_per_uv)[layers])
+    return result | {"uv_spread_px": float(np.nanmean(spread))}
+
+
+def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
+    """Return PCK-T of BADJA and the share of joints within STRICT_PX; the queries are the first frame's joints."""
+    chosen = [index for index, t in enumerate(placed.frames) if t < len(run.clip)]
+    frames = render_uv(run, [placed.frames[index] for index in chosen])
+    truth, seen = placed.positions[chosen], placed.is_visible[chosen]
+    positions, _, _ = follow_queries(run.clip, frames, np.zeros(truth.shape[1], int), truth[0])
+    predicted, still = positions.swapaxes(0, 1)[1:], np.repeat(truth[:1], len(truth) - 1, axis=0)
+    areas = [mask_area(run.clip, placed.frames[index]) for index in chosen[1:]]
+
+    def pck(joints: Floats) -> float:
+        right = correct_joints(to_pixels(joints, PCK_SIZE), to_pixels(truth[1:], PCK_SIZE), seen[1:], areas)
+        return share(right.sum(), len(right))
+
+    distance = np.linalg.norm(to_pixels(predicted, STRICT_SIZE) - to_pixels(truth[1:], STRICT_SIZE), axis=-1)
+    near = (distance < STRICT_PX)[seen[1:]]
+    return {"pck": pck(predicted), "pck_still": pck(still), "within_3_px": share(near.sum(), len(near))}
+
+
+def mask_area(clip: "Clip", t: int) -> float:
+    """Return the area of the clip's true mask in frame t, of its mask if there are no true ones, in PCK_SIZE pixels."""
+    if clip.true_masks is not None:
+        mask = media.read_mask(clip.true_masks[t])
+    else:
+        merged = clip.read_merged_mask(t)
+        if merged is None:
+            raise UserError(f"{clip.folder}: has no masks, by whose area PCK-T is measured; put them beside the frames")
+        mask = merged
+    return float((media.resize_labels(mask, *PCK_SIZE) > 127).sum())
+
+
+def render_uv(run: "TrainedRun", times: Sequence[int]) -> list["Frame"]:
+    """Return some frames of a run without colours."""
+    from rendering.frames import render_frame
+
+    return [render_frame(run.model, run.clip, t, run.full_range, with_colors=False) for t in times]
+
+
+def follow_queries(
+    clip: "Clip", frames: list["Frame"], start_frames: Indices, starts: Floats
+) -> tuple[Floats, Flags, Indices]:
+    """Follow points through frames from where they are given.
+
+    start_frames (N,): index in `frames` at which each point is given. starts (N, 2): positions there, as shares of
+    width and height. Returns positions (N, T, 2) as shares, visibility (N, T) and the layers (N,).
+    """
+    from rendering.point_tracks import follow_points, pick_points
+
+    points = pick_points(frames, start_frames, to_working(clip, starts))
+    in_pixels, is_visible = follow_points(frames, points)
+    return (in_pixels + 0.5) / np.array([clip.width, clip.height]), is_visible, points.layers
+
+
+def to_working(clip: "Clip", shares: Floats) -> Floats:
+    """Convert shares of width and height (..., 2) to pixels of working size; the center of the first pixel is 0."""
+    return to_pixels(shares, (clip.width, clip.height)) - 0.5
+
+
+def to_pixels(shares: Floats, size: tuple[int, int]) -> Floats:
+    """Convert shares of width and height (..., 2) to pixels of a picture of (width, height), from its corner."""
+    return shares * np.array(size)
+
+
+def points_table(rows: dict[str, dict[str, float]]) -> str:
+    """Return the metrics of all clips, and their means, as a table in Markdown."""
+    names = [name for name in COLUMNS if any(name in row for row in rows.values())]
+    means = {name: float(np.nanmean([row[name] for row in rows.values() if name in row])) for name in names}
+    lines = ["| clip | " + " | ".join(COLUMNS[name] for name in names) + " |", "|" + "---|" * (len(names) + 1)]
+    for clip, row in [*rows.items(), *([("mean", means)] if len(rows) > 1 else [])]:
+        digits = {name: 2 if name == "uv_spread_px" else 1 for name in names}
+        cells = [f"{row[name]:.{digits[name]}f}" if name in row else "-" for name in names]
+        lines.append(f"| {clip} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_script(main)

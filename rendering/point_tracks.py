@@ -1,0 +1,58 @@
+"""Follow points of a frame through a clip by the mapping: where they are, and whether they are visible."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rendering.frames import VISIBLE, Floats, Frame
+from rendering.inverse import locate_uv
+from rendering.resampling import sample_field
+
+
+@dataclass(frozen=True)
+class Points:
+    """N points of a clip, each on one layer."""
+
+    layers: NDArray[np.int64]  # (N,) number of the layer that the point's pixel shows most
+    uv: Floats  # (N, 2) place in the layer's own square
+
+
+def pick_points(frames: Sequence[Frame], indices: NDArray[np.int64], positions: Floats) -> Points:
+    """Return the points at positions (N, 2), (x, y) in pixels of working size, of the frames of these indices (N,)."""
+    layers, uv = np.zeros(len(indices), np.int64), np.zeros((len(indices), 2))
+    for index in np.unique(indices):
+        chosen = indices == index
+        layers[chosen], uv[chosen] = pick_in_frame(frames[index], positions[chosen])
+    return Points(layers, uv)
+
+
+def pick_in_frame(frame: Frame, positions: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Return the layer that is visible most at positions (N, 2) of a frame, (N,), and its uv there, (N, 2)."""
+    visibility = np.stack([sample_at(layer_visibility, positions) for layer_visibility in frame.visibility])
+    layers = visibility.argmax(0)
+    uv = np.stack([sample_at(layer_uv, positions) for layer_uv in frame.uv])
+    return layers, uv[layers, np.arange(len(layers))]
+
+
+def follow_points(frames: Iterable[Frame], points: Points) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the position (N, T, 2) of each point in each of T frames, and whether it is visible there, (N, T).
+
+    Positions are in pixels of working size. Beyond a frame the mapping is extrapolated linearly.
+    """
+    positions, is_visible = [], []
+    for frame in frames:
+        here, seen = np.zeros((len(points.layers), 2)), np.zeros(len(points.layers), bool)
+        for layer in np.unique(points.layers):
+            chosen = points.layers == layer
+            here[chosen], is_found = locate_uv(points.uv[chosen], frame.uv[layer])
+            seen[chosen] = is_found & (sample_at(frame.visibility[layer], here[chosen]) > VISIBLE)
+        positions.append(here)
+        is_visible.append(seen)
+    return np.stack(positions, axis=1), np.stack(is_visible, axis=1)
+
+
+def sample_at(field: Floats, positions: Floats) -> Floats:
+    """Sample a field (H, W) or (H, W, C) bilinearly at positions (N, 2) in pixels: (N,) or (N, C)."""
+    return sample_field(field, np.asarray(positions, np.float32)[None])[0]
