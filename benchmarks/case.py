@@ -10,6 +10,7 @@ import numpy as np
 
 import media
 from benchmarks.measure import measure_against_scene
+from benchmarks.tracks import PointFolder, measure_points
 from config import Config, load_config
 from evaluation.frame_metrics import (
     mean_metrics,
@@ -42,8 +43,9 @@ NEVER = 10**9  # Iterations that no run reaches.
 def run_case(task: dict[str, Any]) -> None:
     """Train and measure one case; write `result.json` and `sheet.png` into its folder.
 
-    task: "clip" (name), "folder" (of its frames), "config" (path), "budget_s" (seconds), "output" (folder of the case)
-    and "scene" ([width, height, frames] of an exact scene; None for other clips). An old output folder is replaced.
+    task: "clip" (name), "folder" (of its frames), "config" (path), "budget_s" (seconds), "output" (folder of the case),
+    "points" (folder of hand-placed points, or None) and "scene" ([width, height, frames] of an exact scene; None for
+    other clips). An old output folder is replaced.
     """
     output = Path(task["output"])
     shutil.rmtree(output, ignore_errors=True)
@@ -64,6 +66,8 @@ def run_case(task: dict[str, Any]) -> None:
     }
     with temporary_frame_store(output) as store:
         result |= measure_run(run, store, task, output / "sheet.png")
+    if task["points"]:
+        result |= measure_points(run, PointFolder(Path(task["points"])))
     media.write_text(output / "result.json", json.dumps(result, indent=2) + "\n")
 
 

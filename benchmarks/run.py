@@ -78,6 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
             "config": str(case.config),
             "budget_s": case.budget_s,
             "output": str(folder),
+            "points": str(options.points) if options.points else None,
             "scene": [*size, options.frames] if case.clip in options.scenes else None,
         }
         subprocess.run([sys.executable, str(Path(__file__)), "--worker", json.dumps(task)], check=True)
@@ -93,6 +94,7 @@ def make_benchmark_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--true_masks", action="store_true", help="give the clips their true masks, as masks that somebody brought"
     )
+    flags.add_argument("--points", type=Path, help="folder of hand-placed points, see benchmarks/tracks.py")
     flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "fast.json"])
     flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS_S), help="seconds")
     flags.add_argument(
