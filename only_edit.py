@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FPS_TOLERANCE = 0.01  # Frames per second by which the speed of the clip may differ from its source and keep the sound.
 FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
-FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", *FRAME_LAYERS)
+FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_attach", *FRAME_LAYERS)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,6 +82,14 @@ def add_atlas_edit_flags(parser: argparse.ArgumentParser) -> None:
         help="RGBA pictures over the atlases of single objects, if the run has several; 1 is the front one: "
         "1:a.png 2:b.png",
     )
+    group.add_argument(
+        "--edit_object_attach",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="paint on the atlas of these objects shows beyond their outlines, too; 1 is the front one",
+    )
     group.add_argument("--atlas", type=Path, help="atlas.json of the pictures painted over (default: beside them)")
     for layer in ("foreground", "background"):
         group.add_argument(
@@ -114,6 +122,12 @@ def add_frame_edit_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--edit_frame_background", action="store_true", help="only the background takes the paint")
     group.add_argument(
         "--edit_frame_object", type=int, metavar="N", help="only this object takes the paint, 1 is the front one"
+    )
+    group.add_argument(
+        "--edit_frame_attach",
+        type=int,
+        metavar="N",
+        help="the paint follows this object beyond its outline, too: a hat, horns, a cape; 1 is the front one",
     )
 
 
@@ -181,17 +195,26 @@ def check_flags(options: argparse.Namespace) -> None:
             "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_object, --edit_frame or "
             "--use_edit_frame"
         )
+    if options.edit_frame_attach is not None and (
+        layer_flags := [name for name in FRAME_LAYERS if getattr(options, name) not in (None, False)]
+    ):
+        raise UserError(f"--edit_frame_attach gives all paint to one object; leave --{layer_flags[0]} out")
+    if options.edit_object_attach and not atlas_edit:
+        raise UserError("--edit_object_attach belongs to an atlas edit; give --edit_foreground_path or --edit_object")
     if options.edit_frame_mask and not (options.use_edit_frame or options.edit_frame):
         raise UserError("--edit_frame_mask belongs to a frame edit")
     for layer in ("foreground", "background"):
         if getattr(options, f"edit_{layer}_at") and not getattr(options, f"edit_{layer}_path"):
             raise UserError(f"--edit_{layer}_at belongs to --edit_{layer}_path")
     numbers = [number for number, _ in options.edit_object]
-    numbers += [] if options.edit_frame_object is None else [options.edit_frame_object]
+    numbers += [number for number in (options.edit_frame_object, options.edit_frame_attach) if number is not None]
+    numbers += options.edit_object_attach
     if numbers and min(numbers) < 1:
         raise UserError(f"object {min(numbers)}: objects are counted from 1, the front one")
     if options.transfer_from and (options.use_edit_frame or options.edit_frame):
         raise UserError("--transfer_from is for atlas edits; leave it out, edits of frames fit every run")
+    if options.transfer_from and options.edit_object_attach:
+        raise UserError("--transfer_from moves paint within outlines; leave --edit_object_attach out")
     if options.transfer_from and not atlas_edit:
         raise UserError("--transfer_from is for atlas edits; give --edit_foreground_path or another one")
     if not 0 <= options.opacity <= 1:
@@ -224,6 +247,8 @@ def make_request(options: argparse.Namespace) -> "EditRequest":
         atlas_path=options.atlas,
         frame_edits=tuple(FrameEdit(number, path, options.edit_frame_mask) for number, path in numbered_pictures),
         frame_layers=tuple(layers or layer_flags),
+        attached_object=None if options.edit_frame_attach is None else options.edit_frame_attach - 1,
+        attached_atlases=frozenset(number - 1 for number in options.edit_object_attach),
         blend=options.blend,
         opacity=options.opacity,
         is_native=options.edit_space == "native",

@@ -21,8 +21,15 @@ PRIOR_WEIGHT = 1e-2  # Weight of "a frame changes as its neighbours do"; a point
 def motion_generators(kind: str) -> Floats:
     """Return the directions (G, 3, 3) in which a transform may change.
 
-    G is 4 for kind "similarity", 6 for "affine" and 8 for "homography".
+    G is 4 for kind "similarity", 6 for "affine" and 8 for "homography". For kind "rotation", of a camera with focal
+    length 1, it is 4: rotations around x, y and z, and zoom.
     """
+    if kind == "rotation":
+        turns = np.zeros((4, 3, 3))
+        for axis, (first, second) in enumerate(((1, 2), (2, 0), (0, 1))):
+            turns[axis, second, first], turns[axis, first, second] = 1, -1
+        turns[3, 0, 0] = turns[3, 1, 1] = 1
+        return turns
     generators = np.zeros((8, 3, 3))
     generators[0, 0, 2] = generators[1, 1, 2] = 1  # translation
     generators[2, 0, 0] = generators[2, 1, 1] = 1  # scale
@@ -51,6 +58,12 @@ def resize_matrix(before: tuple[int, int], after: tuple[int, int]) -> Floats:
     """
     x, y = after[0] / before[0], after[1] / before[1]
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
+def unit_matrix(size: tuple[int, int]) -> Floats:
+    """Return the transform (3, 3) from pixels of frames of (height, width) to units of half the long edge, centered."""
+    half = max(size) / 2
+    return np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
 
 
 def estimate_transform(start: Floats, end: Floats, kind: str) -> Floats | None:
@@ -110,8 +123,7 @@ def refine_transforms(
     The residuals are measured in pixels of the target frames, because in pixels of the reference frame the scale could
     shrink. They have Cauchy weights: residuals above outlier_px have little weight. size: (height, width).
     """
-    half = max(size) / 2
-    to_unit = np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
+    half, to_unit = max(size) / 2, unit_matrix(size)
     generators, frames = motion_generators(kind), len(transforms)
     current = transforms @ np.linalg.inv(to_unit)  # unit frame coordinates -> reference pixels
     start, end = (transform_points(to_unit, points) for points in (pairs.start_px, pairs.end_px))

@@ -5,21 +5,23 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit
-from editing.render_edits import sample_edit_layers
-from editing.splatting import splat_frame
+from editing.render_edits import sample_attached, sample_edit_layers
+from editing.splatting import splat_attached, splat_frame
 from evaluation.image_metrics import psnr
 from evaluation.mapping_metrics import placement_summary
 from evaluation.mask_metrics import alpha_error, boundary_f, iou
 from evaluation.temporal_metrics import warp_error
 from media.clip import evenly_spaced_indices
 from rendering.atlas_view import compute_atlas_uv
-from rendering.blending import apply_edits
+from rendering.blending import apply_edits, composite_edits
 from rendering.frame_store import FrameStore
 from rendering.frames import VISIBLE, Floats, Frame
 from rendering.inverse import locate_uv
 from rendering.trained_run import TrainedRun
-from scenes.scene import Scene
+from scenes.catalogue import HAT_CENTER, HAT_RADII
+from scenes.scene import Scene, ellipse
 
 MARKS = 200  # Marks on each marked frame.
 MARKED_FRAMES = 3  # Frames with marks or paint: at a quarter, half and three quarters of the clip.
@@ -130,6 +132,45 @@ def measure_steadiness(run: TrainedRun, store: FrameStore, scene: Scene) -> dict
     return metrics
 
 
+def measure_hat(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
+    """Measure paint that leaves the silhouette: a hat, painted on the middle frame and attached to the front object.
+
+    Returns the mean distance in pixels of points of the hat from their true places in other frames, and the mean PSNR
+    (dB) of the hat's pattern there, compared where the scene would show the hat.
+    """
+    t, cat, in_hat = len(run.clip) // 2, scene.layers[0], ellipse(HAT_CENTER, HAT_RADII)
+    start = attach_paint(store.frame(t), [0])
+
+    def draw_hat(time: int) -> tuple[Floats, Floats]:
+        """Return the hat's colours (H, W, 3) and its opacity (H, W) in a frame."""
+        places = cat.to_photograph(scene.grid(), time)
+        return wave_pattern(places), in_hat(places)
+
+    color, opacity = draw_hat(t)
+    rgba = np.dstack((color * opacity[..., None], opacity)).astype(np.float32)
+    edit = splat_attached(run.model, start, rgba, 0)
+    y, x = np.nonzero(opacity > VISIBLE)
+    if edit is None or len(x) == 0:
+        return {}
+    chosen = np.linspace(0, len(x) - 1, min(MARKS, len(x))).astype(int)
+    marks = np.stack((x[chosen], y[chosen]), axis=1).astype(float)
+    errors, psnrs = [], []
+    for other in evenly_spaced_indices(len(run.clip), TARGET_FRAMES):
+        frame = attach_paint(store.frame(other), [0])
+        true_places = cat.to_frame(cat.to_photograph(marks, t), other)
+        inside = ((true_places >= 0) & (true_places <= [scene.width - 1, scene.height - 1])).all(1)
+        true_color, true_opacity = draw_hat(other)
+        is_hat = true_opacity >= 1
+        if other == t or not inside.any() or not is_hat.any():
+            continue
+        positions, _ = locate_uv(start.uv[0][y[chosen], x[chosen]], frame.uv[0])
+        errors.append(np.linalg.norm(positions - true_places, axis=1)[inside].mean())
+        grey = np.full((scene.height, scene.width, 3), GREY, np.float32)
+        painted, covered = composite_edits(grey, [], attached=sample_attached(run, frame, [edit]))
+        psnrs.append(psnr((grey * (1 - covered) + painted)[is_hat], true_color[is_hat]))
+    return {"hat_px": float(np.mean(errors)), "hat_psnr": float(np.mean(psnrs))} if errors else {}
+
+
 def measure_against_scene(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
     """Return all metrics that need the truth of the scene.
 
@@ -144,4 +185,4 @@ def measure_against_scene(run: TrainedRun, store: FrameStore, scene: Scene) -> d
     psnrs = [value for value in round_trip_psnrs(run, store, scene) if math.isfinite(value)]
     if psnrs:
         metrics["round_trip_psnr"] = float(np.mean(psnrs))
-    return metrics | measure_steadiness(run, store, scene)
+    return metrics | measure_steadiness(run, store, scene) | measure_hat(run, store, scene)

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: dict[str, dict[str, float]] = {}
     for folder in options.runs:
         run = open_run(folder)
-        name = run.clip.folder.name
+        name = run.clip.folder.resolve().name
         if metrics := measure_points(run, points):
             rows[name if name not in rows else str(folder)] = metrics
             print(f"{folder}: measured", file=sys.stderr, flush=True)
@@ -103,7 +103,8 @@ class PointFolder:
 
 def measure_points(run: "TrainedRun", points: PointFolder) -> dict[str, float]:
     """Return the metrics of all points of a run's clip; nothing if there are no points of it."""
-    tracks, joints = points.tracks(run.clip.folder.name), points.joints(run.clip.folder.name)
+    name = run.clip.folder.resolve().name  # Benchmarks link clips under other names.
+    tracks, joints = points.tracks(name), points.joints(name)
     result = measure_tracks(run, first_frames(tracks, len(run.clip))) if tracks is not None else {}
     return result | (measure_joints(run, joints) if joints is not None else {})
 

@@ -63,12 +63,14 @@ def texels_per_pixel(positions: Tensor) -> Tensor:
 class LayerEdit:
     """A premultiplied RGBA image over a part of one layer's atlas."""
 
-    def __init__(self, layer: int, rgba: Tensor, view: AtlasView, sharp_texels: float = 2.0):
+    def __init__(self, layer: int, rgba: Tensor, view: AtlasView, sharp_texels: float = 2.0, is_attached: bool = False):
         """Place an image over the part `view` of the atlas of the layer with index `layer`.
 
-        rgba (h, w, 4) in [0, 1]: colours premultiplied by opacity. sharp_texels: see `MipMap`.
+        rgba (h, w, 4) in [0, 1]: colours premultiplied by opacity. sharp_texels: see `MipMap`. is_attached: the paint
+        follows the object beyond its outline, too.
         """
         self.layer, self.rgba, self.view, self.sharp_texels = layer, rgba, view, sharp_texels
+        self.is_attached = is_attached
 
     @cached_property
     def mipmap(self) -> MipMap:
@@ -82,7 +84,7 @@ class LayerEdit:
 
     def scale_opacity(self, opacity: float) -> "LayerEdit":
         """Return the same edit with its opacity multiplied by a factor in [0, 1]."""
-        return LayerEdit(self.layer, self.rgba * opacity, self.view, self.sharp_texels)
+        return LayerEdit(self.layer, self.rgba * opacity, self.view, self.sharp_texels, self.is_attached)
 
 
 def paint_visibility(frame: Frame) -> Floats:
@@ -94,5 +96,17 @@ def paint_visibility(frame: Frame) -> Floats:
     """
     if not frame.full_range:
         return frame.visibility
-    alpha = np.clip((frame.alpha - TRANSPARENT) / (OPAQUE - TRANSPARENT), 0, 1)
-    return visibility(torch.from_numpy(alpha)).numpy()
+    return visibility(torch.from_numpy(paint_alpha(frame))).numpy()
+
+
+def paint_alpha(frame: Frame) -> Floats:
+    """Return the opacity with which objects hide the paint behind them, (L - 1, H, W); see `paint_visibility`."""
+    return np.clip((frame.alpha - TRANSPARENT) / (OPAQUE - TRANSPARENT), 0, 1)
+
+
+def front_transmittance(frame: Frame, layer: int) -> Floats:
+    """Return how much of the paint on an object's layer the objects in front of it let through, (H, W)."""
+    transmittance = np.ones(frame.alpha.shape[1:], np.float32)
+    for alpha in paint_alpha(frame)[:layer]:
+        transmittance = transmittance * (1 - alpha)
+    return transmittance

@@ -8,8 +8,9 @@ import numpy as np
 from tqdm import tqdm
 
 import media
-from command_line import warn
-from editing.layer_edit import LayerEdit, paint_visibility
+from command_line import UserError, warn
+from editing.attachment import attach_paint, shows_object
+from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
 from editing.requests import (
     EditRequest,
     Output,
@@ -18,7 +19,7 @@ from editing.requests import (
     read_frame_edit,
     resolve_atlas_edits,
 )
-from editing.splatting import splat_frame
+from editing.splatting import splat_attached, splat_frame
 from media import Pixels, to_8_bit
 from media.clip import Clip
 from media.contact_sheet import contact_sheet
@@ -61,7 +62,8 @@ def make_atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Fra
         size = (rgba.shape[1], rgba.shape[0])
         view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
         # In the published range, edits are sampled as published, without averaging, to compare with published results.
-        edits.append(LayerEdit(layer, rgba, view) if run.full_range else LayerEdit(layer, rgba, view, math.inf))
+        sharp_texels = 2.0 if run.full_range else math.inf
+        edits.append(LayerEdit(layer, rgba, view, sharp_texels, edit.layer in request.attached_atlases))
     return edits
 
 
@@ -72,7 +74,14 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
     for edit in request.frame_edits:
         frame = render_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
         size = output_size(run, request)
-        edits += splat_frame(run.model, resize_frame(frame, *size), read_frame_edit(edit, run.clip, size), layers)
+        rgba, attached = read_frame_edit(edit, run.clip, size), request.attached_object
+        if attached is None:
+            edits += splat_frame(run.model, resize_frame(frame, *size), rgba, layers)
+            continue
+        if not shows_object(frame, attached):
+            raise UserError(f"{edit.path}: frame {edit.index} does not show object {attached + 1}; paint over another")
+        attached_edit = splat_attached(run.model, resize_frame(attach_paint(frame, [attached]), *size), rgba, attached)
+        edits += [] if attached_edit is None else [attached_edit]
     return edits
 
 
@@ -90,10 +99,21 @@ def sample_edits(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> dict[
     }
 
 
+def sample_attached(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
+    """Return the paint (H, W, 4) of attached edits, and what the objects in front of it let through, (H, W).
+
+    The order is back to front. frame: as `editing.attachment.attach_paint` returns it.
+    """
+    attached = [edit for edit in edits if edit.is_attached]
+    paint = sample_edits(run, frame, attached) if attached else {}
+    return [(paint[layer], front_transmittance(frame, layer)) for layer in sorted(paint, reverse=True)]
+
+
 def sample_edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:
     """Return the paint (H, W, 4) and the visibility (H, W) of each edited layer in a frame, as blending takes them."""
     visibility = paint_visibility(frame)
-    return [(rgba, visibility[layer]) for layer, rgba in sample_edits(run, frame, edits).items()]
+    placed = [edit for edit in edits if not edit.is_attached]
+    return [(rgba, visibility[layer]) for layer, rgba in sample_edits(run, frame, placed).items()]
 
 
 def render_edited_frames(
@@ -107,7 +127,8 @@ def render_edited_frames(
     width, height = output_size(run, request)
     # The box is found at working size. Published sampling may miss small edits there, so it renders whole frames.
     uses_box = run.full_range and width > run.clip.width
-    for frame in frames:
+    attached_layers = {edit.layer for edit in edits if edit.is_attached}
+    for frame in (attach_paint(frame, attached_layers) for frame in frames):
         source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
         edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
         box = edit_bounding_box(run, frame, edits) if uses_box else WHOLE_FRAME
@@ -115,7 +136,8 @@ def render_edited_frames(
             resized = resize_frame(frame, width, height, box)
             picture = source[box].astype(np.float32) / 255
             layers = sample_edit_layers(run, resized, edits)
-            color, opacity = composite_edits(picture, layers, resized.light, request.blend)
+            attached = sample_attached(run, resized, edits)
+            color, opacity = composite_edits(picture, layers, resized.light, request.blend, attached)
             if request.edit_only:
                 edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
             else:

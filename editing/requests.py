@@ -44,6 +44,8 @@ class EditRequest:
     atlas_path: Path | None = None  # atlas.json of the exported images; None: beside the pictures, else square images
     frame_edits: tuple[FrameEdit, ...] = ()  # later ones cover earlier ones
     frame_layers: tuple[int, ...] = (ALL_OBJECTS, BACKGROUND)  # layers that take the paint of frame edits
+    attached_object: int | None = None  # object, from 0, that frame edits follow beyond its outline; None: no object
+    attached_atlases: frozenset[int] = frozenset()  # objects, from 0, whose atlas edits show beyond the outline, too
     blend: str = "normal"  # one of rendering.blending.BLEND_MODES
     opacity: float = 1.0  # factor of the opacity of all edits, 0 to 1
     is_native: bool = False  # edit the frames at their own size instead of the working size
@@ -129,6 +131,9 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
         elif atlas_edit.corner is None:
             check_aspect(atlas_edit.path, (width, height), atlas.layer(layer))
     frame_edit_layers(request, run)
+    attached = [*request.attached_atlases, *([] if request.attached_object is None else [request.attached_object])]
+    for number in attached:
+        layer_index(run, number)
     for frame_edit in request.frame_edits:
         if not 0 <= frame_edit.index < len(clip):
             raise UserError(f"edit of frame {frame_edit.index}: the clip has frames 0 to {len(clip) - 1}")

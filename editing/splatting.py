@@ -54,6 +54,16 @@ def splat_frame_edit(rgba: Floats, layer: int, atlas_uv: Tensor, visibility: Ten
     return splat_paint(layer, [Paint(torch.from_numpy(rgba), atlas_uv, visibility)])
 
 
+def splat_attached(model: Model, frame: Frame, rgba: Floats, layer: int) -> LayerEdit | None:
+    """Turn paint on a frame into an edit of one object that follows it beyond its outline; None without paint.
+
+    frame: as `editing.attachment.attach_paint` returns it. rgba (H, W, 4): the paint, premultiplied.
+    """
+    everywhere = torch.ones(rgba.shape[:2])
+    edit = splat_paint(layer, [Paint(torch.from_numpy(rgba), compute_atlas_uv(model, frame)[layer], everywhere)])
+    return None if edit is None else LayerEdit(layer, edit.rgba, edit.view, edit.sharp_texels, is_attached=True)
+
+
 def splat_paint(layer: int, paints: list[Paint]) -> LayerEdit | None:
     """Turn paint on several frames into one edit of a layer; None if the layer shows none of it.
 

@@ -16,9 +16,10 @@ from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors
 from grids.losses import Photometric, prior_loss, relative_jacobians
 from grids.matting import solve_mattes
-from grids.model import GridFrames, GridModel, Spacing, start_jacobians
+from grids.model import GridFrames, GridModel, Spacing
 from grids.optimizer import RowSparseAdam
 from grids.start import LIKELY, average_atlases, reduce_frames, start_model
+from grids.surfaces import invert_2x2, surface_jacobians
 from implicit_neural_networks import Model, check_object_count, visibility
 from masks.refinement import remove_specks
 from media import Pixels
@@ -72,7 +73,7 @@ class GridLearner:
         of the model's atlases.
         """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
-        jacobians = torch.stack([start_jacobians(transforms, model.shape.size) for transforms in self.model.transforms])
+        jacobians = torch.stack([self.model.start_jacobians(layer.index) for layer in self.model.layers])
         self.start_inverse = torch.linalg.inv(jacobians)  # (L, T, 2, 2)
         scales = [self.model.texels_per_pixel(layer) for layer in range(len(jacobians))]
         self.texels_per_pixel = torch.stack(scales)  # (L, T)
@@ -238,11 +239,22 @@ class GridLearner:
         alpha = torch.stack([batch.alpha(layer.index, lattice) for layer in self.model.layers.foregrounds])
         terms = {}
         for layer in self.model.layers:
-            start_inverse = self.start_inverse[layer.index, batch.t]
+            start_inverse = self.start_inverse_at(layer.index, batch.t, lattice)
             jacobians = relative_jacobians(texels[layer.index], start_inverse, (step, step))
             rigidity = loss_utils.rigidity_loss(jacobians).mean()
             terms[f"rigidity_{layer.name}"] = self.config.rigidity_coeff * rigidity
         return terms | self.flow_terms(batch, lattice, (rows, columns), texels, alpha)
+
+    def start_inverse_at(self, layer: int, t: Tensor, lattice: Lattice) -> Tensor:
+        """Return the inverse derivative of a layer's start for `relative_jacobians`, in frames t (K,).
+
+        A plane's is that of the middle of the frame. A cylinder's changes too much from pixel to pixel.
+        """
+        if (surface := self.model.surface(layer)) is None:
+            return self.start_inverse[layer, t][:, None, None]
+        points = lattice.crop(slice(1, None), slice(1, None)).points(t.device)[:2]
+        inverse = invert_2x2(surface_jacobians(self.model.transforms[layer, t], points, surface))
+        return inverse.unflatten(1, (lattice.shape[0] - 1, lattice.shape[1] - 1))
 
     def flow_terms(
         self, batch: GridFrames, lattice: Lattice, crop: tuple[slice, slice], texels: list[Tensor], alpha: Tensor

@@ -56,14 +56,15 @@ class Photometric(torch.autograd.Function):
 def relative_jacobians(texels: Tensor, start_inverse: Tensor, step_px: tuple[float, float]) -> Tensor:
     """Return the derivatives of mappings by (x, y), relative to the closed-form start, (K, h - 1, w - 1, 2, 2).
 
-    texels (K, 2, h, w): atlas positions of lattice points that are step_px (x, y) apart. start_inverse (K, 2, 2):
-    inverse derivative of the start. A mapping that kept its start has the identity as its relative derivative, which
-    has the least rigidity loss (Eq. 9). So the loss does not oppose an object that grows because it comes nearer.
+    texels (K, 2, h, w): atlas positions of lattice points that are step_px (x, y) apart. start_inverse: inverse
+    derivative of the start, (K, h - 1, w - 1, 2, 2), or (K, 1, 1, 2, 2) where it is the same everywhere. A mapping that
+    kept its start has the identity as its relative derivative, which has the least rigidity loss (Eq. 9). So the loss
+    does not oppose an object that grows because it comes nearer.
     """
     along_x = (texels[:, :, 1:, 1:] - texels[:, :, 1:, :-1]) / step_px[0]
     along_y = (texels[:, :, 1:, 1:] - texels[:, :, :-1, 1:]) / step_px[1]
     jacobians = torch.stack((along_x, along_y), dim=-1).permute(0, 2, 3, 1, 4)
-    return jacobians @ start_inverse[:, None, None]
+    return jacobians @ start_inverse
 
 
 def prior_loss(logit: Tensor, probability: Tensor) -> Tensor:

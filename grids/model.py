@@ -13,6 +13,7 @@ from torch.nn import functional
 from command_line import UserError
 from config import Config, Levels
 from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constant, sample_nodes, to_device_async
+from grids.surfaces import meet_surface, surface_jacobians
 from implicit_neural_networks import Layers, Sample, atlas_to_uv
 from media import Pixels, to_8_bit
 
@@ -53,17 +54,20 @@ class Shape:
     size: tuple[int, int, int]  # (T, H, W)
     atlas_sizes: tuple[tuple[int, int], ...]  # (height, width) of each layer's atlas, in texels
     spacing: Spacing
+    has_cylinder: bool = False  # the background's atlas is an unrolled cylinder, not a plane
 
 
 class GridModel(nn.Module):
     """A clip in explicit grids. Layers are ordered front to back: objects first, the background last.
 
     A mapping is the closed-form start, one transform per frame from pixels to texels of the layer's atlas, plus grids
-    of displacements in texels. An atlas is an image that is as large as its layer needs. Its u and v share a scale, and
+    of displacements in texels. Where the camera turns far, the background's transforms lead to rays instead, which meet
+    a cylinder. An atlas is an image that is as large as its layer needs. Its u and v share a scale, and
     its longer side covers [-1, 1].
     """
 
-    transforms: Tensor  # (L, T, 3, 3) closed-form start, from pixels to texels
+    transforms: Tensor  # (L, T, 3, 3) closed-form start, from pixels to texels, or to rays that meet the cylinder
+    unroll: Tensor  # (3, 3) from the background's unrolled cylinder to its texels; the identity if it is a plane
     boxes: Tensor  # (F, T, 4) top, bottom, left, right of each object in pixels; bottom and right are exclusive
     # (F, T, H, W) int8: logits of kept masks and of strokes in units of LOGIT_STEP, 0 where there are none;
     # (F, 0, 0, 0) if there are none at all
@@ -90,6 +94,7 @@ class GridModel(nn.Module):
         self.light = build_grids(3, ((spacing.light_px, 1),)) if spacing.light_px else nn.ModuleList()
         self.atlases = nn.ParameterList([torch.zeros(1, 3, *size) for size in shape.atlas_sizes])
         self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))
+        self.register_buffer("unroll", torch.eye(3))
         whole_frame = torch.tensor([0, height, 0, width])
         self.register_buffer("boxes", whole_frame.repeat(objects, frames, 1))
         self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
@@ -134,9 +139,17 @@ class GridModel(nn.Module):
         height, width = self.shape.atlas_sizes[layer]
         return self.transforms.new_tensor([(width - 1) / 2, (height - 1) / 2])
 
+    def surface(self, layer: int) -> Tensor | None:
+        """Return the surface of a layer's atlas, as the functions in `grids.surfaces` take it."""
+        return self.unroll if self.shape.has_cylinder and self.layers[layer].is_background else None
+
+    def start_jacobians(self, layer: int) -> Tensor:
+        """Return the derivatives of a layer's closed-form start at the middle of each frame, (T, 2, 2)."""
+        return middle_jacobians(self.transforms[layer], self.shape.size[1:], self.surface(layer))
+
     def texels_per_pixel(self, layer: int) -> Tensor:
         """Return the scale of a layer's closed-form start at the middle of each frame, texels per pixel, (T,)."""
-        return start_jacobians(self.transforms[layer], self.shape.size).det().abs().sqrt()
+        return self.start_jacobians(layer).det().abs().sqrt()
 
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
         """Return the pixels of a clip of (T, H, W) per unit of a layer's uv.
@@ -227,6 +240,7 @@ class GridModel(nn.Module):
             "size": list(self.shape.size),
             "atlas_sizes": [list(size) for size in self.shape.atlas_sizes],
             "spacing": asdict(self.shape.spacing),
+            "has_cylinder": self.shape.has_cylinder,
         }
         return {"grid_shape": shape, "grid_state_dict": self.state_dict()}
 
@@ -238,7 +252,8 @@ class GridModel(nn.Module):
         try:
             shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])
-            model = cls(Shape(tuple(shape["size"]), sizes, Spacing.from_checkpoint(shape)))
+            has_cylinder = bool(shape.get("has_cylinder", False))
+            model = cls(Shape(tuple(shape["size"]), sizes, Spacing.from_checkpoint(shape), has_cylinder))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
                 f"{path}: holds no grids, though config.json beside it says representation 'grid'; "
@@ -253,6 +268,7 @@ class GridModel(nn.Module):
                 setattr(model, name, torch.zeros_like(state[name]))
             else:  # It was saved before masks could be kept, or before mattes were solved.
                 state[name] = getattr(model, name)
+        state.setdefault("unroll", model.unroll)  # It was saved when all atlases were planes.
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -299,15 +315,15 @@ class GridFrames:
         """Return the texels of the closed-form start, without displacements, (K, 2, h, w)."""
         transforms = self.model.transforms[layer, self.t]
         texels = transforms @ lattice.points(transforms.device)
-        if self.model.layers[layer].motion_kind == "homography":
-            texels = texels[:, :2] / texels[:, 2:]
+        if self.model.layers[layer].is_background:
+            texels = meet_surface(texels, self.model.surface(layer))
         return texels[:, :2].unflatten(2, lattice.shape)
 
     def map_points(self, layer: int, frames: Tensor, points_px: Tensor) -> Tensor:
         """Return the texels of any points (M, 2, N) of M of the K frames, (M, 2, N). frames (M,): from 0 to K - 1."""
         transforms = self.model.transforms[layer, self.t[frames]]
-        texels = transforms @ torch.cat((points_px, torch.ones_like(points_px[:, :1])), dim=1)
-        return texels[:, :2] / texels[:, 2:] + self.sample_field(f"mappings.{layer}", frames, points_px)
+        rays = transforms @ torch.cat((points_px, torch.ones_like(points_px[:, :1])), dim=1)
+        return meet_surface(rays, self.model.surface(layer)) + self.sample_field(f"mappings.{layer}", frames, points_px)
 
     def logit(self, index: int, lattice: Lattice) -> Tensor:
         """Return the logits of an object's opacity, (K, 1, h, w). They are only meaningful in the object's box."""
@@ -399,13 +415,13 @@ def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:
     return (texels + 0.5) * device_constant((2 / width, 2 / height), texels.device) - 1
 
 
-def start_jacobians(transforms: Tensor, size: tuple[int, int, int]) -> Tensor:
-    """Return the derivatives of transforms (T, 3, 3) at the middle of the frame, (T, 2, 2). size: (T, H, W)."""
-    _, height, width = size
-    middle = transforms.new_tensor([(width - 1) / 2, (height - 1) / 2, 1.0])
-    homogeneous = transforms @ middle
-    texels = homogeneous[:, :2] / homogeneous[:, 2:]
-    return (transforms[:, :2, :2] - texels[:, :, None] * transforms[:, 2:, :2]) / homogeneous[:, 2:, None]
+def middle_jacobians(transforms: Tensor, size: tuple[int, int], unroll: Tensor | None = None) -> Tensor:
+    """Return the derivatives of transforms (T, 3, 3) at the middle of frames of (H, W), (T, 2, 2).
+
+    unroll: the surface that they lead to, see `grids.surfaces`.
+    """
+    middle = transforms.new_tensor([[(size[1] - 1) / 2], [(size[0] - 1) / 2]])
+    return surface_jacobians(transforms, middle, unroll)[:, 0]
 
 
 def axis_slice(axis: Tensor, first: float, end: float) -> slice:

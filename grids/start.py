@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from alignment.camera import Surface, choose_surface
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
 from grids.matting import SOFT_RANGE
-from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, start_jacobians
+from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, middle_jacobians
 from grids.unwrap import average_atlas
 from implicit_neural_networks import visibility
 from masks.cues import shrink_video
@@ -30,6 +31,8 @@ ATLAS_MARGIN = 0.08  # Share of an object's extent that its atlas has around it 
 COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than a texel.
 CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
+# Points (n, 2) along the outline of a frame, as shares of its width and height: on a cylinder its sides are curved.
+OUTLINE_SHARES = np.array([[x, y] for x in np.linspace(0, 1, 9) for y in np.linspace(0, 1, 9) if {x, y} & {0.0, 1.0}])
 LIKELY = 0.5  # Probability above which a pixel counts for the extent of an object's atlas.
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
 LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
@@ -54,8 +57,11 @@ def start_model(
     transforms = align_layers(cpu_video)
     frames = reduce_frames(cpu_video, stride)
     masks = cpu_video.masks.numpy()
-    show_preview(build_model(cpu_video, transforms, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
+    motions = [Surface(motion) for motion in transforms]
+    show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
     transforms = refine_long_range(cpu_video, transforms)
+    motions = [Surface(motion) for motion in transforms[:-1]]
+    motions.append(choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]))
     clip, rgb = shrink_video(cpu_video), cpu_video.frames.numpy()
     probabilities, kept = [], []
     objects = zip(masks, transforms[:-1], cpu_video.mask_sources, strict=True)
@@ -69,7 +75,7 @@ def start_model(
             probability = mask
         probabilities.append(apply_strokes(clip, rgb, probability, select_strokes(cpu_video.strokes, number)))
         kept.append(~decision.is_refined)
-    model, at_nodes = build_model(cpu_video, transforms, np.stack(probabilities), spacing, frames, stride)
+    model, at_nodes = build_model(cpu_video, motions, np.stack(probabilities), spacing, frames, stride)
     keep_masks(model, np.stack(probabilities), np.stack(kept), cpu_video.strokes)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
@@ -136,30 +142,35 @@ def mask_logits(mask: NDArray[np.uint8]) -> Floats:
 
 def build_model(
     video: Video,
-    transforms: Floats,
+    motions: list[Surface],
     probabilities: NDArray[np.uint8],
     spacing: Spacing,
     frames: Tensor,
     stride: int,
     max_frames: int | None = None,
 ) -> tuple[GridModel, Tensor]:
-    """Build a model with averaged atlases from the layers' transforms (L, T, 3, 3) and the objects' probabilities.
+    """Build a model with averaged atlases from the motions of the layers and the objects' probabilities.
 
     Returns the model and the probabilities (F, T, ny, nx) in [0, 1] at the nodes of the objects' opacity.
 
-    probabilities (F, T, H, W): 255 for certain. frames (T, 3, H / stride, W / stride): the video at the resolution
-    that the atlases get. max_frames: most frames that are averaged, evenly spread; None: all.
+    motions: of the objects, front to back, and of the background. probabilities (F, T, H, W): 255 for certain. frames
+    (T, 3, H / stride, W / stride): the video at the resolution that the atlases get. max_frames: most frames that are
+    averaged, evenly spread; None: all.
     """
     _, height, width = video.size
     extents = [object_boxes(probability > 255 * LIKELY, 0.0) for probability in probabilities]
-    extents.append(np.tile([0, height, 0, width], (len(frames), 1)))
-    margins = [ATLAS_MARGIN] * len(probabilities) + [0.0]
     fits = [
-        fit_atlas(motion, extent, (height, width), margin)
-        for motion, extent, margin in zip(transforms, extents, margins, strict=True)
+        fit_object_atlas(motion.transforms, extent, (height, width))
+        for motion, extent in zip(motions[:-1], extents, strict=True)
     ]
-    model = GridModel(Shape(video.size, tuple(size for _, size in fits), spacing))
-    model.transforms.copy_(torch.from_numpy(np.stack([matrices for matrices, _ in fits])))
+    background = motions[-1]
+    fits.append(fit_background_atlas(background, (height, width)))
+    model = GridModel(Shape(video.size, tuple(size for _, size in fits), spacing, background.is_cylinder))
+    matrices: list[Floats] = [to_atlas @ motion.transforms for (to_atlas, _), motion in zip(fits, motions, strict=True)]
+    if background.is_cylinder:
+        matrices[-1] = background.transforms
+        model.unroll.copy_(torch.from_numpy(fits[-1][0] @ background.upright_matrix))
+    model.transforms.copy_(torch.from_numpy(np.stack(matrices)))
     boxes = [object_boxes(probability > 255 * POSSIBLE, BOX_MARGIN) for probability in probabilities]
     model.boxes.copy_(torch.from_numpy(np.stack(boxes)))
     nodes = model.last_alpha_grid(0).values.shape
@@ -181,34 +192,53 @@ def upsample_probability(masks: RefinedMasks, rgb: NDArray[np.uint8]) -> NDArray
     return np.stack([to_8_bit((frame - (1 - CERTAIN)) / (2 * CERTAIN - 1)) for frame in frames])
 
 
-def fit_atlas(
-    transforms: Floats, boxes: NDArray[np.int64], size: tuple[int, int], margin: float
+def fit_object_atlas(
+    transforms: Floats, boxes: NDArray[np.int64], size: tuple[int, int]
 ) -> tuple[Floats, tuple[int, int]]:
-    """Fit an atlas around the boxes (T, 4) of a layer in frames of (H, W).
+    """Fit an atlas around the boxes (T, 4) of an object in frames of (H, W); see `fit_atlas`.
 
-    Returns the transforms (T, 3, 3) from pixels to texels of the atlas, and its (height, width).
-
-    transforms (T, 3, 3): from pixels to a reference frame. margin: share of the extent that is added on each side. In
-    most frames that show the layer, a texel is at most as large as a pixel, unless the atlas would become too large.
+    transforms (T, 3, 3): from pixels to a reference frame.
     """
-    corners = box_corners(transforms, boxes)
-    low, high = corners.min(0), corners.max(0)
-    border = margin * (high - low) + 2
-    low, extent = low - border, high - low + 2 * border
-    jacobians = start_jacobians(torch.from_numpy(transforms).float(), (0, *size))
+    jacobians = middle_jacobians(torch.from_numpy(transforms).float(), size)
     is_visible = boxes[:, 1] > boxes[:, 0]
     scales = jacobians.det().abs().sqrt().numpy()[is_visible if is_visible.any() else slice(None)]
-    texels_per_px = 1 / max(float(np.quantile(scales, COARSE_FRAMES)), 1e-3)
-    texels_per_px = min(texels_per_px, float(np.sqrt(LARGEST_ATLAS_TEXELS / extent.prod())))
+    return fit_atlas(box_corners(transforms, boxes), scales, ATLAS_MARGIN, 1.0)
+
+
+def fit_background_atlas(surface: Surface, size: tuple[int, int]) -> tuple[Floats, tuple[int, int]]:
+    """Fit an atlas around all frames of (H, W) on the background's surface; see `fit_atlas`."""
+    height, width = size
+    points = OUTLINE_SHARES * [width - 1, height - 1]
+    unroll = torch.from_numpy(surface.upright_matrix).float() if surface.is_cylinder else None
+    jacobians = middle_jacobians(torch.from_numpy(surface.transforms).float(), size, unroll)
+    scales = jacobians.det().abs().sqrt().numpy()
+    unit = float(np.median(scales)) if surface.is_cylinder else 1.0
+    return fit_atlas(surface.unroll(points).reshape(-1, 2), scales, 0.0, unit)
+
+
+def fit_atlas(points: Floats, scales: Floats, margin: float, unit: float) -> tuple[Floats, tuple[int, int]]:
+    """Fit an atlas around points (n, 2) of a layer on its surface.
+
+    Returns the transform (3, 3) from the surface to texels of the atlas, and its (height, width).
+
+    scales: size of a pixel on the surface, in the frames that show the layer. margin: share of the extent that is added
+    on each side. unit: size of a pixel of the reference frame on the surface. In most frames that show the layer, a
+    texel is at most as large as a pixel, unless the atlas would become too large.
+    """
+    low, high = points.min(0), points.max(0)
+    border = margin * (high - low) + 2 * unit
+    low, extent = low - border, high - low + 2 * border
+    texels_per_unit = 1 / max(float(np.quantile(scales, COARSE_FRAMES)), 1e-3 * unit)
+    texels_per_unit = min(texels_per_unit, float(np.sqrt(LARGEST_ATLAS_TEXELS / extent.prod())))
     to_atlas = np.array(
         [
-            [texels_per_px, 0, -low[0] * texels_per_px],
-            [0, texels_per_px, -low[1] * texels_per_px],
+            [texels_per_unit, 0, -low[0] * texels_per_unit],
+            [0, texels_per_unit, -low[1] * texels_per_unit],
             [0, 0, 1],
         ]
     )
-    width, height = (max(4, int(np.ceil(side * texels_per_px))) for side in extent)
-    return to_atlas @ transforms, (height, width)
+    width, height = (max(4, int(np.ceil(side * texels_per_unit))) for side in extent)
+    return to_atlas, (height, width)
 
 
 def sample_at_nodes(images: NDArray[np.uint8], nodes: tuple[int, int]) -> Tensor:

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from grids.fields import Lattice, linear_weights
-from grids.model import GridModel, axis_slice, start_jacobians
+from grids.model import GridModel, axis_slice
+from grids.surfaces import leave_surface
 from implicit_neural_networks import output_centers
 
 INVERSE_SPACING_TEXELS = 8  # Spacing of the lattice on which mappings are inverted; displacements are smooth.
 NEWTON_STEPS = 4
 FOOTPRINT_MARGIN_TEXELS = 8  # Texels that are added on each side of a frame's footprint in the atlas.
+NEAREST = 1e-3  # Least depth of a ray of length 1 or more that can lie in a frame.
 LEAST_WEIGHT = 0.02  # Texels with less weight than this, summed over the frames, are filled from their neighbours.
 FAR_PX = 1e4  # Largest position in pixels, because OpenCV's remap stores positions as 16-bit integers.
 
@@ -30,10 +32,13 @@ def invert_mapping(model: GridModel, layer: int, t: int, lattice: Lattice) -> Te
     device = model.transforms.device
     coarse = Lattice(coarse_axis(lattice.rows_px), coarse_axis(lattice.columns_px), lattice.size)
     texels = coarse.points(device)
-    homogeneous = torch.linalg.inv(model.transforms[layer, t].double()).float() @ texels
+    rays = leave_surface(texels[:2], model.surface(layer))
+    homogeneous = torch.linalg.inv(model.transforms[layer, t].double()).float() @ rays
     points = homogeneous[:2] / homogeneous[2:]
+    if model.surface(layer) is not None:  # A camera does not see what is behind it.
+        points = torch.where(homogeneous[2] > NEAREST, points, FAR_PX)
     grid_frames = model.at_frames(t)
-    inverse = torch.linalg.inv(start_jacobians(model.transforms[layer, t : t + 1], model.shape.size)[0])
+    inverse = torch.linalg.inv(model.start_jacobians(layer)[t])
     only_frame = torch.zeros(1, dtype=torch.long, device=device)
     for _ in range(NEWTON_STEPS):
         error = grid_frames.map_points(layer, only_frame, points[None])[0] - texels[:2]

@@ -59,7 +59,11 @@ def alpha_over(edits: Sequence[Floats]) -> Floats:
 
 
 def composite_edits(
-    source: Floats, layers: Sequence[tuple[Floats, Floats]], light: Floats | None = None, blend: str = "normal"
+    source: Floats,
+    layers: Sequence[tuple[Floats, Floats]],
+    light: Floats | None = None,
+    blend: str = "normal",
+    attached: Sequence[tuple[Floats, Floats]] = (),
 ) -> tuple[Floats, Floats]:
     """Combine the edits of all layers to one colour (H, W, 3), premultiplied, and one opacity (H, W, 1).
 
@@ -68,16 +72,25 @@ def composite_edits(
 
     source (H, W, 3): the frame. layers: for each edited layer the premultiplied edit (H, W, 4) and the visibility of
     the layer (H, W). light (H, W, 3): factor by which the scene's light changes the colours. blend: one of
-    BLEND_MODES.
+    BLEND_MODES. attached: the same of paint that leaves its object's outline, back to front. It covers the edits of the
+    layers, as far as the objects in front of it let it through, (H, W).
     """
+
+    def blend_edit(edit_color: Floats, alpha: Floats) -> Floats:
+        """Return what an edit adds to the frame, before visibility."""
+        if light is not None and blend in LIT_BLEND_MODES:
+            edit_color = np.minimum(edit_color * light, alpha) if blend == "screen" else edit_color * light
+        return BLEND_MODES[blend](source, edit_color, alpha)
+
     color = np.zeros_like(source)
     opacity = np.zeros_like(source[..., :1])
     for rgba, visibility in layers:
-        edit_color, alpha = rgba[..., :3], rgba[..., 3:]
-        if light is not None and blend in LIT_BLEND_MODES:
-            edit_color = np.minimum(edit_color * light, alpha) if blend == "screen" else edit_color * light
-        color += visibility[..., None] * BLEND_MODES[blend](source, edit_color, alpha)
-        opacity += visibility[..., None] * alpha
+        color += visibility[..., None] * blend_edit(rgba[..., :3], rgba[..., 3:])
+        opacity += visibility[..., None] * rgba[..., 3:]
+    for rgba, transmittance in attached:
+        let_through = 1 - transmittance[..., None] * rgba[..., 3:]
+        color = color * let_through + transmittance[..., None] * blend_edit(rgba[..., :3], rgba[..., 3:])
+        opacity = opacity * let_through + transmittance[..., None] * rgba[..., 3:]
     return color, opacity
 
 

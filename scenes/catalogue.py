@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage import data
 
-from scenes.scene import Floats, Layer, Pose, Scene, ellipse
+from scenes.scene import Floats, Layer, Panorama, Pose, Scene, View, ellipse
 
 REFERENCE_WIDTH_PX = 320  # width of a frame for which the scales of the photographs are chosen
 SHUTTER = 0.8  # exposure time of the scene `fast`, in frames
 FAST_PX_PER_FRAME = 25  # largest speed of the object of `fast`, for frames of 768 pixels width
 
 CAT_CENTER, CAT_RADII = (205.0, 150.0), (150.0, 135.0)  # of the ellipse that is cut out, in pixels of the photograph
+# A hat for the cat, almost all of it beyond the outline: an ellipse, in pixels of the photograph.
+HAT_CENTER, HAT_RADII = (205.0, -12.0), (80.0, 45.0)
 SHADOW_STRENGTH = 0.5  # Share of the light that the object of `shadow` takes from the background.
 
 
@@ -160,6 +162,24 @@ def cross(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
     return Scene("cross", width, height, frames, (cat(cat_pose), cup(cup_pose), garage(camera_pose)))
 
 
+def wide(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
+    """Return a scene whose camera turns by 120 degrees, so that 180 degrees are seen, and zooms in a little."""
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
+    photograph = data.stereo_motorcycle()[0]
+
+    def view(t: float) -> View:
+        tilt = math.radians(3 * math.sin(5 * progress(t)))
+        focal_px = (0.8 + 0.2 * progress(t)) * width  # a field of view of 64 to 53 degrees
+        return View(math.radians(-60 + 120 * progress(t)), tilt, focal_px)
+
+    def cat_pose(t: float) -> Pose:
+        x, y = width * (0.4 + 0.2 * progress(t)), height * (0.55 + 0.08 * math.sin(math.pi * progress(t)))
+        return Pose(x, y, math.radians(10 * math.sin(3 * progress(t))), 0.36 * unit)
+
+    background = Panorama(photograph, view, 0.75 * photograph.shape[1], (width, height))
+    return Scene("wide", width, height, frames, (cat(cat_pose), background))
+
+
 def fur(photograph: NDArray[np.uint8], opacity: Floats, width: int, height: int, frames: int) -> Scene:
     """Return a scene with an animal whose soft opacity is known, moved over a garage while the camera pans.
 
@@ -191,4 +211,5 @@ SCENES: dict[str, Callable[..., Scene]] = {
     "light": light,
     "shadow": shadow,
     "cross": cross,
+    "wide": wide,
 }

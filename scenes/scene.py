@@ -14,6 +14,7 @@ Floats = NDArray[np.floating]
 
 SUPERSAMPLING = 3  # samples per pixel along each axis
 SHUTTER_SAMPLES = 9  # moments averaged for motion blur; blur smooths edges, so one sample per pixel is then enough
+BEHIND_CAMERA_PX = 1e6  # position in the frame of what is behind the camera
 EDGE_PX = 1.0  # width of the soft edge of a shape, pixels of the photograph
 
 
@@ -62,13 +63,81 @@ class Layer:
         return np.ones(points.shape[:-1]) if self.opacity is None else self.opacity(points)
 
     def color_at(self, points: Floats) -> Floats:
-        """Return the colours (H, W, 3) float32 in [0, 255] at photograph pixels (H, W, 2).
+        """Return the colours (H, W, 3) float32 in [0, 255] at photograph pixels (H, W, 2)."""
+        return sample_photograph(self.photograph, points)
 
-        Interpolation is cubic. The photograph is mirrored at its border.
-        """
-        x, y = points.astype(np.float32).transpose(2, 0, 1)
-        color = cv2.remap(self.photograph, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-        return color.astype(np.float32)
+
+@dataclass(frozen=True)
+class View:
+    """Direction and zoom of a camera that stays in its place."""
+
+    pan: float  # radians to the right
+    tilt: float  # radians downwards
+    focal_px: float  # pixels of the frame
+
+
+@dataclass(frozen=True)
+class Panorama:
+    """A photograph on a cylinder around a camera that turns and zooms; it has the interface of `Layer`."""
+
+    photograph: NDArray[np.uint8]  # (h, w, 3)
+    view: Callable[[float], View]  # time in frames -> view
+    radius_px: float  # pixels of the photograph per radian
+    frame_size: tuple[int, int]  # width and height
+
+    @property
+    def pivot(self) -> Floats:
+        """Center of the photograph, (2,) photograph pixels, at which the camera looks without pan and tilt."""
+        height, width = self.photograph.shape[:2]
+        return np.array([(width - 1) / 2, (height - 1) / 2])
+
+    @property
+    def frame_center(self) -> Floats:
+        """Center of the frame, (2,) frame pixels."""
+        return (np.array(self.frame_size) - 1) / 2
+
+    def to_photograph(self, points: Floats, t: float) -> Floats:
+        """Convert frame pixels (..., 2) at time t to photograph pixels (..., 2)."""
+        view = self.view(t)
+        rays = np.concatenate(((points - self.frame_center) / view.focal_px, np.ones_like(points[..., :1])), axis=-1)
+        x, y, z = np.moveaxis(rays @ camera_matrix(view).T, -1, 0)
+        unrolled = np.stack((np.arctan2(x, z), y / np.hypot(x, z)), axis=-1)
+        return unrolled * self.radius_px + self.pivot
+
+    def to_frame(self, points: Floats, t: float) -> Floats:
+        """Convert photograph pixels (..., 2) to frame pixels (..., 2); those behind the camera go far away."""
+        view = self.view(t)
+        angle, height = np.moveaxis((points - self.pivot) / self.radius_px, -1, 0)
+        rays = np.stack((np.sin(angle), height, np.cos(angle)), axis=-1) @ camera_matrix(view)
+        depth = rays[..., 2:]
+        in_front = rays[..., :2] / np.where(depth > 0, depth, 1) * view.focal_px + self.frame_center
+        return np.where(depth > 0, in_front, BEHIND_CAMERA_PX)
+
+    def opacity_at(self, points: Floats) -> Floats:
+        """Return the opacity (...) at photograph pixels (..., 2): 1 everywhere."""
+        return np.ones(points.shape[:-1])
+
+    def color_at(self, points: Floats) -> Floats:
+        """Return the colours (H, W, 3) float32 in [0, 255] at photograph pixels (H, W, 2)."""
+        return sample_photograph(self.photograph, points)
+
+
+def camera_matrix(view: View) -> Floats:
+    """Return the rotation (3, 3) from the camera's rays (x right, y down, z forward) to those of the cylinder."""
+    pan, tilt = view.pan, view.tilt
+    turned = np.array([[np.cos(pan), 0, np.sin(pan)], [0, 1, 0], [-np.sin(pan), 0, np.cos(pan)]])
+    tilted = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
+    return turned @ tilted
+
+
+def sample_photograph(photograph: NDArray[np.uint8], points: Floats) -> Floats:
+    """Return the colours (H, W, 3) float32 in [0, 255] of a photograph at its pixels (H, W, 2).
+
+    Interpolation is cubic. The photograph is mirrored at its border.
+    """
+    x, y = points.astype(np.float32).transpose(2, 0, 1)
+    color = cv2.remap(photograph, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    return color.astype(np.float32)
 
 
 def rotation_matrix(angle: float) -> Floats:
@@ -115,7 +184,7 @@ class Scene:
     width: int
     height: int
     frames: int
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | Panorama, ...]
     shutter: float = 0.0  # exposure time in frames, which makes motion blur; 0: none
     light: Callable[[Floats, float], Floats] | None = None  # frame pixels (H, W, 2), time -> factor of the background
 

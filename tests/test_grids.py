@@ -149,7 +149,7 @@ def test_a_mapping_that_kept_its_start_has_the_least_rigidity_loss_at_any_scale(
     start = torch.tensor([[[0.0, -3.0], [3.0, 0.0]]])
     y, x = torch.meshgrid(torch.arange(4.0) * 4, torch.arange(5.0) * 4, indexing="ij")
     texels = torch.einsum("kij,jyx->kiyx", start, torch.stack((x, y)))
-    jacobians = relative_jacobians(texels, torch.linalg.inv(start), (4, 4))
+    jacobians = relative_jacobians(texels, torch.linalg.inv(start)[:, None, None], (4, 4))
     torch.testing.assert_close(
         loss_utils.rigidity_loss(jacobians), torch.full((1, 3, 4), 2 * 2**0.5), atol=1e-2, rtol=0
     )

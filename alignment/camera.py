@@ -1,0 +1,232 @@
+"""Choose how the background lies in its atlas: on a plane, or on a cylinder around a camera that turns.
+
+On a plane a wide pan becomes a bow tie: far from the reference frame a homography stretches without limit, and the
+other end gets a few texels. So the spread of the texels' density is measured, and where it is large, a camera that only
+turns and zooms is fitted (Szeliski 2006, image stitching), whose atlas is a cylinder; or similarities, if the camera
+does more than that."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from alignment.layers import align_layer, reference_frame, refine_layer_long_range
+from alignment.long_range import match_distant_frames
+from alignment.tracks import Flags, Floats, PointPairs, sample_point_pairs
+from alignment.transforms import (
+    MIN_GAIN,
+    OUTLIER_PX,
+    chain_transforms,
+    gauss_newton_step,
+    median_residual_px,
+    motion_generators,
+    transform_points,
+    unit_matrix,
+)
+from unwrap_utils import Video
+
+MAX_SPREAD = 2.0  # Ratio of the largest to the smallest density of texels up to which a plane is never left.
+MIN_IMPROVEMENT = 1.2  # Factor by which another surface must lower that ratio; zooming alone changes it on all of them.
+SPREAD_QUANTILES = (0.02, 0.98)  # Densities between these quantiles count.
+LATTICE = 9  # Points along each side of a frame at which the density is measured.
+# Focal lengths that are tried, in halves of the long edge: fields of view of 118 to 18 degrees along it.
+FOCAL_LENGTHS = (0.6, 0.85, 1.2, 1.7, 2.4, 3.4, 4.8, 6.4)
+SEARCH_STEPS, FINAL_STEPS = 5, 15  # Gauss-Newton steps for each focal length, and for the best one.
+FOCAL_REFINEMENTS = 3  # Number of times that the step between focal lengths is halved around the best one.
+MAX_TURN = np.radians(300)  # Largest angle of a pan that a cylinder can hold.
+
+
+@dataclass(frozen=True)
+class Surface:
+    """How the frames of a layer lie in its atlas.
+
+    On a plane, transforms (T, 3, 3) lead from pixels of each frame to pixels of a reference frame. On a cylinder they
+    lead to rays (x, y, z) of a camera that looks along z; the cylinder's axis is y, and its radius is 1.
+    """
+
+    transforms: Floats  # (T, 3, 3)
+    is_cylinder: bool = False
+    # (2, 2) rotation of the unrolled cylinder's (angle, height), after which the reference frame stands upright
+    upright: Floats | None = None
+
+    @property
+    def upright_matrix(self) -> Floats:
+        """The rotation `upright` as a matrix (3, 3) of homogeneous positions."""
+        matrix = np.eye(3)
+        if self.upright is not None:
+            matrix[:2, :2] = self.upright
+        return matrix
+
+    def unroll(self, points: Floats) -> Floats:
+        """Return where points (N, 2) of all frames, in pixels, lie on the flattened surface, (T, N, 2)."""
+        homogeneous = np.concatenate((points, np.ones_like(points[:, :1])), axis=1) @ self.transforms.swapaxes(1, 2)
+        if not self.is_cylinder:
+            return homogeneous[..., :2] / homogeneous[..., 2:]
+        x, y, z = np.moveaxis(homogeneous, -1, 0)
+        unrolled = np.stack((np.arctan2(x, z), y / np.hypot(x, z)), axis=-1)
+        return unrolled if self.upright is None else unrolled @ self.upright.T
+
+
+def choose_surface(video: Video, mask: Flags, transforms: Floats) -> Surface:
+    """Return the surface on which the background is least distorted; transforms: its homographies (T, 3, 3).
+
+    video: on the CPU. mask: (T, H, W), the pixels of the background. Prints a line if it is not the plane of the
+    homographies.
+    """
+    size = video.size[1:]
+    plane = Surface(transforms)
+    spread = density_spread(plane, size)
+    # Without perspective, homographies have failed: the pan may be too wide for any plane.
+    is_projective = bool(np.any(transforms[:, 2, :2] != 0))
+    pairs = sample_point_pairs(video, mask)
+    if (is_projective and spread <= MAX_SPREAD) or len(pairs.source) == 0:
+        return plane
+    surfaces = [plane]
+    if is_projective:
+        similarities = align_layer(video, mask, "similarity")
+        surfaces.append(Surface(refine_layer_long_range(video, similarities, mask, "similarity")))
+    if (cylinder := fit_cylinder(video, mask, pairs)) is not None:
+        surfaces.append(cylinder)
+    if is_projective:
+        surfaces = [each for each in surfaces if density_spread(each, size) * MIN_IMPROVEMENT < spread] or [plane]
+    best = min(surfaces, key=lambda surface: median_residual_px(surface.transforms, pairs))
+    if best is not plane:
+        kind = "a plane without perspective"
+        if best.is_cylinder:
+            kind = f"a cylinder, because the camera turns by {np.degrees(turn(best, size)):.0f} degrees"
+        print(f"background: its atlas is {kind}; texels vary by a factor of {density_spread(best, size):.1f}")
+    return best
+
+
+def density_spread(surface: Surface, size: tuple[int, int]) -> float:
+    """Return the ratio of the largest to the smallest density of texels over all frames of (height, width)."""
+    height, width = size
+    grid = np.stack(np.meshgrid(np.linspace(0, width - 1, LATTICE), np.linspace(0, height - 1, LATTICE)), axis=-1)
+    with np.errstate(all="ignore"):
+        unrolled = surface.unroll(grid.reshape(-1, 2)).reshape(-1, LATTICE, LATTICE, 2)
+        along_x, along_y = np.gradient(unrolled, axis=2), np.gradient(unrolled, axis=1)
+        areas = np.abs(along_x[..., 0] * along_y[..., 1] - along_x[..., 1] * along_y[..., 0])
+        low, high = np.quantile(np.sqrt(areas), SPREAD_QUANTILES)
+    return float(high / low) if low > 0 and np.isfinite(high) else float("inf")
+
+
+def turn(cylinder: Surface, size: tuple[int, int]) -> float:
+    """Return the angle in radians by which a camera turns around its cylinder's axis; frames of (height, width)."""
+    looks = cylinder.transforms @ middle_pixel(size)
+    return float(np.ptp(np.unwrap(np.arctan2(looks[:, 0], looks[:, 2]))))
+
+
+def middle_pixel(size: tuple[int, int]) -> Floats:
+    """Return the homogeneous position (3,) of the middle of frames of (height, width), in pixels."""
+    return np.array([(size[1] - 1) / 2, (size[0] - 1) / 2, 1.0])
+
+
+def fit_cylinder(video: Video, mask: Flags, pairs: PointPairs) -> Surface | None:
+    """Fit a camera that turns and zooms to a layer's point pairs, and lay a cylinder around it.
+
+    Return None if that fails or if the camera turns too far. video: on the CPU. mask: (T, H, W), the layer's pixels.
+    """
+    size, reference = video.size[1:], reference_frame(mask)
+    homographies = chain_transforms(pairs, len(mask), reference, "homography")
+    focal = search_focal_length(homographies, pairs, reference, size)
+    rays, _ = fit_rotations(homographies, pairs, reference, size, focal, FINAL_STEPS)
+    distant = match_distant_frames(video, mask, rays)
+    if len(distant.source):
+        rays, _ = fit_rotations(rays, pairs + distant, reference, size, focal, FINAL_STEPS)
+    cylinder = straighten(rays, reference, size)
+    is_usable = np.isfinite(cylinder.transforms).all() and turn(cylinder, size) < MAX_TURN
+    return cylinder if is_usable else None
+
+
+def search_focal_length(homographies: Floats, pairs: PointPairs, reference: int, size: tuple[int, int]) -> float:
+    """Return the focal length, in halves of the long edge, with which a turning camera fits the pairs best."""
+
+    def cost_of(focal: float) -> float:
+        return fit_rotations(homographies, pairs, reference, size, focal, SEARCH_STEPS)[1]
+
+    costs = {focal: cost_of(focal) for focal in FOCAL_LENGTHS}
+    step = np.sqrt(FOCAL_LENGTHS[1] / FOCAL_LENGTHS[0])
+    for _ in range(FOCAL_REFINEMENTS):
+        best = min(costs, key=lambda focal: costs[focal])
+        for focal in (best / step, best * step):
+            costs[focal] = cost_of(focal)
+        step = np.sqrt(step)
+    return min(costs, key=lambda focal: costs[focal])
+
+
+def fit_rotations(
+    start: Floats, pairs: PointPairs, reference: int, size: tuple[int, int], focal: float, max_steps: int
+) -> tuple[Floats, float]:
+    """Fit a camera that turns and zooms to point pairs, with Gauss-Newton steps over all frames together.
+
+    Returns transforms (T, 3, 3) from pixels to rays of the reference frame's camera, and the robust cost.
+
+    start: (T, 3, 3), a first alignment of the frames of (height, width). focal: focal length of the reference frame, in
+    halves of the long edge.
+    """
+    to_camera = np.diag([1 / focal, 1 / focal, 1]) @ unit_matrix(size)
+    begin, end = (transform_points(to_camera, points) for points in (pairs.start_px, pairs.end_px))
+    outlier = OUTLIER_PX / (max(size) / 2 * focal)
+    current = chain_rotations(start, reference, to_camera)
+    best, best_cost = current, np.inf
+    for _ in range(max_steps):
+        with np.errstate(all="ignore"):
+            steps, cost = gauss_newton_step(
+                current, begin, end, pairs, motion_generators("rotation"), reference, outlier
+            )
+        if not cost < best_cost:  # also true for NaN
+            break
+        best, gain, best_cost = current, best_cost - cost, cost
+        if gain < MIN_GAIN * cost:
+            break
+        current = np.stack([matrix @ turn_and_zoom(step) for matrix, step in zip(current, steps, strict=True)])
+    return best @ to_camera, float(best_cost)
+
+
+def turn_and_zoom(step: Floats) -> Floats:
+    """Return the matrix (3, 3) of a step (4,): a rotation vector in radians and the logarithm of the zoom."""
+    zoom = float(np.exp(np.clip(step[3], -0.5, 0.5)))
+    rotation = np.asarray(cv2.Rodrigues(np.asarray(step[:3], float))[0], float)
+    return rotation @ np.diag([zoom, zoom, 1])
+
+
+def chain_rotations(start: Floats, reference: int, to_camera: Floats) -> Floats:
+    """Return rotations (T, 3, 3) near the steps between neighbouring frames of an alignment (T, 3, 3).
+
+    to_camera: (3, 3), from pixels to coordinates of the camera in which the focal length is 1.
+    """
+    rotations = np.tile(np.eye(3), (len(start), 1, 1))
+    from_camera = np.linalg.inv(to_camera)
+
+    def step(first: int, second: int) -> Floats:
+        """Return the rotation from the camera of one frame to that of another."""
+        matrix = to_camera @ np.linalg.inv(start[second]) @ start[first] @ from_camera
+        left, _, right = np.linalg.svd(matrix / np.cbrt(np.linalg.det(matrix)))
+        return left @ right
+
+    for t in reversed(range(reference)):
+        rotations[t] = rotations[t + 1] @ step(t, t + 1)
+    for t in range(reference + 1, len(start)):
+        rotations[t] = rotations[t - 1] @ step(t, t - 1)
+    return rotations
+
+
+def straighten(rays: Floats, reference: int, size: tuple[int, int]) -> Surface:
+    """Return the cylinder whose axis is the one around which the camera turns; the reference frame stands upright.
+
+    rays: (T, 3, 3), from pixels of frames of (height, width) to rays.
+    """
+    middle = middle_pixel(size)
+    looks = rays @ middle
+    looks = looks / np.linalg.norm(looks, axis=1, keepdims=True)
+    axis = np.linalg.svd(looks)[2][2]  # the direction that all of them have least of
+    down = rays[reference, :, 1]
+    right = rays[reference, :, 0]
+    axis = axis * np.sign(axis @ down if abs(axis @ down) > abs(axis @ right) else axis @ right)
+    forward = looks.mean(0) - (looks.mean(0) @ axis) * axis
+    forward = forward / np.linalg.norm(forward)
+    turned = np.stack((np.cross(axis, forward), axis, forward)) @ rays
+    cylinder = Surface(turned, is_cylinder=True)
+    ahead = cylinder.unroll(np.stack((middle[:2], middle[:2] + [1, 0])))[reference]
+    across = (ahead[1] - ahead[0]) / np.linalg.norm(ahead[1] - ahead[0])
+    return Surface(turned, is_cylinder=True, upright=np.array([[across[0], across[1]], [-across[1], across[0]]]))
