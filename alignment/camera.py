@@ -25,10 +25,11 @@ from alignment.transforms import (
 )
 from unwrap_utils import Video
 
-MAX_SPREAD = 2.0  # Ratio of the largest to the smallest density of texels up to which a plane is never left.
+MAX_SPREAD = 1.5  # Ratio of the largest to the smallest density of texels up to which a plane is never left.
 MIN_IMPROVEMENT = 1.2  # Factor by which another surface must lower that ratio; zooming alone changes it on all of them.
 SPREAD_QUANTILES = (0.02, 0.98)  # Densities between these quantiles count.
 LATTICE = 9  # Points along each side of a frame at which the density is measured.
+MAX_SPREAD_GROWTH = 1.2  # Factor by which the freedom of homographies may increase the spread on a cylinder.
 # Focal lengths that are tried, in halves of the long edge: fields of view of 118 to 18 degrees along it.
 FOCAL_LENGTHS = (0.6, 0.85, 1.2, 1.7, 2.4, 3.4, 4.8, 6.4)
 SEARCH_STEPS, FINAL_STEPS = 5, 15  # Gauss-Newton steps for each focal length, and for the best one.
@@ -131,11 +132,14 @@ def fit_cylinder(video: Video, mask: Flags, pairs: PointPairs) -> Surface | None
     focal = search_focal_length(homographies, pairs, reference, size)
     rays, _ = fit_rotations(homographies, pairs, reference, size, focal, FINAL_STEPS)
     distant = match_distant_frames(video, mask, rays)
-    if len(distant.source):
-        rays, _ = fit_rotations(rays, pairs + distant, reference, size, focal, FINAL_STEPS)
-    cylinder = straighten(rays, reference, size)
-    is_usable = np.isfinite(cylinder.transforms).all() and turn(cylinder, size) < MAX_TURN
-    return cylinder if is_usable else None
+    pairs = pairs + distant if len(distant.source) else pairs
+    rays, _ = fit_rotations(rays, pairs, reference, size, focal, FINAL_STEPS)
+    cylinders = [straighten(each, reference, size) for each in (fit_rays(rays, pairs, reference, size, focal), rays)]
+    for cylinder in cylinders:
+        is_usable = np.isfinite(cylinder.transforms).all() and turn(cylinder, size) < MAX_TURN
+        if is_usable and density_spread(cylinder, size) < MAX_SPREAD_GROWTH * density_spread(cylinders[-1], size):
+            return cylinder
+    return None
 
 
 def search_focal_length(homographies: Floats, pairs: PointPairs, reference: int, size: tuple[int, int]) -> float:
@@ -164,22 +168,51 @@ def fit_rotations(
     start: (T, 3, 3), a first alignment of the frames of (height, width). focal: focal length of the reference frame, in
     halves of the long edge.
     """
-    to_camera = np.diag([1 / focal, 1 / focal, 1]) @ unit_matrix(size)
+    to_camera = camera_units(focal, size)
+    current = chain_rotations(start, reference, to_camera)
+    return minimize(current, pairs, reference, size, focal, "rotation", max_steps)
+
+
+def fit_rays(rays: Floats, pairs: PointPairs, reference: int, size: tuple[int, int], focal: float) -> Floats:
+    """Refine transforms (T, 3, 3) from pixels to rays with all the freedom of homographies.
+
+    A camera in a hand also moves a little, and its lens is not perfect; homographies take up much of both.
+    """
+    current = rays @ np.linalg.inv(camera_units(focal, size))
+    return minimize(current, pairs, reference, size, focal, "homography", FINAL_STEPS)[0]
+
+
+def camera_units(focal: float, size: tuple[int, int]) -> Floats:
+    """Return the transform (3, 3) from pixels to coordinates of a camera in which the focal length is 1."""
+    return np.diag([1 / focal, 1 / focal, 1]) @ unit_matrix(size)
+
+
+def minimize(
+    current: Floats, pairs: PointPairs, reference: int, size: tuple[int, int], focal: float, kind: str, max_steps: int
+) -> tuple[Floats, float]:
+    """Change transforms (T, 3, 3) from a camera's coordinates to rays until points move as in the pairs.
+
+    kind: how they may change, see `motion_generators`. Returns transforms from pixels to rays, and the robust cost.
+    """
+    to_camera = camera_units(focal, size)
     begin, end = (transform_points(to_camera, points) for points in (pairs.start_px, pairs.end_px))
     outlier = OUTLIER_PX / (max(size) / 2 * focal)
-    current = chain_rotations(start, reference, to_camera)
-    best, best_cost = current, np.inf
+    generators, best, best_cost = motion_generators(kind), current, np.inf
     for _ in range(max_steps):
         with np.errstate(all="ignore"):
-            steps, cost = gauss_newton_step(
-                current, begin, end, pairs, motion_generators("rotation"), reference, outlier
-            )
+            steps, cost = gauss_newton_step(current, begin, end, pairs, generators, reference, outlier)
         if not cost < best_cost:  # also true for NaN
             break
         best, gain, best_cost = current, best_cost - cost, cost
         if gain < MIN_GAIN * cost:
             break
-        current = np.stack([matrix @ turn_and_zoom(step) for matrix, step in zip(current, steps, strict=True)])
+        if kind == "rotation":
+            changes = np.stack([turn_and_zoom(step) for step in steps])
+        else:
+            changes = np.eye(3) + np.einsum("tg,gij->tij", steps, generators)
+        current = current @ changes
+        # Rays have no scale. A positive determinant keeps them in front of the camera.
+        current = current / np.cbrt(np.linalg.det(current))[:, None, None]
     return best @ to_camera, float(best_cost)
 
 
