@@ -199,8 +199,12 @@ def check_flags(options: argparse.Namespace) -> None:
         layer_flags := [name for name in FRAME_LAYERS if getattr(options, name) not in (None, False)]
     ):
         raise UserError(f"--edit_frame_attach gives all paint to one object; leave --{layer_flags[0]} out")
-    if options.edit_object_attach and not atlas_edit:
-        raise UserError("--edit_object_attach belongs to an atlas edit; give --edit_foreground_path or --edit_object")
+    painted = {number for number, _ in options.edit_object} | ({1} if options.edit_foreground_path else set())
+    if unpainted := [number for number in options.edit_object_attach if number not in painted]:
+        raise UserError(
+            f"--edit_object_attach {unpainted[0]} belongs to an atlas edit of that object; give --edit_foreground_path "
+            "or --edit_object"
+        )
     if options.edit_frame_mask and not (options.use_edit_frame or options.edit_frame):
         raise UserError("--edit_frame_mask belongs to a frame edit")
     for layer in ("foreground", "background"):

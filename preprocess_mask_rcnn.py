@@ -92,6 +92,7 @@ def make_mask_parser() -> argparse.ArgumentParser:
 
 def check_flags(options: argparse.Namespace) -> None:
     """Raise UserError for values out of range and for flags that do not belong together."""
+    check_prompt_flags(options)
     imports = options.method == "import"
     if options.refine and (extra := list_given_choices(options)):
         raise UserError(f"--refine refines existing masks, --{extra[0]} finds new ones; give one of the two")
@@ -106,9 +107,7 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(f"{options.masks}: no such file or folder; --masks takes mask pictures or a matte video")
     if options.threshold is not None and not 0 <= options.threshold < 1:
         raise UserError(f"--threshold is {options.threshold}, expected a grey value from 0 (black) to below 1 (white)")
-    if options.candidate is not None and options.method not in ("auto", "motion"):
-        raise UserError(f"--candidate is for --method motion, and --method is {options.method}; leave it out")
-    for name in ("instance", "candidate", "objects"):
+    for name in ("instance", "objects"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}, expected 1 or more")
@@ -116,7 +115,6 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--label chooses one label, --objects several, from 1 on; give one of the two")
     if options.prompts and options.instance is not None:
         raise UserError("--instance and --point both choose an object; give one of the two")
-    check_prompt_flags(options)
 
 
 def list_given_choices(options: argparse.Namespace, except_for: tuple[str, ...] = ()) -> list[str]:

@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     is_folder = options.input.is_dir()
     frames = check_given_frames(options, seconds) if is_folder else extract_video_frames(options, seconds)
+    if options.strokes:
+        check_strokes(options, frames)
     with time_stage("masks", seconds):
         request = MaskRequest(
             method=options.method or ("import" if options.masks else "auto"),
@@ -137,8 +139,6 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.objects > 1 and options.method == "motion":
         raise UserError("--method motion finds one object; for several use a detector, or --masks with label pictures")
     check_prompt_flags(options)
-    if options.candidate is not None and options.candidate < 1:
-        raise UserError(f"--candidate is {options.candidate}, expected 1 or more")
     if (options.prompts or options.text) and (options.masks is not None or options.method in ("motion", "import")):
         flag = options.prompts[0] if options.prompts else "--text"
         raise UserError(f"{flag}: says where to find an object, but its masks come from elsewhere; leave it out")
@@ -173,6 +173,16 @@ def check_given_frames(options: argparse.Namespace, seconds: dict[str, float]) -
         check_cuts(detect_cuts(media.read_rgb(path) for path in paths), frames, options.allow_cuts, None)
         print(f"{len(paths)} frames, used where they are: {frames}; videos of them get {clip.fps:g} frames per second")
     return frames
+
+
+def check_strokes(options: argparse.Namespace, frames: Path) -> None:
+    """Raise UserError if the strokes cannot be used, before the stages that take long."""
+    import media
+    from masks.strokes import read_strokes
+    from media.clip import open_clip
+
+    config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
+    read_strokes(options.strokes, open_clip(frames, config))
 
 
 def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float]) -> Path:
@@ -281,7 +291,7 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     """
     import media
     from training.earlier_runs import find_newest_run, is_evaluated
-    from training.runs import resume_run, start_run
+    from training.runs import has_had_strokes, resume_run, start_run
 
     config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
     run = find_newest_run(config)
@@ -293,7 +303,7 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
         print(f"trained and evaluated already: {run}")
     else:
         resume_run(run, options.time_budget, options.device).run()
-    if options.strokes is not None:
+    if options.strokes is not None and not has_had_strokes(run, options.strokes):
         resume_run(run, device=options.device, strokes=options.strokes).run()
     return run
 

@@ -20,12 +20,12 @@ from alignment.transforms import (
     gauss_newton_step,
     median_residual_px,
     motion_generators,
+    to_unit_matrix,
     transform_points,
-    unit_matrix,
 )
 from unwrap_utils import Video
 
-MAX_SPREAD = 1.5  # Ratio of the largest to the smallest density of texels up to which a plane is never left.
+MAX_SPREAD = 1.5  # Ratio of the largest to the smallest density of texels up to which the plane is kept.
 MIN_IMPROVEMENT = 1.2  # Factor by which another surface must lower that ratio; zooming alone changes it on all of them.
 SPREAD_QUANTILES = (0.02, 0.98)  # Densities between these quantiles count.
 LATTICE = 9  # Points along each side of a frame at which the density is measured.
@@ -34,7 +34,12 @@ MAX_SPREAD_GROWTH = 1.2  # Factor by which the freedom of homographies may incre
 FOCAL_LENGTHS = (0.6, 0.85, 1.2, 1.7, 2.4, 3.4, 4.8, 6.4)
 SEARCH_STEPS, FINAL_STEPS = 5, 15  # Gauss-Newton steps for each focal length, and for the best one.
 FOCAL_REFINEMENTS = 3  # Number of times that the step between focal lengths is halved around the best one.
-MAX_TURN = np.radians(300)  # Largest angle of a pan that a cylinder can hold.
+MAX_ANGLE = np.radians(340)  # Largest angle around its axis that the frames may show of a cylinder.
+# Points (n, 2) along the outline of a frame, as shares of its width and height: on a cylinder its sides are curved.
+OUTLINE_SHARES = np.array([[x, y] for x in np.linspace(0, 1, 9) for y in np.linspace(0, 1, 9) if {x, y} & {0.0, 1.0}])
+# Largest median residual of another surface, in pixels and as a multiple of the plane's. With more, even texels are not
+# worth it: a drone that tilts over flat ground is fitted by homographies alone.
+MAX_RESIDUAL_PX, MAX_RESIDUAL_GROWTH = 1.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -88,13 +93,16 @@ def choose_surface(video: Video, mask: Flags, transforms: Floats) -> Surface:
         surfaces.append(Surface(refine_layer_long_range(video, similarities, mask, "similarity")))
     if (cylinder := fit_cylinder(video, mask, pairs)) is not None:
         surfaces.append(cylinder)
+    residuals = {id(each): median_residual_px(each.transforms, pairs) for each in surfaces}
     if is_projective:
-        surfaces = [each for each in surfaces if density_spread(each, size) * MIN_IMPROVEMENT < spread] or [plane]
-    best = min(surfaces, key=lambda surface: median_residual_px(surface.transforms, pairs))
+        limit = max(MAX_RESIDUAL_PX, MAX_RESIDUAL_GROWTH * residuals[id(plane)])
+        better = [each for each in surfaces[1:] if density_spread(each, size) * MIN_IMPROVEMENT < spread]
+        surfaces = [each for each in better if residuals[id(each)] <= limit] or [plane]
+    best = min(surfaces, key=lambda surface: residuals[id(surface)])
     if best is not plane:
         kind = "a plane without perspective"
         if best.is_cylinder:
-            kind = f"a cylinder, because the camera turns by {np.degrees(turn(best, size)):.0f} degrees"
+            kind = f"a cylinder, because the camera turns by {np.degrees(turn_angle(best, size)):.0f} degrees"
         print(f"background: its atlas is {kind}; texels vary by a factor of {density_spread(best, size):.1f}")
     return best
 
@@ -111,10 +119,22 @@ def density_spread(surface: Surface, size: tuple[int, int]) -> float:
     return float(high / low) if low > 0 and np.isfinite(high) else float("inf")
 
 
-def turn(cylinder: Surface, size: tuple[int, int]) -> float:
+def turn_angle(cylinder: Surface, size: tuple[int, int]) -> float:
     """Return the angle in radians by which a camera turns around its cylinder's axis; frames of (height, width)."""
     looks = cylinder.transforms @ middle_pixel(size)
     return float(np.ptp(np.unwrap(np.arctan2(looks[:, 0], looks[:, 2]))))
+
+
+def angle_range(cylinder: Surface, size: tuple[int, int]) -> tuple[float, float]:
+    """Return the smallest and the largest angle in radians, around its axis, that the frames show of a cylinder."""
+    looks = cylinder.transforms @ middle_pixel(size)
+    middle_angles = np.unwrap(np.arctan2(looks[:, 0], looks[:, 2]))
+    rays = (OUTLINE_SHARES * [size[1] - 1, size[0] - 1]) @ cylinder.transforms[:, :, :2].swapaxes(1, 2)
+    rays = rays + cylinder.transforms[:, None, :, 2]
+    # Relative to the middle of the frame no angle is as large as half a turn, so none is ambiguous.
+    offsets = np.angle(np.exp(1j * (np.arctan2(rays[..., 0], rays[..., 2]) - middle_angles[:, None])))
+    angles = middle_angles[:, None] + offsets
+    return float(angles.min()), float(angles.max())
 
 
 def middle_pixel(size: tuple[int, int]) -> Floats:
@@ -136,7 +156,7 @@ def fit_cylinder(video: Video, mask: Flags, pairs: PointPairs) -> Surface | None
     rays, _ = fit_rotations(rays, pairs, reference, size, focal, FINAL_STEPS)
     cylinders = [straighten(each, reference, size) for each in (fit_rays(rays, pairs, reference, size, focal), rays)]
     for cylinder in cylinders:
-        is_usable = np.isfinite(cylinder.transforms).all() and turn(cylinder, size) < MAX_TURN
+        is_usable = bool(np.isfinite(cylinder.transforms).all()) and np.ptp(angle_range(cylinder, size)) < MAX_ANGLE
         if is_usable and density_spread(cylinder, size) < MAX_SPREAD_GROWTH * density_spread(cylinders[-1], size):
             return cylinder
     return None
@@ -168,7 +188,7 @@ def fit_rotations(
     start: (T, 3, 3), a first alignment of the frames of (height, width). focal: focal length of the reference frame, in
     halves of the long edge.
     """
-    to_camera = camera_units(focal, size)
+    to_camera = to_camera_matrix(focal, size)
     current = chain_rotations(start, reference, to_camera)
     return minimize(current, pairs, reference, size, focal, "rotation", max_steps)
 
@@ -178,13 +198,13 @@ def fit_rays(rays: Floats, pairs: PointPairs, reference: int, size: tuple[int, i
 
     A camera in a hand also moves a little, and its lens is not perfect; homographies take up much of both.
     """
-    current = rays @ np.linalg.inv(camera_units(focal, size))
+    current = rays @ np.linalg.inv(to_camera_matrix(focal, size))
     return minimize(current, pairs, reference, size, focal, "homography", FINAL_STEPS)[0]
 
 
-def camera_units(focal: float, size: tuple[int, int]) -> Floats:
+def to_camera_matrix(focal: float, size: tuple[int, int]) -> Floats:
     """Return the transform (3, 3) from pixels to coordinates of a camera in which the focal length is 1."""
-    return np.diag([1 / focal, 1 / focal, 1]) @ unit_matrix(size)
+    return np.diag([1 / focal, 1 / focal, 1]) @ to_unit_matrix(size)
 
 
 def minimize(
@@ -194,7 +214,7 @@ def minimize(
 
     kind: how they may change, see `motion_generators`. Returns transforms from pixels to rays, and the robust cost.
     """
-    to_camera = camera_units(focal, size)
+    to_camera = to_camera_matrix(focal, size)
     begin, end = (transform_points(to_camera, points) for points in (pairs.start_px, pairs.end_px))
     outlier = OUTLIER_PX / (max(size) / 2 * focal)
     generators, best, best_cost = motion_generators(kind), current, np.inf
@@ -247,19 +267,21 @@ def chain_rotations(start: Floats, reference: int, to_camera: Floats) -> Floats:
 def straighten(rays: Floats, reference: int, size: tuple[int, int]) -> Surface:
     """Return the cylinder whose axis is the one around which the camera turns; the reference frame stands upright.
 
-    rays: (T, 3, 3), from pixels of frames of (height, width) to rays.
+    Its seam lies opposite the middle of what the frames show. rays: (T, 3, 3), from pixels of frames of (height, width)
+    to rays.
     """
     middle = middle_pixel(size)
     looks = rays @ middle
     looks = looks / np.linalg.norm(looks, axis=1, keepdims=True)
-    axis = np.linalg.svd(looks)[2][2]  # the direction that all of them have least of
-    down = rays[reference, :, 1]
-    right = rays[reference, :, 0]
+    axis = np.linalg.svd(looks)[2][2]  # the direction most nearly perpendicular to all of them
+    right, down = rays[reference, :, 0], rays[reference, :, 1]
     axis = axis * np.sign(axis @ down if abs(axis @ down) > abs(axis @ right) else axis @ right)
-    forward = looks.mean(0) - (looks.mean(0) @ axis) * axis
+    forward = looks[reference] - (looks[reference] @ axis) * axis
     forward = forward / np.linalg.norm(forward)
     turned = np.stack((np.cross(axis, forward), axis, forward)) @ rays
-    cylinder = Surface(turned, is_cylinder=True)
-    ahead = cylinder.unroll(np.stack((middle[:2], middle[:2] + [1, 0])))[reference]
+    low, high = angle_range(Surface(turned, is_cylinder=True), size)
+    to_middle = np.asarray(cv2.Rodrigues(np.array([0.0, -(low + high) / 2, 0.0]))[0], float)
+    turned = to_middle @ turned
+    ahead = Surface(turned, is_cylinder=True).unroll(np.stack((middle[:2], middle[:2] + [1, 0])))[reference]
     across = (ahead[1] - ahead[0]) / np.linalg.norm(ahead[1] - ahead[0])
     return Surface(turned, is_cylinder=True, upright=np.array([[across[0], across[1]], [-across[1], across[0]]]))

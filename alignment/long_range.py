@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import media
 from alignment.dis_flow import DisFlow
 from alignment.tracks import BORDER_PX, POINTS_PER_PAIR, Flags, Floats, PointPairs, nearest_pixels, pad_pairs
-from alignment.transforms import MIN_POINTS, resize_matrix, transform_points
+from alignment.transforms import MIN_POINTS, resize_matrix, to_homogeneous, transform_points
 from media.images import fit_size
 from unwrap_utils import Video, consistent_pixels
 
@@ -90,7 +90,11 @@ def match_frames(
     flow, back_flow = dis_flow(first, warped)
     y, x = np.nonzero(consistent_pixels(flow, back_flow) & (first_mask > 0) & find_textured_pixels(first))
     points = np.stack((x, y), axis=1).astype(float)
-    ends = transform_points(np.linalg.inv(second_to_first), points + flow[y, x])
+    to_second = np.linalg.inv(second_to_first)
+    moved = points + flow[y, x]
+    is_in_front = to_homogeneous(moved) @ to_second[2] > 0  # A camera that turned far has nothing of it in view.
+    points, moved = points[is_in_front], moved[is_in_front]
+    ends = transform_points(to_second, moved)
     column, row, is_inside = nearest_pixels(ends, (height, width))
     is_match = is_inside & (second_mask[row, column] > 0)
     return points[is_match], ends[is_match]

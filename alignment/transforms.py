@@ -60,7 +60,7 @@ def resize_matrix(before: tuple[int, int], after: tuple[int, int]) -> Floats:
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
-def unit_matrix(size: tuple[int, int]) -> Floats:
+def to_unit_matrix(size: tuple[int, int]) -> Floats:
     """Return the transform (3, 3) from pixels of frames of (height, width) to units of half the long edge, centered."""
     half = max(size) / 2
     return np.array([[1 / half, 0, -size[1] / 2 / half], [0, 1 / half, -size[0] / 2 / half], [0, 0, 1]])
@@ -123,7 +123,7 @@ def refine_transforms(
     The residuals are measured in pixels of the target frames, because in pixels of the reference frame the scale could
     shrink. They have Cauchy weights: residuals above outlier_px have little weight. size: (height, width).
     """
-    half, to_unit = max(size) / 2, unit_matrix(size)
+    half, to_unit = max(size) / 2, to_unit_matrix(size)
     generators, frames = motion_generators(kind), len(transforms)
     current = transforms @ np.linalg.inv(to_unit)  # unit frame coordinates -> reference pixels
     start, end = (transform_points(to_unit, points) for points in (pairs.start_px, pairs.end_px))

@@ -74,7 +74,7 @@ def tracks_from_tap_vid(points: Floats, occluded: Flags) -> PlacedTracks:
     """Return points (N, T, 2) in [0, 1], and where they are occluded (N, T), with the queries of the mode "strided"."""
     points, is_visible = np.asarray(points, np.float32), ~np.asarray(occluded, bool)
     starts = [(n, t) for t in range(0, points.shape[1], QUERY_STEP) for n in np.flatnonzero(is_visible[:, t])]
-    queries = np.array([[t, *points[n, t]] for n, t in starts], np.float32)
+    queries = np.array([[t, *points[n, t]] for n, t in starts], np.float32).reshape(-1, 3)
     numbers = [n for n, _ in starts]
     return PlacedTracks(queries, points[numbers], is_visible[numbers])
 
@@ -88,6 +88,8 @@ def read_tracks(path: Path) -> PlacedTracks:
             tracks, occluded, is_object = file["tracks"], file["occluded"], file["is_fg"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: no file of points ({error}); expected query, tracks, occluded, is_fg, w, h") from None
+    if not len(queries) == len(tracks) == len(occluded) == len(is_object) or tracks.shape[:2] != occluded.shape:
+        raise UserError(f"{path}: its arrays differ in length; expected one row per point in each")
     return PlacedTracks(queries, tracks / size, ~occluded.astype(bool), is_object.astype(bool))
 
 
@@ -103,6 +105,8 @@ def read_joints(path: Path) -> PlacedJoints:
         is_visible = np.array([row["visibility"] for row in rows], bool)[:, chosen]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: no file of BADJA's joints ({error}); expected joints and visibility") from None
+    order = np.argsort(frames)
+    frames, places, is_visible = [frames[index] for index in order], places[order], is_visible[order]
     return PlacedJoints(frames, np.divide(places, BADJA_SIZE), is_visible)
 
 

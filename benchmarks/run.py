@@ -2,6 +2,7 @@
 
 python benchmarks/run.py                 two easy scenes at 384 x 216, 60 and 180 s: about 15 minutes on 2 cores
 python benchmarks/run.py --scenes pan bend turn fast light cross --size 768 432 --budgets 60 180 600
+python benchmarks/run.py --clips FOLDER --points FOLDER  also compares with hand-placed points (CLIP.npz, CLIP.json)
 python benchmarks/run.py --clips FOLDER  also every clip in FOLDER that has masks (NAME, NAME_maskrcnn, NAME_gt)
 
 A budget counts loading and training, but not flow and masks. Finished cases are kept: the same command continues a
@@ -54,7 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     from benchmarks.data import prepare_clip, prepare_scene
     from benchmarks.table import write_results
+    from benchmarks.tracks import PointFolder
 
+    if options.points:
+        PointFolder(options.points)  # An error shows up before hours of training.
     output, size = options.output, tuple(options.size)
     output.mkdir(parents=True, exist_ok=True)
     folders = {name: prepare_scene(name, size, options.frames, output / "data") for name in options.scenes}
@@ -94,7 +98,11 @@ def make_benchmark_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--true_masks", action="store_true", help="give the clips their true masks, as masks that somebody brought"
     )
-    flags.add_argument("--points", type=Path, help="folder of hand-placed points, see benchmarks/tracks.py")
+    flags.add_argument(
+        "--points",
+        type=Path,
+        help="folder of hand-placed points, see benchmarks/tracks.py; finished cases are not measured again",
+    )
     flags.add_argument("--configs", nargs="+", type=Path, default=[ROOT / "config" / "fast.json"])
     flags.add_argument("--budgets", nargs="+", type=float, default=list(DEFAULT_BUDGETS_S), help="seconds")
     flags.add_argument(

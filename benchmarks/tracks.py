@@ -11,7 +11,7 @@ of one point in the atlas lie apart. The column "still" is what a point that nev
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ import numpy as np
 import media
 from benchmarks.points import PlacedJoints, PlacedTracks, first_frames, read_joints, read_tap_vid_pickle, read_tracks
 from command_line import UserError, run_script
-from evaluation.track_metrics import Flags, Floats, Indices, correct_joints, share, tap_vid_metrics, uv_spread_px
+from evaluation.track_metrics import Flags, Floats, Indices, correct_joints, percentage, tap_vid_metrics, uv_spread_px
 
 if TYPE_CHECKING:
     from media.clip import Clip
@@ -110,13 +110,11 @@ def measure_points(run: "TrainedRun", points: PointFolder) -> dict[str, float]:
 
 
 def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
-    """Return the metrics of TAP-Vid, and how far the places of one point in the atlas lie apart."""
-    from rendering.point_tracks import sample_at
-
-    count = placed.positions.shape[1]
-    frames = render_uv(run, range(count))
-    start_frames = placed.queries[:, 0].astype(int)
-    positions, is_visible, layers = follow_queries(run.clip, frames, start_frames, placed.queries[:, 1:])
+    """Return the metrics of TAP-Vid, and how far the places of one point in the atlas lie apart; nothing without points."""
+    if not len(placed.queries):
+        return {}
+    count, start_frames = placed.positions.shape[1], placed.queries[:, 0].astype(int)
+    followed = follow_queries(run, list(range(count)), start_frames, placed.queries[:, 1:], placed.positions)
     counts = np.arange(count)[None] != start_frames[:, None]
     still = np.repeat(placed.queries[:, None, 1:], count, axis=1)
 
@@ -125,36 +123,45 @@ def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
         return tap_vid_metrics(guesses, seen[chosen], truth, placed.is_visible[chosen], counts[chosen])
 
     everything = np.ones(len(placed.queries), bool)
-    result = measure(positions, is_visible, everything)
-    result["aj_still"] = measure(still, np.ones_like(is_visible), everything)["aj"]
+    result = measure(followed.positions, followed.is_visible, everything)
+    result["aj_still"] = measure(still, np.ones_like(followed.is_visible), everything)["aj"]
     if placed.is_object is not None:
-        result["delta_object"] = measure(positions, is_visible, placed.is_object)["delta"]
-        result["delta_background"] = measure(positions, is_visible, ~placed.is_object)["delta"]
-    in_pixels = to_working(run.clip, placed.positions)
-    uv = np.zeros_like(placed.positions)
-    for t, frame in enumerate(frames):
-        for layer in np.unique(layers):
-            uv[layers == layer, t] = sample_at(frame.uv[layer], in_pixels[layers == layer, t])
-    spread = uv_spread_px(uv, placed.is_visible, np.array(run.px_per_uv)[layers])
-    return result | {"uv_spread_px": float(np.nanmean(spread))}
+        result["delta_object"] = measure(followed.positions, followed.is_visible, placed.is_object)["delta"]
+        result["delta_background"] = measure(followed.positions, followed.is_visible, ~placed.is_object)["delta"]
+    spread = uv_spread_px(followed.true_uv, placed.is_visible, np.array(run.px_per_uv)[followed.layers])
+    result["uv_spread_px"] = float(np.mean(spread[np.isfinite(spread)])) if np.isfinite(spread).any() else float("nan")
+    return known_only(result)
 
 
 def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
-    """Return PCK-T of BADJA and the share of joints within STRICT_PX; the queries are the first frame's joints."""
+    """Return PCK-T of BADJA and the share of joints within STRICT_PX; the queries are the first frame's joints.
+
+    Returns nothing if the clip has fewer than two of the frames.
+    """
     chosen = [index for index, t in enumerate(placed.frames) if t < len(run.clip)]
-    frames = render_uv(run, [placed.frames[index] for index in chosen])
+    if len(chosen) < 2:
+        return {}
     truth, seen = placed.positions[chosen], placed.is_visible[chosen]
-    positions, _, _ = follow_queries(run.clip, frames, np.zeros(truth.shape[1], int), truth[0])
-    predicted, still = positions.swapaxes(0, 1)[1:], np.repeat(truth[:1], len(truth) - 1, axis=0)
-    areas = [mask_area(run.clip, placed.frames[index]) for index in chosen[1:]]
+    start_frames = np.zeros(truth.shape[1], int)
+    times = [placed.frames[index] for index in chosen]
+    followed = follow_queries(run, times, start_frames, truth[0], truth.swapaxes(0, 1))
+    predicted, still = followed.positions.swapaxes(0, 1)[1:], np.repeat(truth[:1], len(truth) - 1, axis=0)
+    areas = [mask_area(run.clip, t) for t in times[1:]]
 
     def pck(joints: Floats) -> float:
         right = correct_joints(to_pixels(joints, PCK_SIZE), to_pixels(truth[1:], PCK_SIZE), seen[1:], areas)
-        return share(right.sum(), len(right))
+        return percentage(right.sum(), len(right))
 
     distance = np.linalg.norm(to_pixels(predicted, STRICT_SIZE) - to_pixels(truth[1:], STRICT_SIZE), axis=-1)
     near = (distance < STRICT_PX)[seen[1:]]
-    return {"pck": pck(predicted), "pck_still": pck(still), "within_3_px": share(near.sum(), len(near))}
+    return known_only(
+        {"pck": pck(predicted), "pck_still": pck(still), "within_3_px": percentage(near.sum(), len(near))}
+    )
+
+
+def known_only(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics without those that are not defined for these points."""
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
 def mask_area(clip: "Clip", t: int) -> float:
@@ -169,26 +176,44 @@ def mask_area(clip: "Clip", t: int) -> float:
     return float((media.resize_labels(mask, *PCK_SIZE) > 127).sum())
 
 
-def render_uv(run: "TrainedRun", times: Sequence[int]) -> list["Frame"]:
-    """Return some frames of a run without colours."""
-    from rendering.frames import render_frame
+@dataclass(frozen=True)
+class FollowedPoints:
+    """N points through T frames. Positions are shares of width and height."""
 
-    return [render_frame(run.model, run.clip, t, run.full_range, with_colors=False) for t in times]
+    positions: Floats  # (N, T, 2)
+    is_visible: Flags  # (N, T)
+    layers: Indices  # (N,) layer that each point goes through
+    true_uv: Floats  # (N, T, 2) where that layer's mapping takes the hand-placed positions
 
 
 def follow_queries(
-    clip: "Clip", frames: list["Frame"], start_frames: Indices, starts: Floats
-) -> tuple[Floats, Flags, Indices]:
-    """Follow points through frames from where they are given.
+    run: "TrainedRun", times: list[int], start_frames: Indices, starts: Floats, truth: Floats
+) -> FollowedPoints:
+    """Follow points through frames from where they are given. One frame is in memory at a time.
 
-    start_frames (N,): index in `frames` at which each point is given. starts (N, 2): positions there, as shares of
-    width and height. Returns positions (N, T, 2) as shares, visibility (N, T) and the layers (N,).
+    times: numbers of the frames. start_frames (N,): index in `times` at which each point is given. starts (N, 2):
+    positions there. truth (N, T, 2): hand-placed positions.
     """
-    from rendering.point_tracks import follow_points, pick_points
+    from rendering.frames import render_frame
+    from rendering.point_tracks import Points, follow_in_frame, pick_in_frame, sample_at
 
-    points = pick_points(frames, start_frames, to_working(clip, starts))
-    in_pixels, is_visible = follow_points(frames, points)
-    return (in_pixels + 0.5) / np.array([clip.width, clip.height]), is_visible, points.layers
+    def render(index: int) -> "Frame":
+        return render_frame(run.model, run.clip, times[index], run.full_range, with_colors=False)
+
+    layers, uv = np.zeros(len(starts), np.int64), np.zeros((len(starts), 2))
+    for index in np.unique(start_frames):
+        chosen = start_frames == index
+        layers[chosen], uv[chosen] = pick_in_frame(render(index), to_working(run.clip, starts[chosen]))
+    positions, true_uv = np.zeros((2, *truth.shape))
+    is_visible = np.zeros(truth.shape[:2], bool)
+    in_pixels = to_working(run.clip, truth)
+    for index in range(len(times)):
+        frame = render(index)
+        here, is_visible[:, index] = follow_in_frame(frame, Points(layers, uv))
+        positions[:, index] = (here + 0.5) / np.array([run.clip.width, run.clip.height])
+        for layer in np.unique(layers):
+            true_uv[layers == layer, index] = sample_at(frame.uv[layer], in_pixels[layers == layer, index])
+    return FollowedPoints(positions, is_visible, layers, true_uv)
 
 
 def to_working(clip: "Clip", shares: Floats) -> Floats:
@@ -204,7 +229,7 @@ def to_pixels(shares: Floats, size: tuple[int, int]) -> Floats:
 def points_table(rows: dict[str, dict[str, float]]) -> str:
     """Return the metrics of all clips, and their means, as a table in Markdown."""
     names = [name for name in COLUMNS if any(name in row for row in rows.values())]
-    means = {name: float(np.nanmean([row[name] for row in rows.values() if name in row])) for name in names}
+    means = {name: float(np.mean([row[name] for row in rows.values() if name in row])) for name in names}
     lines = ["| clip | " + " | ".join(COLUMNS[name] for name in names) + " |", "|" + "---|" * (len(names) + 1)]
     for clip, row in [*rows.items(), *([("mean", means)] if len(rows) > 1 else [])]:
         digits = {name: 2 if name == "uv_spread_px" else 1 for name in names}

@@ -8,8 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 import media
-from command_line import UserError, warn
-from editing.attachment import attach_paint, shows_object
+from command_line import warn
+from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
 from editing.requests import (
     EditRequest,
@@ -78,8 +78,6 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
         if attached is None:
             edits += splat_frame(run.model, resize_frame(frame, *size), rgba, layers)
             continue
-        if not shows_object(frame, attached):
-            raise UserError(f"{edit.path}: frame {edit.index} does not show object {attached + 1}; paint over another")
         attached_edit = splat_attached(run.model, resize_frame(attach_paint(frame, [attached]), *size), rgba, attached)
         edits += [] if attached_edit is None else [attached_edit]
     return edits
@@ -128,15 +126,18 @@ def render_edited_frames(
     # The box is found at working size. Published sampling may miss small edits there, so it renders whole frames.
     uses_box = run.full_range and width > run.clip.width
     attached_layers = {edit.layer for edit in edits if edit.is_attached}
-    for frame in (attach_paint(frame, attached_layers) for frame in frames):
+    for frame in frames:
+        attached_frame = attach_paint(frame, attached_layers)
         source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
         edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
-        box = edit_bounding_box(run, frame, edits) if uses_box else WHOLE_FRAME
+        box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
         if box is not None:
             resized = resize_frame(frame, width, height, box)
             picture = source[box].astype(np.float32) / 255
             layers = sample_edit_layers(run, resized, edits)
-            attached = sample_attached(run, resized, edits)
+            attached = (
+                sample_attached(run, resize_frame(attached_frame, width, height, box), edits) if attached_layers else []
+            )
             color, opacity = composite_edits(picture, layers, resized.light, request.blend, attached)
             if request.edit_only:
                 edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
@@ -145,13 +146,13 @@ def render_edited_frames(
         yield source, edited
 
 
-def edit_bounding_box(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> Box | None:
+def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edits: list[LayerEdit]) -> Box | None:
     """Return the box around all paint in a frame, in pixels of the native size; None if there is no paint.
 
-    It saves time: edits mostly cover a small part of a large frame.
+    It saves time: edits mostly cover a small part of a large frame. attached_frame: as `attach_paint` returns it.
     """
     mask = np.zeros(frame.alpha.shape[1:], bool)
-    for rgba in sample_edits(run, frame, edits).values():
+    for rgba, _ in sample_edit_layers(run, frame, edits) + sample_attached(run, attached_frame, edits):
         mask |= rgba[..., 3] > 0
     return bounding_box(mask, *run.clip.native_size)
 

@@ -9,9 +9,10 @@ from torch import Tensor
 import media
 from command_line import UserError
 from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, LayerImage, read_atlas_file
+from editing.attachment import shows_object
 from media.clip import Clip
 from media.videos import Audio
-from rendering.frames import Floats
+from rendering.frames import Floats, render_frame
 from rendering.trained_run import TrainedRun
 
 BACKGROUND, ALL_OBJECTS = -1, -2  # Layers in a request, which does not know the number of layers of the run.
@@ -138,6 +139,18 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
         if not 0 <= frame_edit.index < len(clip):
             raise UserError(f"edit of frame {frame_edit.index}: the clip has frames 0 to {len(clip) - 1}")
         read_frame_edit(frame_edit, clip, (clip.width, clip.height))
+        check_attachment(request, run, frame_edit)
+
+
+def check_attachment(request: EditRequest, run: TrainedRun, edit: FrameEdit) -> None:
+    """Raise UserError if paint is to be attached to an object that its frame does not show."""
+    if request.attached_object is None:
+        return
+    frame = render_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
+    if not shows_object(frame, request.attached_object):
+        raise UserError(
+            f"{edit.path}: frame {edit.index} does not show object {request.attached_object + 1}; paint over another"
+        )
 
 
 def check_square(path: Path, size: tuple[int, int]) -> None:

@@ -29,15 +29,15 @@ def tap_vid_metrics(
     jaccards, shares = [], []
     for threshold in THRESHOLDS_PX:
         is_near = distance < threshold
-        shares.append(share((seen & is_near).sum(), seen.sum()))
+        shares.append(percentage((seen & is_near).sum(), seen.sum()))
         hits = (seen & is_near & is_visible).sum()
         false_alarms = (counts & is_visible & ~(is_near & is_truly_visible)).sum()
-        jaccards.append(share(hits, seen.sum() + false_alarms))
-    occlusion = share((counts & (is_visible == is_truly_visible)).sum(), counts.sum())
+        jaccards.append(percentage(hits, seen.sum() + false_alarms))
+    occlusion = percentage((counts & (is_visible == is_truly_visible)).sum(), counts.sum())
     return {"aj": float(np.mean(jaccards)), "delta": float(np.mean(shares)), "oa": occlusion}
 
 
-def share(part: float, whole: float) -> float:
+def percentage(part: float, whole: float) -> float:
     """Return a part in percent of a whole; NaN if the whole is 0."""
     return 100 * float(part) / float(whole) if whole else float("nan")
 

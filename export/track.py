@@ -6,7 +6,7 @@ import numpy as np
 
 from command_line import UserError
 from rendering.frames import render_frame, render_frames
-from rendering.point_tracks import follow_points, pick_points
+from rendering.point_tracks import Points, follow_points, pick_in_frame
 from rendering.trained_run import TrainedRun
 
 
@@ -36,7 +36,7 @@ def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[
     scale = np.array([width / clip.width, height / clip.height])
     start = (np.array([[x, y]]) + 0.5) / scale - 0.5
     start_frame = render_frame(run.model, clip, t, run.full_range, with_colors=False)
-    points = pick_points([start_frame], np.zeros(1, int), start)
+    points = Points(*pick_in_frame(start_frame, start))
     frames = render_frames(run.model, clip, run.full_range, with_colors=False)
     positions, is_visible = follow_points(frames, points)
     native = (positions[0] + 0.5) * scale - 0.5

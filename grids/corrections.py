@@ -1,14 +1,12 @@
 """Correct a model after its start: strokes change the opacity, and atlases grow where an object becomes larger."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from alignment.layers import box_corners, object_boxes
+from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.model import BOX_MARGIN, GridModel
 from grids.start import LARGEST_START_ALPHA, POSSIBLE, keep_masks, sample_at_nodes
@@ -18,7 +16,6 @@ from media import to_8_bit
 from unwrap_utils import Video
 
 CHANGED = 0.25  # Change of the opacity at a node from which on the learned one is replaced.
-ATLAS_BORDER_TEXELS = 4  # Texels that an atlas gets beyond an object that has become larger than it.
 
 
 @torch.no_grad()
@@ -83,27 +80,6 @@ def enlarge_boxes(model: GridModel, opacity: NDArray[np.uint8]) -> None:
         union = torch.stack((low[:, 0], high[:, 1], low[:, 2], high[:, 3]), dim=1)
         is_empty, is_found = box[:, 1:2] <= box[:, :1], found[:, 1:2] > found[:, :1]
         model.boxes[index] = torch.where(is_found, torch.where(is_empty, found, union), box)
-        enlarge_atlas(model, index, object_boxes(object_opacity > 127, 0.0))
+        corners = box_corners(model.transforms[index].cpu().numpy(), object_boxes(object_opacity > 127, 0.0))
+        enlarge_atlas(model, index, corners)
     model.cpu_boxes = None
-
-
-def enlarge_atlas(model: GridModel, layer: int, boxes: NDArray[np.int64]) -> None:
-    """Add texels on the sides of a layer's atlas until it holds the boxes (T, 4) of its object."""
-    corners = box_corners(model.transforms[layer].cpu().numpy(), boxes)
-    height, width = model.shape.atlas_sizes[layer]
-    low = np.ceil(np.maximum(-corners.min(0) + ATLAS_BORDER_TEXELS, 0)).astype(int)
-    high = np.ceil(np.maximum(corners.max(0) + ATLAS_BORDER_TEXELS - [width, height], 0)).astype(int)
-    left, top, right, bottom = (int(side) if side > ATLAS_BORDER_TEXELS else 0 for side in (*low, *high))
-    if not any((left, top, right, bottom)):
-        return
-    atlas = model.atlases[layer].data
-    reduction = height / atlas.shape[2]
-    padding = [round(side / reduction) for side in (left, right, top, bottom)]
-    left, right, top, bottom = (round(side * reduction) for side in padding)
-    model.atlases[layer] = torch.nn.Parameter(functional.pad(atlas, padding, mode="replicate"))
-    shift = torch.eye(3).to(model.transforms)
-    shift[0, 2], shift[1, 2] = left, top
-    model.transforms[layer] = shift @ model.transforms[layer]
-    sizes = list(model.shape.atlas_sizes)
-    sizes[layer] = (height + top + bottom, width + left + right)
-    model.shape = replace(model.shape, atlas_sizes=tuple(sizes))

@@ -147,10 +147,14 @@ class Grid(nn.Module):
 
     def values_at(self, t: Tensor) -> Tensor:
         """Return the values at the nodes of frames t (K,), interpolated along time, (K, C, ny, nx)."""
+        return self.interpolate_values(self.values, t)
+
+    def interpolate_values(self, values: Tensor, t: Tensor) -> Tensor:
+        """Return other values of the same shape as the grid's at the nodes of frames t (K,), (K, C, ny, nx)."""
         if self.is_per_frame:
-            return self.values[t]
-        weights = linear_weights(t.float(), self.frames - 1, len(self.values))
-        return torch.einsum("kn,ncyx->kcyx", weights, self.values)
+            return values[t]
+        weights = linear_weights(t.float(), self.frames - 1, len(values))
+        return torch.einsum("kn,ncyx->kcyx", weights, values)
 
 
 def count_nodes(size: tuple[int, int, int], spacing_px: float, spacing_frames: int) -> tuple[int, int, int]:

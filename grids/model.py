@@ -67,7 +67,7 @@ class GridModel(nn.Module):
     """
 
     transforms: Tensor  # (L, T, 3, 3) closed-form start, from pixels to texels, or to rays that meet the cylinder
-    unroll: Tensor  # (3, 3) from the background's unrolled cylinder to its texels; the identity if it is a plane
+    unrolled_to_texels: Tensor  # (3, 3) of the background's cylinder; the identity if its atlas is a plane
     boxes: Tensor  # (F, T, 4) top, bottom, left, right of each object in pixels; bottom and right are exclusive
     # (F, T, H, W) int8: logits of kept masks and of strokes in units of LOGIT_STEP, 0 where there are none;
     # (F, 0, 0, 0) if there are none at all
@@ -94,7 +94,7 @@ class GridModel(nn.Module):
         self.light = build_grids(3, ((spacing.light_px, 1),)) if spacing.light_px else nn.ModuleList()
         self.atlases = nn.ParameterList([torch.zeros(1, 3, *size) for size in shape.atlas_sizes])
         self.register_buffer("transforms", torch.eye(3).repeat(len(self.layers), frames, 1, 1))
-        self.register_buffer("unroll", torch.eye(3))
+        self.register_buffer("unrolled_to_texels", torch.eye(3))
         whole_frame = torch.tensor([0, height, 0, width])
         self.register_buffer("boxes", whole_frame.repeat(objects, frames, 1))
         self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
@@ -141,7 +141,7 @@ class GridModel(nn.Module):
 
     def surface(self, layer: int) -> Tensor | None:
         """Return the surface of a layer's atlas, as the functions in `grids.surfaces` take it."""
-        return self.unroll if self.shape.has_cylinder and self.layers[layer].is_background else None
+        return self.unrolled_to_texels if self.shape.has_cylinder and self.layers[layer].is_background else None
 
     def start_jacobians(self, layer: int) -> Tensor:
         """Return the derivatives of a layer's closed-form start at the middle of each frame, (T, 2, 2)."""
@@ -268,7 +268,8 @@ class GridModel(nn.Module):
                 setattr(model, name, torch.zeros_like(state[name]))
             else:  # It was saved before masks could be kept, or before mattes were solved.
                 state[name] = getattr(model, name)
-        state.setdefault("unroll", model.unroll)  # It was saved when all atlases were planes.
+        # It was saved when all atlases were planes.
+        state.setdefault("unrolled_to_texels", model.unrolled_to_texels)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -415,13 +416,13 @@ def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:
     return (texels + 0.5) * device_constant((2 / width, 2 / height), texels.device) - 1
 
 
-def middle_jacobians(transforms: Tensor, size: tuple[int, int], unroll: Tensor | None = None) -> Tensor:
+def middle_jacobians(transforms: Tensor, size: tuple[int, int], unrolled_to_texels: Tensor | None = None) -> Tensor:
     """Return the derivatives of transforms (T, 3, 3) at the middle of frames of (H, W), (T, 2, 2).
 
-    unroll: the surface that they lead to, see `grids.surfaces`.
+    unrolled_to_texels: the surface that they lead to, see `grids.surfaces`.
     """
     middle = transforms.new_tensor([[(size[1] - 1) / 2], [(size[0] - 1) / 2]])
-    return surface_jacobians(transforms, middle, unroll)[:, 0]
+    return surface_jacobians(transforms, middle, unrolled_to_texels)[:, 0]
 
 
 def axis_slice(axis: Tensor, first: float, end: float) -> slice:

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from alignment.camera import Surface, choose_surface
+from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
+from grids.atlas_size import enlarge_atlas
+from grids.fields import Lattice
+from grids.flow_fit import fit_to_flow
 from grids.matting import SOFT_RANGE
 from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, middle_jacobians
 from grids.unwrap import average_atlas
@@ -31,8 +34,8 @@ ATLAS_MARGIN = 0.08  # Share of an object's extent that its atlas has around it 
 COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than a texel.
 CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
-# Points (n, 2) along the outline of a frame, as shares of its width and height: on a cylinder its sides are curved.
-OUTLINE_SHARES = np.array([[x, y] for x in np.linspace(0, 1, 9) for y in np.linspace(0, 1, 9) if {x, y} & {0.0, 1.0}])
+EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
+EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
 LIKELY = 0.5  # Probability above which a pixel counts for the extent of an object's atlas.
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
 LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
@@ -77,10 +80,40 @@ def start_model(
         kept.append(~decision.is_refined)
     model, at_nodes = build_model(cpu_video, motions, np.stack(probabilities), spacing, frames, stride)
     keep_masks(model, np.stack(probabilities), np.stack(kept), cpu_video.strokes)
+    bend_objects(model, cpu_video, np.stack(probabilities))
+    average_atlases(model, frames, at_nodes, stride)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, rgb)
     return model, at_nodes
+
+
+def bend_objects(model: GridModel, video: Video, probabilities: NDArray[np.uint8]) -> None:
+    """Let the objects' mappings follow the flow, and enlarge their atlases as far as they need it.
+
+    probabilities (F, T, H, W): of the objects, 255 for certain.
+    """
+    is_hidden = np.zeros(probabilities.shape[1:], bool)
+    for index, probability in enumerate(probabilities):
+        inside = probability > 255 * LIKELY
+        fit_to_flow(model, index, video, inside & ~is_hidden)
+        is_hidden |= inside
+        enlarge_atlas(model, index, texel_extent(model, index, inside))
+
+
+@torch.no_grad()
+def texel_extent(model: GridModel, layer: int, inside: NDArray[np.bool_]) -> Floats:
+    """Return the smallest and the largest texel (x, y), (2, 2), to which a layer's pixels (T, H, W) are mapped."""
+    lattice = Lattice.of_stride(EXTENT_STRIDE_PX, model.shape.size[1:])
+    rows, columns = lattice.rows_px.long().numpy(), lattice.columns_px.long().numpy()
+    found = [
+        model.at_frames(t).texels(layer, lattice)[0].permute(1, 2, 0).numpy()[mask[np.ix_(rows, columns)]]
+        for t, mask in enumerate(inside)
+    ]
+    texels = np.concatenate(found)
+    if not len(texels):
+        return np.zeros((2, 2))
+    return np.quantile(texels, EXTENT_QUANTILES, axis=0)
 
 
 @torch.no_grad()
@@ -169,7 +202,7 @@ def build_model(
     matrices: list[Floats] = [to_atlas @ motion.transforms for (to_atlas, _), motion in zip(fits, motions, strict=True)]
     if background.is_cylinder:
         matrices[-1] = background.transforms
-        model.unroll.copy_(torch.from_numpy(fits[-1][0] @ background.upright_matrix))
+        model.unrolled_to_texels.copy_(torch.from_numpy(fits[-1][0] @ background.upright_matrix))
     model.transforms.copy_(torch.from_numpy(np.stack(matrices)))
     boxes = [object_boxes(probability > 255 * POSSIBLE, BOX_MARGIN) for probability in probabilities]
     model.boxes.copy_(torch.from_numpy(np.stack(boxes)))
@@ -222,7 +255,7 @@ def fit_atlas(points: Floats, scales: Floats, margin: float, unit: float) -> tup
     Returns the transform (3, 3) from the surface to texels of the atlas, and its (height, width).
 
     scales: size of a pixel on the surface, in the frames that show the layer. margin: share of the extent that is added
-    on each side. unit: size of a pixel of the reference frame on the surface. In most frames that show the layer, a
+    on each side. unit: usual size of a pixel on the surface. In most frames that show the layer, a
     texel is at most as large as a pixel, unless the atlas would become too large.
     """
     low, high = points.min(0), points.max(0)

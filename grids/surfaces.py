@@ -8,39 +8,39 @@ import torch
 from torch import Tensor
 
 
-def meet_surface(rays: Tensor, unroll: Tensor | None) -> Tensor:
-    """Return the texels (..., 2, N) of rays (..., 3, N). unroll (3, 3): from the unrolled cylinder to texels, or None.
+def meet_surface(rays: Tensor, unrolled_to_texels: Tensor | None) -> Tensor:
+    """Return the texels (..., 2, N) of rays (..., 3, N).
 
-    None stands for a plane.
+    unrolled_to_texels (3, 3): from the unrolled cylinder to texels; None for a plane.
     """
     x, y, z = rays.unbind(-2)
-    if unroll is None:
+    if unrolled_to_texels is None:
         return rays[..., :2, :] / rays[..., 2:, :]
     unrolled = torch.stack((torch.atan2(x, z), y / torch.hypot(x, z)), dim=-2)
-    return unroll[:2, :2] @ unrolled + unroll[:2, 2:]
+    return unrolled_to_texels[:2, :2] @ unrolled + unrolled_to_texels[:2, 2:]
 
 
-def leave_surface(texels: Tensor, unroll: Tensor | None) -> Tensor:
+def leave_surface(texels: Tensor, unrolled_to_texels: Tensor | None) -> Tensor:
     """Return rays (..., 3, N) through texels (..., 2, N); the inverse of `meet_surface`."""
-    if unroll is None:
+    if unrolled_to_texels is None:
         return torch.cat((texels, torch.ones_like(texels[..., :1, :])), dim=-2)
-    angle, height = (torch.linalg.inv(unroll[:2, :2]) @ (texels - unroll[:2, 2:])).unbind(-2)
+    angle, height = (torch.linalg.inv(unrolled_to_texels[:2, :2]) @ (texels - unrolled_to_texels[:2, 2:])).unbind(-2)
     return torch.stack((torch.sin(angle), height, torch.cos(angle)), dim=-2)
 
 
-def surface_jacobians(transforms: Tensor, points: Tensor, unroll: Tensor | None) -> Tensor:
+def surface_jacobians(transforms: Tensor, points: Tensor, unrolled_to_texels: Tensor | None) -> Tensor:
     """Return the derivatives (T, N, 2, 2) of texels by pixels at points (2, N) of all frames. transforms: (T, 3, 3)."""
     homogeneous = torch.cat((points, torch.ones_like(points[:1])))
     x, y, z = (transforms @ homogeneous).unbind(1)  # (T, N) each
     dx, dy, dz = (transforms[:, row, None, :2] for row in range(3))  # (T, 1, 2) each, by x and y of the pixel
     x, y, z = x[..., None], y[..., None], z[..., None]
-    if unroll is None:
+    if unrolled_to_texels is None:
         return torch.stack(((dx - x / z * dz) / z, (dy - y / z * dz) / z), dim=2)
     square = x * x + z * z
     radius = square.sqrt()
     angle = (z * dx - x * dz) / square
     height = dy / radius - y * (x * dx + z * dz) / (square * radius)
-    return unroll[:2, :2] @ torch.stack((angle, height), dim=2)
+    return unrolled_to_texels[:2, :2] @ torch.stack((angle, height), dim=2)
 
 
 def invert_2x2(matrices: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from grids.fields import Lattice, linear_weights
 from grids.model import GridModel, axis_slice
-from grids.surfaces import leave_surface
+from grids.surfaces import invert_2x2, leave_surface, surface_jacobians
 from implicit_neural_networks import output_centers
 
 INVERSE_SPACING_TEXELS = 8  # Spacing of the lattice on which mappings are inverted; displacements are smooth.
@@ -38,11 +38,15 @@ def invert_mapping(model: GridModel, layer: int, t: int, lattice: Lattice) -> Te
     if model.surface(layer) is not None:  # A camera does not see what is behind it.
         points = torch.where(homogeneous[2] > NEAREST, points, FAR_PX)
     grid_frames = model.at_frames(t)
-    inverse = torch.linalg.inv(model.start_jacobians(layer)[t])
+    if model.surface(layer) is None:
+        inverse = torch.linalg.inv(model.start_jacobians(layer)[t])
+    else:  # Its derivative changes too much over a wide frame to take that of the middle.
+        inside = points.clamp(points.new_zeros(2, 1), points.new_tensor(model.shape.size[:0:-1])[:, None])
+        inverse = invert_2x2(surface_jacobians(model.transforms[layer, t : t + 1], inside, model.surface(layer))[0])
     only_frame = torch.zeros(1, dtype=torch.long, device=device)
     for _ in range(NEWTON_STEPS):
         error = grid_frames.map_points(layer, only_frame, points[None])[0] - texels[:2]
-        points = points - inverse @ error
+        points = points - (inverse @ error.T[..., None])[..., 0].T
     row_weights, column_weights = (
         linear_weights(axis - nodes[0], float(nodes[-1] - nodes[0]), len(nodes)).to(device)
         for axis, nodes in ((lattice.rows_px, coarse.rows_px), (lattice.columns_px, coarse.columns_px))

@@ -64,7 +64,7 @@ def draw_outline(image: Pixels, mask: Pixels) -> Pixels:
 def write_candidates(frames: list[Path], candidates: dict[str, Pixels]) -> Path:
     """Write a picture of some frames with the outlines of each candidate's masks, one row each. Return its path.
 
-    candidates: masks (T, H, W) of a reduced size by what they go by.
+    candidates: masks (T, h, w) of a reduced size, by the name of their cue.
     """
     rows = []
     for number, (name, masks) in enumerate(candidates.items(), 1):

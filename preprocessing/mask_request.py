@@ -93,15 +93,21 @@ def add_prompt_flags(flags: argparse._ActionsContainer) -> None:
 
 
 def check_prompt_flags(options: argparse.Namespace) -> None:
-    """Raise UserError if the way to find masks and the flags that say where or what the object is contradict it."""
+    """Raise UserError for flags that say where or what the object is, or which guess to take, in contradiction."""
     if options.method == "sam2" and not options.prompts:
         raise UserError("--method sam2 needs to know where the object is; give --point X,Y,FRAME or --box")
-    if options.method == "sam3" and not (options.text or "").strip():
+    if (options.method == "sam3" or options.text is not None) and not (options.text or "").strip():
         raise UserError('--method sam3 needs to know what the object is; give --text "the white swan"')
     if options.text is not None and options.method not in (None, "auto", "sam3"):
         raise UserError(f"--text is for --method sam3, and --method is {options.method}; give one of the two")
     if options.text is not None and options.prompts:
         raise UserError(f"--text and {options.prompts[0]} both say which object; give one of the two")
+    if options.text is not None and options.class_name != "anything":
+        raise UserError("--text and --class_name both say what the object is; give one of the two")
+    if options.candidate is not None and options.candidate < 1:
+        raise UserError(f"--candidate is {options.candidate}, expected 1 or more")
+    if options.candidate is not None and options.method != "motion":
+        raise UserError("--candidate is for --method motion; add that, or leave --candidate out")
 
 
 def parse_point(text: str) -> Prompt:

@@ -17,6 +17,7 @@ from media import Pixels
 from preprocessing.mask_files import read_kept_masks
 from preprocessing.mask_request import MaskRequest, Prompt
 from preprocessing.pretrained import (
+    INSIDE,
     PretrainedModel,
     forget_far_frames,
     inference_dtype,
@@ -24,8 +25,9 @@ from preprocessing.pretrained import (
     logits_to_mask,
 )
 
-SAM2 = PretrainedModel("SAM 2", "Sam2VideoModel", "Sam2VideoProcessor", "4.57", "facebook/sam2.1-hiera-small")
-INSIDE = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
+SAM2 = PretrainedModel(
+    "SAM 2", "sam2_video", "Sam2VideoModel", "Sam2VideoProcessor", "4.57", "facebook/sam2.1-hiera-small"
+)
 
 
 def segment_clicked_objects(

@@ -1,12 +1,14 @@
 """Masks of the objects that a text names, by SAM 3 (Carion et al. 2025) from the package `transformers`.
 
 SAM 3 looks for everything that the text names in every frame and follows what it finds. One frame is in memory at a
-time; masks wait on disk until it is known which of the objects is in view longest."""
+time; masks wait on disk until all frames are seen. Then the object with the highest score times the number of frames
+that show it is taken."""
 
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from preprocessing.errors import NothingFound
 from preprocessing.mask_files import read_kept_masks
 from preprocessing.mask_request import MaskRequest
 from preprocessing.pretrained import (
+    INSIDE,
     PretrainedModel,
     forget_far_frames,
     inference_dtype,
@@ -26,8 +29,7 @@ from preprocessing.pretrained import (
     logits_to_mask,
 )
 
-SAM3 = PretrainedModel("SAM 3", "Sam3VideoModel", "Sam3VideoProcessor", "5.0", "facebook/sam3")
-INSIDE = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
+SAM3 = PretrainedModel("SAM 3", "sam3_video", "Sam3VideoModel", "Sam3VideoProcessor", "5.0", "facebook/sam3")
 
 
 def segment_named_objects(
@@ -35,8 +37,8 @@ def segment_named_objects(
 ) -> Iterator[Pixels]:
     """Yield the masks (H, W) uint8 of the missing frames, in order, of the objects that the request's text names.
 
-    Of more objects than requested, those with the highest sum of scores over the frames are taken. Raises NothingFound
-    if there are too few, UserError if there is no such --instance.
+    See `choose_objects` for which of them are taken. Raises NothingFound if there are too few, UserError if there is no
+    such --instance.
     """
     total_scores: Counter[int] = Counter()
     with tempfile.TemporaryDirectory(prefix=".masks_", dir=frames[0].parent.parent) as kept:
@@ -53,21 +55,23 @@ def segment_named_objects(
 
 
 def choose_objects(total_scores: Counter[int], request: MaskRequest) -> list[int]:
-    """Return the numbers of the objects to take. total_scores: sum of the scores over all frames, by number.
+    """Return the numbers of the objects to take: those with the highest total score first, from --instance on.
+
+    total_scores: the score of each object, added once for every frame that shows it, by number.
 
     Raises NothingFound if fewer objects than requested were found, UserError if there is no such --instance.
     """
     order = [number for number, _ in total_scores.most_common()]
     for place, number in enumerate(order, 1):
-        print(f"object {place}: sum of scores {total_scores[number]:.1f}")
+        print(f"object {place}: total score {total_scores[number]:.1f}")
     start = (request.instance or 1) - 1
-    if request.instance is not None and request.instance > len(order):
+    if order and request.instance is not None and request.instance > len(order):
         raise UserError(f"--instance {request.instance}: only {len(order)} objects were found; see the list above")
     chosen = order[start : start + request.objects]
     if len(chosen) < request.objects:
         raise NothingFound(
-            f"--text {request.text!r}: {len(chosen)} of {request.objects} objects were found; name it in other words, "
-            "or click on it with --point"
+            f"--text {request.text!r}: {len(order)} objects were found, {start + request.objects} are needed; name it "
+            "in other words, or click on it with --point"
         )
     return chosen
 
@@ -98,9 +102,24 @@ class Sam3Finder:
             pixels = self.processor(images=picture, return_tensors="pt").pixel_values.to(self.device, self.dtype)
             output = self.model(inference_session=session, frame_idx=t, frame=pixels)
             forget_far_frames(session, t, self.model.config.tracker_config)
+            self.forget_old_conditions(session, t)
             hidden = set(output.suppressed_obj_ids or ()) | set(output.removed_obj_ids or ())
             yield {
                 number: (float(output.obj_id_to_score[number]), mask)
                 for number, logits in output.obj_id_to_mask.items()
                 if number not in hidden and ((mask := logits_to_mask(logits, picture.shape[:2])) > INSIDE).any()
             }
+
+    def forget_old_conditions(self, session: Any, t: int) -> None:
+        """Remove the oldest of the frames by which a session knows its objects; SAM 3 adds one every few frames.
+
+        It reads only the nearest ones, and as it goes forward in time, the oldest are never among them again.
+        """
+        most = self.model.config.tracker_config.max_cond_frame_num
+        for number, outputs in session.output_dict_per_obj.items():
+            conditions = outputs["cond_frame_outputs"]
+            for old in sorted(conditions)[:-most]:
+                del conditions[old]
+            inputs = session.mask_inputs_per_obj.get(number, {})
+            for old in [old for old in inputs if old < t]:
+                del inputs[old]

@@ -81,8 +81,9 @@ def check_request(folder: Path, request: MaskRequest) -> None:
         return
     noted = read_mask_request(folder)
     if noted is None:
-        if request.prompts:
-            raise UserError(f"{folder} holds masks already; move it away to find those of {request.prompts[0]}")
+        if request.prompts or request.text:
+            flag = request.prompts[0] if request.prompts else f"--text {request.text!r}"
+            raise UserError(f"{folder} holds masks already; move it away to find those of {flag}")
         if request.changed_options:
             warn(f"{folder} holds masks already; to find others, move it away")
         return

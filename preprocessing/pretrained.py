@@ -1,5 +1,6 @@
 """Load models of the package `transformers` with their weights, from a local folder or by its own download."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from command_line import UserError
 from media import Pixels
 from preprocessing.errors import NoWeights
 
+INSIDE = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
+
 
 @dataclass(frozen=True)
 class PretrainedModel:
     """Where a model of the package `transformers` is found."""
 
     title: str  # its name in messages
+    model_type: str  # its name in config.json
     model_class: str
     processor_class: str
     version: str  # the oldest release of the package that has the classes
@@ -31,27 +35,38 @@ def load_pretrained(wanted: PretrainedModel, weights: Path | None, device: torch
     """
     try:
         import transformers
+        from safetensors import SafetensorError
 
         model_class = getattr(transformers, wanted.model_class)
         processor_class = getattr(transformers, wanted.processor_class)
     except (ImportError, AttributeError):
         raise NoWeights(f"{wanted.title} needs a package: pip install 'transformers>={wanted.version}'") from None
-    if weights is not None and not (weights / "config.json").is_file():
-        raise UserError(f"{weights}: no folder with config.json and weights of {wanted.title}; give one to --weights")
+    if weights is not None:
+        check_model_type(wanted, weights)
     source = str(weights or wanted.checkpoint)
     try:
         model, processor = model_class.from_pretrained(source), processor_class.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
+    except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         if weights is not None:
-            raise UserError(
-                f"{weights}: holds no weights of {wanted.title} ({reason}); give another --weights"
-            ) from None
+            raise UserError(f"{weights}: holds no weights of {wanted.title} ({reason}); give another folder") from None
         raise NoWeights(
-            f"the weights of {wanted.title} are not there and could not be downloaded ({reason}); "
-            f"get {wanted.checkpoint} elsewhere and give its folder as --weights"
+            f"the weights of {wanted.title} are not there and could not be downloaded ({reason}); get "
+            f"{wanted.checkpoint} elsewhere and give its folder (--weights, in unwrap_video.py --mask_weights)"
         ) from None
     return model.to(device, inference_dtype(device)).eval(), processor
+
+
+def check_model_type(wanted: PretrainedModel, weights: Path) -> None:
+    """Raise UserError if a folder holds another model, whose missing weights would be random numbers."""
+    try:
+        found = json.loads((weights / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        raise UserError(
+            f"{weights}: no folder with config.json and weights of {wanted.title}; give one to --weights"
+        ) from None
+    if found != wanted.model_type:
+        raise UserError(f"{weights}: holds a model of type {found!r}, {wanted.title} has type {wanted.model_type!r}")
 
 
 def inference_dtype(device: torch.device) -> torch.dtype:
@@ -62,7 +77,7 @@ def inference_dtype(device: torch.device) -> torch.dtype:
 def forget_far_frames(session: Any, t: int, tracker_config: Any) -> None:
     """Remove from a session the picture of frame t, and results too far from it to be read again.
 
-    So memory does not grow with the clip. tracker_config: the config that says how far the model looks back.
+    Frames with prompts are kept. tracker_config: the config that says how far the model looks back.
     """
     session.processed_frames.pop(t, None)
     reach = max(tracker_config.num_maskmem, tracker_config.max_object_pointers_in_encoder)

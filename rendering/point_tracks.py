@@ -1,6 +1,6 @@
 """Follow points of a frame through a clip by the mapping: where they are, and whether they are visible."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,15 +19,6 @@ class Points:
     uv: Floats  # (N, 2) place in the layer's own square
 
 
-def pick_points(frames: Sequence[Frame], indices: NDArray[np.int64], positions: Floats) -> Points:
-    """Return the points at positions (N, 2), (x, y) in pixels of working size, of the frames of these indices (N,)."""
-    layers, uv = np.zeros(len(indices), np.int64), np.zeros((len(indices), 2))
-    for index in np.unique(indices):
-        chosen = indices == index
-        layers[chosen], uv[chosen] = pick_in_frame(frames[index], positions[chosen])
-    return Points(layers, uv)
-
-
 def pick_in_frame(frame: Frame, positions: Floats) -> tuple[NDArray[np.int64], Floats]:
     """Return the layer that is visible most at positions (N, 2) of a frame, (N,), and its uv there, (N, 2)."""
     visibility = np.stack([sample_at(layer_visibility, positions) for layer_visibility in frame.visibility])
@@ -41,16 +32,18 @@ def follow_points(frames: Iterable[Frame], points: Points) -> tuple[Floats, NDAr
 
     Positions are in pixels of working size. Beyond a frame the mapping is extrapolated linearly.
     """
-    positions, is_visible = [], []
-    for frame in frames:
-        here, seen = np.zeros((len(points.layers), 2)), np.zeros(len(points.layers), bool)
-        for layer in np.unique(points.layers):
-            chosen = points.layers == layer
-            here[chosen], is_found = locate_uv(points.uv[chosen], frame.uv[layer])
-            seen[chosen] = is_found & (sample_at(frame.visibility[layer], here[chosen]) > VISIBLE)
-        positions.append(here)
-        is_visible.append(seen)
-    return np.stack(positions, axis=1), np.stack(is_visible, axis=1)
+    found = [follow_in_frame(frame, points) for frame in frames]
+    return np.stack([positions for positions, _ in found], axis=1), np.stack([seen for _, seen in found], axis=1)
+
+
+def follow_in_frame(frame: Frame, points: Points) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return the position (N, 2) of each point in a frame, and whether it is visible there, (N,)."""
+    positions, is_visible = np.zeros((len(points.layers), 2)), np.zeros(len(points.layers), bool)
+    for layer in np.unique(points.layers):
+        chosen = points.layers == layer
+        positions[chosen], is_found = locate_uv(points.uv[chosen], frame.uv[layer])
+        is_visible[chosen] = is_found & (sample_at(frame.visibility[layer], positions[chosen]) > VISIBLE)
+    return positions, is_visible
 
 
 def sample_at(field: Floats, positions: Floats) -> Floats:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 import media
 import only_edit
@@ -120,7 +119,7 @@ def test_a_hat_beside_the_object_shows_when_it_is_attached_and_is_clipped_otherw
         (("--edit_frame_attach=3",), "object 3: the run .* has 1 object"),
         (("--edit_frame_attach=0",), "object 0: objects are counted from 1"),
         (("--edit_frame_attach=1", "--edit_frame_background"), "leave --edit_frame_background out"),
-        (("--edit_object_attach", "1"), "--edit_object_attach belongs to an atlas edit"),
+        (("--edit_object_attach", "1"), "--edit_object_attach 1 belongs to an atlas edit"),
     ],
 )
 def test_an_attachment_that_makes_no_sense_is_one_line(finished_run, shared_clip, tmp_path, flags, message):
@@ -135,15 +134,18 @@ def test_attaching_needs_a_painted_frame(finished_run, tmp_path):
         edit(finished_run, tmp_path / "a", "--edit_frame_attach=1")
 
 
-def test_every_pixel_of_a_frame_may_be_painted_twice_without_a_seam(finished_run):
-    from editing.splatting import splat_attached
-    from rendering.frames import render_frame
-    from rendering.trained_run import open_run
-
-    run = open_run(finished_run)
-    frame = attach_paint(render_frame(run.model, run.clip, 1, run.full_range, with_colors=False), [0])
-    paint = np.ones((run.clip.height, run.clip.width, 4), np.float32)
-    layer_edit = splat_attached(run.model, frame, paint, 0)
-    assert layer_edit.is_attached
-    assert layer_edit.scale_opacity(0.5).is_attached
-    assert torch.isfinite(layer_edit.rgba).all()
+def test_paint_on_the_atlas_keeps_its_place_when_a_hat_is_attached_to_the_same_object(
+    finished_run, shared_clip, tmp_path
+):
+    write_hat(tmp_path / "hat.png", shared_clip)
+    dots = np.zeros((64, 64, 4), np.uint8)
+    dots[::4, ::4] = (0, 255, 0, 255)
+    media.write_png(tmp_path / "dots.png", dots)
+    on_atlas = f"--edit_foreground_path={tmp_path / 'dots.png'}"
+    alone = edit(finished_run, tmp_path / "a", on_atlas)
+    both = edit(
+        finished_run, tmp_path / "b", on_atlas, "--edit_frame", f"1:{tmp_path / 'hat.png'}", "--edit_frame_attach=1"
+    )
+    far = (slice(22, None), slice(26, None))
+    for first, second in zip(alone, both, strict=True):
+        np.testing.assert_array_equal(first[far], second[far])

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from alignment.camera import (
+    angle_range,
     choose_surface,
     density_spread,
     fit_cylinder,
     fit_rotations,
     search_focal_length,
-    turn,
+    straighten,
+    turn_angle,
 )
 from alignment.layers import align_layer
 from alignment.tracks import sample_point_pairs
@@ -77,7 +79,7 @@ def test_a_wide_pan_lies_on_a_cylinder_with_even_texels(wide, capsys):
     surface = choose_surface(video, mask, homographies)
     assert surface.is_cylinder
     assert density_spread(surface, FRAME) < 1.7
-    assert np.degrees(turn(surface, FRAME)) == pytest.approx(120, abs=6)
+    assert np.degrees(turn_angle(surface, FRAME)) == pytest.approx(120, abs=6)
     assert "its atlas is a cylinder, because the camera turns by 1" in capsys.readouterr().out
 
 
@@ -105,6 +107,7 @@ def test_points_of_the_background_keep_their_place_on_the_cylinder(wide):
         assert error.max() < 1
 
 
+@pytest.mark.slow
 def test_the_reference_frame_stands_upright_on_its_cylinder(wide):
     video, _, mask, pairs = wide
     cylinder = fit_cylinder(video, mask, pairs)
@@ -114,6 +117,38 @@ def test_the_reference_frame_stands_upright_on_its_cylinder(wide):
     assert right[1] == pytest.approx(left[1], abs=1e-5)
 
 
+def camera_rays(pans):
+    """The rays of a camera that looks at angles in degrees, for frames of FRAME, with a field of view of 64 degrees."""
+    focal = 0.8 * SIZE[0]
+    to_camera = np.array([[1 / focal, 0, -79.5 / focal], [0, 1 / focal, -44.5 / focal], [0, 0, 1]])
+    return np.stack([camera_matrix(View(np.radians(pan), 0.02, focal)) @ to_camera for pan in pans])
+
+
+def test_a_pan_that_waits_at_one_end_has_its_seam_opposite_of_what_is_seen():
+    cylinder = straighten(camera_rays([0.0] * 90 + list(np.linspace(0, 170, 10))), 5, FRAME)
+    low, high = angle_range(cylinder, FRAME)
+    assert np.degrees(high - low) == pytest.approx(170 + 64, abs=4)
+    assert low == pytest.approx(-high, abs=1e-6)
+    outline = np.array([[0.0, 0], [159, 89]])
+    assert np.abs(cylinder.unroll(outline)[..., 0]).max() < np.pi  # No frame crosses the seam.
+    assert np.degrees(turn_angle(cylinder, FRAME)) == pytest.approx(170, abs=1)
+
+
+@pytest.mark.slow
+def test_a_plane_that_fits_much_better_is_kept(wide, monkeypatch):
+    video, _, mask, _ = wide
+    plane = align_layer(video, mask, "homography")
+    plane[:, 2, 0] += 1e-9  # homographies, though almost without perspective
+    spreads = iter([5.0, 1.0, 1.0])
+    monkeypatch.setattr("alignment.camera.density_spread", lambda *_: next(spreads))
+    monkeypatch.setattr("alignment.camera.fit_cylinder", lambda *_: None)
+    monkeypatch.setattr(
+        "alignment.camera.median_residual_px", lambda transforms, _: 0.1 if transforms is plane else 1.2
+    )
+    assert choose_surface(video, mask, plane).transforms is plane
+
+
+@pytest.mark.slow
 def test_a_camera_that_does_not_move_has_no_rotation(wide):
     video, _, mask, _ = wide
     pairs = sample_point_pairs(video, mask)
@@ -166,7 +201,7 @@ def cylinder_model():
     for t, angle in enumerate((-0.2, 0.3)):
         to_camera = np.array([[1 / focal, 0, -29.5 / focal], [0, 1 / focal, -19.5 / focal], [0, 0, 1]])
         model.transforms[1, t] = torch.from_numpy(camera_matrix(View(angle, 0.05, focal)) @ to_camera)
-    model.unroll.copy_(torch.tensor([[70.0, 0, 100], [0, 70, 45], [0, 0, 1]]))
+    model.unrolled_to_texels.copy_(torch.tensor([[70.0, 0, 100], [0, 70, 45], [0, 0, 1]]))
     torch.manual_seed(0)
     for grid in model.mappings[1]:
         grid.values.data.normal_(0, 0.2)
@@ -191,12 +226,12 @@ def test_a_cylinder_is_stored_in_the_checkpoint(tmp_path):
     model = cylinder_model()
     again = GridModel.from_checkpoint(model.checkpoint(), tmp_path)
     assert again.shape.has_cylinder
-    torch.testing.assert_close(again.unroll, model.unroll)
+    torch.testing.assert_close(again.unrolled_to_texels, model.unrolled_to_texels)
     before, after = (each.frame_sample(1, (2, 40, 60), True, False).uv for each in (model, again))
     torch.testing.assert_close(before, after)
 
 
 def test_a_checkpoint_from_before_cylinders_has_a_plane(tmp_path):
     checkpoint = GridModel(Shape((2, 40, 60), ((30, 30), (90, 200)), Spacing(((16, 1),), ((8, 1),), 0))).checkpoint()
-    del checkpoint["grid_shape"]["has_cylinder"], checkpoint["grid_state_dict"]["unroll"]
+    del checkpoint["grid_shape"]["has_cylinder"], checkpoint["grid_state_dict"]["unrolled_to_texels"]
     assert GridModel.from_checkpoint(checkpoint, tmp_path).surface(1) is None

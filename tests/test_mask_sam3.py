@@ -119,6 +119,7 @@ def tiny_weights(tmp_path_factory):
         score_threshold_detection=0.0,
         new_det_thresh=0.0,
         hotstart_delay=0,
+        recondition_every_nth_frame=2,
     )
     config.image_size = SIZE  # This also tells the tracker.
     folder, size = tmp_path_factory.mktemp("sam3"), {"height": SIZE, "width": SIZE}
@@ -153,6 +154,16 @@ def test_every_object_that_the_model_finds_gets_a_mask_of_the_frame_s_size(tiny_
         assert mask.dtype == np.uint8
 
 
+def count_results(session):
+    """The most results per object that a session keeps: of tracked frames, of frames with masks, and these masks."""
+    outputs = session.output_dict_per_obj.values()
+    return (
+        max((len(each["non_cond_frame_outputs"]) for each in outputs), default=0),
+        max((len(each["cond_frame_outputs"]) for each in outputs), default=0),
+        max((len(each) for each in session.mask_inputs_per_obj.values()), default=0),
+    )
+
+
 @pytest.mark.slow
 def test_what_the_model_remembers_does_not_grow_with_the_clip(tiny_weights, frames, monkeypatch):
     remembered = []
@@ -160,14 +171,16 @@ def test_what_the_model_remembers_does_not_grow_with_the_clip(tiny_weights, fram
 
     def count_after_forgetting(session, t, config):
         forget(session, t, config)
-        counts = [len(outputs["non_cond_frame_outputs"]) for outputs in session.output_dict_per_obj.values()]
-        remembered.append((len(session.processed_frames), max(counts, default=0)))
+        remembered.append((len(session.processed_frames), *count_results(session)))
 
     monkeypatch.setattr(mask_sam3, "forget_far_frames", count_after_forgetting)
     finder = mask_sam3.Sam3Finder(tiny_weights, torch.device("cpu"))
     assert len(list(finder.find(list_frames(frames) * 3, "ball"))) == 18
-    assert max(pictures for pictures, _ in remembered) == 0
-    assert max(results for _, results in remembered) <= 3
+    pictures, tracked, conditions, inputs = map(max, zip(*remembered, strict=True))
+    assert pictures == 0
+    assert tracked <= 3
+    assert conditions <= 5  # The model reads four; this frame's own is counted before the oldest is removed.
+    assert inputs <= 1
 
 
 class StandIn:
@@ -215,11 +228,13 @@ def test_several_objects_of_one_text_get_folders_of_their_own(frames, stand_in):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--text", "unicorn"), "--text 'unicorn': 0 of 1 objects were found; name it in other words"),
-        (("--text", "ball", "--objects", "3"), "2 of 3 objects were found"),
+        (("--text", "unicorn"), "--text 'unicorn': 0 objects were found, 1 are needed; name it in other words"),
+        (("--text", "ball", "--objects", "3"), "2 objects were found, 3 are needed"),
         (("--text", "ball", "--instance", "3"), "--instance 3: only 2 objects were found"),
         (("--method", "sam3"), "--method sam3 needs to know what the object is; give --text"),
         (("--method", "motion", "--text", "ball"), "--text is for"),
+        (("--text", " "), "needs to know what the object is"),
+        (("--text", "ball", "--class_name", "dog"), "both say what the object is"),
         (("--text", "ball", "--point", "3,3,0"), "both say which object"),
     ],
 )

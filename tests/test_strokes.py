@@ -7,7 +7,7 @@ from conftest import ROOT, draw, last_line, run_script, tiny_config
 
 import media
 from command_line import UserError
-from grids.corrections import enlarge_atlas
+from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.model import GridModel, Shape, Spacing
 from masks.cues import shrink_video
@@ -167,8 +167,7 @@ def test_an_enlarged_atlas_keeps_every_texel_in_place():
     model.atlases[0].data = torch.rand(1, 3, 20, 30)
     texels = model.at_frames(0).texels(0, lattice := Lattice.of_raster((30, 20), (20, 30)))
     before = model.colors(torch.stack([model.to_uv(texels[0].flatten(1).T, 0)] * 2))[0]
-    boxes = np.array([[-14, 20, -9, 30], [0, 0, 0, 0]])
-    enlarge_atlas(model, 0, boxes)
+    enlarge_atlas(model, 0, np.array([[-9.0, -14], [30, 20]]))
     assert model.shape.atlas_sizes[0] == (20 + 14 + 4, 30 + 9 + 4)
     texels = model.at_frames(0).texels(0, lattice)
     after = model.layer_color(model.to_uv(texels[0].flatten(1).T, 0), 0)

@@ -12,7 +12,7 @@ from benchmarks.tracks import main as print_tracks
 from command_line import UserError
 from evaluation.track_metrics import correct_joints, tap_vid_metrics, uv_spread_px
 from rendering.frames import Frame
-from rendering.point_tracks import follow_points, pick_points
+from rendering.point_tracks import Points, follow_points, pick_in_frame
 
 ALL = np.ones((1, 4), bool)
 
@@ -73,7 +73,8 @@ def moving_frame(t):
 def test_a_point_follows_the_layer_that_its_pixel_shows():
     frames = [moving_frame(t) for t in range(5)]
     starts = np.array([[12.0, 8], [22.0, 8], [3.0, 20]])
-    points = pick_points(frames, np.array([0, 0, 2]), starts)
+    first, later = (pick_in_frame(frames[t], starts[chosen]) for t, chosen in ((0, [0, 1]), (2, [2])))
+    points = Points(*map(np.concatenate, zip(first, later, strict=True)))
     assert points.layers.tolist() == [0, 1, 1]
     positions, is_visible = follow_points(frames, points)
     np.testing.assert_allclose(positions[0], [[12 + 2 * t, 8] for t in range(5)], atol=1e-3)
@@ -161,7 +162,7 @@ def test_points_of_a_finished_run_are_measured(finished_run, tmp_path):
     result = measure_points(run, PointFolder(tmp_path))
     assert result["aj_still"] == 100  # These points do not move.
     assert result["pck_still"] == 100
-    assert 0 <= result["aj"] <= 100
+    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "within_3_px"} <= set(result)
     assert "| demo |" in points_table({"demo": result})
 
 

@@ -180,6 +180,16 @@ def test_strokes_correct_the_run_that_is_there(unwrapped, tmp_path, monkeypatch,
     (video,) = max(run.glob("[0-9]*/metrics.json")).parent.glob("alpha_a*.mp4")
     frames = list(read_video(video))
     assert frames[3][3:7, 4:18].mean() > 127
+    before = (run / "checkpoint").read_bytes()
+    unwrap_video.main([str(unwrapped[0] / "a pan.mp4"), *QUICK, "--strokes", "strokes"])
+    assert (run / "checkpoint").read_bytes() == before  # The same strokes are not applied twice.
+
+
+def test_strokes_that_cannot_be_used_are_refused_before_anything_long_begins(unwrapped, tmp_path):
+    (tmp_path / "strokes").mkdir()
+    with pytest.raises(UserError, match="nothing is painted there"):
+        unwrap_video.main(make_arguments(unwrapped[0] / "a pan.mp4", tmp_path, "--strokes", str(tmp_path / "strokes")))
+    assert not (tmp_path / "data" / "a pan_maskrcnn").exists()
 
 
 def test_a_clips_own_masks_given_as_masks_are_used_as_they_are(unwrapped, capsys):

@@ -1,5 +1,6 @@
 """The beginning of a run: a new one in a folder of its own, or one that continues from its last checkpoint."""
 
+import json
 import sys
 import time
 from dataclasses import replace
@@ -8,10 +9,12 @@ from pathlib import Path
 from command_line import UserError, warn
 from config import Config, config_text, load_config
 from implicit_neural_networks import read_checkpoint
+from masks.provenance import folder_fingerprint
 from media import fresh_folder, list_images, write_text
 from training.log import Log
 from training.loop import Trainer
 
+STROKES_NOTE = "strokes.json"  # File of a run that says which strokes it has had.
 CORRECTION_BUDGET_S = 20.0  # Seconds of further training after strokes if no budget is given.
 
 
@@ -36,6 +39,8 @@ def start_run(config: Config, device: str | None = None) -> Trainer:
     trainer.folder = fresh_folder(folder)
     trainer.log = Log(trainer.folder / "log.jsonl")
     write_text(trainer.folder / "config.json", config_text(config))
+    if config.strokes_folder:
+        note_strokes(trainer.folder, Path(config.strokes_folder))
     print_start(trainer)
     if not config.load_checkpoint:
         with trainer.stop_signal.install():
@@ -75,11 +80,26 @@ def resume_run(
     trainer.log.restore(trainer.iteration)
     if strokes is not None:
         trainer.learner.apply_strokes()
+        note_strokes(folder, strokes)
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
     if trainer.is_finished:
         warn(f"{folder} is finished; raise iters_num or time_budget_s in its config.json to continue it")
     return trainer
+
+
+def note_strokes(run: Path, strokes: Path) -> None:
+    """Note beside a run which strokes it has had, so that the same ones are not applied twice."""
+    write_text(run / STROKES_NOTE, json.dumps({"fingerprint": folder_fingerprint(strokes)}) + "\n")
+
+
+def has_had_strokes(run: Path, strokes: Path) -> bool:
+    """Return whether the last strokes of a run were these, unchanged."""
+    try:
+        note = json.loads((run / STROKES_NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(note, dict) and note.get("fingerprint") == folder_fingerprint(strokes)
 
 
 def print_start(trainer: Trainer) -> None:

@@ -1,0 +1,191 @@
+"""A start that bends: displacements of a mapping that follow the flow of all frames together.
+
+No transform per frame fits an animal that runs, and gradient steps hardly find its displacements, because atlases that
+are averaged over wrong places pull back. Here the displacements solve a robust linear least-squares problem: points
+that the flow connects, over several distances in time, have the same place in the atlas, and displacements are smooth.
+It is solved by conjugate gradients over the nodes of all levels of the mapping at once, which act as a multigrid, and
+by weights that are computed again a few times (Cauchy; iteratively reweighted least squares)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignment.tracks import nearest_pixels, track_points
+from grids.fields import Grid, Lattice, sample_nodes
+from grids.model import GridModel
+from unwrap_utils import Video
+
+SPACING_PX = 8  # Pixels between the points from which the flow is followed.
+DISTANCES = (1, 2, 4, 8)  # Frames over which it is followed.
+MOST_POINTS = 500_000  # Most points over all pairs of frames; of more, an even part is taken.
+OUTLIERS_PX = (10.0, 5.0, 3.0)  # Residuals in pixels above these have little weight, from the first round to the last.
+BENDING, STRETCH = 0.05, 0.001  # Weights of the squared second and first differences of displacements between nodes.
+ANCHOR = 0.001  # Weight of squared displacements, without which the whole layer could shift.
+STEPS = 50  # Steps of conjugate gradients in each round.
+LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
+
+
+@dataclass
+class FlowPairs:
+    """Points of one layer that the flow connects: at most N points for each of P pairs of frames."""
+
+    source: Tensor  # (P,) frame numbers
+    target: Tensor  # (P,)
+    start_px: Tensor  # (P, 2, N) positions (x, y) in the source frame
+    end_px: Tensor  # (P, 2, N) positions of the same points in the target frame
+    weight: Tensor  # (P, N) 1 for a point, 0 for padding
+
+
+def connect_points(video: Video, is_visible: NDArray[np.bool_]) -> FlowPairs:
+    """Return the points of a layer that valid flow connects. video: on the CPU. is_visible: (T, H, W) of the layer."""
+    frames, height, width = video.size
+    half = SPACING_PX // 2
+    rows, columns = np.mgrid[half:height:SPACING_PX, half:width:SPACING_PX].reshape(2, -1)
+    points = np.stack((columns, rows), axis=1).astype(float)
+    found: list[tuple[int, int, NDArray, NDArray]] = []
+    for t in range(frames - 1):
+        here = points[is_visible[t, rows, columns]]
+        positions, validities = track_points(video, t, here, max(DISTANCES))
+        for distance, end, is_valid in zip(range(1, len(positions) + 1), positions, validities, strict=True):
+            if distance not in DISTANCES:
+                continue
+            x, y, is_inside = nearest_pixels(end, (height, width))
+            good = is_valid & is_inside & is_visible[t + distance, y, x]
+            if good.sum() >= LEAST_POINTS:
+                found.append((t, t + distance, here[good], end[good]))
+    step = -(-sum(len(start) for _, _, start, _ in found) // MOST_POINTS) or 1
+    return pad_pairs([(source, target, start[::step], end[::step]) for source, target, start, end in found])
+
+
+def pad_pairs(rows: list[tuple[int, int, NDArray, NDArray]]) -> FlowPairs:
+    """Pad lists of points and their ends (n, 2) of different lengths to tensors."""
+    most = max((len(start) for _, _, start, _ in rows), default=0)
+    pairs = FlowPairs(
+        torch.tensor([row[0] for row in rows], dtype=torch.long),
+        torch.tensor([row[1] for row in rows], dtype=torch.long),
+        torch.zeros(len(rows), 2, most),
+        torch.zeros(len(rows), 2, most),
+        torch.zeros(len(rows), most),
+    )
+    for index, (_, _, start, end) in enumerate(rows):
+        pairs.start_px[index, :, : len(start)] = torch.from_numpy(start.T)
+        pairs.end_px[index, :, : len(end)] = torch.from_numpy(end.T)
+        pairs.weight[index, : len(start)] = 1
+    return pairs
+
+
+class FlowEnergy:
+    """The least-squares problem of one layer, as a function of the values at the nodes of its mapping's grids."""
+
+    def __init__(self, model: GridModel, layer: int, pairs: FlowPairs):
+        self.pairs, self.size = pairs, model.shape.size
+        self.grids: list[Grid] = model.named_fields()[f"mappings.{layer}"]
+        scale = model.texels_per_pixel(layer)
+        self.pair_scale, self.frame_scale = scale[pairs.source][:, None, None], scale[:, None, None, None]
+        finest = self.grids[-1].values.shape
+        self.lattice = Lattice.of_nodes((finest[2], finest[3]), self.size[1:])
+        self.all_frames = torch.arange(self.size[0])
+        self.offset = self.start_offsets(model, layer)
+
+    @torch.no_grad()
+    def start_offsets(self, model: GridModel, layer: int) -> Tensor:
+        """Return how far apart the model maps both ends of each point now, (P, 2, N), in pixels."""
+        ends = []
+        for frames, points in ((self.pairs.source, self.pairs.start_px), (self.pairs.target, self.pairs.end_px)):
+            mapped = model.at_frames(*frames.tolist()).map_points(layer, torch.arange(len(frames)), points)
+            ends.append(mapped)
+        return (ends[0] - ends[1]) / self.pair_scale
+
+    def displacements(self, nodes: list[Tensor], frames: Tensor, points: Tensor) -> Tensor:
+        """Return the sum over the grids at points (P, 2, N) of frames (P,), in texels."""
+        total = torch.zeros_like(points)
+        for grid, values in zip(self.grids, nodes, strict=True):
+            total = total + sample_nodes(grid.interpolate_values(values, frames), points, self.size[1:])
+        return total
+
+    def residuals(self, nodes: list[Tensor]) -> Tensor:
+        """Return how the displacements of both ends of each point differ, (P, 2, N), in pixels."""
+        pairs = self.pairs
+        ends = self.displacements(nodes, pairs.source, pairs.start_px)
+        return (ends - self.displacements(nodes, pairs.target, pairs.end_px)) / self.pair_scale
+
+    def weights(self, nodes: list[Tensor], outlier_px: float) -> Tensor:
+        """Return the weight (P, N) of each point: little for residuals above outlier_px."""
+        with torch.no_grad():
+            distance = (self.offset + self.residuals(nodes)).norm(dim=1)
+            return self.pairs.weight / (1 + (distance / outlier_px).square())
+
+    def smoothness(self, nodes: list[Tensor]) -> Tensor:
+        """Return the energy of displacements that bend or stretch the layer, or shift it."""
+        parts = (
+            self.lattice.interpolate(grid.interpolate_values(values, self.all_frames))
+            for grid, values in zip(self.grids, nodes, strict=True)
+        )
+        total = torch.stack(list(parts)).sum(0) / self.frame_scale
+        down, across = total.diff(dim=2), total.diff(dim=3)
+        bending = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
+        stretch = down.square().sum() + across.square().sum()
+        return BENDING * bending + STRETCH * stretch + ANCHOR * total.square().sum()
+
+    def evaluate(self, nodes: list[Tensor], weights: Tensor, with_offset: bool) -> Tensor:
+        """Return the energy; without the offset it is the quadratic part alone."""
+        residuals = self.residuals(nodes) + (self.offset if with_offset else 0)
+        return 0.5 * ((weights[:, None] * residuals.square()).sum() + self.smoothness(nodes))
+
+
+def fit_to_flow(model: GridModel, layer: int, video: Video, is_visible: NDArray[np.bool_]) -> None:
+    """Add displacements to a layer's mapping with which it follows the flow.
+
+    model and video: on the CPU. is_visible: (T, H, W) of the layer. Without flow nothing changes.
+    """
+    pairs = connect_points(video, is_visible)
+    if len(pairs.source) == 0:
+        return
+    problem = FlowEnergy(model, layer, pairs)
+    nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
+    for outlier_px in OUTLIERS_PX:
+        weights = problem.weights(nodes, outlier_px)
+
+        def energy(values: list[Tensor], with_offset: bool, weights: Tensor = weights) -> Tensor:
+            return problem.evaluate(values, weights, with_offset)
+
+        nodes = conjugate_gradients(energy, nodes, STEPS)
+    for grid, values in zip(problem.grids, nodes, strict=True):
+        grid.values.data.add_(values)
+
+
+def conjugate_gradients(
+    energy: Callable[[list[Tensor], bool], Tensor], start: list[Tensor], steps: int
+) -> list[Tensor]:
+    """Minimise a quadratic energy of some tensors from a start, with so many steps (Hestenes and Stiefel 1952).
+
+    energy: of the tensors; its second argument says whether the parts that are not quadratic count.
+    """
+
+    def gradient(tensors: list[Tensor], with_offset: bool) -> list[Tensor]:
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        return list(torch.autograd.grad(energy(leaves, with_offset), leaves))
+
+    current = start
+    rest = [-values for values in gradient(current, True)]
+    direction, square = rest, dot(rest, rest)
+    for _ in range(steps):
+        if square == 0:
+            break
+        curved = gradient(direction, False)
+        step = square / dot(direction, curved)
+        current = [values + step * change for values, change in zip(current, direction, strict=True)]
+        rest = [values - step * change for values, change in zip(rest, curved, strict=True)]
+        new_square = dot(rest, rest)
+        direction = [values + new_square / square * change for values, change in zip(rest, direction, strict=True)]
+        square = new_square
+    return current
+
+
+def dot(first: list[Tensor], second: list[Tensor]) -> float:
+    """Return the sum of the products of all elements of two lists of tensors."""
+    return float(sum(float((a * b).sum(dtype=torch.float64)) for a, b in zip(first, second, strict=True)))
