@@ -13,6 +13,8 @@ def main(arguments: list[str] | None = None) -> None:
     resolution = parse_resolution(options.resolution)
     if options.padding < 0:
         raise UserError(f"--padding is {options.padding}, expected a number of pixels from 0 on")
+    if not 0 <= options.room <= LARGEST_PX:
+        raise UserError(f"--room is {options.room}, expected a number of pixels, 0 to {LARGEST_PX}")
 
     from export.atlas import export_atlases
     from media import fresh_folder
@@ -20,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     run = open_run(**open_run_arguments(options))
     folder = fresh_folder(options.output_folder)
-    atlas = export_atlases(run, folder, resolution, options.padding, options.bits)
+    atlas = export_atlases(run, folder, resolution, options.padding, options.bits, options.room)
     print(f"open {folder / 'atlases.png'}; paint over a layer's picture, or in its .ora file, and apply it with:")
     command = (
         f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited '
@@ -49,6 +51,12 @@ def make_atlas_parser() -> argparse.ArgumentParser:
     parser.add_argument("--resolution", default="auto", help="longer side in pixels (default: auto, as in the video)")
     parser.add_argument(
         "--padding", type=int, default=0, help="pixels by which the visible part is extended (default: 0)"
+    )
+    parser.add_argument(
+        "--room",
+        type=int,
+        default=0,
+        help="empty pixels around objects, to paint a hat or a cape that only_edit.py attaches (--edit_object_attach)",
     )
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
     return parser

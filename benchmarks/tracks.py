@@ -110,7 +110,7 @@ def measure_points(run: "TrainedRun", points: PointFolder) -> dict[str, float]:
 
 
 def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
-    """Return the metrics of TAP-Vid, and how far the places of one point in the atlas lie apart; nothing without points."""
+    """Return the metrics of TAP-Vid, and how far one point's places in the atlas lie apart; nothing without points."""
     if not len(placed.queries):
         return {}
     count, start_frames = placed.positions.shape[1], placed.queries[:, 0].astype(int)

@@ -60,18 +60,22 @@ class LayerAtlas:
         return sharpness(self.sampled, self.visibility) > sharpness(self.learned, self.visibility)
 
 
-def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, padding_px: int, bits: int) -> AtlasFile:
+def export_atlases(
+    run: TrainedRun, folder: Path, resolution: int | None, padding_px: int, bits: int, room_px: int = 0
+) -> AtlasFile:
     """Write the atlases of all layers, their guides and .ora files, atlases.png and atlas.json into `folder`.
 
     resolution: longer side of each image in pixels; None: as fine as the video. padding_px: pixels by which the opaque
-    part extends beyond the visible texels. bits: 8 or 16 per channel of the atlas. Layers that no frame shows are left
+    part extends beyond the visible texels. bits: 8 or 16 per channel of the atlas. room_px: empty pixels around what is
+    visible of an object, for paint that is attached to it. Layers that no frame shows are left
     out with a warning. Raises UserError if no layer is visible.
     """
     images, sheet = [], {}
     with open_frame_store(run, folder) as store:
         for layer in run.model.layers:
             name = layer.name
-            image = plan_layer_image(run, store, layer.index, f"{name}.png", resolution, padding_px)
+            margin_px = MARGIN_PX + (0 if layer.is_background else room_px)
+            image = plan_layer_image(run, store, layer.index, f"{name}.png", resolution, padding_px, margin_px)
             if image is None:
                 warn(f"the {name} is visible in no frame; it is left out")
                 continue
@@ -91,12 +95,13 @@ def export_atlases(run: TrainedRun, folder: Path, resolution: int | None, paddin
 
 
 def plan_layer_image(
-    run: TrainedRun, store: FrameStore, layer: int, name: str, resolution: int | None, padding_px: int
+    run: TrainedRun, store: FrameStore, layer: int, name: str, resolution: int | None, padding_px: int, margin_px: int
 ) -> LayerImage | None:
     """Return the size of a layer's image and the part of the layer's square that it covers.
 
-    It covers the part that is visible in frames. Its resolution is that of the frames at native size, or such that the
-    longer side has `resolution` pixels. Returns None if the layer is visible in no frame.
+    It covers the part that is visible in frames, and margin_px pixels around it. Its resolution is that of the frames
+    at native size, or such that the longer side has `resolution` pixels. Returns None if the layer is visible in no
+    frame.
     """
     low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
     measured_frames = evenly_spaced_indices(store.count, SAMPLED_FRAMES)
@@ -117,9 +122,9 @@ def plan_layer_image(
             step = float(extent.max()) / LARGEST_SIDE_PX
             warn(f"{name}: limited to {LARGEST_SIDE_PX} px, so some parts are coarser than in the video")
     else:
-        step = float(extent.max()) / max(resolution - 1 - 2 * MARGIN_PX, 1)
-    width, height = (np.ceil(extent / step).astype(int) + 1 + 2 * MARGIN_PX).tolist()
-    u, v = (low - MARGIN_PX * step).tolist()
+        step = float(extent.max()) / max(resolution - 1 - 2 * margin_px, 1)
+    width, height = (np.ceil(extent / step).astype(int) + 1 + 2 * margin_px).tolist()
+    u, v = (low - margin_px * step).tolist()
     return LayerImage(name, layer, width, height, u, v, step, padding_px)
 
 

@@ -2,9 +2,10 @@
 
 No transform per frame fits an animal that runs, and gradient steps hardly find its displacements, because atlases that
 are averaged over wrong places pull back. Here the displacements solve a robust linear least-squares problem: points
-that the flow connects, over several distances in time, have the same place in the atlas, and displacements are smooth.
-It is solved by conjugate gradients over the nodes of all levels of the mapping at once, which act as a multigrid, and
-by weights that are computed again a few times (Cauchy; iteratively reweighted least squares)."""
+that the flow connects, over several distances in time, and points that are matched directly between frames far apart
+have the same place in the atlas, and displacements are smooth. It is solved by conjugate gradients over the nodes of
+all levels of the mapping at once, which act as a multigrid, and by weights that are computed again a few times (Cauchy;
+iteratively reweighted least squares)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignment.long_range import POINT_WEIGHT, match_distant_frames
 from alignment.tracks import nearest_pixels, track_points
 from grids.fields import Grid, Lattice, sample_nodes
 from grids.model import GridModel
@@ -30,23 +32,26 @@ LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
 
 
 @dataclass
-class FlowPairs:
-    """Points of one layer that the flow connects: at most N points for each of P pairs of frames."""
+class Connections:
+    """Points of one layer and where they are in other frames: at most N points for each of P pairs of frames."""
 
     source: Tensor  # (P,) frame numbers
     target: Tensor  # (P,)
     start_px: Tensor  # (P, 2, N) positions (x, y) in the source frame
     end_px: Tensor  # (P, 2, N) positions of the same points in the target frame
-    weight: Tensor  # (P, N) 1 for a point, 0 for padding
+    weight: Tensor  # (P, N); padding has weight 0
 
 
-def connect_points(video: Video, is_visible: NDArray[np.bool_]) -> FlowPairs:
-    """Return the points of a layer that valid flow connects. video: on the CPU. is_visible: (T, H, W) of the layer."""
+Row = tuple[int, int, NDArray, NDArray, float]  # source, target, points (n, 2), their ends (n, 2), weight of a point
+
+
+def follow_lattice(video: Video, is_visible: NDArray[np.bool_]) -> list[Row]:
+    """Follow a lattice of points of a layer along valid flow. video: on the CPU. is_visible: (T, H, W) of the layer."""
     frames, height, width = video.size
     half = SPACING_PX // 2
     rows, columns = np.mgrid[half:height:SPACING_PX, half:width:SPACING_PX].reshape(2, -1)
     points = np.stack((columns, rows), axis=1).astype(float)
-    found: list[tuple[int, int, NDArray, NDArray]] = []
+    found: list[Row] = []
     for t in range(frames - 1):
         here = points[is_visible[t, rows, columns]]
         positions, validities = track_points(video, t, here, max(DISTANCES))
@@ -56,32 +61,46 @@ def connect_points(video: Video, is_visible: NDArray[np.bool_]) -> FlowPairs:
             x, y, is_inside = nearest_pixels(end, (height, width))
             good = is_valid & is_inside & is_visible[t + distance, y, x]
             if good.sum() >= LEAST_POINTS:
-                found.append((t, t + distance, here[good], end[good]))
-    step = -(-sum(len(start) for _, _, start, _ in found) // MOST_POINTS) or 1
-    return pad_pairs([(source, target, start[::step], end[::step]) for source, target, start, end in found])
+                found.append((t, t + distance, here[good], end[good], 1.0))
+    step = -(-sum(len(row[2]) for row in found) // MOST_POINTS) or 1
+    return [(source, target, start[::step], end[::step], weight) for source, target, start, end, weight in found]
 
 
-def pad_pairs(rows: list[tuple[int, int, NDArray, NDArray]]) -> FlowPairs:
-    """Pad lists of points and their ends (n, 2) of different lengths to tensors."""
-    most = max((len(start) for _, _, start, _ in rows), default=0)
-    pairs = FlowPairs(
+def match_distant(video: Video, is_visible: NDArray[np.bool_], transforms: NDArray) -> list[Row]:
+    """Return direct matches of frames far apart, see `alignment.long_range`. transforms: (T, 3, 3) of the layer.
+
+    The flow is a little too short everywhere, which adds up over many frames; these matches do not.
+    """
+    pairs = match_distant_frames(video, is_visible, transforms)
+    return [
+        (int(source), int(target), start[is_point], end[is_point], float(POINT_WEIGHT))
+        for source, target, start, end, is_point in zip(
+            pairs.source, pairs.target, pairs.start_px, pairs.end_px, pairs.weight > 0, strict=True
+        )
+    ]
+
+
+def join_rows(rows: list[Row]) -> Connections:
+    """Pad points and their ends of different numbers to tensors."""
+    most = max((len(start) for _, _, start, _, _ in rows), default=0)
+    joined = Connections(
         torch.tensor([row[0] for row in rows], dtype=torch.long),
         torch.tensor([row[1] for row in rows], dtype=torch.long),
         torch.zeros(len(rows), 2, most),
         torch.zeros(len(rows), 2, most),
         torch.zeros(len(rows), most),
     )
-    for index, (_, _, start, end) in enumerate(rows):
-        pairs.start_px[index, :, : len(start)] = torch.from_numpy(start.T)
-        pairs.end_px[index, :, : len(end)] = torch.from_numpy(end.T)
-        pairs.weight[index, : len(start)] = 1
-    return pairs
+    for index, (_, _, start, end, weight) in enumerate(rows):
+        joined.start_px[index, :, : len(start)] = torch.from_numpy(start.T)
+        joined.end_px[index, :, : len(end)] = torch.from_numpy(end.T)
+        joined.weight[index, : len(start)] = weight
+    return joined
 
 
 class FlowEnergy:
     """The least-squares problem of one layer, as a function of the values at the nodes of its mapping's grids."""
 
-    def __init__(self, model: GridModel, layer: int, pairs: FlowPairs):
+    def __init__(self, model: GridModel, layer: int, pairs: Connections):
         self.pairs, self.size = pairs, model.shape.size
         self.grids: list[Grid] = model.named_fields()[f"mappings.{layer}"]
         scale = model.texels_per_pixel(layer)
@@ -142,9 +161,10 @@ def fit_to_flow(model: GridModel, layer: int, video: Video, is_visible: NDArray[
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. Without flow nothing changes.
     """
-    pairs = connect_points(video, is_visible)
-    if len(pairs.source) == 0:
+    rows = follow_lattice(video, is_visible)
+    if not rows:
         return
+    pairs = join_rows(rows + match_distant(video, is_visible, model.transforms[layer].double().numpy()))
     problem = FlowEnergy(model, layer, pairs)
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:

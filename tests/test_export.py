@@ -164,6 +164,25 @@ def test_resolution_padding_and_bits_can_be_chosen(folder, tmp_path):
         export_atlas.main([f"--trained_model_folder={folder}", f"--output_folder={tmp_path}", "--resolution", "3"])
 
 
+def test_room_around_an_object_takes_paint_that_is_attached_to_it(folder, run, tmp_path):
+    out, plain = tmp_path / "roomy", tmp_path / "plain"
+    for target, flags in ((out, ["--room", "30"]), (plain, [])):
+        export_atlas.main([f"--trained_model_folder={folder}", f"--output_folder={target}", *flags])
+    (width, height), (roomy_width, roomy_height) = (media.image_size(path / "foreground.png") for path in (plain, out))
+    assert (roomy_width, roomy_height) == (width + 60, height + 60)
+    assert media.image_size(out / "background.png") == media.image_size(plain / "background.png")
+    paint = np.zeros((roomy_height, roomy_width, 4), np.uint8)
+    paint[8:20, roomy_width // 2 - 20 : roomy_width // 2 + 20] = (255, 0, 0, 255)  # above everything that is visible
+    media.write_png(out / "painted.png", paint)
+    changed = {}
+    for name, flags in (("attached", ["--edit_object_attach", "1"]), ("clipped", [])):
+        arguments = [f"--trained_model_folder={folder}", f"--output_folder={tmp_path / name}", "--format=png", *flags]
+        only_edit.main([*arguments, f"--edit_foreground_path={out / 'painted.png'}"])
+        frames = sorted(next((tmp_path / name).glob("edited_*/")).iterdir())
+        changed[name] = np.mean([media.read_rgb(path)[..., 0] > 240 for path in frames])
+    assert changed["attached"] > changed["clipped"] + 0.005
+
+
 def test_an_openraster_file_follows_the_specification(tmp_path):
     picture = np.zeros((20, 30, 4), np.uint8)
     picture[5:10, 5:10] = (255, 0, 0, 255)

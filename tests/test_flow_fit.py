@@ -1,0 +1,129 @@
+"""A start that bends: displacements by least squares over the flow of all frames."""
+
+import numpy as np
+import pytest
+import torch
+
+from alignment.camera import Surface
+from alignment.layers import align_layers
+from grids.atlas_size import enlarge_atlas
+from grids.flow_fit import DISTANCES, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
+from grids.model import GridModel, Spacing
+from grids.start import bend_objects, build_model, texel_extent
+from media.flows import FORWARD
+from scenes.catalogue import SCENES
+from unwrap_utils import empty_video, store_flow
+
+WIDTH, HEIGHT, FRAMES = 192, 108, 12
+SPACING = Spacing(((64, 4), (24, 2), (12, 1)), ((8, 1),), 0)
+
+
+@pytest.fixture(scope="module")
+def bending():
+    """A drawn clip whose object bends: video with exact flow, scene, pixels of the object (T, H, W)."""
+    scene = SCENES["bend"](WIDTH, HEIGHT, FRAMES)
+    video = empty_video((FRAMES, HEIGHT, WIDTH))
+    for t in range(FRAMES):
+        drawn = scene.frame(t)
+        video.frames[t] = torch.from_numpy(drawn.rgb)
+        video.masks[0, t] = torch.from_numpy((drawn.alpha[0] * 255).astype(np.uint8))
+        for direction, other in ((0, t + 1), (1, t - 1)):
+            if 0 <= other < FRAMES:
+                store_flow(video, direction, t, *scene.flow(t, other))
+    return video, scene, video.masks[0].numpy() > 127
+
+
+def make_model(video) -> GridModel:
+    motions = [Surface(transforms) for transforms in align_layers(video)]
+    model, _ = build_model(video, motions, video.masks.numpy(), SPACING, video.frames.permute(0, 3, 1, 2), 1)
+    return model
+
+
+def placement_px(model, scene, inside):
+    """How far apart the object's atlas places of the same points are, in frames far apart, in pixels."""
+    errors = []
+    for t, other in ((0, 6), (2, 9), (5, 11)):
+        y, x = np.nonzero(inside[t][6:-6, 6:-6])
+        points = np.stack((x + 6, y + 6), axis=1)[::17].astype(float)
+        moved = scene.move_points(points, np.zeros(len(points), np.uint8), t, other)
+        seen = scene.is_visible(moved[None], np.zeros((1, len(moved)), np.uint8), other)[0]
+        first, second = (
+            model.at_frames(at).map_points(0, torch.zeros(1, dtype=torch.long), torch.from_numpy(p.T)[None].float())[0]
+            for at, p in ((t, points[seen]), (other, moved[seen]))
+        )
+        errors.append((first - second).norm(dim=0) / model.texels_per_pixel(0)[t])
+    return float(torch.cat(errors).mean())
+
+
+@torch.no_grad()
+def test_an_object_that_bends_has_its_points_in_one_place_before_any_training(bending):
+    video, scene, inside = bending
+    model = make_model(video)
+    before = placement_px(model, scene, inside)
+    with torch.enable_grad():
+        fit_to_flow(model, 0, video, inside)
+    assert before > 0.4
+    assert placement_px(model, scene, inside) < 0.4 * before
+
+
+@torch.no_grad()
+def test_flow_that_is_wrong_in_places_pulls_little(bending):
+    video, scene, inside = bending
+    wrong = empty_video(video.size)
+    for name in ("frames", "masks", "flow_steps", "flow_valid", "flow_unit_px"):
+        getattr(wrong, name).copy_(getattr(video, name))
+    wrong.flow_steps[FORWARD, 4, 40:60, 80:100] = 100  # a block of one frame flies away
+    model = make_model(video)
+    with torch.enable_grad():
+        fit_to_flow(model, 0, wrong, inside)
+    assert placement_px(model, scene, inside) < 0.7
+
+
+def test_points_are_connected_over_several_distances_and_only_where_the_layer_is_visible(bending):
+    video, _, inside = bending
+    pairs = join_rows(follow_lattice(video, inside))
+    assert set((pairs.target - pairs.source).tolist()) == set(DISTANCES)
+    for index in range(len(pairs.source)):
+        chosen = pairs.weight[index] > 0
+        for frames, points in ((pairs.source, pairs.start_px), (pairs.target, pairs.end_px)):
+            x, y = points[index][:, chosen].round().long().numpy()
+            assert inside[frames[index], y, x].all()
+
+
+def test_without_flow_nothing_changes(bending):
+    video, _, inside = bending
+    still = empty_video(video.size)
+    model = make_model(video)
+    fit_to_flow(model, 0, still, inside)
+    assert all(not grid.values.any() for grid in model.named_fields()["mappings.0"])
+    fit_to_flow(model, 0, video, np.zeros_like(inside))
+    assert all(not grid.values.any() for grid in model.named_fields()["mappings.0"])
+
+
+def test_conjugate_gradients_solve_a_quadratic_problem():
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(6, 6, generator=generator).double()
+    matrix, right = root @ root.T + torch.eye(6), torch.randn(6, generator=generator).double()
+
+    def energy(tensors, with_offset):
+        values = torch.cat(tensors)
+        return 0.5 * values @ matrix @ values - (right @ values if with_offset else 0)
+
+    first, second = conjugate_gradients(energy, [torch.ones(2).double(), torch.zeros(4).double()], 12)
+    torch.testing.assert_close(torch.cat((first, second)), torch.linalg.solve(matrix, right))
+
+
+def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
+    video, _, inside = bending
+    model = make_model(video)
+    model.named_fields()["mappings.0"][-1].values.data[5, 0] += 60  # one frame is moved out of the atlas
+    before = model.shape.atlas_sizes[0]
+    bend_objects(model, empty_video(video.size), video.masks.numpy())
+    low, high = texel_extent(model, 0, inside)
+    height, width = model.shape.atlas_sizes[0]
+    assert (width, height) > before[::-1]
+    assert (low >= 0).all()
+    assert (high <= [width - 1, height - 1]).all()
+    assert model.atlases[0].shape[2:] == (height, width)
+    enlarge_atlas(model, 0, np.array([[0.0, 0], [5, 5]]))  # holds it already
+    assert model.shape.atlas_sizes[0] == (height, width)
