@@ -187,7 +187,7 @@ def test_masks_without_weights_say_where_to_get_them(frames, offline):
 
 def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, monkeypatch, capsys):
     empty = np.zeros((24, 32), np.uint8)
-    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing: iter([empty] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing, request: iter([empty] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     lines = [line for line in capsys.readouterr().err.splitlines() if "falling back to --method motion" in line]
     assert len(lines) == 1
@@ -336,7 +336,7 @@ def test_several_objects_get_folders_of_their_own_and_one_together(frames, monke
 def motion(monkeypatch):
     """Every pixel counts as moving."""
     full = np.full((64, 96), 255, np.uint8)
-    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing: iter([full] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing, request: iter([full] * len(missing)))
 
 
 def find_by_motion(frames):
@@ -391,7 +391,7 @@ def test_a_detector_that_finds_nothing_is_an_error_and_auto_takes_motion(frames,
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
     assert not frames.with_name("cat_maskrcnn").exists()
     full = np.full((64, 96), 255, np.uint8)
-    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing: iter([full] * len(missing)))
+    monkeypatch.setattr(masks, "find_moving_object", lambda frames, missing, request: iter([full] * len(missing)))
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     assert "falling back to --method motion: no known object was found" in capsys.readouterr().err
 
