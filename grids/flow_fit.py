@@ -164,13 +164,18 @@ def fit_to_flow(model: GridModel, layer: int, video: Video, is_visible: NDArray[
     rows = follow_lattice(video, is_visible)
     if not rows:
         return
-    pairs = join_rows(rows + match_distant(video, is_visible, model.transforms[layer].double().numpy()))
-    problem = FlowEnergy(model, layer, pairs)
+    distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())
+    problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:
+        if outlier_px == OUTLIERS_PX[-1] and distant:
+            # Only now: of an object that turns, they match other parts, and then lie beyond the limit.
+            problem = FlowEnergy(model, layer, join_rows(rows + distant))
         weights = problem.weights(nodes, outlier_px)
 
-        def energy(values: list[Tensor], with_offset: bool, weights: Tensor = weights) -> Tensor:
+        def energy(
+            values: list[Tensor], with_offset: bool, problem: FlowEnergy = problem, weights: Tensor = weights
+        ) -> Tensor:
             return problem.evaluate(values, weights, with_offset)
 
         nodes = conjugate_gradients(energy, nodes, STEPS)
