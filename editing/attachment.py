@@ -16,9 +16,9 @@ from rendering.frames import VISIBLE, Floats, Frame
 Flags = NDArray[np.bool_]
 
 LONG_EDGE_PX = 192  # Pixels of the long edge at which the continued mapping is computed; it is smooth.
-WINDOWS = (0.02, 0.045, 0.1, 0.22)  # Standard deviations of the windows, as shares of the long edge.
+WINDOWS = (0.045, 0.1, 0.22)  # Standard deviations of the windows, as shares of the long edge.
 ENOUGH = 0.02  # Share of a window that the object must fill.
-STIFFNESS = 0.02  # Weight, relative to the window's variance, with which a fit tends to the map of the whole object.
+STIFFNESS = 0.1  # Weight, relative to the window's variance, with which a fit tends to the map of the whole object.
 NOWHERE = 100.0  # A uv that no atlas has; atlases cover [-1, 1].
 LEAST_AREA = 0.0005  # Share of the frame below which an object is not there.
 

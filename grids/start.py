@@ -80,25 +80,55 @@ def start_model(
         kept.append(~decision.is_refined)
     model, at_nodes = build_model(cpu_video, motions, np.stack(probabilities), spacing, frames, stride)
     keep_masks(model, np.stack(probabilities), np.stack(kept), cpu_video.strokes)
-    bend_objects(model, cpu_video, np.stack(probabilities))
-    average_atlases(model, frames, at_nodes, stride)
+    bend_objects(model, cpu_video, np.stack(probabilities), frames, at_nodes, stride)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, rgb)
     return model, at_nodes
 
 
-def bend_objects(model: GridModel, video: Video, probabilities: NDArray[np.uint8]) -> None:
+def bend_objects(
+    model: GridModel, video: Video, probabilities: NDArray[np.uint8], frames: Tensor, opacity: Tensor, stride: int
+) -> None:
     """Let the objects' mappings follow the flow, and enlarge their atlases as far as they need it.
 
-    probabilities (F, T, H, W): of the objects, 255 for certain.
+    An object whose atlas then shows the frames worse keeps its mapping: the flow of windows and reflections is not the
+    object's. probabilities (F, T, H, W): of the objects, 255 for certain. frames, opacity, stride: see
+    `average_atlases`.
     """
     is_hidden = np.zeros(probabilities.shape[1:], bool)
     for index, probability in enumerate(probabilities):
         inside = probability > 255 * LIKELY
-        fit_to_flow(model, index, video, inside & ~is_hidden)
+        is_visible = inside & ~is_hidden
         is_hidden |= inside
+        grids = model.named_fields()[f"mappings.{index}"]
+        before = [grid.values.detach().clone() for grid in grids]
+        error = atlas_error(model, index, frames, is_visible, stride)
+        fit_to_flow(model, index, video, is_visible)
+        average_layer(model, index, frames, opacity, stride)
+        if atlas_error(model, index, frames, is_visible, stride) > error:
+            for grid, values in zip(grids, before, strict=True):
+                grid.values.data.copy_(values)
         enlarge_atlas(model, index, texel_extent(model, index, inside))
+        average_layer(model, index, frames, opacity, stride)
+
+
+@torch.no_grad()
+def atlas_error(model: GridModel, layer: int, frames: Tensor, is_visible: NDArray[np.bool_], stride: int) -> float:
+    """Return the mean absolute difference, in [0, 1], between a layer's atlas and what is visible of it in some frames.
+
+    frames (T, 3, H / stride, W / stride) uint8. is_visible (T, H, W).
+    """
+    lattice = Lattice.of_stride(stride, model.shape.size[1:])
+    rows, columns = (axis.long().numpy() for axis in (lattice.rows_px, lattice.columns_px))
+    total, count = 0.0, 0
+    for t in evenly_spaced_indices(len(frames), PREVIEW_FRAMES):
+        mask = torch.from_numpy(is_visible[t][np.ix_(rows, columns)])
+        grid_frames = model.at_frames(t)
+        color = grid_frames.color(layer, grid_frames.texels(layer, lattice))[0]
+        total += float((color - frames[t] / 255).abs().mean(0)[mask].sum())
+        count += int(mask.sum())
+    return total / max(count, 1)
 
 
 @torch.no_grad()
@@ -306,8 +336,17 @@ def average_atlases(
     opacity (F, T, ny, nx): the objects' opacity at the nodes of its grid. max_frames: most frames that are averaged,
     evenly spread; None: all.
     """
+    for layer in range(len(model.layers)):
+        average_layer(model, layer, frames, opacity, stride, max_frames)
+
+
+def average_layer(
+    model: GridModel, layer: int, frames: Tensor, opacity: Tensor, stride: int, max_frames: int | None = None
+) -> None:
+    """Replace the atlas of one layer; see `average_atlases`."""
     chosen_frames = evenly_spaced_indices(len(frames), max_frames or len(frames))
-    for layer, layer_visibility in enumerate(visibility(opacity)):
-        # Squared, because pixels that mix two layers say little about either.
-        atlas = average_atlas(model, layer, frames, layer_visibility.square(), stride, chosen_frames)
-        model.atlases[layer] = torch.nn.Parameter(atlas.contiguous())
+    # Squared, because pixels that mix two layers say little about either.
+    weights = visibility(opacity)[layer].square()
+    model.atlases[layer] = torch.nn.Parameter(
+        average_atlas(model, layer, frames, weights, stride, chosen_frames).contiguous()
+    )

@@ -113,12 +113,22 @@ def test_conjugate_gradients_solve_a_quadratic_problem():
     torch.testing.assert_close(torch.cat((first, second)), torch.linalg.solve(matrix, right))
 
 
+def bend(model, video):
+    """Bend the object of a model, with its masks for opacity."""
+    masks = video.masks.numpy()
+    opacity = torch.from_numpy(masks[:, :, ::8, ::8].astype(np.float32) / 255)
+    bend_objects(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
+
+
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
     video, _, inside = bending
     model = make_model(video)
     model.named_fields()["mappings.0"][-1].values.data[5, 0] += 60  # one frame is moved out of the atlas
     before = model.shape.atlas_sizes[0]
-    bend_objects(model, empty_video(video.size), video.masks.numpy())
+    still = empty_video(video.size)  # without flow, by which the frame would be moved back
+    still.frames.copy_(video.frames)
+    still.masks.copy_(video.masks)
+    bend(model, still)
     low, high = texel_extent(model, 0, inside)
     height, width = model.shape.atlas_sizes[0]
     assert (width, height) > before[::-1]
@@ -127,3 +137,23 @@ def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
     assert model.atlases[0].shape[2:] == (height, width)
     enlarge_atlas(model, 0, np.array([[0.0, 0], [5, 5]]))  # holds it already
     assert model.shape.atlas_sizes[0] == (height, width)
+
+
+def test_an_object_bends_if_its_atlas_then_shows_the_frames_better(bending):
+    video, scene, inside = bending
+    model = make_model(video)
+    before = placement_px(model, scene, inside)
+    bend(model, video)
+    assert placement_px(model, scene, inside) < 0.6 * before
+
+
+def test_an_object_keeps_its_mapping_if_bending_makes_its_atlas_worse(bending, monkeypatch):
+    video, _, _ = bending
+    model = make_model(video)
+
+    def spoil(model, layer, video, is_visible):
+        model.named_fields()[f"mappings.{layer}"][-1].values.data.normal_(0, 20)
+
+    monkeypatch.setattr("grids.start.fit_to_flow", spoil)
+    bend(model, video)
+    assert all(not grid.values.any() for grid in model.named_fields()["mappings.0"])
