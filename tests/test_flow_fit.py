@@ -52,7 +52,7 @@ def placement_px(model, scene, inside):
             for at, p in ((t, points[seen]), (other, moved[seen]))
         )
         errors.append((first - second).norm(dim=0) / model.texels_per_pixel(0)[t])
-    return float(torch.cat(errors).mean())
+    return float(torch.cat(errors).mean().detach())
 
 
 @torch.no_grad()
