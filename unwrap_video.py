@@ -63,27 +63,7 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("input", type=Path, help="a video file, or a folder of frames")
     flags.add_argument("--name", help="name of the clip's folders (default: the video's name and the part)")
-    flags.add_argument("--class_name", default="anything", help="what moves: a COCO name such as person, dog, car")
-    flags.add_argument("--masks", type=Path, help="your own masks: a folder of pictures, or a matte video")
-    flags.add_argument(
-        "--method",
-        choices=("auto", "sam2", "sam3", "maskrcnn", "detectron2", "motion", "import"),
-        help="how masks are found, see preprocess_mask_rcnn.py (default: auto, or import with --masks)",
-    )
-    flags.add_argument(
-        "--objects",
-        type=int,
-        default=1,
-        help="number of objects, 1 to 3, each in a layer (default: 1); "
-        "a detector finds them, or they are the labels 1, 2, ... of --masks",
-    )
-    add_prompt_flags(flags)
-    flags.add_argument("--candidate", type=int, help="with --method motion: see preprocess_mask_rcnn.py")
-    flags.add_argument(
-        "--mask_weights",
-        type=Path,
-        help="detector weights as a local file, or those of SAM 2 or 3 as a folder (default: downloaded once)",
-    )
+    add_mask_flags(flags)
     flags.add_argument(
         "--flow_method",
         choices=("auto", "raft", "dis", "raft-thirdparty"),
@@ -118,6 +98,31 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     add_device_flag(flags)
     flags.add_argument("--results_folder", type=Path, default=Path("results"), help="for the run (default: results)")
     return flags
+
+
+def add_mask_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags that say what the object is, and how its masks are found."""
+    flags.add_argument("--class_name", default="anything", help="what moves: a COCO name such as person, dog, car")
+    flags.add_argument("--masks", type=Path, help="your own masks: a folder of pictures, or a matte video")
+    flags.add_argument(
+        "--method",
+        choices=("auto", "sam2", "sam3", "maskrcnn", "detectron2", "motion", "import"),
+        help="how masks are found, see preprocess_mask_rcnn.py (default: auto, or import with --masks)",
+    )
+    flags.add_argument(
+        "--objects",
+        type=int,
+        default=1,
+        help="number of objects, 1 to 3, each in a layer (default: 1); "
+        "a detector finds them, or they are the labels 1, 2, ... of --masks",
+    )
+    add_prompt_flags(flags)
+    flags.add_argument("--candidate", type=int, help="with --method motion: see preprocess_mask_rcnn.py")
+    flags.add_argument(
+        "--mask_weights",
+        type=Path,
+        help="detector weights as a local file, or those of SAM 2 or 3 as a folder (default: downloaded once)",
+    )
 
 
 def check_flags(options: argparse.Namespace) -> None:

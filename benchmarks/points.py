@@ -99,9 +99,8 @@ def read_joints(path: Path) -> PlacedJoints:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         frames = [int(re.findall(r"\d+", Path(row["image_path"]).stem)[-1]) for row in rows]
-        places: Floats = np.array([row["joints"] for row in rows], np.float32)[
-            :, chosen, ::-1
-        ]  # they are (row, column)
+        rows_and_columns = np.array([row["joints"] for row in rows], np.float32)[:, chosen]
+        places: Floats = rows_and_columns[..., ::-1]
         is_visible = np.array([row["visibility"] for row in rows], bool)[:, chosen]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}: no file of BADJA's joints ({error}); expected joints and visibility") from None

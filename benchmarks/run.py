@@ -2,8 +2,8 @@
 
 python benchmarks/run.py                 two easy scenes at 384 x 216, 60 and 180 s: about 15 minutes on 2 cores
 python benchmarks/run.py --scenes pan bend turn fast light cross --size 768 432 --budgets 60 180 600
-python benchmarks/run.py --clips FOLDER --points FOLDER  also compares with hand-placed points (CLIP.npz, CLIP.json)
 python benchmarks/run.py --clips FOLDER  also every clip in FOLDER that has masks (NAME, NAME_maskrcnn, NAME_gt)
+python benchmarks/run.py --clips FOLDER --points FOLDER  also compares with hand-placed points (CLIP.npz, CLIP.json)
 
 A budget counts loading and training, but not flow and masks. Finished cases are kept: the same command continues a
 benchmark that was stopped.

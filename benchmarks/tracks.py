@@ -130,7 +130,7 @@ def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
         result["delta_background"] = measure(followed.positions, followed.is_visible, ~placed.is_object)["delta"]
     spread = uv_spread_px(followed.true_uv, placed.is_visible, np.array(run.px_per_uv)[followed.layers])
     result["uv_spread_px"] = float(np.mean(spread[np.isfinite(spread)])) if np.isfinite(spread).any() else float("nan")
-    return known_only(result)
+    return drop_undefined(result)
 
 
 def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
@@ -154,12 +154,12 @@ def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
 
     distance = np.linalg.norm(to_pixels(predicted, STRICT_SIZE) - to_pixels(truth[1:], STRICT_SIZE), axis=-1)
     near = (distance < STRICT_PX)[seen[1:]]
-    return known_only(
+    return drop_undefined(
         {"pck": pck(predicted), "pck_still": pck(still), "within_3_px": percentage(near.sum(), len(near))}
     )
 
 
-def known_only(metrics: dict[str, float]) -> dict[str, float]:
+def drop_undefined(metrics: dict[str, float]) -> dict[str, float]:
     """Return the metrics without those that are not defined for these points."""
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 

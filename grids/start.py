@@ -105,12 +105,12 @@ def bend_objects(
         before = [grid.values.detach().clone() for grid in grids]
         error = atlas_error(model, index, frames, is_visible, stride)
         fit_to_flow(model, index, video, is_visible)
+        enlarge_atlas(model, index, texel_extent(model, index, inside))
         average_layer(model, index, frames, opacity, stride)
         if atlas_error(model, index, frames, is_visible, stride) > error:
             for grid, values in zip(grids, before, strict=True):
                 grid.values.data.copy_(values)
-        enlarge_atlas(model, index, texel_extent(model, index, inside))
-        average_layer(model, index, frames, opacity, stride)
+            average_layer(model, index, frames, opacity, stride)
 
 
 @torch.no_grad()
@@ -285,8 +285,8 @@ def fit_atlas(points: Floats, scales: Floats, margin: float, unit: float) -> tup
     Returns the transform (3, 3) from the surface to texels of the atlas, and its (height, width).
 
     scales: size of a pixel on the surface, in the frames that show the layer. margin: share of the extent that is added
-    on each side. unit: usual size of a pixel on the surface. In most frames that show the layer, a
-    texel is at most as large as a pixel, unless the atlas would become too large.
+    on each side. unit: usual size of a pixel on the surface. In most frames that show the layer, a texel is at most as
+    large as a pixel, unless the atlas would become too large.
     """
     low, high = points.min(0), points.max(0)
     border = margin * (high - low) + 2 * unit

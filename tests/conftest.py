@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -57,6 +58,13 @@ def write_exact_flow(clip: Path) -> Path:
 def draw(data: Path, **size) -> Path:
     """Write a tiny clip with rough masks and exact flow; return its frames folder."""
     return write_exact_flow(write_scene(demo(**({"width": 48, "height": 32, "frames": 4} | size)), data, fps=12))
+
+
+def draw_without_masks(data: Path) -> Path:
+    """Write a tiny clip that has no masks yet; return its frames folder."""
+    folder = draw(data, frames=6)
+    shutil.rmtree(folder.with_name(f"{folder.name}_maskrcnn"))
+    return folder
 
 
 @pytest.fixture(scope="session")

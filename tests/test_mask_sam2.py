@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from conftest import draw_without_masks
 
 import media
 import preprocess_mask_rcnn
@@ -95,11 +95,7 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def frames(tmp_path):
     """A tiny clip without masks."""
-    folder = draw(tmp_path / "data", frames=6)
-    for path in (masks := folder.with_name("demo_maskrcnn")).iterdir():
-        path.unlink()
-    masks.rmdir()
-    return folder
+    return draw_without_masks(tmp_path / "data")
 
 
 @pytest.mark.slow

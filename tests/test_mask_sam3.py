@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from conftest import draw_without_masks
 
 import media
 import preprocess_mask_rcnn
@@ -135,11 +135,7 @@ def tiny_weights(tmp_path_factory):
 @pytest.fixture
 def frames(tmp_path):
     """A tiny clip without masks."""
-    folder = draw(tmp_path / "data", frames=6)
-    for path in (masks := folder.with_name("demo_maskrcnn")).iterdir():
-        path.unlink()
-    masks.rmdir()
-    return folder
+    return draw_without_masks(tmp_path / "data")
 
 
 @pytest.mark.slow
