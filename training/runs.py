@@ -80,6 +80,7 @@ def resume_run(
     trainer.log.restore(trainer.iteration)
     if strokes is not None:
         trainer.learner.apply_strokes()
+        trainer.save()  # Before the note: a run that is killed now has the strokes, or will get them.
         note_strokes(folder, strokes)
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
