@@ -2,10 +2,15 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# Every script imports this module before NumPy. The matrices here are small: NumPy's own threads would only wait for
+# work, and keep the cores from the threads that run side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 DISK_ERRORS = {  # error numbers of a full disk, a missing permission or a failing encoder
     errno.EACCES,

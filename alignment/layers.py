@@ -15,6 +15,7 @@ from alignment.transforms import (
     transform_points,
 )
 from implicit_neural_networks import Layers
+from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
 
 # Largest median residual of matches between distant frames for a layer that counts as rigid, as a share of the frame's
@@ -50,12 +51,8 @@ def refine_long_range(video: Video, transforms: Floats) -> Floats:
 
     video: on the CPU.
     """
-    return np.stack(
-        [
-            refine_layer_long_range(video, motion, mask, kind)
-            for motion, (mask, kind) in zip(transforms, layer_pixels(video), strict=True)
-        ]
-    )
+    layers = zip(transforms, layer_pixels(video), strict=True)
+    return np.stack(map_side_by_side(lambda layer: refine_layer_long_range(video, layer[0], *layer[1]), layers))
 
 
 def refine_layer_long_range(video: Video, transforms: Floats, mask: Flags, kind: str) -> Floats:

@@ -187,22 +187,23 @@ def gauss_newton_step(
     weight = pairs.weight / (1 + squared / outlier**2)
     cost = float((pairs.weight * np.log1p(squared / outlier**2)).sum())
 
-    def project(change: Floats) -> Floats:
-        """Return the change (P, N, 2, G) of the projection for a change (P, N, G, 3) of homogeneous coordinates."""
-        moved = change[..., :2] - projection[:, :, None] * change[..., 2:]
-        return (moved / target_points[:, :, None, 2:]).swapaxes(2, 3)
+    def project(points: Floats, matrices: Floats) -> Floats:
+        """Return how the projection of points (P, N, 3) changes, (P, N, 2, G), along matrices (P or 1, G, 3, 3)."""
+        change = points @ matrices.transpose(0, 3, 2, 1).reshape(len(matrices), 3, -1)
+        x, y, z = np.split(change, 3, axis=-1)
+        moved = (part - projection[..., axis, None] * z for axis, part in enumerate((x, y)))
+        return np.stack(list(moved), axis=2) / target_points[..., 2:, None]
 
-    source_changes = np.einsum("gij,pnj->pngi", generators, source_points)
     slopes = np.concatenate(
         (
-            project(np.einsum("pij,pngj->pngi", source_to_target, source_changes)),
-            -project(np.einsum("gij,pnj->pngi", generators, target_points)),
+            project(source_points, source_to_target[:, None] @ generators),
+            -project(target_points, generators[None]),
         ),
         axis=-1,
     )  # (P, N, 2, 2 G): the parameters of the source frame, then those of the target frame
-    weighted = slopes * weight[..., None, None]
-    blocks = np.einsum("pnia,pnib->pab", weighted, slopes, optimize=True)
-    gradients = np.einsum("pnia,pni->pa", weighted, residual, optimize=True)
+    rows = slopes.reshape(len(slopes), -1, slopes.shape[-1])
+    weighted = (slopes * weight[..., None, None]).reshape(rows.shape).swapaxes(1, 2)
+    blocks, gradients = weighted @ rows, (weighted @ residual.reshape(len(rows), -1, 1))[..., 0]
     is_free = np.arange(len(current)) != reference
     return solve_step(blocks, gradients, pairs, is_free), cost
 
@@ -214,22 +215,16 @@ def solve_step(blocks: Floats, gradients: Floats, pairs: PointPairs, is_free: Fl
     False for frames that must not change.
     """
     frames, count = len(is_free), blocks.shape[1] // 2
-    normal, right_side = np.zeros((frames, count, frames, count)), np.zeros((frames, count))
-    for pair, (source, target) in enumerate(zip(pairs.source, pairs.target, strict=True)):
-        block = blocks[pair].reshape(2, count, 2, count)
-        for i, frame in enumerate((source, target)):
-            right_side[frame] -= gradients[pair].reshape(2, count)[i]
-            for j, other in enumerate((source, target)):
-                normal[frame, :, other] += block[i, :, j]
+    normal, right_side = np.zeros((frames, frames, count, count)), np.zeros((frames, count))
+    ends = np.stack((pairs.source, pairs.target), axis=1)
+    by_end = blocks.reshape(-1, 2, count, 2, count).swapaxes(2, 3)
+    np.add.at(normal, (ends[:, :, None], ends[:, None, :]), by_end)
+    np.add.at(right_side, ends, -gradients.reshape(-1, 2, count))
     # Frames that no pair determines change as their neighbours do.
-    for t in range(frames - 1):
-        for g in range(count):
-            normal[t, g, t, g] += PRIOR_WEIGHT
-            normal[t + 1, g, t + 1, g] += PRIOR_WEIGHT
-            normal[t, g, t + 1, g] -= PRIOR_WEIGHT
-            normal[t + 1, g, t, g] -= PRIOR_WEIGHT
+    change = np.diff(np.eye(frames), axis=0)
+    normal += PRIOR_WEIGHT * (change.T @ change)[:, :, None, None] * np.eye(count)
     size = count * int(is_free.sum())
-    system = normal[is_free][:, :, is_free].reshape(size, size)
+    system = normal[is_free][:, is_free].swapaxes(1, 2).reshape(size, size)
     step = np.zeros((frames, count))
     if np.isfinite(system).all() and np.isfinite(right_side).all():
         step[is_free] = np.linalg.solve(system, right_side[is_free].reshape(-1)).reshape(-1, count)

@@ -4,8 +4,8 @@ No transform per frame fits an animal that runs, and gradient steps hardly find 
 are averaged over wrong places pull back. Here the displacements solve a robust linear least-squares problem: points
 that the flow connects, over several distances in time, and points that are matched directly between frames far apart
 have the same place in the atlas, and displacements are smooth. It is solved by conjugate gradients over the nodes of
-all levels of the mapping at once, which act as a multigrid, and by weights that are computed again a few times (Cauchy;
-iteratively reweighted least squares)."""
+all levels of the mapping at once, which act as a multigrid, with a preconditioner, and by weights that are computed
+again a few times (Cauchy; iteratively reweighted least squares)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ MOST_POINTS = 500_000  # Most points over all pairs of frames; of more, an even 
 OUTLIERS_PX = (10.0, 5.0, 3.0)  # Residuals in pixels above these have little weight, from the first round to the last.
 BENDING, STRETCH = 0.05, 0.001  # Weights of the squared second and first differences of displacements between nodes.
 ANCHOR = 0.001  # Weight of squared displacements, without which the whole layer could shift.
-STEPS = 50  # Steps of conjugate gradients in each round.
+STEPS = 20  # Steps of conjugate gradients in each round.
+SMOOTHNESS_CURVATURE = 1.0  # Usual second derivative of the smoothness by one node, for the preconditioner.
 LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
 
 
@@ -150,6 +151,18 @@ class FlowEnergy:
         stretch = down.square().sum() + across.square().sum()
         return BENDING * bending + STRETCH * stretch + ANCHOR * total.square().sum()
 
+    def inverse_curvature(self, weights: Tensor) -> list[Tensor]:
+        """Return for each node about the inverse of the energy's second derivative by its value.
+
+        The squared share that a point has in a node is replaced by the share, which is simple to add up and not
+        smaller. weights: (P, N).
+        """
+        pairs, nodes = self.pairs, [torch.zeros_like(grid.values, requires_grad=True) for grid in self.grids]
+        ends = self.displacements(nodes, pairs.source, pairs.start_px)
+        ends = ends + self.displacements(nodes, pairs.target, pairs.end_px)
+        total = (weights[:, None] * ends / self.pair_scale.square()).sum()
+        return [1 / (share + SMOOTHNESS_CURVATURE) for share in torch.autograd.grad(total, nodes)]
+
     def evaluate(self, nodes: list[Tensor], weights: Tensor, with_offset: bool) -> Tensor:
         """Return the energy; without the offset it is the quadratic part alone."""
         residuals = self.residuals(nodes) + (self.offset if with_offset else 0)
@@ -178,26 +191,31 @@ def fit_to_flow(model: GridModel, layer: int, video: Video, is_visible: NDArray[
         ) -> Tensor:
             return problem.evaluate(values, weights, with_offset)
 
-        nodes = conjugate_gradients(energy, nodes, STEPS)
+        nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
     for grid, values in zip(problem.grids, nodes, strict=True):
         grid.values.data.add_(values)
 
 
 def conjugate_gradients(
-    energy: Callable[[list[Tensor], bool], Tensor], start: list[Tensor], steps: int
+    energy: Callable[[list[Tensor], bool], Tensor], start: list[Tensor], preconditioner: list[Tensor], steps: int
 ) -> list[Tensor]:
     """Minimise a quadratic energy of some tensors from a start, with so many steps (Hestenes and Stiefel 1952).
 
-    energy: of the tensors; its second argument says whether the parts that are not quadratic count.
+    energy: of the tensors; its second argument says whether the parts that are not quadratic count. preconditioner: for
+    each value about the inverse of the energy's second derivative by it; all above 0.
     """
 
     def gradient(tensors: list[Tensor], with_offset: bool) -> list[Tensor]:
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
         return list(torch.autograd.grad(energy(leaves, with_offset), leaves))
 
+    def precondition(tensors: list[Tensor]) -> list[Tensor]:
+        return [values * factor for values, factor in zip(tensors, preconditioner, strict=True)]
+
     current = start
     rest = [-values for values in gradient(current, True)]
-    direction, square = rest, dot(rest, rest)
+    direction = precondition(rest)
+    square = dot(rest, direction)
     for _ in range(steps):
         if square == 0:
             break
@@ -205,8 +223,9 @@ def conjugate_gradients(
         step = square / dot(direction, curved)
         current = [values + step * change for values, change in zip(current, direction, strict=True)]
         rest = [values - step * change for values, change in zip(rest, curved, strict=True)]
-        new_square = dot(rest, rest)
-        direction = [values + new_square / square * change for values, change in zip(rest, direction, strict=True)]
+        scaled = precondition(rest)
+        new_square = dot(rest, scaled)
+        direction = [values + new_square / square * change for values, change in zip(scaled, direction, strict=True)]
         square = new_square
     return current
 

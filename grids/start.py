@@ -18,12 +18,13 @@ from grids.matting import SOFT_RANGE
 from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, middle_jacobians
 from grids.unwrap import average_atlas
 from implicit_neural_networks import visibility
-from masks.cues import shrink_video
+from masks.cues import SmallClip, shrink_video
 from masks.quality import decide_masks, signed_distance
 from masks.refinement import RefinedMasks, refine_masks
 from masks.strokes import apply_strokes, object_strokes, select_strokes
 from media import to_8_bit
 from media.clip import evenly_spaced_indices
+from parallel.side_by_side import map_side_by_side, run_side_by_side
 from unwrap_utils import Video
 
 Floats = NDArray[np.floating]
@@ -62,29 +63,43 @@ def start_model(
     masks = cpu_video.masks.numpy()
     motions = [Surface(motion) for motion in transforms]
     show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
-    transforms = refine_long_range(cpu_video, transforms)
-    motions = [Surface(motion) for motion in transforms[:-1]]
-    motions.append(choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]))
-    clip, rgb = shrink_video(cpu_video), cpu_video.frames.numpy()
-    probabilities, kept = [], []
-    objects = zip(masks, transforms[:-1], cpu_video.mask_sources, strict=True)
+    transforms, clip = run_side_by_side(
+        lambda: refine_long_range(cpu_video, transforms), lambda: shrink_video(cpu_video)
+    )
+    (probabilities, kept), background = run_side_by_side(
+        lambda: find_objects(cpu_video, clip, transforms, mask_quality),
+        lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
+    )
+    motions = [*(Surface(motion) for motion in transforms[:-1]), background]
+    model, at_nodes = build_model(cpu_video, motions, probabilities, spacing, frames, stride)
+    keep_masks(model, probabilities, kept, cpu_video.strokes)
+    bend_objects(model, cpu_video, probabilities, frames, at_nodes, stride)
+    for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
+        model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
+    fit_light(model, cpu_video.frames.numpy())
+    return model, at_nodes
+
+
+def find_objects(
+    video: Video, clip: SmallClip, transforms: Floats, mask_quality: str
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the probability (F, T, H, W) of all objects, 255 for certain, and the frames whose mask is kept, (F, T).
+
+    video: on the CPU. clip: the same, reduced. transforms (L, T, 3, 3): of all layers. mask_quality: as in the config.
+    Prints for each object what was decided about its masks.
+    """
+    rgb, probabilities, kept = video.frames.numpy(), [], []
+    objects = zip(video.masks.numpy(), transforms[:-1], video.mask_sources, strict=True)
     for number, (mask, motion, source) in enumerate(objects, 1):
-        decision = decide_masks(cpu_video, mask, mask_quality, source)
+        decision = decide_masks(video, mask, mask_quality, source)
         print(f"object {number}: {decision.reason}")
+        probability = mask
         if decision.is_refined.any():
             refined = upsample_probability(refine_masks(clip, mask, transforms[-1], motion), rgb)
             probability = np.where(decision.is_refined[:, None, None], refined, mask)
-        else:
-            probability = mask
-        probabilities.append(apply_strokes(clip, rgb, probability, select_strokes(cpu_video.strokes, number)))
+        probabilities.append(apply_strokes(clip, rgb, probability, select_strokes(video.strokes, number)))
         kept.append(~decision.is_refined)
-    model, at_nodes = build_model(cpu_video, motions, np.stack(probabilities), spacing, frames, stride)
-    keep_masks(model, np.stack(probabilities), np.stack(kept), cpu_video.strokes)
-    bend_objects(model, cpu_video, np.stack(probabilities), frames, at_nodes, stride)
-    for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
-        model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
-    fit_light(model, rgb)
-    return model, at_nodes
+    return np.stack(probabilities), np.stack(kept)
 
 
 def bend_objects(
@@ -251,8 +266,11 @@ def upsample_probability(masks: RefinedMasks, rgb: NDArray[np.uint8]) -> NDArray
 
     It takes a quarter of the memory of 32-bit floats.
     """
-    frames = (masks.upsample(frame, t) for t, frame in enumerate(rgb))
-    return np.stack([to_8_bit((frame - (1 - CERTAIN)) / (2 * CERTAIN - 1)) for frame in frames])
+
+    def upsample(t: int) -> NDArray[np.uint8]:
+        return to_8_bit((masks.upsample(rgb[t], t) - (1 - CERTAIN)) / (2 * CERTAIN - 1))
+
+    return np.stack(map_side_by_side(upsample, range(len(rgb))))
 
 
 def fit_object_atlas(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from masks.cues import Cue, Flags, Floats, SmallClip, color_cue, difference_cue, shrink
 from masks.overlap import iou
 from media.flows import BACKWARD, FORWARD, STEPS
+from parallel.side_by_side import map_side_by_side, run_side_by_side
 
 ROUNDS = 2  # Number of times that the cues are learned.
 MIN_BIN_FREQUENCY = 1e-6  # Share of the pixels that is added to each bin of a histogram, so that none is empty.
@@ -115,7 +116,7 @@ class GuidedFilter:
         products = self.guide[..., :, None] * self.guide[..., None, :]
         covariance = self.box_blur(products.reshape(*guide.shape[:2], 9)).reshape(*guide.shape[:2], 3, 3)
         covariance -= self.mean[..., :, None] * self.mean[..., None, :]
-        self.inverse = np.linalg.inv(covariance + GUIDE_EPS * np.eye(3, dtype=np.float32))
+        self.inverse = invert_symmetric_3x3(covariance + GUIDE_EPS * np.eye(3, dtype=np.float32))
 
     @staticmethod
     def box_blur(values: Floats) -> Floats:
@@ -134,6 +135,13 @@ class GuidedFilter:
         covariance = self.box_blur(self.guide * image[..., None]) - self.mean * mean[..., None]
         slope = np.einsum("yxij,yxj->yxi", self.inverse, covariance)
         return self.box_blur(slope), self.box_blur(mean - (slope * self.mean).sum(-1))
+
+
+def invert_symmetric_3x3(matrices: Floats) -> Floats:
+    """Return the inverses of symmetric matrices (..., 3, 3), by cofactors, which is faster than np.linalg.inv."""
+    first, second, third = np.moveaxis(matrices, -2, 0)
+    cofactors = np.stack((np.cross(second, third), np.cross(third, first), np.cross(first, second)), axis=-2)
+    return cofactors / (first * cofactors[..., 0, :]).sum(-1)[..., None, None]
 
 
 @dataclass
@@ -164,14 +172,14 @@ def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, 
     """
     size = clip.rgb.shape[2:0:-1]
     rough = np.stack([shrink(mask, size) for mask in masks]).astype(np.float32) / 255
-    filters = [GuidedFilter(frame) for frame in clip.rgb]
+    filters = map_side_by_side(GuidedFilter, clip.rgb)
     inside = rough > 0.5
     if not inside.any():
         return RefinedMasks(rough, filters)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd_kernel_size(0.2 * object_size(inside)),) * 2)
     is_background = np.stack([cv2.dilate(mask, kernel) for mask in rough]) < 0.3
     motions = clip.reduce_transforms(background), clip.reduce_transforms(foreground)
-    cues = [difference_cue(clip, *motions, is_background), color_cue(clip)]
+    cues = run_side_by_side(lambda: difference_cue(clip, *motions, is_background), lambda: color_cue(clip))
     is_known = np.sqrt(inside.sum((1, 2))) > MISSED_SIZE * object_size(inside)
     vote = vote_along_flow(clip, rough, is_known)
     evidence = weigh_cues(cues, vote, pixels_near_masks(inside) & is_known[:, None, None])

@@ -33,6 +33,7 @@ from masks.refinement import (
     RefinedMasks,
     agreement,
     cue_score,
+    invert_symmetric_3x3,
     log_likelihood_ratio,
     refine_masks,
     weigh_cues,
@@ -421,3 +422,9 @@ def test_a_box_also_holds_the_object_in_neighbouring_frames_and_is_empty_without
     boxes = object_boxes(inside, 0.0)
     assert boxes[1].tolist() == [5, 10, 6, 9]
     assert boxes[4].tolist() == [0, 0, 0, 0]
+
+
+def test_symmetric_matrices_are_inverted():
+    root = np.random.default_rng(0).standard_normal((4, 5, 3, 3))
+    matrices = root @ root.swapaxes(-1, -2) + 0.1 * np.eye(3)
+    np.testing.assert_allclose(invert_symmetric_3x3(matrices), np.linalg.inv(matrices), rtol=1e-9, atol=1e-9)

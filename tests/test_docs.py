@@ -103,7 +103,7 @@ ROOMS = [  # as docs/ARCHITECTURE.md: a module imports only from its own room an
     {"unwrap_utils"},
     {"media"},
     {"loss_utils", "config"},
-    {"command_line"},
+    {"command_line", "parallel"},
 ]
 ABOVE_ALL = {"benchmarks", "docs", "scenes", "tests"}  # they may use any room; no room uses them
 

@@ -109,8 +109,23 @@ def test_conjugate_gradients_solve_a_quadratic_problem():
         values = torch.cat(tensors)
         return 0.5 * values @ matrix @ values - (right @ values if with_offset else 0)
 
-    first, second = conjugate_gradients(energy, [torch.ones(2).double(), torch.zeros(4).double()], 12)
+    start = [torch.ones(2).double(), torch.zeros(4).double()]
+    first, second = conjugate_gradients(energy, start, [torch.ones(2), torch.ones(4)], 12)
     torch.testing.assert_close(torch.cat((first, second)), torch.linalg.solve(matrix, right))
+
+
+def test_a_preconditioner_saves_steps_where_nodes_count_very_differently():
+    curvature = torch.logspace(0, 4, 30).double()
+
+    def energy(tensors, with_offset):
+        return 0.5 * (curvature * tensors[0].square()).sum() - (tensors[0].sum() if with_offset else 0)
+
+    def distance_after(steps, preconditioner):
+        found = conjugate_gradients(energy, [torch.zeros(30).double()], [preconditioner], steps)[0]
+        return float((found - 1 / curvature).abs().max())
+
+    assert distance_after(2, 1 / curvature) < 1e-9
+    assert distance_after(2, torch.ones(30)) > 0.1
 
 
 def bend(model, video):

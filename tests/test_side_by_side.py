@@ -1,0 +1,23 @@
+"""Independent work that runs side by side in threads."""
+
+import threading
+
+import pytest
+
+from parallel.side_by_side import count_cores, map_side_by_side, run_side_by_side
+
+
+def test_results_come_in_the_order_of_the_items():
+    assert map_side_by_side(lambda number: number**2, range(20)) == [number**2 for number in range(20)]
+    assert run_side_by_side(lambda: "first", lambda: 2) == ["first", 2]
+
+
+@pytest.mark.skipif(count_cores() < 2, reason="needs two cores")
+def test_two_tasks_run_at_the_same_time():
+    meeting = threading.Barrier(2)
+    run_side_by_side(lambda: meeting.wait(30), lambda: meeting.wait(30))
+
+
+def test_an_exception_of_a_task_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        run_side_by_side(lambda: 1 / 0, lambda: 2)
