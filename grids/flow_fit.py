@@ -23,7 +23,7 @@ from unwrap_utils import Video
 
 SPACING_PX = 8  # Pixels between the points from which the flow is followed.
 DISTANCES = (1, 2, 4, 8)  # Frames over which it is followed.
-MOST_POINTS = 500_000  # Most points over all pairs of frames; of more, an even part is taken.
+MOST_POINTS = 500_000  # Most points over all pairs of frames.
 OUTLIERS_PX = (10.0, 5.0, 3.0)  # Residuals in pixels above these have little weight, from the first round to the last.
 BENDING, STRETCH = 0.05, 0.001  # Weights of the squared second and first differences of displacements between nodes.
 ANCHOR = 0.001  # Weight of squared displacements, without which the whole layer could shift.
@@ -46,8 +46,8 @@ class Connections:
 Row = tuple[int, int, NDArray, NDArray, float]  # source, target, points (n, 2), their ends (n, 2), weight of a point
 
 
-def follow_lattice(video: Video, is_visible: NDArray[np.bool_]) -> list[Row]:
-    """Follow a lattice of points of a layer along valid flow. video: on the CPU. is_visible: (T, H, W) of the layer."""
+def follow_lattice(video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS) -> list[Row]:
+    """Follow a lattice of points of a layer along valid flow; see `fit_to_flow`."""
     frames, height, width = video.size
     half = SPACING_PX // 2
     rows, columns = np.mgrid[half:height:SPACING_PX, half:width:SPACING_PX].reshape(2, -1)
@@ -63,7 +63,7 @@ def follow_lattice(video: Video, is_visible: NDArray[np.bool_]) -> list[Row]:
             good = is_valid & is_inside & is_visible[t + distance, y, x]
             if good.sum() >= LEAST_POINTS:
                 found.append((t, t + distance, here[good], end[good], 1.0))
-    step = -(-sum(len(row[2]) for row in found) // MOST_POINTS) or 1
+    step = -(-sum(len(row[2]) for row in found) // most_points) or 1
     return [(source, target, start[::step], end[::step], weight) for source, target, start, end, weight in found]
 
 
@@ -169,12 +169,15 @@ class FlowEnergy:
         return 0.5 * ((weights[:, None] * residuals.square()).sum() + self.smoothness(nodes))
 
 
-def fit_to_flow(model: GridModel, layer: int, video: Video, is_visible: NDArray[np.bool_]) -> None:
+def fit_to_flow(
+    model: GridModel, layer: int, video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS
+) -> None:
     """Add displacements to a layer's mapping with which it follows the flow.
 
-    model and video: on the CPU. is_visible: (T, H, W) of the layer. Without flow nothing changes.
+    model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
+    of more, an even part is taken. Without flow nothing changes.
     """
-    rows = follow_lattice(video, is_visible)
+    rows = follow_lattice(video, is_visible, most_points)
     if not rows:
         return
     distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())

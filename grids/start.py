@@ -13,7 +13,7 @@ from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
-from grids.flow_fit import fit_to_flow
+from grids.flow_fit import MOST_POINTS, fit_to_flow
 from grids.matting import SOFT_RANGE
 from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, middle_jacobians
 from grids.unwrap import average_atlas
@@ -35,6 +35,8 @@ ATLAS_MARGIN = 0.08  # Share of an object's extent that its atlas has around it 
 COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than a texel.
 CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
+# Most points by which the background follows the flow: it is larger than an object, and bends less.
+BACKGROUND_POINTS = 100_000
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
 LIKELY = 0.5  # Probability above which a pixel counts for the extent of an object's atlas.
@@ -73,7 +75,7 @@ def start_model(
     motions = [*(Surface(motion) for motion in transforms[:-1]), background]
     model, at_nodes = build_model(cpu_video, motions, probabilities, spacing, frames, stride)
     keep_masks(model, probabilities, kept, cpu_video.strokes)
-    bend_objects(model, cpu_video, probabilities, frames, at_nodes, stride)
+    bend_layers(model, cpu_video, probabilities, frames, at_nodes, stride)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, cpu_video.frames.numpy())
@@ -102,30 +104,40 @@ def find_objects(
     return np.stack(probabilities), np.stack(kept)
 
 
-def bend_objects(
+def bend_layers(
     model: GridModel, video: Video, probabilities: NDArray[np.uint8], frames: Tensor, opacity: Tensor, stride: int
 ) -> None:
-    """Let the objects' mappings follow the flow, and enlarge their atlases as far as they need it.
+    """Let the mappings of all layers follow the flow, and enlarge the objects' atlases as far as they need it.
 
-    An object whose atlas then shows the frames worse keeps its mapping: the flow of windows and reflections is not the
-    object's. probabilities (F, T, H, W): of the objects, 255 for certain. frames, opacity, stride: see
-    `average_atlases`.
+    So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
+    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. probabilities (F, T, H, W):
+    of the objects, 255 for certain. frames, opacity, stride: see `average_atlases`.
     """
-    is_hidden = np.zeros(probabilities.shape[1:], bool)
-    for index, probability in enumerate(probabilities):
-        inside = probability > 255 * LIKELY
-        is_visible = inside & ~is_hidden
-        is_hidden |= inside
-        grids = model.named_fields()[f"mappings.{index}"]
-        before = [grid.values.detach().clone() for grid in grids]
-        error = atlas_error(model, index, frames, is_visible, stride)
-        fit_to_flow(model, index, video, is_visible)
-        enlarge_atlas(model, index, texel_extent(model, index, inside))
-        average_layer(model, index, frames, opacity, stride)
-        if atlas_error(model, index, frames, is_visible, stride) > error:
-            for grid, values in zip(grids, before, strict=True):
+    layers, visible = list(range(len(model.layers))), visible_pixels(probabilities)
+    grids = [model.named_fields()[f"mappings.{layer}"] for layer in layers]
+    before = [[grid.values.detach().clone() for grid in layer_grids] for layer_grids in grids]
+    errors = [atlas_error(model, layer, frames, visible[layer], stride) for layer in layers]
+    points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
+    map_side_by_side(lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers)
+    for layer in layers:
+        if not model.layers[layer].is_background:
+            enlarge_atlas(model, layer, texel_extent(model, layer, probabilities[layer] > 255 * LIKELY))
+        average_layer(model, layer, frames, opacity, stride)
+        if atlas_error(model, layer, frames, visible[layer], stride) > errors[layer]:
+            for grid, values in zip(grids[layer], before[layer], strict=True):
                 grid.values.data.copy_(values)
-            average_layer(model, index, frames, opacity, stride)
+            average_layer(model, layer, frames, opacity, stride)
+
+
+def visible_pixels(probabilities: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
+    """Return for each layer the pixels (T, H, W) that surely show it; probabilities as for `bend_layers`."""
+    is_hidden = np.zeros(probabilities.shape[1:], bool)
+    visible = []
+    for probability in probabilities:
+        inside = probability > 255 * LIKELY
+        visible.append(inside & ~is_hidden)
+        is_hidden |= inside
+    return [*visible, ~(probabilities > 255 * POSSIBLE).any(0)]
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import torch
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,10 +23,17 @@ def count_cores() -> int:
 def map_side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """Return the results of a function for all items, in their order; each core works on one item at a time.
 
-    An exception of the function is raised here, after the work that has begun is done.
+    While several items are worked on, torch's operators share the cores among them. An exception of the function is
+    raised here, after the work that has begun is done.
     """
-    with ThreadPoolExecutor(count_cores()) as pool:
-        return list(pool.map(function, items))
+    items, cores, threads = list(items), count_cores(), torch.get_num_threads()
+    workers = max(1, min(cores, len(items)))
+    # torch keeps this number for each thread, and for threads that are still to come.
+    try:
+        with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(max(1, threads // workers))) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_side_by_side(*tasks: Callable[[], Any]) -> list[Any]:

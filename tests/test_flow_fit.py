@@ -9,7 +9,7 @@ from alignment.layers import align_layers
 from grids.atlas_size import enlarge_atlas
 from grids.flow_fit import DISTANCES, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
 from grids.model import GridModel, Spacing
-from grids.start import bend_objects, build_model, texel_extent
+from grids.start import bend_layers, build_model, texel_extent
 from media.flows import FORWARD
 from scenes.catalogue import SCENES
 from unwrap_utils import empty_video, store_flow
@@ -132,7 +132,7 @@ def bend(model, video):
     """Bend the object of a model, with its masks for opacity."""
     masks = video.masks.numpy()
     opacity = torch.from_numpy(masks[:, :, ::8, ::8].astype(np.float32) / 255)
-    bend_objects(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
+    bend_layers(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
 
 
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
@@ -162,13 +162,37 @@ def test_an_object_bends_if_its_atlas_then_shows_the_frames_better(bending):
     assert placement_px(model, scene, inside) < 0.6 * before
 
 
-def test_an_object_keeps_its_mapping_if_bending_makes_its_atlas_worse(bending, monkeypatch):
+def test_a_layer_keeps_its_mapping_if_bending_makes_its_atlas_worse(bending, monkeypatch):
     video, _, _ = bending
     model = make_model(video)
 
-    def spoil(model, layer, video, is_visible):
+    def spoil(model, layer, video, is_visible, most_points):
         model.named_fields()[f"mappings.{layer}"][-1].values.data.normal_(0, 20)
 
     monkeypatch.setattr("grids.start.fit_to_flow", spoil)
     bend(model, video)
-    assert all(not grid.values.any() for grid in model.named_fields()["mappings.0"])
+    assert all(not grid.values.any() for layer in (0, 1) for grid in model.named_fields()[f"mappings.{layer}"])
+
+
+def test_the_background_follows_flow_that_no_transform_fits(bending):
+    video, _, inside = bending
+    moved = empty_video(video.size)
+    moved.frames.copy_(video.frames)
+    moved.masks.copy_(video.masks)
+    # The middle third is nearer to the camera and moves half a pixel per frame; the rest stands still.
+    near = np.zeros((HEIGHT, WIDTH, 2), np.float32)
+    near[:, WIDTH // 3 : 2 * WIDTH // 3, 0] = 0.5
+    for t in range(FRAMES - 1):
+        store_flow(moved, FORWARD, t, near, np.ones((HEIGHT, WIDTH), bool))
+    model = make_model(moved)
+    points = torch.tensor([[[20.0, 96.0, 170.0], [10.0, 10.0, 10.0]]])
+    later = points + torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])  # four frames later
+
+    def largest_distance():
+        frames = model.at_frames(3, 7)
+        start, end = (frames.map_points(1, torch.tensor([k]), each)[0] for k, each in enumerate((points, later)))
+        return float((start - end).detach().norm(dim=0).max())
+
+    assert largest_distance() > 1
+    fit_to_flow(model, 1, moved, ~inside)
+    assert largest_distance() < 0.25
