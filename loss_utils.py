@@ -45,13 +45,23 @@ def jacobian(uv: Tensor, uv_left: Tensor, uv_above: Tensor, px_per_uv: float, st
 def rigidity_loss(jacobian: Tensor, eps: float = 1e-3) -> Tensor:
     """Return |J'J|_F + |(J'J + eps I)^-1|_F per point (Eq. 9): (..., 2, 2) -> (...).
 
-    Rotations have the least loss, 2 sqrt(2). eps keeps the loss of a collapsed mapping finite. No matrix is inverted:
-    the inverse of a 2 x 2 matrix is its adjugate, which has the same norm, divided by its determinant.
+    Rotations have the least loss, 2 sqrt(2). eps keeps the loss of a collapsed mapping finite.
     """
-    determinant = jacobian[..., 0, 0] * jacobian[..., 1, 1] - jacobian[..., 0, 1] * jacobian[..., 1, 0]
-    xx = jacobian[..., 0].square().sum(-1)
-    yy = jacobian[..., 1].square().sum(-1)
-    xy = (jacobian[..., 0] * jacobian[..., 1]).sum(-1)
+    along_x, along_y = jacobian.unbind(-1)
+    return rigidity_of_columns(along_x, along_y, -1, eps)
+
+
+def rigidity_of_columns(along_x: Tensor, along_y: Tensor, dim: int, eps: float = 1e-3) -> Tensor:
+    """Return the rigidity loss (Eq. 9) of Jacobians whose columns are given, with u and v along dimension `dim`.
+
+    No matrix is inverted: the inverse of a 2 x 2 matrix is its adjugate, which has the same norm, divided by its
+    determinant.
+    """
+    (u_x, v_x), (u_y, v_y) = along_x.unbind(dim), along_y.unbind(dim)
+    determinant = u_x * v_y - u_y * v_x
+    xx = u_x.square() + v_x.square()
+    yy = u_y.square() + v_y.square()
+    xy = u_x * u_y + v_x * v_y
     cross = 2 * xy.square()
     norm = (xx.square() + yy.square() + cross + TINY).sqrt()
     norm_eps = ((xx + eps).square() + (yy + eps).square() + cross).sqrt()

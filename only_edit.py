@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 FPS_TOLERANCE = 0.01  # Frames per second by which the speed of the clip may differ from its source and keep the sound.
 FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
-FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_attach", *FRAME_LAYERS)
+FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_attach", "edit_frame_shape", *FRAME_LAYERS)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,6 +129,13 @@ def add_frame_edit_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the paint follows this object beyond its outline, too: a hat, horns, a cape; 1 is the front one",
     )
+    group.add_argument(
+        "--edit_frame_shape",
+        type=Path,
+        metavar="MASK",
+        help="with --edit_frame_attach: the object's new shape in the painted frame, white on black; where it leaves "
+        "the object free, what is behind the object shows",
+    )
 
 
 def add_rendering_flags(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +206,10 @@ def check_flags(options: argparse.Namespace) -> None:
         layer_flags := [name for name in FRAME_LAYERS if getattr(options, name) not in (None, False)]
     ):
         raise UserError(f"--edit_frame_attach gives all paint to one object; leave --{layer_flags[0]} out")
+    if options.edit_frame_shape and options.edit_frame_attach is None:
+        raise UserError("--edit_frame_shape is the new shape of an object; say of which one: --edit_frame_attach N")
+    if options.edit_frame_shape and len(options.edit_frame or []) > 1:
+        raise UserError("--edit_frame_shape belongs to one painted frame; give one --edit_frame with it")
     painted = {number for number, _ in options.edit_object} | ({1} if options.edit_foreground_path else set())
     if unpainted := [number for number in options.edit_object_attach if number not in painted]:
         raise UserError(
@@ -249,7 +260,10 @@ def make_request(options: argparse.Namespace) -> "EditRequest":
     return EditRequest(
         atlas_edits=tuple(atlas_edits),
         atlas_path=options.atlas,
-        frame_edits=tuple(FrameEdit(number, path, options.edit_frame_mask) for number, path in numbered_pictures),
+        frame_edits=tuple(
+            FrameEdit(number, path, options.edit_frame_mask, options.edit_frame_shape)
+            for number, path in numbered_pictures
+        ),
         frame_layers=tuple(layers or layer_flags),
         attached_object=None if options.edit_frame_attach is None else options.edit_frame_attach - 1,
         attached_atlases=frozenset(number - 1 for number in options.edit_object_attach),

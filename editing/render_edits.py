@@ -11,12 +11,14 @@ import media
 from command_line import warn
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
+from editing.new_shape import clear_free_parts, find_free_part
 from editing.requests import (
     EditRequest,
     Output,
     frame_edit_layers,
     read_atlas_edit,
     read_frame_edit,
+    read_shape,
     resolve_atlas_edits,
 )
 from editing.splatting import splat_attached, splat_frame
@@ -78,8 +80,11 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
         if attached is None:
             edits += splat_frame(run.model, resize_frame(frame, *size), rgba, layers)
             continue
-        attached_edit = splat_attached(run.model, resize_frame(attach_paint(frame, [attached]), *size), rgba, attached)
-        edits += [] if attached_edit is None else [attached_edit]
+        attached_frame = resize_frame(attach_paint(frame, [attached]), *size)
+        found = [splat_attached(run.model, attached_frame, rgba, attached)]
+        if (shape := read_shape(edit, run.clip, size)) is not None:
+            found.append(find_free_part(run.model, attached_frame, shape, attached))
+        edits += [each for each in found if each is not None]
     return edits
 
 
@@ -102,7 +107,7 @@ def sample_attached(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> li
 
     The order is back to front. frame: as `editing.attachment.attach_paint` returns it.
     """
-    attached = [edit for edit in edits if edit.is_attached]
+    attached = [edit for edit in edits if edit.is_attached and not edit.clears]
     paint = sample_edits(run, frame, attached) if attached else {}
     return [(paint[layer], front_transmittance(frame, layer)) for layer in sorted(paint, reverse=True)]
 
@@ -132,18 +137,31 @@ def render_edited_frames(
         edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
         box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
         if box is not None:
-            resized = resize_frame(frame, width, height, box)
+            resized, attached_resized = (resize_frame(each, width, height, box) for each in (frame, attached_frame))
             picture = source[box].astype(np.float32) / 255
-            layers = sample_edit_layers(run, resized, edits)
-            attached = (
-                sample_attached(run, resize_frame(attached_frame, width, height, box), edits) if attached_layers else []
-            )
-            color, opacity = composite_edits(picture, layers, resized.light, request.blend, attached)
+            color, opacity = edit_picture(run, picture, resized, attached_resized, edits, request.blend)
             if request.edit_only:
                 edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
             else:
                 edited[box] = to_8_bit(picture * (1 - opacity) + color)
         yield source, edited
+
+
+def edit_picture(
+    run: TrainedRun, picture: Floats, frame: Frame, attached_frame: Frame, edits: list[LayerEdit], blend: str
+) -> tuple[Floats, Floats]:
+    """Return the colours (H, W, 3), premultiplied, and the opacity (H, W, 1) of all edits over a picture (H, W, 3).
+
+    attached_frame: as `attach_paint` returns it.
+    """
+    layers, attached = sample_edit_layers(run, frame, edits), sample_attached(run, attached_frame, edits)
+    shapes = [edit for edit in edits if edit.clears]
+    if not shapes:
+        return composite_edits(picture, layers, frame.light, blend, attached)
+    behind, cleared = clear_free_parts(run.model, frame, attached_frame, shapes)
+    base = picture * (1 - cleared) + behind
+    color, opacity = composite_edits(base, layers, frame.light, blend, attached)
+    return color + behind * (1 - opacity), 1 - (1 - opacity) * (1 - cleared)
 
 
 def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edits: list[LayerEdit]) -> Box | None:
@@ -154,6 +172,7 @@ def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edit
     mask = np.zeros(frame.alpha.shape[1:], bool)
     for rgba, _ in sample_edit_layers(run, frame, edits) + sample_attached(run, attached_frame, edits):
         mask |= rgba[..., 3] > 0
+    mask |= clear_free_parts(run.model, frame, attached_frame, [edit for edit in edits if edit.clears])[1][..., 0] > 0
     return bounding_box(mask, *run.clip.native_size)
 
 

@@ -35,6 +35,7 @@ class FrameEdit:
     index: int  # number of the frame, from 0
     path: Path
     mask_path: Path | None = None  # opacity of a picture that has none of its own
+    shape_path: Path | None = None  # mask of the new shape of the object to which the paint is attached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +78,29 @@ def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Float
         rgba = media.read_edit(edit.path)
     else:
         rgba = media.read_edit_with_mask(edit.path, edit.mask_path)
-    height, width = rgba.shape[:2]
-    if not clip.has_frame_aspect((width, height)):
+    check_frame_aspect(edit.path, rgba.shape[1::-1], clip)
+    return media.resize(rgba, *size)
+
+
+def read_shape(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats | None:
+    """Read the new shape that a frame edit gives its object, resized to `size` (width, height): (H, W) in [0, 1].
+
+    None if it gives none. Raises UserError if the aspect is not that of the frames.
+    """
+    if edit.shape_path is None:
+        return None
+    mask = media.read_mask(edit.shape_path)
+    check_frame_aspect(edit.shape_path, mask.shape[1::-1], clip)
+    return media.resize(mask, *size).astype("float32") / 255
+
+
+def check_frame_aspect(path: Path, size: tuple[int, int], clip: Clip) -> None:
+    """Raise UserError if a picture of (width, height) over a frame does not have the frame's aspect."""
+    if not clip.has_frame_aspect(size):
         raise UserError(
-            f"{edit.path}: is {width} x {height}, the frames are {clip.width} x {clip.height}; "
+            f"{path}: is {size[0]} x {size[1]}, the frames are {clip.width} x {clip.height}; "
             "paint over a frame and keep its aspect"
         )
-    return media.resize(rgba, *size)
 
 
 def find_atlas_file(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> AtlasFile | None:
@@ -139,6 +156,7 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
         if not 0 <= frame_edit.index < len(clip):
             raise UserError(f"edit of frame {frame_edit.index}: the clip has frames 0 to {len(clip) - 1}")
         read_frame_edit(frame_edit, clip, (clip.width, clip.height))
+        read_shape(frame_edit, clip, (clip.width, clip.height))
         check_attachment(request, run, frame_edit)
 
 

@@ -22,6 +22,7 @@ from rendering.atlas_view import AtlasView, compute_atlas_uv, mark_visible_texel
 from rendering.blending import LUMA
 from rendering.frame_store import FrameStore, open_frame_store
 from rendering.frames import VISIBLE, Floats, Frame
+from rendering.halo import coverage_in_front, in_halo
 from rendering.inverse import field_jacobian, invert_uv_field
 from rendering.resampling import Box, resize_frame, sample_field
 from rendering.trained_run import TrainedRun
@@ -33,10 +34,7 @@ SAMPLES_BYTES = 1_500_000_000  # Memory for samples; fewer frames are sampled if
 CHUNK_SAMPLES = 4e7  # Samples that are averaged at once.
 MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in frames.
 LUMINANCE_TOLERANCE = 10 / 255  # A sample counts if its luminance differs by at most this from the median.
-LEAST_COVERAGE = 0.02  # Coverage by objects above which a pixel's colour is not that of a layer behind them alone.
-# Distance to an object, as a share of the frame's long edge, up to which its motion blur or defocus still tints pixels
-# though its opacity there is 0. Where nothing else shows a texel, these pixels count by a small weight.
-HALO_SIZE, HALO_WEIGHT = 1 / 250, 1e-3
+HALO_WEIGHT = 1e-3  # Weight of pixels that an object in front may tint; they count where nothing else shows a texel.
 LEAST_LIGHT = 0.1  # Least factor of light by which colours are divided.
 OUTLINED_FRAMES = 3  # Frames whose outlines the guide shows.
 GRID_PX = 100  # Distance of the lines of the guide, in pixels.
@@ -208,21 +206,14 @@ def warp_frame_to_atlas(
     color = sample_field(picture, positions, cv2.INTER_CUBIC)
     visibility = sample_field(frame.visibility[layer], positions)
     relative_sharpness = 1 / np.maximum(smallest_uv_step(frame.uv[layer]) / image.uv_per_pixel, 1.0)
-    clearness = sample_field(np.where(in_halo(frame, layer), HALO_WEIGHT, 1).astype(np.float32), positions)
+    is_tinted = in_halo(coverage_in_front(frame.alpha, layer))
+    clearness = sample_field(np.where(is_tinted, HALO_WEIGHT, 1).astype(np.float32), positions)
     weight = np.where(
         is_found & (visibility > VISIBLE),
         visibility**4 * sample_field(relative_sharpness.astype(np.float32), positions) ** 4 * clearness,
         0,
     )
     return to_8_bit(color), weight.astype(np.float16)
-
-
-def in_halo(frame: Frame, layer: int) -> NDArray[np.bool_]:
-    """Return which pixels (H, W) of a layer lie so near to an object in front of it that they may be tinted by it."""
-    in_front = 1 - np.prod(1 - frame.alpha[:layer], axis=0)
-    radius = round(HALO_SIZE * max(frame.alpha.shape[1:]))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
-    return cv2.dilate((in_front > LEAST_COVERAGE).astype(np.uint8), kernel) > 0
 
 
 def mean_near_median(colors: Pixels, weights: Floats) -> Floats:

@@ -13,7 +13,6 @@ from tqdm import tqdm
 import media
 from editing.atlas_file import AtlasFile, LayerImage
 from editing.layer_edit import LayerEdit
-from export.atlas import in_halo
 from export.shadows import Flags, find_shadow
 from export.st_maps import write_st_map
 from grids.matting import continue_colors
@@ -21,6 +20,7 @@ from media import Pixels, to_8_bit
 from media.contact_sheet import contact_sheet
 from rendering.atlas_view import compute_atlas_uv
 from rendering.frames import VISIBLE, Floats, Frame, render_frames
+from rendering.halo import coverage_in_front, in_halo
 from rendering.inverse import invert_uv_field
 from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
@@ -123,7 +123,7 @@ def make_clean_plate(
     """
     if plate is None:
         return CleanPlate(source, source, np.zeros(source.shape[:2], bool), False)
-    is_covered = in_halo(frame, plate.layer)
+    is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer))
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
     atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
     lit_color = (atlas_color if frame.light is None else atlas_color * frame.light).clip(0, 1)

@@ -85,6 +85,11 @@ class Lattice:
         """Number of rows and columns, (h, w)."""
         return len(self.rows_px), len(self.columns_px)
 
+    @property
+    def is_on_pixels(self) -> bool:
+        """Whether all positions are centers of pixels."""
+        return all(bool((axis == axis.round()).all()) for axis in (self.rows_px, self.columns_px))
+
     def crop(self, rows: slice, columns: slice) -> "Lattice":
         """Return the lattice of some rows and columns."""
         return Lattice(self.rows_px[rows], self.columns_px[columns], self.size)

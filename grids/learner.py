@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import loss_utils
 from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
-from grids.fields import Lattice, add_tensors
+from grids.fields import Lattice, add_tensors, to_device_async
 from grids.losses import Photometric, prior_loss, relative_jacobians
 from grids.matting import solve_mattes
 from grids.model import GridFrames, GridModel, Spacing
@@ -24,11 +25,13 @@ from implicit_neural_networks import Model, check_object_count, visibility
 from masks.refinement import remove_specks
 from media import Pixels
 from media.flows import BACKWARD, FORWARD
+from parallel.side_by_side import Cores, count_cores
 from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
 PHOTOMETRIC_PARTS = ("color", "gradient", "color_unlit", "gradient_unlit")
 FLOW_STRIDE_PX = 4  # Spacing of the lattice for rigidity and flow; mappings are smooth, and its offset is random.
+COLOR_RANGE = (0.0, 1.0)  # Range in which the colours of atlases are rendered.
 SPECK_LOGIT = 12.0  # Amount by which the logit of opacity is lowered where a speck is removed.
 
 
@@ -41,6 +44,38 @@ class Stage:
     frames: Tensor  # (T, 3, h, w) uint8
 
 
+@dataclass
+class Batch:
+    """What one step looks at: P pairs of neighbouring frames, the frames of a pair side by side."""
+
+    t: Tensor  # (2 P,) frame numbers, on the CPU
+    stage: Stage
+    progress: float  # how much of the run is done, 0 to 1
+    lattice: Lattice  # for rigidity and flow
+    crop: tuple[slice, slice]  # rows and columns of the frames that make up the lattice
+    flow_weights: Tensor  # (2 P, N) weight of the flow from each frame to its partner, at the points of the lattice
+
+
+@dataclass
+class PartFrames:
+    """Some frames of a batch, and the frames to which their flow leads."""
+
+    own: GridFrames
+    positions: list[int]  # of the own frames in the batch, one after the other
+    others: GridFrames
+    targets: Tensor  # for each own frame the number of its partner among the others
+
+
+@dataclass
+class Part:
+    """The terms of some frames of a batch, and their derivatives."""
+
+    terms: dict[str, Tensor]
+    # Name of a grid with nodes in every frame, positions of its frames in the batch, derivative by their nodes.
+    frames: list[tuple[str, list[int], Tensor | None]]
+    shared: dict[str, Tensor | None]  # derivatives by everything else, by name
+
+
 class GridLearner:
     """A GridModel with its optimizer and its batches; see `training.learner.Learner` for the interface."""
 
@@ -50,6 +85,7 @@ class GridLearner:
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
         self.video, self.config = video, config
         self.optimizer = RowSparseAdam()
+        self.cores = Cores(count_cores() if video.device.type == "cpu" else 1)
         # Frames and offsets are drawn on the CPU, so that the loop never waits for a GPU to know what comes next.
         self.rng = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(config.seed)
         self.pending_pairs: list[int] = []  # first frames of the pairs that are still to come in this round
@@ -77,6 +113,7 @@ class GridLearner:
         self.start_inverse = torch.linalg.inv(jacobians)  # (L, T, 2, 2)
         scales = [self.model.texels_per_pixel(layer) for layer in range(len(jacobians))]
         self.texels_per_pixel = torch.stack(scales)  # (L, T)
+        self.is_refined = ~self.model.is_kept.cpu()  # (F, T), on the CPU
         self.stage = self.make_stage(stride)
 
     # coarse to fine
@@ -154,64 +191,135 @@ class GridLearner:
 
     def step(self, iteration: int, progress: float) -> dict[str, Tensor]:
         """Do one iteration; progress is how much of the run is done, 0 to 1. Returns the weighted terms, detached."""
+        batch = self.draw_batch(progress)
+        self.frames_used += len(batch.t)
+        parts = self.cores.map(lambda positions: self.part_gradients(batch, positions), self.divide(batch))
+        self.optimizer_step(batch, parts)
+        names = [name for name in parts[0].terms if name != "photometric"]
+        return {name: add_tensors(part.terms[name] for part in parts) for name in names}
+
+    def draw_batch(self, progress: float) -> "Batch":
+        """Draw the frames of the next step, and the lattice for rigidity and flow, which has a random offset."""
         stage = self.set_resolution(self.stride_at(progress))
         t = self.next_pairs(self.pairs_at(stage.stride))
-        self.frames_used += len(t)
-        batch = GridFrames(self.model, t, training=True)
-        terms = self.frame_terms(batch, stage, progress) | self.motion_terms(batch)
+        size, step = self.model.shape.size[1:], FLOW_STRIDE_PX
+        first_row, first_column = torch.randint(0, step, (2,), generator=self.rng).tolist()
+        crop = slice(first_row, None, step), slice(first_column, None, step)
+        rows, columns = (torch.arange(side)[part].float() for side, part in zip(size, crop, strict=True))
+        return Batch(t, stage, progress, Lattice(rows, columns, size), crop, self.flow_weights(t, crop))
+
+    def flow_weights(self, t: Tensor, crop: tuple[slice, slice]) -> Tensor:
+        """Return the weight of the flow of each frame t (K,) to its partner at the lattice points of a crop, (K, N).
+
+        Only valid flow counts. Forward and backward have means of their own, as published, so the weights of all
+        forward flow of a batch add up to one half.
+        """
+        device = self.video.device
+        direction = to_device_async(torch.tensor([FORWARD, BACKWARD]).repeat(len(t) // 2), device)
+        valid = self.video.flow_valid[:, :, crop[0], crop[1]][direction, to_device_async(t, device)].flatten(1).float()
+        totals = valid.view(-1, 2, valid.shape[1]).sum((0, 2)).clamp(min=1)
+        return valid / (2 * totals.repeat(len(t) // 2)[:, None])
+
+    def divide(self, batch: "Batch") -> list[list[int]]:
+        """Divide the frames of a batch, by their positions in it, among the cores; a GPU takes all of them at once."""
+        count = min(self.cores.count, len(batch.t))
+        bounds = [len(batch.t) * part // count for part in range(count + 1)]
+        return [list(range(first, end)) for first, end in pairwise(bounds)]
+
+    def part_gradients(self, batch: "Batch", positions: list[int]) -> "Part":
+        """Compute the terms of some frames of a batch, and their derivatives by everything that training changes.
+
+        The terms of all parts add up to those of the batch. Nothing of the model is changed, so that threads can do
+        this side by side.
+        """
+        partners = [position ^ 1 for position in positions]  # Pairs are side by side in the batch.
+        own = GridFrames(self.model, batch.t[positions], training=True)
+        if set(partners) <= set(positions):
+            others, targets = own, [positions.index(partner) for partner in partners]
+        else:
+            others, targets = GridFrames(self.model, batch.t[partners], training=True), list(range(len(partners)))
+        frames = PartFrames(own, positions, others, to_device_async(torch.tensor(targets), own.t.device))
+        terms = self.frame_terms(frames, batch) | self.motion_terms(frames, batch)
         # The photometric term is the sum of these four already.
         total = add_tensors(value for name, value in terms.items() if name not in PHOTOMETRIC_PARTS)
-        total.backward()
-        self.optimizer_step(batch, progress)
-        terms.pop("photometric")
-        return {name: value.detach() for name, value in terms.items()}
+        leaves = [(name, positions, leaf) for name, leaf in own.leaves.items()]
+        if others is not own:
+            leaves += [(name, partners, leaf) for name, leaf in others.leaves.items()]
+        shared = self.shared_tensors()
+        gradients = torch.autograd.grad(total, [leaf for *_, leaf in leaves] + list(shared.values()), allow_unused=True)
+        return Part(
+            {name: value.detach() for name, value in terms.items()},
+            [(name, at, gradient) for (name, at, _), gradient in zip(leaves, gradients, strict=False)],
+            dict(zip(shared, gradients[len(leaves) :], strict=True)),
+        )
 
-    def frame_terms(self, batch: GridFrames, stage: Stage, progress: float) -> dict[str, Tensor]:
+    def shared_tensors(self) -> dict[str, Tensor]:
+        """Return everything that training changes and that belongs to no single frame, by name."""
+        fields = self.model.named_fields().items()
+        grids = {
+            f"{name}.{level}": grid.values
+            for name, levels in fields
+            for level, grid in enumerate(levels)
+            if not grid.is_per_frame
+        }
+        return grids | {f"atlases.{layer}": atlas for layer, atlas in enumerate(self.model.atlases)}
+
+    def frame_terms(self, frames: "PartFrames", batch: "Batch") -> dict[str, Tensor]:
         """Return the weighted terms of whole frames: sparsity, prior, colour, gradient and light."""
-        config, lattice = self.config, stage.lattice
+        config, lattice, own = self.config, batch.stage.lattice, frames.own
         background = len(self.model.layers) - 1
         pixels = len(batch.t) * lattice.shape[0] * lattice.shape[1]
         sparsity, priors = [], []
-        rendered = batch.color(background, batch.texels(background, lattice))
+        rendered = own.color(background, own.texels(background, lattice))
         for index in reversed(range(background)):
-            rows, columns = batch.box_slices(index, lattice)
+            rows, columns = own.box_slices(index, lattice)
             part = lattice.crop(rows, columns)
-            logit, box_mask = batch.logit(index, part), batch.box_mask(index, part)
+            logit, box_mask = own.logit(index, part), own.box_mask(index, part)
             alpha = torch.sigmoid(logit) * box_mask
-            color = batch.color(index, batch.texels(index, part))
+            color = own.color(index, own.texels(index, part))
             behind = rendered[:, :, rows, columns]
             rendered = rendered.clone()
             rendered[:, :, rows, columns] = behind + alpha * (color - behind)
-            hidden_color = ((1 - alpha.detach()) * color).square().sum() / pixels
+            hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
             sparsity.append(config.sparsity_coeff * hidden_color)
-            expected = part.interpolate(self.probability[index, batch.t][:, None])
-            # Masks do not show what an object in front hides.
-            weight = box_mask * part.interpolate(self.unhidden_probability(index, batch.t)) if index else box_mask
-            is_refined = ~self.model.is_kept[index, batch.t]  # Kept masks need no prior: opacity follows them anyway.
-            prior = (prior_loss(logit, expected) * weight * is_refined[:, None, None, None]).sum() / pixels
-            priors.append(self.prior_weight(progress) * prior)
-        terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors(priors)}
-        return terms | self.photometric_terms(batch, stage, rendered)
+            if bool(self.is_refined[index, own.t_on_cpu].any()):
+                prior = self.prior_sum(index, own, part, logit, box_mask) / pixels
+                priors.append(self.prior_weight(batch.progress) * prior)
+        terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors([batch.flow_weights.new_zeros(()), *priors])}
+        photometric = self.photometric_terms(own, batch.stage, rendered)
+        share = len(own.t) / len(batch.t)
+        return terms | {name: share * value for name, value in photometric.items()}
 
-    def photometric_terms(self, batch: GridFrames, stage: Stage, rendered: Tensor) -> dict[str, Tensor]:
+    def prior_sum(self, index: int, own: GridFrames, part: Lattice, logit: Tensor, box_mask: Tensor) -> Tensor:
+        """Return the summed cross-entropy of an object's opacity with its refined masks on a part of the lattice.
+
+        Kept masks need no prior, because opacity follows them anyway. logit, box_mask: (K, 1, h, w).
+        """
+        expected = part.interpolate(self.probability[index, own.t][:, None])
+        # Masks do not show what an object in front hides.
+        weight = box_mask * part.interpolate(self.unhidden_probability(index, own.t)) if index else box_mask
+        is_refined = ~self.model.is_kept[index, own.t]
+        return (prior_loss(logit, expected) * weight * is_refined[:, None, None, None]).sum()
+
+    def photometric_terms(self, frames: GridFrames, stage: "Stage", rendered: Tensor) -> dict[str, Tensor]:
         """Compare rendered frames (K, 3, h, w), before light, with the clip. Returns the weighted terms.
 
         "photometric" is the sum of PHOTOMETRIC_PARTS: colour and gradient with light, and (`unlit_coeff`) without it.
         The parts cannot be differentiated.
         """
         config, terms = self.config, {}
-        target = stage.frames[batch.t].contiguous() / 255
+        target = stage.frames[frames.t].contiguous() / 255
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
         weights = config.rgb_coeff, gradient_weight
         photometric = []
         if len(self.model.light):
-            terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in batch.nodes["light"])
+            terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in frames.nodes["light"])
             if config.unlit_coeff:
                 total, color, gradient = Photometric.apply(rendered, target, *weights)
                 photometric.append(config.unlit_coeff * total)
                 terms["color_unlit"] = config.unlit_coeff * config.rgb_coeff * color
                 terms["gradient_unlit"] = config.unlit_coeff * gradient_weight * gradient
-            rendered = rendered * batch.light(stage.lattice)
+            rendered = rendered * frames.light(stage.lattice)
         total, color, gradient = Photometric.apply(rendered, target, *weights)
         terms["photometric"] = add_tensors([*photometric, total])
         return terms | {"color": config.rgb_coeff * color, "gradient": gradient_weight * gradient}
@@ -229,21 +337,19 @@ class GridLearner:
         config = self.config
         return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * progress))
 
-    def motion_terms(self, batch: GridFrames) -> dict[str, Tensor]:
-        """Return the weighted terms of rigidity and flow, on a sparse lattice with a random offset."""
-        size, step = self.model.shape.size[1:], FLOW_STRIDE_PX
-        first_row, first_column = torch.randint(0, step, (2,), generator=self.rng).tolist()
-        rows, columns = slice(first_row, None, step), slice(first_column, None, step)
-        lattice = Lattice(torch.arange(size[0])[rows].float(), torch.arange(size[1])[columns].float(), size)
-        texels = [batch.texels(layer.index, lattice) for layer in self.model.layers]
-        alpha = torch.stack([batch.alpha(layer.index, lattice) for layer in self.model.layers.foregrounds])
+    def motion_terms(self, frames: "PartFrames", batch: "Batch") -> dict[str, Tensor]:
+        """Return the weighted terms of rigidity and flow, on the sparse lattice of the batch."""
+        lattice, own = batch.lattice, frames.own
+        share, step = len(own.t) / len(batch.t), FLOW_STRIDE_PX
+        texels = [own.texels(layer.index, lattice) for layer in self.model.layers]
+        alpha = torch.stack([own.alpha(layer.index, lattice) for layer in self.model.layers.foregrounds])
         terms = {}
         for layer in self.model.layers:
-            start_inverse = self.start_inverse_at(layer.index, batch.t, lattice)
-            jacobians = relative_jacobians(texels[layer.index], start_inverse, (step, step))
-            rigidity = loss_utils.rigidity_loss(jacobians).mean()
-            terms[f"rigidity_{layer.name}"] = self.config.rigidity_coeff * rigidity
-        return terms | self.flow_terms(batch, lattice, (rows, columns), texels, alpha)
+            start_inverse = self.start_inverse_at(layer.index, own.t, lattice)
+            columns = relative_jacobians(texels[layer.index], start_inverse, (step, step))
+            rigidity = loss_utils.rigidity_of_columns(*columns, dim=1).mean()
+            terms[f"rigidity_{layer.name}"] = self.config.rigidity_coeff * share * rigidity
+        return terms | self.flow_terms(frames, batch, texels, alpha)
 
     def start_inverse_at(self, layer: int, t: Tensor, lattice: Lattice) -> Tensor:
         """Return the inverse derivative of a layer's start for `relative_jacobians`, in frames t (K,).
@@ -257,42 +363,35 @@ class GridLearner:
         return inverse.unflatten(1, (lattice.shape[0] - 1, lattice.shape[1] - 1))
 
     def flow_terms(
-        self, batch: GridFrames, lattice: Lattice, crop: tuple[slice, slice], texels: list[Tensor], alpha: Tensor
+        self, frames: "PartFrames", batch: "Batch", texels: list[Tensor], alpha: Tensor
     ) -> dict[str, Tensor]:
-        """Return the weighted flow terms of mappings (Eq. 11) and opacity (Eq. 12), forward and backward in each pair.
+        """Return the weighted flow terms of mappings (Eq. 11) and opacity (Eq. 12), from each frame to its partner.
 
-        crop: rows and columns of the frames that make up the lattice. texels: (K, 2, h, w) of each layer on the
-        lattice. alpha (F, K, 1, h, w): the objects' opacity on it.
+        texels: (K, 2, h, w) of each layer on the lattice of the batch. alpha (F, K, 1, h, w): the objects' opacity on
+        it.
         """
-        config, video, layers, device = self.config, self.video, self.model.layers, batch.t.device
-        rows, columns = crop
-        first = torch.arange(0, len(batch.t), 2, device=device)
-        source, target = torch.cat((first, first + 1)), torch.cat((first + 1, first))
-        direction = torch.cat((torch.full_like(first, FORWARD), torch.full_like(first, BACKWARD)))
-        t = batch.t[source]
-        flow = video.flow_steps[:, :, rows, columns][direction, t]  # cropped before the index makes a copy
-        flow = flow * video.flow_unit_px[direction, t][:, None, None, None]
-        valid = video.flow_valid[:, :, rows, columns][direction, t].flatten(1).float()
-        matches_px = lattice.points(device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
-        source_alpha = alpha[:, source].flatten(0, 1).view(len(layers) - 1, -1, 1)
-        layer_visibility = visibility(source_alpha).view(len(layers), len(source), -1)
+        config, video, layers, own, others = self.config, self.video, self.model.layers, frames.own, frames.others
+        t, targets, (rows, columns) = own.t, frames.targets, batch.crop
+        direction = [BACKWARD if position % 2 else FORWARD for position in frames.positions]
+        directions = to_device_async(torch.tensor(direction), t.device)
+        flow = video.flow_steps[:, :, rows, columns][directions, t]  # cropped before the index makes a copy
+        flow = flow * video.flow_unit_px[directions, t][:, None, None, None]
+        weights = batch.flow_weights[frames.positions[0] : frames.positions[-1] + 1]
+        matches_px = batch.lattice.points(t.device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
+        layer_visibility = visibility(alpha.flatten(0, 1).view(len(layers) - 1, -1, 1)).view(len(layers), len(t), -1)
         terms = {}
         for layer in layers:
-            source_texels = texels[layer.index][source].flatten(2)
-            target_texels = batch.map_points(layer.index, target, matches_px)
-            distance = loss_utils.flow_loss(source_texels.transpose(1, 2), target_texels.transpose(1, 2), 1.0)
-            distance_px = distance / self.texels_per_pixel[layer.index, t][:, None]
-            # Forward and backward have means of their own, as published.
-            values = (layer_visibility[layer.index] * distance_px).view(2, -1)
-            means = loss_utils.masked_mean(values, valid.view(2, -1))
-            terms[f"flow_{layer.name}"] = config.optical_flow_coeff * means.mean()
+            target_texels = others.map_points(layer.index, targets, matches_px)
+            start, end = texels[layer.index].flatten(2).transpose(1, 2), target_texels.transpose(1, 2)
+            distance_px = loss_utils.flow_loss(start, end, 1.0) / self.texels_per_pixel[layer.index, t][:, None]
+            total = (layer_visibility[layer.index] * distance_px * weights).sum()
+            terms[f"flow_{layer.name}"] = config.optical_flow_coeff * total
         changes = []
         for layer in layers.foregrounds:
-            target_alpha = torch.sigmoid(batch.sample_logit(layer.index, target, matches_px))
-            target_alpha = target_alpha * inside_boxes(self.model.boxes[layer.index, batch.t[target]], matches_px)
-            changes.append((target_alpha - alpha[layer.index, source].flatten(1)).abs())
-        means = loss_utils.masked_mean(add_tensors(changes).view(2, -1), valid.view(2, -1))
-        terms["flow_alpha"] = config.alpha_flow_factor * means.mean()
+            target_alpha = torch.sigmoid(others.sample_logit(layer.index, targets, matches_px))
+            target_alpha = target_alpha * inside_boxes(self.model.boxes[layer.index, others.t[targets]], matches_px)
+            changes.append((target_alpha - alpha[layer.index].flatten(1)).abs())
+        terms["flow_alpha"] = config.alpha_flow_factor * (add_tensors(changes) * weights).sum()
         return terms
 
     def rate_factor(self, progress: float) -> float:
@@ -300,28 +399,28 @@ class GridLearner:
         begin = self.config.grid_decay_from
         return self.config.grid_rate_end ** max(0.0, (progress - begin) / (1 - begin))
 
-    def optimizer_step(self, batch: GridFrames, progress: float) -> None:
+    @torch.no_grad()
+    def optimizer_step(self, batch: "Batch", parts: list["Part"]) -> None:
         """Let the optimizer change the parameters that the batch used."""
-        config, factor = self.config, self.rate_factor(progress)
+        config, factor = self.config, self.rate_factor(batch.progress)
         rates = {
             "mappings": config.grid_rate_mapping,
             "alphas": config.grid_rate_alpha,
             "light": config.grid_rate_light,
+            "atlases": config.grid_rate_atlas,
         }
-        for name, grids in self.model.named_fields().items():
+        rows = to_device_async(batch.t, self.video.device)
+        fields = self.model.named_fields()
+        for name, gradient in add_frame_gradients(parts, len(rows)).items():
+            field, level = name.rsplit(".", 1)
             rate = rates[name.split(".")[0]] * factor
-            for level, grid in enumerate(grids):
-                leaf = batch.leaves.get(f"{name}.{level}")
-                if leaf is not None and leaf.grad is not None:
-                    self.optimizer.step(f"{name}.{level}", grid.values, leaf.grad, rate, batch.t)
-                elif leaf is None and grid.values.grad is not None:
-                    self.optimizer.step(f"{name}.{level}", grid.values, grid.values.grad, rate)
-                    grid.values.grad = None
-        for layer, atlas in enumerate(self.model.atlases):
-            if atlas.grad is not None:
-                self.optimizer.step(f"atlases.{layer}", atlas, atlas.grad, config.grid_rate_atlas * factor)
-                atlas.grad = None
-                atlas.data.clamp_(0, 1)  # the range in which colours are rendered
+            self.optimizer.step(name, fields[field][int(level)].values, [gradient], rate, rows)
+        for name, values in self.shared_tensors().items():
+            gradients = [each for part in parts if (each := part.shared[name]) is not None]
+            if gradients:
+                limits = COLOR_RANGE if name.startswith("atlases.") else None
+                rate = rates[name.split(".")[0]] * factor
+                self.optimizer.step(name, values, gradients, rate, limits=limits, run=self.cores.map)
 
     # files
 
@@ -358,6 +457,20 @@ class GridLearner:
             self.rng.set_state(checkpoint["grid_random_state"].cpu())
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
+
+
+def add_frame_gradients(parts: list[Part], count: int) -> dict[str, Tensor]:
+    """Return the derivatives by the nodes of the `count` frames of a batch, (count, C, ny, nx), by name of the grid."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, positions, gradient in part.frames:
+            if gradient is None:
+                continue
+            if name not in total:
+                total[name] = gradient.new_zeros(count, *gradient.shape[1:])
+            for row, position in enumerate(positions):
+                total[name][position] += gradient[row]
+    return total
 
 
 @torch.no_grad()

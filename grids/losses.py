@@ -53,8 +53,8 @@ class Photometric(torch.autograd.Function):
         return derivative * total_derivative, None, None, None
 
 
-def relative_jacobians(texels: Tensor, start_inverse: Tensor, step_px: tuple[float, float]) -> Tensor:
-    """Return the derivatives of mappings by (x, y), relative to the closed-form start, (K, h - 1, w - 1, 2, 2).
+def relative_jacobians(texels: Tensor, start_inverse: Tensor, step_px: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return the derivatives of mappings by x and by y, relative to the closed-form start, (K, 2, h - 1, w - 1) each.
 
     texels (K, 2, h, w): atlas positions of lattice points that are step_px (x, y) apart. start_inverse: inverse
     derivative of the start, (K, h - 1, w - 1, 2, 2), or (K, 1, 1, 2, 2) where it is the same everywhere. A mapping that
@@ -63,8 +63,8 @@ def relative_jacobians(texels: Tensor, start_inverse: Tensor, step_px: tuple[flo
     """
     along_x = (texels[:, :, 1:, 1:] - texels[:, :, 1:, :-1]) / step_px[0]
     along_y = (texels[:, :, 1:, 1:] - texels[:, :, :-1, 1:]) / step_px[1]
-    jacobians = torch.stack((along_x, along_y), dim=-1).permute(0, 2, 3, 1, 4)
-    return jacobians @ start_inverse
+    (a, b), (c, d) = (row.unbind(-1) for row in start_inverse[:, None].unbind(-2))
+    return along_x * a + along_y * c, along_x * b + along_y * d
 
 
 def prior_loss(logit: Tensor, probability: Tensor) -> Tensor:

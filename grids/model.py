@@ -323,17 +323,26 @@ class GridFrames:
     def map_points(self, layer: int, frames: Tensor, points_px: Tensor) -> Tensor:
         """Return the texels of any points (M, 2, N) of M of the K frames, (M, 2, N). frames (M,): from 0 to K - 1."""
         transforms = self.model.transforms[layer, self.t[frames]]
-        rays = transforms @ torch.cat((points_px, torch.ones_like(points_px[:, :1])), dim=1)
+        rays = transforms[:, :, :2] @ points_px + transforms[:, :, 2:]
         return meet_surface(rays, self.model.surface(layer)) + self.sample_field(f"mappings.{layer}", frames, points_px)
 
     def logit(self, index: int, lattice: Lattice) -> Tensor:
         """Return the logits of an object's opacity, (K, 1, h, w). They are only meaningful in the object's box."""
         learned = self.evaluate_field(f"alphas.{index}", lattice)
-        masks = self.kept_mask_logits(index)
-        if masks is None:
+        if not self.model.mask_logits.numel():
             return learned
         is_kept = self.model.is_kept[index, self.t][:, None, None, None]
-        return combine_logits(learned, lattice.interpolate(masks), is_kept)
+        return combine_logits(learned, self.lattice_mask_logits(index, lattice), is_kept)
+
+    def lattice_mask_logits(self, index: int, lattice: Lattice) -> Tensor:
+        """Return the logits of an object's kept masks on a lattice, (K, 1, h, w)."""
+        if lattice.is_on_pixels:  # Nothing lies between pixels, so nothing is interpolated.
+            device = self.model.mask_logits.device
+            rows, columns = (to_device_async(axis.long(), device) for axis in (lattice.rows_px, lattice.columns_px))
+            return self.model.mask_logits[index][self.t[:, None, None], rows[:, None], columns][:, None] * LOGIT_STEP
+        masks = self.kept_mask_logits(index)
+        assert masks is not None
+        return lattice.interpolate(masks)
 
     def sample_logit(self, index: int, frames: Tensor, points_px: Tensor) -> Tensor:
         """Return an object's logits at any points (M, 2, N) of M of the K frames, (M, N). frames (M,): 0 to K - 1."""
@@ -387,6 +396,11 @@ class GridFrames:
     def color(self, layer: int, texels: Tensor) -> Tensor:
         """Return the colour of a layer's atlas at texels (K, 2, h, w) of its full size, (K, 3, h, w)."""
         grid = to_sampling_grid(texels.permute(0, 2, 3, 1), self.model.shape.atlas_sizes[layer])
+        if self.training:  # as one tall image, so that the derivative by the atlas is added up in one place
+            tall = functional.grid_sample(
+                self.model.atlases[layer], grid.flatten(0, 1)[None], padding_mode="border", align_corners=False
+            )
+            return tall[0].unflatten(1, texels.shape[0:1] + texels.shape[2:3]).transpose(0, 1)
         # A batch of equal atlases, because grid_sample shares the images of a batch among the CPU's cores.
         atlas = self.model.atlases[layer].expand(len(texels), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)

@@ -1,5 +1,7 @@
 """Adam that changes only what a batch used: of a grid with nodes in every frame, only the frames of the batch."""
 
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -7,6 +9,7 @@ from torch import Tensor
 
 BETAS = (0.9, 0.99)  # Adam's decay rates per step, of the mean gradient and of the mean squared gradient
 EPS = 1e-12  # Added to Adam's denominator.
+PIECE = 1 << 16  # Numbers of a large tensor that are updated at once: all tensors of a piece fit into a core's cache.
 
 
 @dataclass
@@ -25,30 +28,53 @@ class RowSparseAdam:
     states: dict[str, RowState] = field(default_factory=dict)
 
     @torch.no_grad()
-    def step(self, name: str, values: Tensor, gradient: Tensor, rate: float, rows: Tensor | None = None) -> None:
+    def step(
+        self,
+        name: str,
+        values: Tensor,
+        gradients: Sequence[Tensor],
+        rate: float,
+        rows: Tensor | None = None,
+        limits: tuple[float, float] | None = None,
+        run: Callable[[Callable[[slice], None], Iterable[slice]], Iterable[None]] = map,
+    ) -> None:
         """Do one step of `values` (N, ...) in place, with the learning rate `rate`.
 
-        name: key of the tensor's state; a tensor of another shape under the same name starts anew. rows (K,): change
-        only these rows, whose gradient is (K, ...).
+        name: key of the tensor's state; a tensor of another shape under the same name starts anew. gradients: their sum
+        is the gradient. rows (K,): change only these rows, whose gradients are (K, ...). limits: lowest and highest
+        value that remains. run: calls a function for the pieces of a tensor that has one row.
         """
         if name not in self.states or self.states[name].mean.shape != values.shape:
             counts = torch.zeros(len(values), device=values.device)
             self.states[name] = RowState(torch.zeros_like(values), torch.zeros_like(values), counts)
         state = self.states[name]
-        mean, square, steps = state.mean, state.square, state.steps
-        if rows is not None:
-            mean, square, steps = mean[rows], square[rows], steps[rows]
-        mean.lerp_(gradient, 1 - BETAS[0])
-        square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        steps += 1
-        shape = (-1, *(1,) * (values.dim() - 1))
-        mean_correction, square_correction = ((1 - beta**steps).view(shape) for beta in BETAS)
-        change = mean / (square.sqrt().div_(square_correction.sqrt()).add_(EPS) * mean_correction) * -rate
         if rows is None:
-            values += change
-        else:
-            values.index_add_(0, rows, change)
-            state.mean[rows], state.square[rows], state.steps[rows] = mean, square, steps
+            state.steps += 1
+            corrections = self.corrections(state.steps, values.dim())
+            if len(values) > 1:
+                update(values, gradients, state.mean, state.square, corrections, rate, limits)
+                return
+            flat = [tensor.detach().view(-1) for tensor in (values, state.mean, state.square)]
+            flat_gradients = [gradient.reshape(-1) for gradient in gradients]
+            scalars = corrections[0].view(1), corrections[1].view(1)
+
+            def update_piece(piece: slice) -> None:
+                values_piece, mean, square = (tensor[piece] for tensor in flat)
+                update(values_piece, [each[piece] for each in flat_gradients], mean, square, scalars, rate, limits)
+
+            list(run(update_piece, pieces(values.numel(), values.device)))
+            return
+        mean, square, steps, chosen = state.mean[rows], state.square[rows], state.steps[rows] + 1, values[rows]
+        update(chosen, gradients, mean, square, self.corrections(steps, values.dim()), rate, limits)
+        values[rows] = chosen
+        state.mean[rows], state.square[rows], state.steps[rows] = mean, square, steps
+
+    @staticmethod
+    def corrections(steps: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
+        """Return Adam's corrections of both running means after so many steps of each row, (N, 1, ...)."""
+        shape = (-1, *(1,) * (dimensions - 1))
+        first, second = ((1 - beta**steps).view(shape) for beta in BETAS)
+        return first, second
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Return the state of every tensor, by name."""
@@ -57,3 +83,30 @@ class RowSparseAdam:
     def load_state_dict(self, state_dict: dict[str, dict[str, Tensor]]) -> None:
         """Replace the state by the result of an earlier `state_dict`."""
         self.states = {name: RowState(**tensors) for name, tensors in state_dict.items()}
+
+
+def pieces(count: int, device: torch.device) -> list[slice]:
+    """Divide so many numbers into pieces that fit into a core's cache; a GPU takes all of them at once."""
+    if device.type != "cpu":
+        return [slice(0, count)]
+    return [slice(first, first + PIECE) for first in range(0, count, PIECE)]
+
+
+@torch.no_grad()
+def update(
+    values: Tensor,
+    gradients: Sequence[Tensor],
+    mean: Tensor,
+    square: Tensor,
+    corrections: tuple[Tensor, Tensor],
+    rate: float,
+    limits: tuple[float, float] | None,
+) -> None:
+    """Do one step of Adam in place: of the values and of the running means of the gradient and of its square."""
+    gradient = functools.reduce(torch.add, gradients)
+    mean.lerp_(gradient, 1 - BETAS[0])
+    square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    denominator = square.sqrt().div_(corrections[1].sqrt()).add_(EPS).mul_(corrections[0])
+    values.addcdiv_(mean, denominator, value=-rate)
+    if limits is not None:
+        values.clamp_(*limits)

@@ -39,3 +39,16 @@ def map_side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) 
 def run_side_by_side(*tasks: Callable[[], Any]) -> list[Any]:
     """Return the results of some functions without arguments, which run at the same time."""
     return map_side_by_side(lambda task: task(), tasks)
+
+
+class Cores:
+    """Threads that stay, one per core, for work that is divided again and again. torch uses one thread in each."""
+
+    def __init__(self, count: int):
+        """With a count of 1, the caller's thread does the work."""
+        self.count = count
+        self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) if count > 1 else None
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Return the results of a function for all items, in their order; each core works on one item at a time."""
+        return list(map(function, items) if self.pool is None else self.pool.map(function, items))

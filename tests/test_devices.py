@@ -19,6 +19,7 @@ import rendering.trained_run
 import training.loop
 from grids.learner import GridLearner
 from media.clip import open_clip
+from parallel.side_by_side import Cores
 from rendering.trained_run import open_run
 from training.networks import NetworkLearner
 from training.runs import start_run
@@ -66,6 +67,8 @@ def start_learner(config, clip, device, generator):
     torch.manual_seed(0)
     video = load_video(open_clip(clip, config), torch.device("cpu")).to(device)
     learner = LEARNERS[config.representation](config, video, generator.manual_seed(0))
+    if isinstance(learner, GridLearner):
+        learner.cores = Cores(1)  # as on a device; with another number of parts, sums are rounded otherwise
     learner.initialize(lambda model, atlases: None)
     return learner
 

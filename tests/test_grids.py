@@ -15,12 +15,13 @@ from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_node
 from grids.learner import GridLearner, remove_opacity_specks
 from grids.losses import Photometric, relative_jacobians
 from grids.model import GridFrames, GridModel, Shape, Spacing, combine_logits
-from grids.optimizer import BETAS, EPS, RowSparseAdam
+from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam
 from grids.start import LARGEST_MASK_LOGIT, OUTLINE_LOGIT, mask_logits
 from grids.unwrap import atlas_lattice, average_atlas, fill_unknown, invert_mapping
 from implicit_neural_networks import read_checkpoint
 from masks.provenance import write_mask_note
 from media import read_mask, write_png
+from parallel.side_by_side import Cores
 from rendering.frames import render_frames
 from rendering.trained_run import load_model, open_run
 from training.loop import Trainer
@@ -115,14 +116,28 @@ def test_a_step_of_all_rows_is_a_step_of_adam():
     row_adam, torch_adam = RowSparseAdam(), torch.optim.Adam([expected], lr=0.1, betas=BETAS, eps=EPS)
     for _ in range(4):
         expected.grad = torch.randn(3, 4)
-        row_adam.step("x", values, expected.grad, 0.1, torch.arange(3))
+        row_adam.step("x", values, [expected.grad], 0.1, torch.arange(3))
         torch_adam.step()
+    torch.testing.assert_close(values, expected.detach())
+
+
+def test_a_large_atlas_is_updated_in_pieces_by_the_sum_of_its_gradients_and_stays_in_its_range():
+    values = torch.randn(1, 3, 200, 300)  # more numbers than a piece has
+    assert values.numel() > 2 * PIECE
+    expected = torch.nn.Parameter(values.clone())
+    row_adam, torch_adam = RowSparseAdam(), torch.optim.Adam([expected], lr=0.1, betas=BETAS, eps=EPS)
+    for _ in range(3):
+        gradients = [torch.randn(1, 3, 200, 300) for _ in range(2)]
+        expected.grad = gradients[0] + gradients[1]
+        row_adam.step("x", values, gradients, 0.1, limits=(-1, 1), run=Cores(2).map)
+        torch_adam.step()
+        expected.data.clamp_(-1, 1)
     torch.testing.assert_close(values, expected.detach())
 
 
 def test_rows_that_a_batch_does_not_use_keep_their_values():
     values = torch.ones(4, 2)
-    RowSparseAdam().step("x", values, torch.ones(2, 2), 0.1, torch.tensor([1, 3]))
+    RowSparseAdam().step("x", values, [torch.ones(2, 2)], 0.1, torch.tensor([1, 3]))
     assert values[[0, 2]].tolist() == [[1, 1], [1, 1]]
     assert (values[[1, 3]] < 1).all()
 
@@ -149,10 +164,9 @@ def test_a_mapping_that_kept_its_start_has_the_least_rigidity_loss_at_any_scale(
     start = torch.tensor([[[0.0, -3.0], [3.0, 0.0]]])
     y, x = torch.meshgrid(torch.arange(4.0) * 4, torch.arange(5.0) * 4, indexing="ij")
     texels = torch.einsum("kij,jyx->kiyx", start, torch.stack((x, y)))
-    jacobians = relative_jacobians(texels, torch.linalg.inv(start)[:, None, None], (4, 4))
-    torch.testing.assert_close(
-        loss_utils.rigidity_loss(jacobians), torch.full((1, 3, 4), 2 * 2**0.5), atol=1e-2, rtol=0
-    )
+    columns = relative_jacobians(texels, torch.linalg.inv(start)[:, None, None], (4, 4))
+    rigidity = loss_utils.rigidity_of_columns(*columns, dim=1)
+    torch.testing.assert_close(rigidity, torch.full((1, 3, 4), 2 * 2**0.5), atol=1e-2, rtol=0)
 
 
 # model
@@ -278,6 +292,31 @@ def test_training_goes_through_all_resolutions(clip, tmp_path):
         sizes.append(trainer.model.atlases[-1].shape[-1])
     assert sizes[0] < sizes[1] < sizes[2]
     assert abs(sizes[2] - trainer.model.shape.atlas_sizes[-1][1]) <= 1
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.9], ids=["many pairs", "one pair"])
+def test_a_step_is_the_same_however_many_cores_share_it(clip, tmp_path, progress):
+    results = []
+    for cores in (1, 2, 3, 16):
+        trainer = start_run(grid_config(clip, tmp_path / str(cores), maximum_number_of_frames=6))
+        trainer.learner.cores = Cores(cores)
+        terms = trainer.learner.step(0, progress)
+        results.append((terms, trainer.model.state_dict()))
+    for terms, state in results[1:]:
+        for name, value in results[0][0].items():
+            torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-6)
+        for name, value in results[0][1].items():
+            torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_the_frames_of_a_batch_are_divided_evenly_among_the_cores(clip, tmp_path):
+    trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
+    trainer.learner.cores = Cores(2)
+    assert trainer.learner.divide(trainer.learner.draw_batch(0.9)) == [[0], [1]]
+    trainer.learner.cores = Cores(4)
+    sizes = [len(part) for part in trainer.learner.divide(trainer.learner.draw_batch(0.0))]
+    assert sum(sizes) % 2 == 0
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_inner_frames_are_drawn_equally_often_and_the_ends_half_as_often(clip, tmp_path):
