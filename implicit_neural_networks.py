@@ -208,6 +208,10 @@ class Model(Protocol):
         """Return the pixels per unit of a layer's uv, for a clip of size (T, H, W)."""
         ...
 
+    def projection(self, layer: int) -> str:
+        """Return how a layer's frames were laid onto its atlas before training: "plane", "cylinder" or "learned"."""
+        ...
+
     def checkpoint(self) -> dict[str, Any]:
         """Return the content of a checkpoint: everything that is needed to restore the model."""
         ...
@@ -324,6 +328,10 @@ class AtlasModel(nn.Module):
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
         """Return the pixels per unit of uv, for a clip of size (T, H, W). It is the same for all layers."""
         return uv_scale_px(size[1:], self.uv_mapping_scale)
+
+    def projection(self, layer: int) -> str:
+        """Return "learned": networks may lay the frames onto the atlas in any way."""
+        return "learned"
 
     def named_networks(self) -> dict[str, nn.Module]:
         """Return the networks by their published names, in the published order: mappings, opacities, atlas."""

@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit
+from editing.new_shape import clear_free_parts, find_free_part
 from editing.render_edits import sample_attached, sample_edit_layers
 from editing.splatting import splat_attached, splat_frame
 from evaluation.image_metrics import psnr
@@ -22,6 +24,8 @@ from rendering.inverse import locate_uv
 from rendering.trained_run import TrainedRun
 from scenes.catalogue import HAT_CENTER, HAT_RADII
 from scenes.scene import Scene, ellipse
+
+Flags = NDArray[np.bool_]
 
 MARKS = 200  # Marks on each marked frame.
 MARKED_FRAMES = 3  # Frames with marks or paint: at a quarter, half and three quarters of the clip.
@@ -171,6 +175,35 @@ def measure_hat(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, f
     return {"hat_px": float(np.mean(errors)), "hat_psnr": float(np.mean(psnrs))} if errors else {}
 
 
+def measure_shape(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
+    """Measure a new shape: on the middle frame only the upper half of the front object remains.
+
+    Returns the mean PSNR (dB) of what then shows in place of the lower half in other frames, against the background's
+    true picture. Nothing is returned for scenes with several objects.
+    """
+    t, front = len(run.clip) // 2, scene.layers[0]
+    if scene.objects > 1:
+        return {}
+
+    def remains(time: int) -> Flags:
+        """Return which pixels (H, W) of a frame lie in the upper half of the object's photograph."""
+        return np.asarray(front.to_photograph(scene.grid(), time)[..., 1] < front.pivot[1])
+
+    part = find_free_part(run.model, attach_paint(store.frame(t), [0]), remains(t).astype(np.float32), 0)
+    if part is None:
+        return {}
+    psnrs = []
+    for other in evenly_spaced_indices(len(run.clip), TARGET_FRAMES):
+        is_freed = (scene.front_layer(scene.grid(), other) == 0) & ~remains(other)
+        if other == t or not is_freed.any():
+            continue
+        frame = store.frame(other)
+        behind, cleared = clear_free_parts(run.model, frame, attach_paint(frame, [0]), [part])
+        picture = run.clip.frame(other).astype(np.float32) / 255 * (1 - cleared) + behind
+        psnrs.append(psnr(picture[is_freed], scene.background_at(scene.grid(), other)[is_freed] / 255))
+    return {"shape_psnr": float(np.mean(psnrs))} if psnrs else {}
+
+
 def measure_against_scene(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str, float]:
     """Return all metrics that need the truth of the scene.
 
@@ -185,4 +218,5 @@ def measure_against_scene(run: TrainedRun, store: FrameStore, scene: Scene) -> d
     psnrs = [value for value in round_trip_psnrs(run, store, scene) if math.isfinite(value)]
     if psnrs:
         metrics["round_trip_psnr"] = float(np.mean(psnrs))
-    return metrics | measure_steadiness(run, store, scene) | measure_hat(run, store, scene)
+    metrics |= measure_steadiness(run, store, scene) | measure_hat(run, store, scene)
+    return metrics | measure_shape(run, store, scene)

@@ -31,6 +31,7 @@ COLUMNS = {  # heading and number format of each metric
     "round_trip_psnr": ("edit round trip, dB", "{:.2f}"),
     "hat_px": ("hat's placement error, px", "{:.2f}"),
     "hat_psnr": ("hat, dB", "{:.1f}"),
+    "shape_psnr": ("behind a new shape, dB", "{:.1f}"),
     **{name: (heading, "{:.2f}" if name == "uv_spread_px" else "{:.1f}") for name, heading in TRACK_COLUMNS.items()},
     "warp_error_short": ("warp error, 1 frame", "{:.5f}"),
     "warp_error_long": ("warp error, 10 frames", "{:.5f}"),

@@ -29,6 +29,7 @@ class LayerImage:
     v: float
     uv_per_pixel: float
     padding_px: int = 0  # pixels by which the opaque part is larger than the part that is visible in frames
+    projection: str = "plane"  # how the frames were laid onto the atlas, see `Model.projection`
 
     def view(self, model: Model, size: tuple[int, int], corner: tuple[float, float] | None) -> AtlasView:
         """Return the part of the shared atlas that an edit of `size` (width, height) covers.

@@ -123,7 +123,7 @@ def plan_layer_image(
         step = float(extent.max()) / max(resolution - 1 - 2 * margin_px, 1)
     width, height = (np.ceil(extent / step).astype(int) + 1 + 2 * margin_px).tolist()
     u, v = (low - margin_px * step).tolist()
-    return LayerImage(name, layer, width, height, u, v, step, padding_px)
+    return LayerImage(name, layer, width, height, u, v, step, padding_px, run.model.projection(layer))
 
 
 def smallest_uv_step(uv: Floats) -> Floats:

@@ -143,6 +143,10 @@ class GridModel(nn.Module):
         """Return the surface of a layer's atlas, as the functions in `grids.surfaces` take it."""
         return self.unrolled_to_texels if self.shape.has_cylinder and self.layers[layer].is_background else None
 
+    def projection(self, layer: int) -> str:
+        """Return the projection of a layer's atlas; see `Model.projection`."""
+        return "plane" if self.surface(layer) is None else "cylinder"
+
     def start_jacobians(self, layer: int) -> Tensor:
         """Return the derivatives of a layer's closed-form start at the middle of each frame, (T, 2, 2)."""
         return middle_jacobians(self.transforms[layer], self.shape.size[1:], self.surface(layer))

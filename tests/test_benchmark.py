@@ -1,12 +1,14 @@
 """The benchmark: metrics that need exact ground truth, one table, and continuing after a stop."""
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, tiny_config, write_config
+from conftest import ROOT, draw, run_script, tiny_config, write_config
 
 from benchmarks.alignment import alignment_errors, transform_errors_px
+from benchmarks.busy import busy_process
 from benchmarks.measure import measure_against_scene, placement_errors
 from benchmarks.table import markdown_table
 from implicit_neural_networks import AtlasModel
@@ -53,6 +55,7 @@ def test_a_run_that_equals_the_truth_has_perfect_metrics(scene, perfect_run):
     assert metrics["placement_within_1"] > 0.99
     assert metrics["round_trip_psnr"] > 25
     assert metrics["warp_error_short"] < 0.01
+    assert "shape_psnr" in metrics
 
 
 def test_the_placement_error_grows_with_the_drift_of_a_mapping(scene, perfect_run, tmp_path):
@@ -125,3 +128,27 @@ def test_alignment_errors_are_distances_from_the_true_positions(scene):
     still = np.tile(np.eye(3), (8, 1, 1))
     mean, largest = transform_errors_px(scene, 1, still)  # The camera pans, so that only the middle frame fits.
     assert largest > mean > 1.0
+
+
+def test_the_benchmark_beside_a_busy_process_measures_every_condition_and_ends_the_process(tmp_path):
+    clip = draw(tmp_path / "data")
+    result = run_script("benchmarks/busy.py", "--clip", clip, "--seconds", 0.2)
+    assert result.returncode == 0, result.stderr
+    rows = [line for line in result.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[1:]] == ["alone", "normal priority", "lowest priority"]
+    assert rows[1].count("(100 %)") == 3
+
+
+def test_the_busy_process_is_ended_even_if_the_measurement_fails(monkeypatch):
+    started = []
+    start = subprocess.Popen
+
+    def record(*arguments, **options):
+        started.append(start(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", record)
+    with pytest.raises(ZeroDivisionError), busy_process(19):
+        assert started[0].poll() is None
+        raise ZeroDivisionError
+    assert started[0].poll() is not None

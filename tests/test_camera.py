@@ -226,6 +226,7 @@ def test_a_cylinder_is_stored_in_the_checkpoint(tmp_path):
     model = cylinder_model()
     again = GridModel.from_checkpoint(model.checkpoint(), tmp_path)
     assert again.shape.has_cylinder
+    assert [again.projection(layer) for layer in (0, 1)] == ["plane", "cylinder"]
     torch.testing.assert_close(again.unrolled_to_texels, model.unrolled_to_texels)
     before, after = (each.frame_sample(1, (2, 40, 60), True, False).uv for each in (model, again))
     torch.testing.assert_close(before, after)

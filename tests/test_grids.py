@@ -1,6 +1,7 @@
 """The explicit representation: its fields, losses, optimizer, model, start and training."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -307,6 +308,26 @@ def test_a_step_is_the_same_however_many_cores_share_it(clip, tmp_path, progress
             torch.testing.assert_close(terms[name], value, rtol=1e-4, atol=1e-6)
         for name, value in results[0][1].items():
             torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_each_core_works_on_its_part_with_one_thread_and_waits_only_at_the_end_of_a_step(clip, tmp_path, monkeypatch):
+    """So a core that another process takes delays a step once, and not at every operator."""
+    trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
+    learner = trainer.learner
+    learner.cores = Cores(2)
+    meeting, seen = threading.Barrier(2), []
+    compute = GridLearner.part_gradients
+
+    def record(self, batch, positions):
+        meeting.wait(30)  # Both parts are worked on at the same time.
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return compute(self, batch, positions)
+
+    monkeypatch.setattr(GridLearner, "part_gradients", record)
+    learner.step(0, 0.9)
+    assert len({thread for thread, _ in seen}) == 2
+    assert threading.get_ident() not in {thread for thread, _ in seen}
+    assert [threads for _, threads in seen] == [1, 1]
 
 
 def test_the_frames_of_a_batch_are_divided_evenly_among_the_cores(clip, tmp_path):
