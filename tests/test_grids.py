@@ -14,6 +14,7 @@ from command_line import UserError
 from config import load_config
 from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
 from grids.learner import GridLearner, remove_opacity_specks
+from grids.loss import GridLoss
 from grids.losses import Photometric, relative_jacobians
 from grids.model import GridFrames, GridModel, Shape, Spacing, combine_logits
 from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam
@@ -316,14 +317,14 @@ def test_each_core_works_on_its_part_with_one_thread_and_waits_only_at_the_end_o
     learner = trainer.learner
     learner.cores = Cores(2)
     meeting, seen = threading.Barrier(2), []
-    compute = GridLearner.part_gradients
+    compute = GridLoss.part_gradients
 
     def record(self, batch, positions):
         meeting.wait(30)  # Both parts are worked on at the same time.
         seen.append((threading.get_ident(), torch.get_num_threads()))
         return compute(self, batch, positions)
 
-    monkeypatch.setattr(GridLearner, "part_gradients", record)
+    monkeypatch.setattr(GridLoss, "part_gradients", record)
     learner.step(0, 0.9)
     assert len({thread for thread, _ in seen}) == 2
     assert threading.get_ident() not in {thread for thread, _ in seen}
@@ -459,9 +460,8 @@ def test_the_schedule_follows_the_config(run):
     learner = GridLearner(config, run.video, torch.Generator())
     assert [learner.pairs_at(learner.stride_at(progress)) for progress in (0.0, 0.1, 0.2)] == [3, 2, 1]
     assert [learner.rate_factor(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
-    assert [learner.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx(
-        [2000, 632, 300], rel=0.01
-    )
+    loss = GridLoss(config, run.video, run.learner.model, run.learner.probability)
+    assert [loss.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx([2000, 632, 300], rel=0.01)
 
 
 def test_spacings_come_from_the_config_and_are_stored_in_the_checkpoint(clip, tmp_path):

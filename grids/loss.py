@@ -1,0 +1,260 @@
+"""The loss of one step, and its derivatives, computed for parts of a batch side by side."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import loss_utils
+from config import Config
+from grids.fields import Lattice, add_tensors, to_device_async
+from grids.losses import Photometric, prior_loss, relative_jacobians
+from grids.model import GridFrames, GridModel
+from grids.surfaces import invert_2x2, surface_jacobians
+from implicit_neural_networks import visibility
+from media.flows import BACKWARD, FORWARD
+from unwrap_utils import Video
+
+PHOTOMETRIC_PARTS = ("color", "gradient", "color_unlit", "gradient_unlit")
+FLOW_STRIDE_PX = 4  # Spacing of the lattice for rigidity and flow; mappings are smooth, and its offset is random.
+
+
+@dataclass
+class Stage:
+    """The frames at the resolution of one stage of training."""
+
+    stride: int
+    lattice: Lattice
+    frames: Tensor  # (T, 3, h, w) uint8
+
+
+@dataclass
+class Batch:
+    """What one step looks at: P pairs of neighbouring frames, the frames of a pair side by side."""
+
+    t: Tensor  # (2 P,) frame numbers, on the CPU
+    stage: Stage
+    progress: float  # how much of the run is done, 0 to 1
+    lattice: Lattice  # for rigidity and flow
+    crop: tuple[slice, slice]  # rows and columns of the frames that make up the lattice
+    flow_weights: Tensor  # (2 P, N) weight of the flow from each frame to its partner, at the points of the lattice
+
+
+@dataclass
+class PartFrames:
+    """Some frames of a batch, and the frames to which their flow leads."""
+
+    own: GridFrames
+    positions: list[int]  # of the own frames in the batch, one after the other
+    others: GridFrames
+    targets: Tensor  # for each own frame the number of its partner among the others
+
+
+@dataclass
+class Part:
+    """The terms of some frames of a batch, and their derivatives."""
+
+    terms: dict[str, Tensor]
+    # Name of a grid with nodes in every frame, positions of its frames in the batch, derivative by their nodes.
+    frames: list[tuple[str, list[int], Tensor | None]]
+    shared: dict[str, Tensor | None]  # derivatives by everything else, by name
+
+
+class GridLoss:
+    """The loss of a GridModel on a video. It changes nothing, so threads may use it at the same time."""
+
+    def __init__(self, config: Config, video: Video, model: GridModel, probability: Tensor):
+        """probability (F, T, ny, nx): of the refined masks, at the nodes of the last grid of opacity."""
+        self.config, self.video, self.model, self.probability = config, video, model, probability
+        jacobians = torch.stack([model.start_jacobians(layer.index) for layer in model.layers])
+        self.start_inverse = torch.linalg.inv(jacobians)  # (L, T, 2, 2)
+        scales = [model.texels_per_pixel(layer.index) for layer in model.layers]
+        self.texels_per_pixel = torch.stack(scales)  # (L, T)
+        self.is_refined = ~model.is_kept.cpu()  # (F, T), on the CPU
+
+    def part_gradients(self, batch: Batch, positions: list[int]) -> Part:
+        """Compute the terms of some frames of a batch, and their derivatives by everything that training changes.
+
+        The terms of all parts add up to those of the batch. Nothing of the model is changed, so that threads can do
+        this side by side.
+        """
+        partners = [position ^ 1 for position in positions]  # Pairs are side by side in the batch.
+        own = GridFrames(self.model, batch.t[positions], training=True)
+        if set(partners) <= set(positions):
+            others, targets = own, [positions.index(partner) for partner in partners]
+        else:
+            others, targets = GridFrames(self.model, batch.t[partners], training=True), list(range(len(partners)))
+        frames = PartFrames(own, positions, others, to_device_async(torch.tensor(targets), own.t.device))
+        terms = self.frame_terms(frames, batch) | self.motion_terms(frames, batch)
+        # The photometric term is the sum of these four already.
+        total = add_tensors(value for name, value in terms.items() if name not in PHOTOMETRIC_PARTS)
+        leaves = [(name, positions, leaf) for name, leaf in own.leaves.items()]
+        if others is not own:
+            leaves += [(name, partners, leaf) for name, leaf in others.leaves.items()]
+        shared = shared_tensors(self.model)
+        gradients = torch.autograd.grad(total, [leaf for *_, leaf in leaves] + list(shared.values()), allow_unused=True)
+        return Part(
+            {name: value.detach() for name, value in terms.items()},
+            [(name, at, gradient) for (name, at, _), gradient in zip(leaves, gradients, strict=False)],
+            dict(zip(shared, gradients[len(leaves) :], strict=True)),
+        )
+
+    def frame_terms(self, frames: PartFrames, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms of whole frames: sparsity, prior, colour, gradient and light."""
+        config, lattice, own = self.config, batch.stage.lattice, frames.own
+        background = len(self.model.layers) - 1
+        pixels = len(batch.t) * lattice.shape[0] * lattice.shape[1]
+        sparsity, priors = [], []
+        rendered = own.color(background, own.texels(background, lattice))
+        for index in reversed(range(background)):
+            rows, columns = own.box_slices(index, lattice)
+            part = lattice.crop(rows, columns)
+            logit, box_mask = own.logit(index, part), own.box_mask(index, part)
+            alpha = torch.sigmoid(logit) * box_mask
+            color = own.color(index, own.texels(index, part))
+            behind = rendered[:, :, rows, columns]
+            rendered = rendered.clone()
+            rendered[:, :, rows, columns] = behind + alpha * (color - behind)
+            hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
+            sparsity.append(config.sparsity_coeff * hidden_color)
+            if bool(self.is_refined[index, own.t_on_cpu].any()):
+                prior = self.prior_sum(index, own, part, logit, box_mask) / pixels
+                priors.append(self.prior_weight(batch.progress) * prior)
+        terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors([batch.flow_weights.new_zeros(()), *priors])}
+        photometric = self.photometric_terms(own, batch.stage, rendered)
+        share = len(own.t) / len(batch.t)
+        return terms | {name: share * value for name, value in photometric.items()}
+
+    def prior_sum(self, index: int, own: GridFrames, part: Lattice, logit: Tensor, box_mask: Tensor) -> Tensor:
+        """Return the summed cross-entropy of an object's opacity with its refined masks on a part of the lattice.
+
+        Kept masks need no prior, because opacity follows them anyway. logit, box_mask: (K, 1, h, w).
+        """
+        expected = part.interpolate(self.probability[index, own.t][:, None])
+        # Masks do not show what an object in front hides.
+        weight = box_mask * part.interpolate(self.unhidden_probability(index, own.t)) if index else box_mask
+        is_refined = ~self.model.is_kept[index, own.t]
+        return (prior_loss(logit, expected) * weight * is_refined[:, None, None, None]).sum()
+
+    def photometric_terms(self, frames: GridFrames, stage: Stage, rendered: Tensor) -> dict[str, Tensor]:
+        """Compare rendered frames (K, 3, h, w), before light, with the clip. Returns the weighted terms.
+
+        "photometric" is the sum of PHOTOMETRIC_PARTS: colour and gradient with light, and (`unlit_coeff`) without it.
+        The parts cannot be differentiated.
+        """
+        config, terms = self.config, {}
+        target = stage.frames[frames.t].contiguous() / 255
+        gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
+        weights = config.rgb_coeff, gradient_weight
+        photometric = []
+        if len(self.model.light):
+            terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in frames.nodes["light"])
+            if config.unlit_coeff:
+                total, color, gradient = Photometric.apply(rendered, target, *weights)
+                photometric.append(config.unlit_coeff * total)
+                terms["color_unlit"] = config.unlit_coeff * config.rgb_coeff * color
+                terms["gradient_unlit"] = config.unlit_coeff * gradient_weight * gradient
+            rendered = rendered * frames.light(stage.lattice)
+        total, color, gradient = Photometric.apply(rendered, target, *weights)
+        terms["photometric"] = add_tensors([*photometric, total])
+        return terms | {"color": config.rgb_coeff * color, "gradient": gradient_weight * gradient}
+
+    def unhidden_probability(self, index: int, t: Tensor) -> Tensor:
+        """Return the probability that no object in front hides this one in frames t (K,), (K, 1, ny, nx)."""
+        return (1 - self.probability[:index, t]).prod(0)[:, None]
+
+    def prior_weight(self, progress: float) -> float:
+        """Return the weight of the cross-entropy with the refined masks.
+
+        It is `prior_coeff`, or the bootstrapping weight while that is larger. The bootstrapping weight is
+        `alpha_bootstrapping_factor` at the start and falls tenfold with each tenth of the run.
+        """
+        config = self.config
+        return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * progress))
+
+    def motion_terms(self, frames: PartFrames, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms of rigidity and flow, on the sparse lattice of the batch."""
+        lattice, own = batch.lattice, frames.own
+        share, step = len(own.t) / len(batch.t), FLOW_STRIDE_PX
+        texels = [own.texels(layer.index, lattice) for layer in self.model.layers]
+        alpha = torch.stack([own.alpha(layer.index, lattice) for layer in self.model.layers.foregrounds])
+        terms = {}
+        for layer in self.model.layers:
+            start_inverse = self.start_inverse_at(layer.index, own.t, lattice)
+            columns = relative_jacobians(texels[layer.index], start_inverse, (step, step))
+            rigidity = loss_utils.rigidity_of_columns(*columns, dim=1).mean()
+            terms[f"rigidity_{layer.name}"] = self.config.rigidity_coeff * share * rigidity
+        return terms | self.flow_terms(frames, batch, texels, alpha)
+
+    def start_inverse_at(self, layer: int, t: Tensor, lattice: Lattice) -> Tensor:
+        """Return the inverse derivative of a layer's start for `relative_jacobians`, in frames t (K,).
+
+        A plane's is that of the middle of the frame. A cylinder's changes too much from pixel to pixel.
+        """
+        if (surface := self.model.surface(layer)) is None:
+            return self.start_inverse[layer, t][:, None, None]
+        points = lattice.crop(slice(1, None), slice(1, None)).points(t.device)[:2]
+        inverse = invert_2x2(surface_jacobians(self.model.transforms[layer, t], points, surface))
+        return inverse.unflatten(1, (lattice.shape[0] - 1, lattice.shape[1] - 1))
+
+    def flow_terms(self, frames: PartFrames, batch: Batch, texels: list[Tensor], alpha: Tensor) -> dict[str, Tensor]:
+        """Return the weighted flow terms of mappings (Eq. 11) and opacity (Eq. 12), from each frame to its partner.
+
+        texels: (K, 2, h, w) of each layer on the lattice of the batch. alpha (F, K, 1, h, w): the objects' opacity on
+        it.
+        """
+        config, video, layers, own, others = self.config, self.video, self.model.layers, frames.own, frames.others
+        t, targets, (rows, columns) = own.t, frames.targets, batch.crop
+        direction = [BACKWARD if position % 2 else FORWARD for position in frames.positions]
+        directions = to_device_async(torch.tensor(direction), t.device)
+        flow = video.flow_steps[:, :, rows, columns][directions, t]  # cropped before the index makes a copy
+        flow = flow * video.flow_unit_px[directions, t][:, None, None, None]
+        weights = batch.flow_weights[frames.positions[0] : frames.positions[-1] + 1]
+        matches_px = batch.lattice.points(t.device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
+        layer_visibility = visibility(alpha.flatten(0, 1).view(len(layers) - 1, -1, 1)).view(len(layers), len(t), -1)
+        terms = {}
+        for layer in layers:
+            target_texels = others.map_points(layer.index, targets, matches_px)
+            start, end = texels[layer.index].flatten(2).transpose(1, 2), target_texels.transpose(1, 2)
+            distance_px = loss_utils.flow_loss(start, end, 1.0) / self.texels_per_pixel[layer.index, t][:, None]
+            total = (layer_visibility[layer.index] * distance_px * weights).sum()
+            terms[f"flow_{layer.name}"] = config.optical_flow_coeff * total
+        changes = []
+        for layer in layers.foregrounds:
+            target_alpha = torch.sigmoid(others.sample_logit(layer.index, targets, matches_px))
+            target_alpha = target_alpha * inside_boxes(self.model.boxes[layer.index, others.t[targets]], matches_px)
+            changes.append((target_alpha - alpha[layer.index].flatten(1)).abs())
+        terms["flow_alpha"] = config.alpha_flow_factor * (add_tensors(changes) * weights).sum()
+        return terms
+
+
+def shared_tensors(model: GridModel) -> dict[str, Tensor]:
+    """Return everything that training changes and that belongs to no single frame, by name."""
+    grids = {
+        f"{name}.{level}": grid.values
+        for name, levels in model.named_fields().items()
+        for level, grid in enumerate(levels)
+        if not grid.is_per_frame
+    }
+    return grids | {f"atlases.{layer}": atlas for layer, atlas in enumerate(model.atlases)}
+
+
+def add_frame_gradients(parts: list[Part], count: int) -> dict[str, Tensor]:
+    """Return the derivatives by the nodes of the `count` frames of a batch, (count, C, ny, nx), by name of the grid."""
+    total: dict[str, Tensor] = {}
+    for part in parts:
+        for name, positions, gradient in part.frames:
+            if gradient is None:
+                continue
+            if name not in total:
+                total[name] = gradient.new_zeros(count, *gradient.shape[1:])
+            for row, position in enumerate(positions):
+                total[name][position] += gradient[row]
+    return total
+
+
+def inside_boxes(boxes: Tensor, points_px: Tensor) -> Tensor:
+    """Return 1 where points (M, 2, N) are inside the boxes (M, 4) and 0 elsewhere, (M, N)."""
+    top, bottom, left, right = boxes[:, :, None].unbind(1)
+    x, y = points_px.unbind(1)
+    return ((y >= top) & (y < bottom) & (x >= left) & (x < right)).float()
