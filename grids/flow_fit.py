@@ -28,7 +28,7 @@ OUTLIERS_PX = (10.0, 5.0, 3.0)  # Residuals in pixels above these have little we
 BENDING, STRETCH = 0.05, 0.001  # Weights of the squared second and first differences of displacements between nodes.
 ANCHOR = 0.001  # Weight of squared displacements, without which the whole layer could shift.
 STEPS = 20  # Steps of conjugate gradients in each round.
-SMOOTHNESS_CURVATURE = 1.0  # Usual second derivative of the smoothness by one node, for the preconditioner.
+SMOOTHNESS_CURVATURE = 10.0  # Usual second derivative of the smoothness by one node, for the preconditioner.
 LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
 
 
