@@ -22,7 +22,7 @@ from implicit_neural_networks import Model, check_object_count
 from masks.refinement import remove_specks
 from media import Pixels
 from media.flows import BACKWARD, FORWARD
-from parallel.side_by_side import Cores, count_cores
+from parallel.side_by_side import Cores, count_cores, map_side_by_side
 from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
@@ -114,11 +114,12 @@ class GridLearner:
         """Return the objects' opacity at the nodes of its last grid, (F, T, ny, nx)."""
         nodes = self.model.last_alpha_grid(0).values.shape
         lattice = Lattice.of_nodes((nodes[2], nodes[3]), self.model.shape.size[1:])
-        frames = []
-        for t in range(self.model.shape.size[0]):
+
+        def opacity_at(t: int) -> Tensor:
             grid_frames = self.model.at_frames(t)
-            frames.append(torch.cat([grid_frames.alpha(index, lattice)[0] for index in range(len(self.model.alphas))]))
-        return torch.stack(frames, dim=1)
+            return torch.cat([grid_frames.alpha(index, lattice)[0] for index in range(len(self.model.alphas))])
+
+        return torch.stack(map_side_by_side(opacity_at, range(self.model.shape.size[0]), self.video.device), dim=1)
 
     def next_pairs(self, count: int) -> Tensor:
         """Draw up to `count` pairs of neighbouring frames; returns their frame numbers (K,), none of them twice.

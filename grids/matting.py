@@ -13,6 +13,7 @@ from grids.fields import Lattice
 from grids.model import GridFrames, GridModel
 from masks.quality import signed_distance
 from media import to_8_bit
+from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
 
 Floats = NDArray[np.floating]
@@ -40,7 +41,8 @@ def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
     frames, height, width = model.shape.size
     mattes = torch.zeros(len(model.alphas), frames, height, width, dtype=torch.uint8)
     lattice = Lattice.of_raster((width, height), (height, width))
-    for t in range(frames):
+
+    def solve_frame(t: int) -> None:
         grid_frames = model.at_frames(t)
         source = video.frames[t].cpu().numpy().astype(np.float32) / 255
         behind = render_layer(grid_frames, model.layers.background.index, lattice)
@@ -57,6 +59,8 @@ def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
             matte = np.where((hidden[crop] < SURE) & (not is_given), matte, learned)
             mattes[index, t][crop] = torch.from_numpy(to_8_bit(matte))
             behind[crop] += matte[..., None] * (color - behind[crop])
+
+    map_side_by_side(solve_frame, range(frames), video.device)
     return mattes.to(video.device)
 
 

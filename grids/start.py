@@ -183,16 +183,19 @@ def fit_light(model: GridModel, rgb: NDArray[np.uint8]) -> None:
         return
     nodes = model.named_fields()["light"][0].values
     size = nodes.shape[3] * LIGHT_PIXELS_PER_NODE, nodes.shape[2] * LIGHT_PIXELS_PER_NODE  # width, height
-    for t, frame in enumerate(rgb):
+
+    def fit_frame(t: int) -> None:
         shown = model.frame_sample(t, model.shape.size, full_range=True, with_colors=True, output_size=size).rgb
         shown_rgb = shown.view(size[1], size[0], 3).numpy()
-        true_rgb = cv2.resize(frame, size, interpolation=cv2.INTER_AREA) / np.float32(255)
+        true_rgb = cv2.resize(rgb[t], size, interpolation=cv2.INTER_AREA) / np.float32(255)
         smooth, true_smooth = (
             cv2.GaussianBlur(image, (0, 0), LIGHT_PIXELS_PER_NODE) + DARKEST_LIT for image in (shown_rgb, true_rgb)
         )
         log_ratio = np.log(true_smooth / smooth).clip(-MAX_START_LOG_LIGHT, MAX_START_LOG_LIGHT)
         values = torch.from_numpy(log_to_light_value(log_ratio)).permute(2, 0, 1)[None]
         nodes.data[t] = functional.interpolate(values, nodes.shape[2:], mode="bilinear", align_corners=True)[0]
+
+    map_side_by_side(fit_frame, range(len(rgb)))
 
 
 def keep_masks(
@@ -366,8 +369,11 @@ def average_atlases(
     opacity (F, T, ny, nx): the objects' opacity at the nodes of its grid. max_frames: most frames that are averaged,
     evenly spread; None: all.
     """
-    for layer in range(len(model.layers)):
-        average_layer(model, layer, frames, opacity, stride, max_frames)
+    map_side_by_side(
+        lambda layer: average_layer(model, layer, frames, opacity, stride, max_frames),
+        range(len(model.layers)),
+        frames.device,
+    )
 
 
 def average_layer(

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import torch
 
+CPU = torch.device("cpu")
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -20,20 +22,30 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+def map_side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], device: torch.device = CPU
+) -> list[Result]:
     """Return the results of a function for all items, in their order; each core works on one item at a time.
 
-    While several items are worked on, torch's operators share the cores among them. An exception of the function is
-    raised here, after the work that has begun is done.
+    A device other than the CPU, on which the function computes, takes the items one after the other.
+
+    While several items are worked on, torch's operators share the cores among them. Gradients are recorded if the
+    caller records them. An exception of the function is raised here, after the work that has begun is done.
     """
+    if device != CPU:
+        return [function(item) for item in items]
     items, cores, threads = list(items), count_cores(), torch.get_num_threads()
-    workers = max(1, min(cores, len(items)))
-    # torch keeps this number for each thread, and for threads that are still to come.
+    workers, records_gradients = max(1, min(cores, len(items))), torch.is_grad_enabled()
+
+    def prepare_thread() -> None:
+        torch.set_num_threads(max(1, threads // workers))
+        torch.set_grad_enabled(records_gradients)
+
     try:
-        with ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(max(1, threads // workers))) as pool:
+        with ThreadPoolExecutor(workers, initializer=prepare_thread) as pool:
             return list(pool.map(function, items))
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # torch also keeps the number for threads that are still to come.
 
 
 def run_side_by_side(*tasks: Callable[[], Any]) -> list[Any]:

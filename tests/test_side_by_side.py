@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import torch
 
 from parallel.side_by_side import count_cores, map_side_by_side, run_side_by_side
 
@@ -21,3 +22,20 @@ def test_two_tasks_run_at_the_same_time():
 def test_an_exception_of_a_task_is_raised():
     with pytest.raises(ZeroDivisionError):
         run_side_by_side(lambda: 1 / 0, lambda: 2)
+
+
+def test_gradients_are_recorded_only_if_the_caller_records_them():
+    with torch.no_grad():
+        assert map_side_by_side(lambda _: torch.is_grad_enabled(), range(4)) == [False] * 4
+    assert map_side_by_side(lambda _: torch.is_grad_enabled(), range(4)) == [True] * 4
+
+
+def test_the_callers_number_of_threads_stays():
+    before = torch.get_num_threads()
+    map_side_by_side(lambda _: torch.zeros(3) + 1, range(4))
+    assert torch.get_num_threads() == before
+
+
+def test_another_device_takes_the_items_one_after_the_other_in_the_callers_thread():
+    threads = map_side_by_side(lambda _: threading.get_ident(), range(3), torch.device("meta"))
+    assert set(threads) == {threading.get_ident()}
