@@ -196,7 +196,9 @@ def check_flags(options: argparse.Namespace) -> None:
         if needless := [name for name in frame_flags if name in ("edit_frame_path", "edit_frame_index")]:
             raise UserError(f"--{needless[0]} belongs to --use_edit_frame; give --edit_frame N:PNG without it")
     elif frame_flags:
-        raise UserError(f"--{frame_flags[0]} was given without --use_edit_frame; add it to edit by a frame")
+        raise UserError(
+            f"--{frame_flags[0]} was given without --use_edit_frame or --edit_frame N:PNG; add one to edit by a frame"
+        )
     elif not atlas_edit:
         raise UserError(
             "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_object, --edit_frame or "

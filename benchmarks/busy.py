@@ -8,7 +8,6 @@ normal priority, and beside one of the lowest priority. Nothing else should run 
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 SIZE, FRAMES = (768, 432), 40  # Size and number of frames of the drawn clip.
 STAGES = {"a quarter": 0.0, "a half": 0.3, "full": 0.8}  # Progress of a run at each resolution of training.
-# Niceness of the process beside the run.
+# Niceness that is added to the process beside the run.
 CONDITIONS: dict[str, int | None] = {"alone": None, "normal priority": 0, "lowest priority": 19}
 BUSY_LOOP = "while True: pass"
 
@@ -59,6 +58,8 @@ def draw_clip(folder: Path) -> Path:
 
 def measure(clip: Path, scratch: Path, niceness: int | None, seconds: float) -> dict[str, float]:
     """Return the seconds of the start and the steps per second of each stage, beside a process of this niceness."""
+    import training.loop  # noqa: F401, so that loading torch does not count for the first start
+
     with busy_process(niceness):
         begin = time.perf_counter()
         trainer = start_trainer(clip, scratch)
@@ -71,7 +72,7 @@ def measure(clip: Path, scratch: Path, niceness: int | None, seconds: float) -> 
 
 @contextmanager
 def busy_process(niceness: int | None) -> Iterator[None]:
-    """Keep one core busy with a process of this niceness; None: no process."""
+    """Keep one core busy with a process of this added niceness; None: no process."""
     if niceness is None:
         yield
         return
@@ -91,7 +92,7 @@ def start_trainer(clip: Path, scratch: Path) -> "Trainer":
     config = replace(
         load_config(ROOT / "config" / "fast.json"), data_folder=str(clip), resx=SIZE[0], resy=None, time_budget_s=None
     )
-    trainer = Trainer(config, scratch)
+    trainer = Trainer(config, scratch, "cpu")
     trainer.initialize()
     return trainer
 
@@ -107,8 +108,10 @@ def steps_per_second(trainer: "Trainer", progress: float, seconds: float) -> flo
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Return the figures of all conditions as a table in Markdown, with the share of the speed that remains."""
+    from parallel.side_by_side import count_cores
+
     alone = results["alone"]
-    lines = [f"{os.cpu_count()} cores\n", "| beside one busy process | " + " | ".join(alone) + " |"]
+    lines = [f"{count_cores()} cores\n", "| beside one busy process | " + " | ".join(alone) + " |"]
     lines.append("|---|" + "---|" * len(alone))
     for name, speeds in results.items():
         cells = [

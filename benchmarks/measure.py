@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit
-from editing.new_shape import clear_free_parts, find_free_part
+from editing.new_shape import clear_free_part, find_free_part
 from editing.render_edits import sample_attached, sample_edit_layers
 from editing.splatting import splat_attached, splat_frame
 from evaluation.image_metrics import psnr
@@ -198,7 +198,8 @@ def measure_shape(run: TrainedRun, store: FrameStore, scene: Scene) -> dict[str,
         if other == t or not is_freed.any():
             continue
         frame = store.frame(other)
-        behind, cleared = clear_free_parts(run.model, frame, attach_paint(frame, [0]), [part])
+        size = scene.width, scene.height
+        _, behind, cleared = clear_free_part(run.model, frame, attach_paint(frame, [0]), part, max(size))
         picture = run.clip.frame(other).astype(np.float32) / 255 * (1 - cleared) + behind
         psnrs.append(psnr(picture[is_freed], scene.background_at(scene.grid(), other)[is_freed] / 255))
     return {"shape_psnr": float(np.mean(psnrs))} if psnrs else {}

@@ -70,16 +70,16 @@ class LayerEdit:
         view: AtlasView,
         sharp_texels: float = 2.0,
         is_attached: bool = False,
-        clears: bool = False,
+        is_free_part: bool = False,
     ):
         """Place an image over the part `view` of the atlas of the layer with index `layer`.
 
         rgba (h, w, 4) in [0, 1]: colours premultiplied by opacity. sharp_texels: see `MipMap`. is_attached: the paint
-        follows the object beyond its outline, too. clears: the image is no paint; where it is opaque, the object gives
-        way to what is behind it, see `editing.new_shape`.
+        follows the object beyond its outline, too. is_free_part: the image is no paint; where it is opaque,
+        the object gives way to what is behind it, see `editing.new_shape`.
         """
         self.layer, self.rgba, self.view, self.sharp_texels = layer, rgba, view, sharp_texels
-        self.is_attached, self.clears = is_attached, clears
+        self.is_attached, self.is_free_part = is_attached, is_free_part
 
     @cached_property
     def mipmap(self) -> MipMap:
@@ -93,7 +93,9 @@ class LayerEdit:
 
     def scale_opacity(self, opacity: float) -> "LayerEdit":
         """Return the same edit with its opacity multiplied by a factor in [0, 1]."""
-        return LayerEdit(self.layer, self.rgba * opacity, self.view, self.sharp_texels, self.is_attached, self.clears)
+        return LayerEdit(
+            self.layer, self.rgba * opacity, self.view, self.sharp_texels, self.is_attached, self.is_free_part
+        )
 
 
 def paint_visibility(frame: Frame) -> Floats:

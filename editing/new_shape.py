@@ -17,7 +17,8 @@ from rendering.frames import Floats, Frame
 from rendering.halo import LEAST_COVERAGE, in_halo
 
 MARGIN = 1 / 40  # Width that the free part has beyond the outline, as a share of the long edge: outlines move a little.
-SOFTNESS_PX = 1.0  # Standard deviation of the edge between the object and what is behind it.
+# Standard deviation of the edge of the cleared pixels, as a share of the long edge and at least in pixels.
+SOFTNESS, LEAST_SOFTNESS_PX = 1 / 768, 0.5
 
 
 def find_free_part(model: Model, attached_frame: Frame, shape: Floats, layer: int) -> LayerEdit | None:
@@ -33,28 +34,26 @@ def find_free_part(model: Model, attached_frame: Frame, shape: Floats, layer: in
         return None
     free = cv2.dilate(is_object.astype(np.float32), kernel) * (1 - shape)
     edit = splat_attached(model, attached_frame, np.repeat(free[..., None], 4, axis=2).astype(np.float32), layer)
-    return None if edit is None else LayerEdit(layer, edit.rgba, edit.view, edit.sharp_texels, True, clears=True)
+    return None if edit is None else LayerEdit(layer, edit.rgba, edit.view, edit.sharp_texels, True, is_free_part=True)
 
 
-def clear_free_parts(
-    model: Model, frame: Frame, attached_frame: Frame, edits: list[LayerEdit]
-) -> tuple[Floats, Floats]:
-    """Return the colours (H, W, 3) behind the free parts of all objects, premultiplied, and their opacity (H, W, 1).
+def clear_free_part(
+    model: Model, frame: Frame, attached_frame: Frame, part: LayerEdit, long_edge: int
+) -> tuple[Frame, Floats, Floats]:
+    """Take the free part of an object out of a frame, or of a part of one.
 
-    edits: those whose opacity is 1 in the free part of their object.
+    Returns the frame with what remains of the object's opacity, the colours (H, W, 3) that show instead, premultiplied,
+    and their opacity (H, W, 1).
+
+    part: as `find_free_part` returns it. long_edge: of the whole frame, in pixels.
     """
-    height, width = frame.alpha.shape[1:]
-    color: Floats = np.zeros((height, width, 3), np.float32)
-    shown: Floats = np.zeros((height, width, 1), np.float32)
-    atlas_uv = compute_atlas_uv(model, attached_frame)
-    for edit in sorted(edits, key=lambda edit: edit.layer, reverse=True):
-        halo = in_halo(frame.alpha[edit.layer]).astype(np.float32)
-        near = np.maximum(cv2.GaussianBlur(halo, (0, 0), SOFTNESS_PX), halo)
-        weight = near * edit.sample(atlas_uv[edit.layer])[..., 3] * front_transmittance(frame, edit.layer)
-        weight = weight[..., None]
-        color = color * (1 - weight) + render_without(model, frame, edit.layer) * weight
-        shown = shown * (1 - weight) + weight
-    return color, shown
+    halo = in_halo(frame.alpha[part.layer], long_edge).astype(np.float32)
+    near = np.maximum(cv2.GaussianBlur(halo, (0, 0), max(SOFTNESS * long_edge, LEAST_SOFTNESS_PX)), halo)
+    freed = near * part.sample(compute_atlas_uv(model, attached_frame)[part.layer])[..., 3]
+    shown = (freed * front_transmittance(frame, part.layer))[..., None]
+    alpha = frame.alpha.copy()
+    alpha[part.layer] *= 1 - freed
+    return replace(frame, alpha=alpha), render_without(model, frame, part.layer) * shown, shown
 
 
 def render_without(model: Model, frame: Frame, layer: int) -> Floats:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import media
 from command_line import warn
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
-from editing.new_shape import clear_free_parts, find_free_part
+from editing.new_shape import clear_free_part, find_free_part
 from editing.requests import (
     EditRequest,
     Output,
@@ -84,6 +85,8 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
         found = [splat_attached(run.model, attached_frame, rgba, attached)]
         if (shape := read_shape(edit, run.clip, size)) is not None:
             found.append(find_free_part(run.model, attached_frame, shape, attached))
+            if found[-1] is None:
+                warn(f"{edit.shape_path}: covers object {attached + 1} in frame {edit.index} and leaves nothing free")
         edits += [each for each in found if each is not None]
     return edits
 
@@ -107,7 +110,7 @@ def sample_attached(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> li
 
     The order is back to front. frame: as `editing.attachment.attach_paint` returns it.
     """
-    attached = [edit for edit in edits if edit.is_attached and not edit.clears]
+    attached = [edit for edit in edits if edit.is_attached and not edit.is_free_part]
     paint = sample_edits(run, frame, attached) if attached else {}
     return [(paint[layer], front_transmittance(frame, layer)) for layer in sorted(paint, reverse=True)]
 
@@ -137,9 +140,10 @@ def render_edited_frames(
         edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
         box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
         if box is not None:
-            resized, attached_resized = (resize_frame(each, width, height, box) for each in (frame, attached_frame))
+            resized = resize_frame(frame, width, height, box)
+            attached_resized = resize_frame(attached_frame, width, height, box) if attached_layers else resized
             picture = source[box].astype(np.float32) / 255
-            color, opacity = edit_picture(run, picture, resized, attached_resized, edits, request.blend)
+            color, opacity = edit_picture(run, request, picture, resized, attached_resized, edits)
             if request.edit_only:
                 edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
             else:
@@ -148,19 +152,26 @@ def render_edited_frames(
 
 
 def edit_picture(
-    run: TrainedRun, picture: Floats, frame: Frame, attached_frame: Frame, edits: list[LayerEdit], blend: str
+    run: TrainedRun,
+    request: EditRequest,
+    picture: Floats,
+    frame: Frame,
+    attached_frame: Frame,
+    edits: list[LayerEdit],
 ) -> tuple[Floats, Floats]:
     """Return the colours (H, W, 3), premultiplied, and the opacity (H, W, 1) of all edits over a picture (H, W, 3).
 
-    attached_frame: as `attach_paint` returns it.
+    The picture is a frame or a part of one. attached_frame: as `attach_paint` returns it.
     """
+    behind, cleared = np.zeros_like(picture), np.zeros_like(picture[..., :1])
+    for part in (edit for edit in edits if edit.is_free_part):
+        frame, color, shown = clear_free_part(run.model, frame, attached_frame, part, max(output_size(run, request)))
+        behind, cleared = behind * (1 - shown) + color, 1 - (1 - cleared) * (1 - shown)
+    attached_frame = replace(attached_frame, alpha=frame.alpha)
     layers, attached = sample_edit_layers(run, frame, edits), sample_attached(run, attached_frame, edits)
-    shapes = [edit for edit in edits if edit.clears]
-    if not shapes:
-        return composite_edits(picture, layers, frame.light, blend, attached)
-    behind, cleared = clear_free_parts(run.model, frame, attached_frame, shapes)
-    base = picture * (1 - cleared) + behind
-    color, opacity = composite_edits(base, layers, frame.light, blend, attached)
+    color, opacity = composite_edits(picture * (1 - cleared) + behind, layers, frame.light, request.blend, attached)
+    if not cleared.any():
+        return color, opacity
     return color + behind * (1 - opacity), 1 - (1 - opacity) * (1 - cleared)
 
 
@@ -172,7 +183,8 @@ def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edit
     mask = np.zeros(frame.alpha.shape[1:], bool)
     for rgba, _ in sample_edit_layers(run, frame, edits) + sample_attached(run, attached_frame, edits):
         mask |= rgba[..., 3] > 0
-    mask |= clear_free_parts(run.model, frame, attached_frame, [edit for edit in edits if edit.clears])[1][..., 0] > 0
+    for part in (edit for edit in edits if edit.is_free_part):
+        mask |= clear_free_part(run.model, frame, attached_frame, part, max(mask.shape))[2][..., 0] > 0
     return bounding_box(mask, *run.clip.native_size)
 
 

@@ -206,7 +206,7 @@ def warp_frame_to_atlas(
     color = sample_field(picture, positions, cv2.INTER_CUBIC)
     visibility = sample_field(frame.visibility[layer], positions)
     relative_sharpness = 1 / np.maximum(smallest_uv_step(frame.uv[layer]) / image.uv_per_pixel, 1.0)
-    is_tinted = in_halo(coverage_in_front(frame.alpha, layer))
+    is_tinted = in_halo(coverage_in_front(frame.alpha, layer), max(frame.alpha.shape[1:]))
     clearness = sample_field(np.where(is_tinted, HALO_WEIGHT, 1).astype(np.float32), positions)
     weight = np.where(
         is_found & (visibility > VISIBLE),

@@ -123,7 +123,7 @@ def make_clean_plate(
     """
     if plate is None:
         return CleanPlate(source, source, np.zeros(source.shape[:2], bool), False)
-    is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer))
+    is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer), max(source.shape[:2]))
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
     atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
     lit_color = (atlas_color if frame.light is None else atlas_color * frame.light).clip(0, 1)

@@ -154,8 +154,8 @@ class FlowEnergy:
     def inverse_curvature(self, weights: Tensor) -> list[Tensor]:
         """Return for each node about the inverse of the energy's second derivative by its value.
 
-        The squared share that a point has in a node is replaced by the share, which is simple to add up and not
-        smaller. weights: (P, N).
+        The square of each point's share in a node is replaced by the share itself: an upper bound, because shares are
+        at most 1. weights: (P, N).
         """
         pairs, nodes = self.pairs, [torch.zeros_like(grid.values, requires_grad=True) for grid in self.grids]
         ends = self.displacements(nodes, pairs.source, pairs.start_px)

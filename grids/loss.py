@@ -115,6 +115,7 @@ class GridLoss:
             behind = rendered[:, :, rows, columns]
             rendered = rendered.clone()
             rendered[:, :, rows, columns] = behind + alpha * (color - behind)
+            # Only inside the frame's own box, so that it does not matter which frames share a part.
             hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
             sparsity.append(config.sparsity_coeff * hidden_color)
             if bool(self.is_refined[index, own.t_on_cpu].any()):
@@ -248,8 +249,7 @@ def add_frame_gradients(parts: list[Part], count: int) -> dict[str, Tensor]:
                 continue
             if name not in total:
                 total[name] = gradient.new_zeros(count, *gradient.shape[1:])
-            for row, position in enumerate(positions):
-                total[name][position] += gradient[row]
+            total[name].index_add_(0, to_device_async(torch.tensor(positions), gradient.device), gradient)
     return total
 
 

@@ -11,9 +11,12 @@ LEAST_COVERAGE = 0.02  # Coverage by objects above which a pixel's colour is not
 HALO_SIZE = 1 / 250
 
 
-def in_halo(coverage: Floats) -> NDArray[np.bool_]:
-    """Return which pixels (H, W) an object covers or may tint. coverage (H, W): its opacity."""
-    radius = round(HALO_SIZE * max(coverage.shape))
+def in_halo(coverage: Floats, long_edge: int) -> NDArray[np.bool_]:
+    """Return which pixels (H, W) an object covers or may tint.
+
+    coverage (H, W): its opacity in a frame or in a part of one. long_edge: of the whole frame, in pixels.
+    """
+    radius = round(HALO_SIZE * long_edge)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
     return np.asarray(cv2.dilate((coverage > LEAST_COVERAGE).astype(np.uint8), kernel) > 0)
 

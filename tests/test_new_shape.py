@@ -8,7 +8,7 @@ import media
 import only_edit
 from command_line import UserError
 from editing.attachment import attach_paint
-from editing.new_shape import clear_free_parts, find_free_part, render_without
+from editing.new_shape import clear_free_part, find_free_part, render_without
 from rendering.frames import Frame, render_frame
 from rendering.trained_run import open_run
 
@@ -47,24 +47,33 @@ def test_the_part_left_free_moves_with_the_object_and_shows_the_background():
     model, drawn, later = PlainModel(1), make_frame(box(20, 50)), make_frame(box(28, 58), shift=8)
     shape = box(20, 36).astype(np.float32)  # the left half remains
     part = find_free_part(model, attach_paint(drawn, {0}), shape, 0)
-    color, shown = clear_free_parts(model, later, attach_paint(later, {0}), [part])
+    _, color, shown = clear_free_part(model, later, attach_paint(later, {0}), part, WIDTH)
     assert shown[22:38, 47:56].min() > 0.99
     assert shown[22:38, 30:42].max() < 0.01
     assert shown[:, 64:].max() < 0.01  # far from the object nothing changes
     np.testing.assert_allclose(color[30, 50], [0, 1, 0], atol=0.01)
 
 
+def test_nothing_of_the_object_remains_where_it_is_left_free_so_its_paint_goes_and_that_behind_it_shows():
+    model, drawn = PlainModel(1), make_frame(box(20, 50))
+    part = find_free_part(model, attach_paint(drawn, {0}), box(20, 36).astype(np.float32), 0)
+    remaining, _, _ = clear_free_part(model, drawn, attach_paint(drawn, {0}), part, WIDTH)
+    assert remaining.visibility[0][22:38, 40:48].max() < 0.01
+    assert remaining.visibility[1][22:38, 40:48].min() > 0.99
+    np.testing.assert_array_equal(remaining.visibility[0][22:38, 22:32], drawn.visibility[0][22:38, 22:32])
+
+
 def test_a_thin_rim_beyond_the_drawn_outline_is_cleared_too():
     model, drawn, later = PlainModel(1), make_frame(box(20, 50)), make_frame(box(20, 51))
     part = find_free_part(model, attach_paint(drawn, {0}), box(20, 36).astype(np.float32), 0)
-    assert clear_free_parts(model, later, attach_paint(later, {0}), [part])[1][30, 50] > 0.9
+    assert clear_free_part(model, later, attach_paint(later, {0}), part, WIDTH)[2][30, 50] > 0.9
 
 
 def test_parts_that_the_drawn_frame_does_not_show_stay():
     model, drawn = PlainModel(1), make_frame(box(20, 50))
     wider = make_frame(box(20, 80))
     part = find_free_part(model, attach_paint(drawn, {0}), box(20, 36).astype(np.float32), 0)
-    assert clear_free_parts(model, wider, attach_paint(wider, {0}), [part])[1][30, 60:78].max() < 0.01
+    assert clear_free_part(model, wider, attach_paint(wider, {0}), part, WIDTH)[2][30, 60:78].max() < 0.01
 
 
 def test_a_shape_that_covers_the_object_clears_nothing():
@@ -77,7 +86,7 @@ def test_an_object_behind_shows_where_the_one_in_front_is_left_free_and_objects_
     np.testing.assert_allclose(render_without(model, frame, 0)[30, 40], [1, 0, 0])
     np.testing.assert_allclose(render_without(model, frame, 0)[30, 25], [0, 1, 0])
     part = find_free_part(model, attach_paint(frame, {1}), np.zeros((HEIGHT, WIDTH), np.float32), 1)
-    shown = clear_free_parts(model, frame, attach_paint(frame, {1}), [part])[1]
+    shown = clear_free_part(model, frame, attach_paint(frame, {1}), part, WIDTH)[2]
     assert shown[30, 60] > 0.99
     assert shown[30, 40] < 0.01
 
@@ -129,3 +138,24 @@ def test_a_shape_of_another_aspect_is_one_line(finished_run, shared_clip, tmp_pa
     with pytest.raises(UserError, match=r"shape\.png: is 90 x 30"):
         edit(finished_run, tmp_path / "out", f"--edit_frame=1:{tmp_path / 'paint.png'}", *flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_shape_that_covers_everything_changes_nothing_and_says_so(finished_run, shared_clip, tmp_path, capsys):
+    sources = [media.read_rgb(path).astype(int) for path in media.list_images(shared_clip)]
+    size = sources[0].shape[:2]
+    write_pictures(tmp_path, size, np.full(size, 255, np.uint8))
+    flags = ["--edit_frame_attach=1", f"--edit_frame_shape={tmp_path / 'shape.png'}"]
+    edited = edit(finished_run, tmp_path / "out", f"--edit_frame=1:{tmp_path / 'paint.png'}", *flags)
+    assert "covers object 1 in frame 1 and leaves nothing free" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.stack(edited), np.stack(sources))
+
+
+def test_a_shape_is_cleared_alike_at_the_frames_own_size(finished_run, shared_clip, tmp_path):
+    size = media.read_rgb(media.list_images(shared_clip)[0]).shape[:2]
+    write_pictures(tmp_path, size, np.zeros(size, np.uint8))
+    flags = ["--edit_frame_attach=1", f"--edit_frame_shape={tmp_path / 'shape.png'}"]
+    flags.append(f"--edit_frame=1:{tmp_path / 'paint.png'}")
+    working, native = (
+        edit(finished_run, tmp_path / space, *flags, f"--edit_space={space}") for space in ("working", "native")
+    )
+    assert np.abs(np.stack(working) - np.stack(native)).max() <= 2
