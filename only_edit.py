@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_edited_video(run, request, folder, output)
     else:
         write_transferred_edit(run, source, request, folder, output)
-    print(f"open {folder / 'edited.png'} and the video beside it")
+    print(f"open {folder / 'edited.png'} and what lies beside it")
     print(f"wrote {folder}")
 
 
