@@ -99,7 +99,7 @@ def check_frame_aspect(path: Path, size: tuple[int, int], clip: Clip) -> None:
     if not clip.has_frame_aspect(size):
         raise UserError(
             f"{path}: is {size[0]} x {size[1]}, the frames are {clip.width} x {clip.height}; "
-            "give a picture with the frames' aspect"
+            "draw over a frame, and keep its aspect"
         )
 
 
