@@ -67,7 +67,7 @@ def run(folder):
 
 def test_an_atlas_covers_what_is_visible_as_finely_as_the_video(atlas, run):
     description = json.loads((atlas / "atlas.json").read_text())
-    assert {layer["projection"] for layer in description["layers"]} == {"learned"}
+    assert {layer["projection"] for layer in description["layers"]} == {"plane"}
     for layer in description["layers"]:
         size = media.image_size(atlas / layer["image"])
         assert size == (layer["width"], layer["height"])
