@@ -204,20 +204,7 @@ def check_flags(options: argparse.Namespace) -> None:
             "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_object, --edit_frame or "
             "--use_edit_frame"
         )
-    if options.edit_frame_attach is not None and (
-        layer_flags := [name for name in FRAME_LAYERS if getattr(options, name) not in (None, False)]
-    ):
-        raise UserError(f"--edit_frame_attach gives all paint to one object; leave --{layer_flags[0]} out")
-    if options.edit_frame_shape and options.edit_frame_attach is None:
-        raise UserError("--edit_frame_shape is the new shape of an object; say of which one: --edit_frame_attach N")
-    if options.edit_frame_shape and len(options.edit_frame or []) > 1:
-        raise UserError("--edit_frame_shape belongs to one painted frame; give one --edit_frame with it")
-    painted = {number for number, _ in options.edit_object} | ({1} if options.edit_foreground_path else set())
-    if unpainted := [number for number in options.edit_object_attach if number not in painted]:
-        raise UserError(
-            f"--edit_object_attach {unpainted[0]} belongs to an atlas edit of that object; give --edit_foreground_path "
-            "or --edit_object"
-        )
+    check_attachment_flags(options)
     if options.edit_frame_mask and not (options.use_edit_frame or options.edit_frame):
         raise UserError("--edit_frame_mask belongs to a frame edit")
     for layer in ("foreground", "background"):
@@ -242,6 +229,24 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--atlas belongs to an atlas edit; give --edit_foreground_path or --edit_background_path")
     if options.only_edit_layer and options.format == "mp4":
         raise UserError("--only_edit_layer needs opacity, which mp4 does not have; use --format prores or png")
+
+
+def check_attachment_flags(options: argparse.Namespace) -> None:
+    """Raise UserError for flags of attached paint and new shapes that contradict each other or miss a part."""
+    if options.edit_frame_attach is not None and (
+        layer_flags := [name for name in FRAME_LAYERS if getattr(options, name) not in (None, False)]
+    ):
+        raise UserError(f"--edit_frame_attach gives all paint to one object; leave --{layer_flags[0]} out")
+    if options.edit_frame_shape and options.edit_frame_attach is None:
+        raise UserError("--edit_frame_shape is the new shape of an object; say of which one: --edit_frame_attach N")
+    if options.edit_frame_shape and len(options.edit_frame or []) > 1:
+        raise UserError("--edit_frame_shape belongs to one painted frame; give one --edit_frame with it")
+    painted = {number for number, _ in options.edit_object} | ({1} if options.edit_foreground_path else set())
+    if unpainted := [number for number in options.edit_object_attach if number not in painted]:
+        raise UserError(
+            f"--edit_object_attach {unpainted[0]} belongs to an atlas edit of that object; give --edit_foreground_path "
+            "or --edit_object"
+        )
 
 
 def make_request(options: argparse.Namespace) -> "EditRequest":

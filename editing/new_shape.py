@@ -47,13 +47,18 @@ def clear_free_part(
 
     part: as `find_free_part` returns it. long_edge: of the whole frame, in pixels.
     """
-    halo = in_halo(frame.alpha[part.layer], long_edge).astype(np.float32)
-    near = np.maximum(cv2.GaussianBlur(halo, (0, 0), max(SOFTNESS * long_edge, LEAST_SOFTNESS_PX)), halo)
-    freed = near * part.sample(compute_atlas_uv(model, attached_frame)[part.layer])[..., 3]
+    freed = find_freed_pixels(model, frame, attached_frame, part, long_edge)
     shown = (freed * front_transmittance(frame, part.layer))[..., None]
     alpha = frame.alpha.copy()
     alpha[part.layer] *= 1 - freed
     return replace(frame, alpha=alpha), render_without(model, frame, part.layer) * shown, shown
+
+
+def find_freed_pixels(model: Model, frame: Frame, attached_frame: Frame, part: LayerEdit, long_edge: int) -> Floats:
+    """Return how much of an object's opacity gives way in each pixel, (H, W) in [0, 1]; see `clear_free_part`."""
+    halo = in_halo(frame.alpha[part.layer], long_edge).astype(np.float32)
+    near = np.maximum(cv2.GaussianBlur(halo, (0, 0), max(SOFTNESS * long_edge, LEAST_SOFTNESS_PX)), halo)
+    return np.asarray(near * part.sample(compute_atlas_uv(model, attached_frame)[part.layer])[..., 3])
 
 
 def render_without(model: Model, frame: Frame, layer: int) -> Floats:

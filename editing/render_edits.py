@@ -12,7 +12,7 @@ import media
 from command_line import warn
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
-from editing.new_shape import clear_free_part, find_free_part
+from editing.new_shape import clear_free_part, find_free_part, find_freed_pixels
 from editing.requests import (
     EditRequest,
     Output,
@@ -184,7 +184,7 @@ def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edit
     for rgba, _ in sample_edit_layers(run, frame, edits) + sample_attached(run, attached_frame, edits):
         mask |= rgba[..., 3] > 0
     for part in (edit for edit in edits if edit.is_free_part):
-        mask |= clear_free_part(run.model, frame, attached_frame, part, max(mask.shape))[2][..., 0] > 0
+        mask |= find_freed_pixels(run.model, frame, attached_frame, part, max(mask.shape)) > 0
     return bounding_box(mask, *run.clip.native_size)
 
 

@@ -13,7 +13,7 @@ from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors, to_device_async
-from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, shared_tensors
+from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, collect_shared_tensors
 from grids.matting import solve_mattes
 from grids.model import GridModel, Spacing
 from grids.optimizer import RowSparseAdam
@@ -198,7 +198,7 @@ class GridLearner:
             field, level = name.rsplit(".", 1)
             rate = rates[name.split(".")[0]] * factor
             self.optimizer.step(name, fields[field][int(level)].values, [gradient], rate, rows)
-        for name, values in shared_tensors(self.model).items():
+        for name, values in collect_shared_tensors(self.model).items():
             gradients = [each for part in parts if (each := part.shared[name]) is not None]
             if gradients:
                 limits = COLOR_RANGE if name.startswith("atlases.") else None

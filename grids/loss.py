@@ -91,7 +91,7 @@ class GridLoss:
         leaves = [(name, positions, leaf) for name, leaf in own.leaves.items()]
         if others is not own:
             leaves += [(name, partners, leaf) for name, leaf in others.leaves.items()]
-        shared = shared_tensors(self.model)
+        shared = collect_shared_tensors(self.model)
         gradients = torch.autograd.grad(total, [leaf for *_, leaf in leaves] + list(shared.values()), allow_unused=True)
         return Part(
             {name: value.detach() for name, value in terms.items()},
@@ -229,7 +229,7 @@ class GridLoss:
         return terms
 
 
-def shared_tensors(model: GridModel) -> dict[str, Tensor]:
+def collect_shared_tensors(model: GridModel) -> dict[str, Tensor]:
     """Return everything that training changes and that belongs to no single frame, by name."""
     grids = {
         f"{name}.{level}": grid.values

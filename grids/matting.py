@@ -43,6 +43,7 @@ def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
     lattice = Lattice.of_raster((width, height), (height, width))
 
     def solve_frame(t: int) -> None:
+        """Write the opacity of all objects in frame t into `mattes`."""
         grid_frames = model.at_frames(t)
         source = video.frames[t].cpu().numpy().astype(np.float32) / 255
         behind = render_layer(grid_frames, model.layers.background.index, lattice)

@@ -185,6 +185,7 @@ def fit_light(model: GridModel, rgb: NDArray[np.uint8]) -> None:
     size = nodes.shape[3] * LIGHT_PIXELS_PER_NODE, nodes.shape[2] * LIGHT_PIXELS_PER_NODE  # width, height
 
     def fit_frame(t: int) -> None:
+        """Set the nodes of frame t."""
         shown = model.frame_sample(t, model.shape.size, full_range=True, with_colors=True, output_size=size).rgb
         shown_rgb = shown.view(size[1], size[0], 3).numpy()
         true_rgb = cv2.resize(rgb[t], size, interpolation=cv2.INTER_AREA) / np.float32(255)

@@ -16,7 +16,8 @@ def test_results_come_in_the_order_of_the_items():
 @pytest.mark.skipif(count_cores() < 2, reason="needs two cores")
 def test_two_tasks_run_at_the_same_time():
     meeting = threading.Barrier(2)
-    run_side_by_side(lambda: meeting.wait(30), lambda: meeting.wait(30))
+    places = run_side_by_side(lambda: meeting.wait(30), lambda: meeting.wait(30))
+    assert sorted(places) == [0, 1]  # The barrier gives each of those who met there a number.
 
 
 def test_an_exception_of_a_task_is_raised():
