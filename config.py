@@ -74,6 +74,9 @@ class Config:
         "Stop after so many seconds of loading and training, and evaluate; null: stop after iters_num.", None, above=0
     )
     evaluate_every: int = setting("Iterations between evaluations.", 10_000, at_least=1)
+    full_evaluation: bool = setting(
+        "Evaluations write all published videos; false: only reconstruction, alpha, residuals and edit.", True
+    )
     checkpoint_every: int = setting("Iterations between checkpoints.", 250, at_least=1)
     log_every: int = setting("Iterations between lines of the log.", 50, at_least=1)
     load_checkpoint: bool = setting("Continue from checkpoint_path: weights, optimizer and iteration number.", False)

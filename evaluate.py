@@ -1,12 +1,11 @@
 """Evaluation of a trained model: the published pictures and videos, metrics, and a page that shows them.
 
-The frames are rendered once, one at a time, and written to the videos. Later passes need the mappings and the
-opacities again; these are stored in a temporary folder.
+The frames are rendered once, each core renders one at a time, and written to the videos. Later passes need the mappings
+and the opacities again; these are stored in a temporary folder.
 """
 
 import json
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,16 @@ from evaluation.patterns import checkerboard, letter_pattern, uv_colors
 from evaluation.plots import plot_per_frame
 from evaluation.temporal_metrics import warp_error
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
+from parallel.side_by_side import stream_side_by_side
 from rendering.atlas_view import AtlasView, compute_atlas_uv, fit_atlas_views
 from rendering.blending import apply_edits
 from rendering.frame_store import FrameStore, temporary_frame_store
-from rendering.frames import VISIBLE, Floats, Frame, render_frames
+from rendering.frames import VISIBLE, Floats, Frame, render_frame
 from rendering.resampling import sample_image
 from rendering.trained_run import TrainedRun
 from unwrap_utils import consistent_pixels
+
+LAST_OF_FULL_SET = "global_info"  # The kind of video that a full evaluation writes last.
 
 
 @dataclass
@@ -50,21 +52,23 @@ class Evaluation:
     pictures: dict[str, Pixels]  # input, reconstruction and opacity of the middle frame; first and last reconstruction
 
 
-def evaluate(run: TrainedRun, folder: Path, opacity_images: bool = False) -> Evaluation:
+def evaluate(run: TrainedRun, folder: Path, opacity_images: bool = False, is_full: bool = True) -> Evaluation:
     """Write the published outputs of a run into `folder`, with metrics.json and index.html.
 
-    opacity_images: write texture_orig*_alpha.png, too. If the clip has true masks in `NAME_gt`, opacity is compared
-    with them.
+    opacity_images: write texture_orig*_alpha.png, too. is_full: write all published videos; False writes only the
+    reconstruction, the opacity, the residuals and the letters on all layers, with the same metrics and pictures. If the
+    clip has true masks in `NAME_gt`, opacity is compared with them.
     """
     start_time = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_frame_store(folder) as store:
-        per_frame, pictures = write_reconstruction(run, folder, store)
+        per_frame, pictures = write_reconstruction(run, folder, store, is_full)
         views = fit_atlas_views(run.model, store.frames())
         atlases, texel_visibility = render_visible_atlases(run.model, store, views)
         write_atlases(atlases, texel_visibility, folder, opacity_images)
-        letter_metrics = write_letter_videos(run, folder, store, views, atlases)
-        write_error_maps(run.clip, folder, store, run.px_per_uv)
+        letter_metrics = write_letter_videos(run, folder, store, views, atlases, is_full)
+        if is_full:
+            write_error_maps(run.clip, folder, store, run.px_per_uv)
         atlas_metrics = measure_atlases(store, texel_visibility, run.px_per_uv)
     metrics: dict[str, Any] = mean_metrics(per_frame) | letter_metrics | atlas_metrics
     metrics["seconds"] = round(time.perf_counter() - start_time, 2)
@@ -77,55 +81,69 @@ def evaluate(run: TrainedRun, folder: Path, opacity_images: bool = False) -> Eva
     return Evaluation(folder, metrics, atlases, pictures)
 
 
+def has_full_set(folder: Path) -> bool:
+    """Return whether the folder of an evaluation holds all published videos."""
+    return any(folder.glob(f"{LAST_OF_FULL_SET}_*.mp4"))
+
+
 def write_reconstruction(
-    run: TrainedRun, folder: Path, store: FrameStore
+    run: TrainedRun, folder: Path, store: FrameStore, is_full: bool
 ) -> tuple[dict[str, list[float]], dict[str, Pixels]]:
     """Render the clip once: write the videos that need colours, and add the frames to the store.
 
     Returns the metrics of every frame by name, and the pictures of an `Evaluation`.
     """
     clip = run.clip
+
+    def render(t: int) -> tuple[dict[str, float], Pixels, dict[str, Pixels]]:
+        """Return the metrics of frame t, the frame of the clip, and the pictures of the videos by their kind."""
+        frame = render_frame(run.model, clip, t, run.full_range)
+        source_image = clip.frame(t)
+        source = source_image.astype(np.float32) / 255
+        residual = np.abs(frame.rgb - source)
+        store.add(frame, residual @ np.full(3, 1 / 3, np.float32))
+        shown = {"reconstruction": to_8_bit(frame.rgb), "alpha": to_8_bit(frame.coverage)}
+        shown["residuals"] = to_8_bit(residual)
+        if is_full:
+            if (mask := clip.read_merged_mask(t)) is not None:
+                shown["alpha_vs_mask_rcnn"] = np.hstack((shown["alpha"], mask))
+            shown |= show_mappings(frame, source)
+        return measure_frame(clip, frame, source), source_image, shown
+
     per_frame: dict[str, list[float]] = {}
     pictures: dict[str, Pixels] = {}
-    frames = tqdm(render_frames(run.model, clip, run.full_range), total=len(clip), desc="rendering", unit="frame")
+    frames = tqdm(stream_side_by_side(render, range(len(clip))), total=len(clip), desc="rendering", unit="frame")
     with VideoSet(folder, clip.name, clip.fps) as videos:
-        for frame in frames:
-            source_image = clip.frame(frame.t)
-            source = source_image.astype(np.float32) / 255
-            for name, value in measure_frame(clip, frame).items():
+        for t, (metrics, source, shown) in enumerate(frames):
+            for name, value in metrics.items():
                 per_frame.setdefault(name, []).append(value)
             frames.set_postfix(psnr=f"{np.mean(per_frame['psnr']):.2f} dB")
-            residual = np.abs(frame.rgb - source)
-            store.add(frame, residual.mean(-1))
-            alpha, rgb = to_8_bit(frame.coverage), to_8_bit(frame.rgb)
-            videos.write("reconstruction", rgb)
-            videos.write("alpha", alpha)
-            if (mask := clip.read_merged_mask(frame.t)) is not None:
-                videos.write("alpha_vs_mask_rcnn", np.hstack((alpha, mask)))
-            videos.write("residuals", to_8_bit(residual))
-            write_uv_videos(videos, frame, source)
-            if frame.t == len(clip) // 2:
-                pictures |= {"input": source_image, "reconstruction": rgb, "alpha": alpha}
-            if frame.t == 0:
-                pictures |= {"first input": source_image, "first": rgb}
-            if frame.t == len(clip) - 1:
-                pictures["last"] = rgb
+            for kind, picture in shown.items():
+                videos.write(kind, picture)
+            if t == len(clip) // 2:
+                pictures |= {"input": source, "reconstruction": shown["reconstruction"], "alpha": shown["alpha"]}
+            if t == 0:
+                pictures |= {"first input": source, "first": shown["reconstruction"]}
+            if t == len(clip) - 1:
+                pictures["last"] = shown["reconstruction"]
     return per_frame, pictures
 
 
-def write_uv_videos(videos: VideoSet, frame: Frame, source: Floats) -> None:
-    """Add one frame to the videos of each mapping: uv as colours, and a checkerboard over the layer.
+def show_mappings(frame: Frame, source: Floats) -> dict[str, Pixels]:
+    """Return the pictures of each mapping by the kind of video: uv as colours, and a checkerboard over the layer.
 
     source: (H, W, 3) in [0, 1], the frame of the clip.
     """
+    pictures: dict[str, Pixels] = {}
     for number, (uv, visibility) in enumerate(zip(frame.uv, frame.visibility, strict=True), 1):
         colors = uv_colors(uv)
-        videos.write(f"uv_{number}", to_8_bit(colors))
+        pictures[f"uv_{number}"] = to_8_bit(colors)
         if number < len(frame.uv):
-            videos.write(f"uv_{number}_masked", to_8_bit(colors * visibility[..., None]))
+            pictures[f"uv_{number}_masked"] = to_8_bit(colors * visibility[..., None])
         squares = checkerboard(uv)
         edit = np.dstack((squares, np.ones_like(squares[..., :1])))
-        videos.write(f"checkerboard_{number}", to_8_bit(apply_edits(source, [(edit, visibility)])))
+        pictures[f"checkerboard_{number}"] = to_8_bit(apply_edits(source, [(edit, visibility)]))
+    return pictures
 
 
 def write_atlases(atlases: list[Pixels], texel_visibility: list[Tensor], folder: Path, opacity_images: bool) -> None:
@@ -147,12 +165,18 @@ def write_atlases(atlases: list[Pixels], texel_visibility: list[Tensor], folder:
 
 
 def write_letter_videos(
-    run: TrainedRun, folder: Path, store: FrameStore, views: list[AtlasView], atlases: list[Pixels]
+    run: TrainedRun,
+    folder: Path,
+    store: FrameStore,
+    views: list[AtlasView],
+    atlases: list[Pixels],
+    is_full: bool,
 ) -> dict[str, float]:
     """Print letters on each atlas and write the atlases and videos with the letters.
 
-    There are videos of each layer's letters over the frames, of all letters over the frames, and of each layer alone.
-    Returns `edit_warp_error`, how steady the letters are along the flow, or an empty dict if the clip has no flow.
+    There are videos of each layer's letters over the frames, of all letters over the frames, and of each layer alone;
+    with is_full False only that of all letters. Returns `edit_warp_error`, how steady the letters are along the flow,
+    or an empty dict if the clip has no flow.
     """
     clip, letters = run.clip, letter_pattern(ATLAS_SIZE_PX)
     everywhere = np.ones_like(letters[..., 3])
@@ -160,24 +184,32 @@ def write_letter_videos(
     for number, atlas in enumerate(printed_atlases, 1):
         write_png(folder / f"texture_edit{number}.png", to_8_bit(atlas))
     pattern, textures = torch.from_numpy(letters), [torch.from_numpy(atlas) for atlas in printed_atlases]
+
+    def print_letters(frame: Frame) -> tuple[Floats, dict[str, Pixels]]:
+        """Return a frame (H, W, 3) with all letters, and the pictures of the other videos by their kind."""
+        source: Floats = clip.frame(frame.t).astype(np.float32) / 255
+        edits: list[tuple[Floats, Floats]] = []
+        pictures: dict[str, Pixels] = {}
+        for number, atlas_uv in enumerate(compute_atlas_uv(run.model, frame), 1):
+            texels = views[number - 1].to_pixels(atlas_uv, ATLAS_SIZE_PX)
+            edits.append((sample_image(pattern, texels).numpy(), frame.visibility[number - 1]))
+            if is_full:
+                pictures[f"edited{number}"] = to_8_bit(apply_edits(source, edits[-1:], frame.light))
+                pictures[f"edited{number}_tex"] = to_8_bit(sample_image(textures[number - 1], texels).numpy())
+        return apply_edits(source, edits, frame.light), pictures
+
     has_flow = clip.sibling_folder("_flow").is_dir()
-    edited_frames: deque[Floats] = deque(maxlen=2)  # the last two edited frames
+    earlier: Floats | None = None  # the frame before this one, with letters
     errors: list[float] = []
+    frames = tqdm(store.map(print_letters), total=len(clip), desc="printing letters", unit="frame")
     with VideoSet(folder, clip.name, clip.fps) as videos:
-        for frame in tqdm(store.frames(), total=len(clip), desc="printing letters", unit="frame"):
-            source: Floats = clip.frame(frame.t).astype(np.float32) / 255
-            edits: list[tuple[Floats, Floats]] = []
-            for number, atlas_uv in enumerate(compute_atlas_uv(run.model, frame), 1):
-                texels = views[number - 1].to_pixels(atlas_uv, ATLAS_SIZE_PX)
-                edits.append((sample_image(pattern, texels).numpy(), frame.visibility[number - 1]))
-                videos.write(f"edited{number}", to_8_bit(apply_edits(source, edits[-1:], frame.light)))
-                videos.write(f"edited{number}_tex", to_8_bit(sample_image(textures[number - 1], texels).numpy()))
-            edited_frames.append(apply_edits(source, edits, frame.light))
-            videos.write("edit", to_8_bit(edited_frames[-1]))
-            if has_flow and len(edited_frames) > 1:
-                flow, back_flow = clip.flow_pair(frame.t - 1)
-                earlier, later = edited_frames
-                error = warp_error(earlier, later, flow, consistent_pixels(flow, back_flow))
+        for t, (edited, pictures) in enumerate(frames):
+            for kind, picture in (pictures | {"edit": to_8_bit(edited)}).items():
+                videos.write(kind, picture)
+            if has_flow and earlier is not None:
+                flow, back_flow = clip.flow_pair(t - 1)
+                error = warp_error(earlier, edited, flow, consistent_pixels(flow, back_flow))
                 if error is not None:
                     errors.append(error)
+            earlier = edited
     return {"edit_warp_error": round(float(np.mean(errors)), 6)} if errors else {}

@@ -95,6 +95,11 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
         help="PNGs named like their frames: red says object 1, black background, transparent nothing; a run that is "
         "finished is corrected in 20 more seconds",
     )
+    flags.add_argument(
+        "--full_evaluation",
+        action="store_true",
+        help="write all published videos, not four of them; only_evaluate.py does so, too",
+    )
     add_device_flag(flags)
     flags.add_argument("--results_folder", type=Path, default=Path("results"), help="for the run (default: results)")
     return flags
@@ -284,6 +289,7 @@ def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[in
         strokes_folder=str(options.strokes or ""),
         maximum_number_of_frames=options.max_frames,
         objects=options.objects,
+        full_evaluation=options.full_evaluation,
         resx=long_edge if is_wide else None,
         resy=None if is_wide else long_edge,
     )
@@ -295,7 +301,9 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     Strokes serve a new run from the beginning, and correct one that is there after it is finished.
     """
     import media
-    from training.earlier_runs import find_newest_run, is_evaluated
+    from evaluate import evaluate, has_full_set
+    from rendering.trained_run import open_run
+    from training.earlier_runs import find_newest_run, is_evaluated, last_evaluation
     from training.runs import has_had_strokes, resume_run, start_run
 
     config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
@@ -310,6 +318,9 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
         resume_run(run, options.time_budget, options.device).run()
     if options.strokes is not None and not has_had_strokes(run, options.strokes):
         resume_run(run, device=options.device, strokes=options.strokes).run()
+    if options.full_evaluation and not has_full_set(last_evaluation(run)):
+        print("the videos that the earlier evaluation left out are written now")
+        evaluate(open_run(run, device=options.device), last_evaluation(run))
     return run
 
 

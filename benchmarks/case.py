@@ -92,7 +92,8 @@ def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], sheet:
     sheet_times = evenly_spaced_indices(len(run.clip), SHEET_FRAMES)
     sheet_frames: dict[int, Frame] = {}
     for frame in render_frames(run.model, run.clip, run.full_range):
-        for name, value in measure_frame(run.clip, frame).items():
+        source = run.clip.frame(frame.t).astype(np.float32) / 255
+        for name, value in measure_frame(run.clip, frame, source).items():
             per_frame.setdefault(name, []).append(value)
         for name, value in measure_given_mask(run.clip, frame.t).items():
             per_frame.setdefault(name, []).append(value)

@@ -1,7 +1,5 @@
 """Maps of the losses for each frame, and the video `global_info` that shows them."""
 
-from collections.abc import Iterator
-from itertools import chain, islice
 from pathlib import Path
 
 import cv2
@@ -19,6 +17,7 @@ from implicit_neural_networks import Layers
 from media import Pixels, VideoSet
 from media.clip import Clip
 from media.flows import FORWARD
+from parallel.side_by_side import stream_side_by_side
 from rendering.frame_store import FrameStore
 from rendering.frames import Floats, Frame
 from unwrap_utils import warp_by_flow
@@ -100,16 +99,10 @@ def error_maps(
         return maps
     next_frame = next_frame or frame
     for (name, uv, scale), next_uv, visibility in zip(layers, next_frame.uv, frame.visibility, strict=True):
-        distance_px = np.linalg.norm(warp_by_flow(next_uv, flow) - uv, axis=-1) * scale
+        distance_px = np.hypot(*np.moveaxis(warp_by_flow(next_uv, flow) - uv, -1, 0)) * scale
         maps[f"flow error, px, {name}"] = (distance_px * visibility).astype(np.float32)
     maps["opacity change"] = np.abs(warp_by_flow(next_frame.coverage, flow) - frame.coverage)
     return maps
-
-
-def pair_with_next(store: FrameStore) -> Iterator[tuple[tuple[Frame, Floats], Frame | None]]:
-    """Yield each frame with its colour error, and the next frame, which is None after the last frame."""
-    next_frames = chain((frame for frame, _ in islice(store, 1, None)), [None])
-    return zip(store, next_frames, strict=True)
 
 
 def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: list[float]) -> None:
@@ -119,11 +112,14 @@ def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: lis
     """
     has_flow = clip.sibling_folder("_flow").is_dir()
     zero_flow = np.zeros((clip.height, clip.width, 2), np.float32)
-    figure: ErrorMapFigure | None = None
+
+    def compute_maps(t: int) -> dict[str, Floats]:
+        next_frame = store.frame(t + 1) if t + 1 < store.count else None
+        flow = (clip.flow(t, FORWARD) if next_frame else zero_flow) if has_flow else None
+        return error_maps(store.frame(t), next_frame, store.error(t), flow, px_per_uv)
+
+    figure = ErrorMapFigure(list(compute_maps(0)), clip.height / clip.width)
+    pictures = stream_side_by_side(lambda t: figure.draw(compute_maps(t)), range(store.count))
     with VideoSet(folder, clip.name, clip.fps) as videos:
-        frames = tqdm(pair_with_next(store), total=len(clip), desc="error maps", unit="frame")
-        for (frame, color_error), next_frame in frames:
-            flow = (clip.flow(frame.t, FORWARD) if next_frame else zero_flow) if has_flow else None
-            maps = error_maps(frame, next_frame, color_error, flow, px_per_uv)
-            figure = figure or ErrorMapFigure(list(maps), clip.height / clip.width)
-            videos.write("global_info", figure.draw(maps))
+        for picture in tqdm(pictures, total=len(clip), desc="error maps", unit="frame"):
+            videos.write("global_info", picture)

@@ -4,29 +4,27 @@ import math
 import sys
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from evaluation.image_metrics import load_lpips, psnr, ssim
-from evaluation.mapping_metrics import rigidity_summary
+from evaluation.mapping_metrics import RigiditySums, summarize_rigidity
 from evaluation.mask_metrics import boundary_f, iou
 from implicit_neural_networks import Layers, Model
 from media import Pixels, to_8_bit
 from media.clip import Clip
-from rendering.atlas_view import AtlasView, compute_atlas_uv, mark_visible_texels, render_atlas
+from rendering.atlas_view import AtlasView, measure_texel_visibility, render_atlas
 from rendering.frame_store import FrameStore
-from rendering.frames import VISIBLE, Frame
+from rendering.frames import VISIBLE, Floats, Frame
 
 ATLAS_SIZE_PX = 1000  # Side of the atlas images, as published.
 
 
-def measure_frame(clip: Clip, frame: Frame) -> dict[str, float]:
-    """Return the metrics of a rendered frame by name.
+def measure_frame(clip: Clip, frame: Frame, source: Floats) -> dict[str, float]:
+    """Return the metrics of a rendered frame by name. source: the frame of the clip, (H, W, 3) in [0, 1].
 
     These are PSNR (dB) and SSIM; PSNR without light (`psnr_unlit`) if the model has light; LPIPS if its weights are
     installed; and J (`iou`) and F (`boundary_f`) of DAVIS for the opacity if the clip has true masks in `NAME_gt`.
     """
-    source = clip.frame(frame.t).astype(np.float32) / 255
     metrics = {"psnr": psnr(frame.rgb, source), "ssim": ssim(frame.rgb, source)}
     if frame.unlit is not None:
         metrics["psnr_unlit"] = psnr(frame.unlit, source)
@@ -51,11 +49,7 @@ def render_visible_atlases(
     views: the part of the shared atlas that each image shows. size: side of the images in pixels. Returns the images
     (size, size, 3), and the largest visibility of each texel in any frame, (size, size) for each layer.
     """
-    texel_visibility = [torch.zeros(size, size) for _ in views]
-    for frame in store.frames():
-        frame_visibility = torch.from_numpy(frame.visibility)
-        for layer, atlas_uv in enumerate(compute_atlas_uv(model, frame)):
-            mark_visible_texels(texel_visibility[layer], views[layer], atlas_uv, frame_visibility[layer])
+    texel_visibility = [measure_texel_visibility(model, store, layer, view, size) for layer, view in enumerate(views)]
     atlases = [
         to_8_bit(render_atlas(model, view, size, visibility.numpy() > VISIBLE))
         for view, visibility in zip(views, texel_visibility, strict=True)
@@ -67,15 +61,18 @@ def measure_atlases(store: FrameStore, texel_visibility: list[Tensor], px_per_uv
     """Return the metrics of each layer's atlas and mapping by name.
 
     These are the part of the atlas image that is visible in some frame (`atlas_use_LAYER`), and the rigidity of the
-    mapping where the layer is visible (see `rigidity_summary`). texel_visibility: from `render_visible_atlases`.
+    mapping where the layer is visible (see `summarize_rigidity`). texel_visibility: from `render_visible_atlases`.
     px_per_uv: pixels per unit of uv for each layer.
     """
     metrics = {}
     names = Layers.for_objects(len(texel_visibility) - 1).names
     for layer, (name, visibility) in enumerate(zip(names, texel_visibility, strict=True)):
         metrics[f"atlas_use_{name}"] = float((visibility > VISIBLE).float().mean())
-        fields = ((frame.uv[layer], frame.visibility[layer] > VISIBLE) for frame in store.frames())
-        for kind, value in rigidity_summary(fields, px_per_uv[layer]).items():
+
+        def sum_rigidity(frame: Frame, layer: int = layer) -> RigiditySums:
+            return RigiditySums.of_mapping(frame.uv[layer], frame.visibility[layer] > VISIBLE, px_per_uv[layer])
+
+        for kind, value in summarize_rigidity(store.map(sum_rigidity)).items():
             if math.isfinite(value):  # It is NaN for a layer that no frame shows.
                 metrics[f"{kind}_{name}"] = value
     return {name: round(value, 6) for name, value in metrics.items()}

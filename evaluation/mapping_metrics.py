@@ -1,6 +1,7 @@
 """Metrics of a mapping: how far off an edit is placed, and how rigid the mapping is."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,29 +27,51 @@ def singular_values(uv: Floats, px_per_uv: float) -> tuple[Floats, Floats]:
     """
     dx = (uv[1:, 1:] - uv[1:, :-1]) * px_per_uv
     dy = (uv[1:, 1:] - uv[:-1, 1:]) * px_per_uv
-    squared_norm = np.square(dx).sum(-1) + np.square(dy).sum(-1)
+    squared_norm = np.einsum("yxc,yxc->yx", dx, dx) + np.einsum("yxc,yxc->yx", dy, dy)
     determinant = dx[..., 0] * dy[..., 1] - dx[..., 1] * dy[..., 0]
     root = np.sqrt(np.maximum(np.square(squared_norm) - 4 * np.square(determinant), 0))
     return np.sqrt((squared_norm + root) / 2), np.sqrt(np.maximum(squared_norm - root, 0) / 2)
 
 
-def rigidity_summary(fields: Iterable[tuple[Floats, NDArray[np.bool_]]], px_per_uv: float) -> dict[str, float]:
-    """Return the spread of the scale and the shear of a mapping over the pixels that show its layer.
+@dataclass
+class RigiditySums:
+    """Sums over pixels that describe how rigid a mapping is, in float64."""
 
-    fields: for each frame uv (H, W, 2), and whether the layer is visible (H, W). `scale_spread` is the standard
-    deviation of the logarithm of the local scale; it is 0 if the scale is the same everywhere. `shear` is the mean
-    logarithm of the ratio of the two singular values; it is 0 without shear. Both are NaN if the layer is never
-    visible; callers leave them out.
-    """
-    log_scales: list[Floats] = []
-    log_ratios: list[Floats] = []
-    for uv, visible in fields:
-        larger, smaller = singular_values(uv, px_per_uv)
+    count: int  # number of pixels
+    log_scale: float  # sum of the logarithm of the local scale
+    squared_log_scale: float  # sum of its square
+    log_ratio: float  # sum of the logarithm of the ratio of the two singular values
+
+    @classmethod
+    def of_mapping(cls, uv: Floats, visible: NDArray[np.bool_], px_per_uv: float) -> "RigiditySums":
+        """Return the sums over the pixels (H, W) of one frame that show a layer with the mapping uv (H, W, 2)."""
         chosen = visible[1:, 1:]
-        larger, smaller = np.log(np.maximum(larger[chosen], 1e-9)), np.log(np.maximum(smaller[chosen], 1e-9))
-        log_scales.append((larger + smaller) / 2)
-        log_ratios.append(larger - smaller)
-    if not log_scales or not sum(map(len, log_scales)):
+        larger, smaller = (
+            np.log(np.maximum(values[chosen], 1e-9), dtype=np.float64) for values in singular_values(uv, px_per_uv)
+        )
+        log_scale = (larger + smaller) / 2
+        return cls(log_scale.size, log_scale.sum(), np.square(log_scale).sum(), (larger - smaller).sum())
+
+    def __add__(self, other: "RigiditySums") -> "RigiditySums":
+        """Return the sums over the pixels of both."""
+        return RigiditySums(
+            self.count + other.count,
+            self.log_scale + other.log_scale,
+            self.squared_log_scale + other.squared_log_scale,
+            self.log_ratio + other.log_ratio,
+        )
+
+
+def summarize_rigidity(frames: Iterable[RigiditySums]) -> dict[str, float]:
+    """Return the spread of the scale and the shear of a mapping over all frames.
+
+    `scale_spread` is the standard deviation of the logarithm of the local scale; it is 0 if the scale is the same
+    everywhere. `shear` is the mean logarithm of the ratio of the two singular values; it is 0 without shear. Both are
+    NaN if the layer is never visible; callers leave them out.
+    """
+    total = sum(frames, RigiditySums(0, 0.0, 0.0, 0.0))
+    if not total.count:
         return {"scale_spread": float("nan"), "shear": float("nan")}
-    scale_spread, shear = np.concatenate(log_scales).std(), np.concatenate(log_ratios).mean()
-    return {"scale_spread": float(scale_spread), "shear": float(shear)}
+    mean = total.log_scale / total.count
+    variance = max(0.0, total.squared_log_scale / total.count - mean**2)
+    return {"scale_spread": variance**0.5, "shear": total.log_ratio / total.count}

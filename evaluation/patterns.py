@@ -23,8 +23,8 @@ def uv_colors(uv: Floats) -> Floats:
 
 def checkerboard(uv: Floats) -> Floats:
     """Return the colours (H, W, 3) in [0, 1] of a checkerboard that is fixed to the layer. uv: (H, W, 2) in [-1, 1]."""
-    is_dark = np.floor((uv + 1) / 2 * SQUARES).sum(-1) % 2 == 1
-    return np.where(is_dark[..., None], np.array(DARK, np.float32), np.array(LIGHT, np.float32))
+    column, row = (np.floor((uv[..., axis] + 1) / 2 * SQUARES).astype(np.int32) for axis in (0, 1))
+    return np.array((LIGHT, DARK), np.float32)[(column + row) & 1]
 
 
 def letter_pattern(size: int) -> Floats:

@@ -1,5 +1,6 @@
 """Atlases to paint on: cropped to what is visible, as fine as the video, learned and sampled from the frames."""
 
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,8 @@ from grids.unwrap import fill_unknown
 from media import Pixels, to_8_bit
 from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_rows
-from rendering.atlas_view import AtlasView, compute_atlas_uv, mark_visible_texels, render_atlas
+from parallel.side_by_side import run_side_by_side, stream_side_by_side
+from rendering.atlas_view import AtlasView, compute_atlas_uv, measure_texel_visibility, render_atlas
 from rendering.blending import LUMA
 from rendering.frame_store import FrameStore, open_frame_store
 from rendering.frames import VISIBLE, Floats, Frame
@@ -31,7 +33,8 @@ LARGEST_SIDE_PX = 8192  # Largest side of an atlas image, in pixels.
 STEP_QUANTILE = 0.05  # Share of the pixels that may be finer in the video than in the atlas image.
 SAMPLED_FRAMES = 24  # Most frames from which an atlas is sampled, evenly spread over the clip.
 SAMPLES_BYTES = 1_500_000_000  # Memory for samples; fewer frames are sampled if the atlas is large.
-CHUNK_SAMPLES = 4e7  # Samples that are averaged at once.
+CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
+LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
 MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in frames.
 LUMINANCE_TOLERANCE = 10 / 255  # A sample counts if its luminance differs by at most this from the median.
 HALO_WEIGHT = 1e-3  # Weight of pixels that an object in front may tint; they count where nothing else shows a texel.
@@ -101,16 +104,20 @@ def plan_layer_image(
     at native size, or such that the longer side has `resolution` pixels. Returns None if the layer is visible in no
     frame.
     """
-    low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
     measured_frames = evenly_spaced_indices(store.count, SAMPLED_FRAMES)
-    for frame in store.frames():
-        uv, is_visible = frame.uv[layer], frame.visibility[layer] > VISIBLE
-        if not is_visible.any():
-            continue
-        low, high = np.minimum(low, uv[is_visible].min(0)), np.maximum(high, uv[is_visible].max(0))
-        if frame.t in measured_frames:
-            steps.append(smallest_uv_step(uv)[is_visible])
-    if not steps:
+
+    def measure(frame: Frame) -> tuple[Floats, Floats]:
+        """Return the uv of the visible pixels of a frame (N, 2), and the steps of uv in some frames (N,)."""
+        is_visible = frame.visibility[layer] > VISIBLE
+        uv = frame.uv[layer]
+        return uv[is_visible], uv_step(uv)[is_visible] if frame.t in measured_frames else np.empty(0, np.float32)
+
+    low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
+    for uv, frame_steps in store.map(measure):
+        if len(uv):
+            low, high = np.minimum(low, uv.min(0)), np.maximum(high, uv.max(0))
+        steps.append(frame_steps)
+    if not sum(map(len, steps)):
         return None
     native_scale = run.clip.native_size[0] / run.clip.width
     extent = (high - low).clip(1e-6, None)
@@ -126,25 +133,22 @@ def plan_layer_image(
     return LayerImage(name, layer, width, height, u, v, step, padding_px, run.model.projection(layer))
 
 
-def smallest_uv_step(uv: Floats) -> Floats:
-    """Return the distance in uv per pixel, (H, W), along the direction in which uv (H, W, 2) changes least.
+def uv_step(uv: Floats) -> Floats:
+    """Return how far uv (H, W, 2) goes per pixel, (H, W): the side of a square with the area that a pixel covers.
 
-    This is the smaller singular value of the derivative of uv.
+    The area also serves where a mapping compresses one direction: the smaller of the two steps would be close to 0
+    there, and an atlas image as fine as that many times larger than the frames.
     """
     jacobian = field_jacobian(uv)
-    gram = np.einsum("yxij,yxik->yxjk", jacobian, jacobian)
-    half_trace, determinant = (gram[..., 0, 0] + gram[..., 1, 1]) / 2, np.linalg.det(gram)
-    return np.sqrt(np.maximum(half_trace - np.sqrt(np.maximum(half_trace**2 - determinant, 0)), 1e-18))
+    determinant = jacobian[..., 0, 0] * jacobian[..., 1, 1] - jacobian[..., 0, 1] * jacobian[..., 1, 0]
+    return np.sqrt(np.maximum(np.abs(determinant), LEAST_UV_STEP**2))
 
 
 def make_layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> LayerAtlas:
     """Render and sample all pictures of one layer."""
     size = (image.width, image.height)
     view = image.view(run.model, size, None)
-    visibility = torch.zeros(image.height, image.width)
-    for frame in store.frames():
-        atlas_uv = compute_atlas_uv(run.model, frame)[image.layer]
-        mark_visible_texels(visibility, view, atlas_uv, torch.from_numpy(frame.visibility[image.layer]))
+    visibility = measure_texel_visibility(run.model, store, image.layer, view, size)
     learned = render_atlas(run.model, view, size)
     sampled, is_sampled = sample_atlas(run, store, image, view)
     sampled = np.where(is_sampled[..., None], sampled, learned)
@@ -164,15 +168,22 @@ def sample_atlas(
     frames = evenly_spaced_indices(store.count, min(most_frames, SAMPLED_FRAMES))
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
-    for number, t in enumerate(tqdm(frames, desc=f"sampling the {Path(image.image).stem}", unit="frame")):
-        frame = resize_frame(store.frame(t), *run.clip.native_size)
+
+    def sample_frame(number: int) -> None:
+        """Write the samples of one frame into `colors` and `weights`."""
+        frame = resize_frame(store.frame(frames[number]), *run.clip.native_size)
         if (box := visible_box(run, frame, image, view)) is not None:
             colors[number][box], weights[number][box] = warp_frame_to_atlas(run, frame, image, view, box)
-    sampled = np.zeros((height, width, 3), np.float32)
-    rows = max(1, int(CHUNK_SAMPLES / (len(frames) * width)))
-    for top in range(0, height, rows):
+
+    def average_rows(top: int) -> Floats:
+        """Return the sampled atlas in some rows."""
         part = slice(top, top + rows)
-        sampled[part] = mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
+        return mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
+
+    sampling = stream_side_by_side(sample_frame, range(len(frames)))
+    deque(tqdm(sampling, total=len(frames), desc=f"sampling the {Path(image.image).stem}", unit="frame"), maxlen=0)
+    rows = max(1, int(CHUNK_SAMPLES / (len(frames) * width)))
+    sampled = np.concatenate(list(stream_side_by_side(average_rows, range(0, height, rows))))
     return sampled, np.any(weights > 0, axis=0)
 
 
@@ -205,7 +216,7 @@ def warp_frame_to_atlas(
         picture = picture / np.maximum(frame.light, LEAST_LIGHT)
     color = sample_field(picture, positions, cv2.INTER_CUBIC)
     visibility = sample_field(frame.visibility[layer], positions)
-    relative_sharpness = 1 / np.maximum(smallest_uv_step(frame.uv[layer]) / image.uv_per_pixel, 1.0)
+    relative_sharpness = 1 / np.maximum(uv_step(frame.uv[layer]) / image.uv_per_pixel, 1.0)
     is_tinted = in_halo(coverage_in_front(frame.alpha, layer), max(frame.alpha.shape[1:]))
     clearness = sample_field(np.where(is_tinted, HALO_WEIGHT, 1).astype(np.float32), positions)
     weight = np.where(
@@ -263,16 +274,16 @@ def write_layer_atlas(folder: Path, name: str, atlas: LayerAtlas, padding_px: in
     opacity = visible_opacity(atlas.visibility, padding_px)
     learned = np.dstack((extend_colors(atlas.learned, atlas.visibility), opacity))
     sampled = np.dstack((extend_colors(atlas.sampled, atlas.visibility), opacity))
-    media.write_png(folder / f"{name}_learned.png", to_8_bit(learned))
-    media.write_png(folder / f"{name}_sampled.png", to_8_bit(sampled))
     rgba = sampled if atlas.is_sampled_sharper else learned
-    if bits == 8:
-        media.write_png(folder / f"{name}.png", to_8_bit(rgba))
-    else:
-        write_png_16(folder / f"{name}.png", rgba)
-    media.write_png(folder / f"{name}_guide.png", atlas.guide)
     layers = {"paint here": np.zeros_like(atlas.guide), "guide": atlas.guide, "atlas": to_8_bit(rgba)}
-    write_openraster(folder / f"{name}.ora", layers)
+    path = folder / f"{name}.png"
+    run_side_by_side(
+        lambda: write_openraster(folder / f"{name}.ora", layers),
+        lambda: media.write_png(path, layers["atlas"]) if bits == 8 else write_png_16(path, rgba),
+        lambda: media.write_png(folder / f"{name}_learned.png", to_8_bit(learned)),
+        lambda: media.write_png(folder / f"{name}_sampled.png", to_8_bit(sampled)),
+        lambda: media.write_png(folder / f"{name}_guide.png", atlas.guide),
+    )
 
 
 def visible_opacity(visibility: Floats, padding_px: int) -> Floats:

@@ -18,8 +18,9 @@ from export.st_maps import write_st_map
 from grids.matting import continue_colors
 from media import Pixels, to_8_bit
 from media.contact_sheet import contact_sheet
+from parallel.side_by_side import stream_side_by_side
 from rendering.atlas_view import compute_atlas_uv
-from rendering.frames import VISIBLE, Floats, Frame, render_frames
+from rendering.frames import VISIBLE, Floats, Frame, render_frame
 from rendering.halo import coverage_in_front, in_halo
 from rendering.inverse import invert_uv_field
 from rendering.resampling import sample_field
@@ -52,27 +53,28 @@ def export_layers(
     background = run.model.layers.background.index
     images = {image.layer: image for image in atlas.layers} if atlas else {}
     plate = open_plate(run, images[background], atlas_folder) if background in images else None
-    previews: dict[str, Pixels] = {}
-    hidden_shares, has_shadow = [], []
-    native = run.clip.native_size
-    frames = render_frames(run.model, run.clip, run.full_range, with_colors=False, output_size=native)
-    for frame in tqdm(frames, total=len(run.clip), desc="layers", unit="frame"):
-        name = run.clip.frame_paths[frame.t].stem
-        source = run.clip.native_frame(frame.t).astype(np.float32) / 255
-        pictures = make_mattes(run, frame) if "alpha" in kinds else {}
-        if {"foreground", "background"} & set(kinds):
-            clean = make_clean_plate(run, frame, source, plate, remove_shadow)
-            hidden_shares.append(float(clean.never_visible.mean()))
-            has_shadow.append(clean.has_shadow)
-            pictures["background"] = to_8_bit(clean.picture)
-            pictures["background_unseen"] = np.where(clean.never_visible, 255, 0).astype(np.uint8)
-            pictures["foreground"] = extract_foreground(frame, source, clean.background)
-        pictures = {kind: picture for kind, picture in pictures.items() if kind.split("_")[0] in kinds}
+
+    def write_frame(t: int) -> tuple[dict[str, Pixels], CleanPlate | None]:
+        """Write all pictures of frame t. Returns small ones for layers.png, and what is known of the clean plate."""
+        frame = render_frame(
+            run.model, run.clip, t, run.full_range, with_colors=False, output_size=run.clip.native_size
+        )
+        name = run.clip.frame_paths[t].stem
+        pictures, clean = make_pictures(run, frame, plate, kinds, remove_shadow)
         for kind, picture in pictures.items():
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", picture)
         write_st_maps(run, frame, images, folder, name, kinds)
-        if frame.t == len(run.clip) // 2:
-            previews = {kind: show_on_grey(picture) for kind, picture in pictures.items()}
+        return {kind: show_on_grey(picture) for kind, picture in pictures.items()}, clean
+
+    frames = stream_side_by_side(write_frame, range(len(run.clip)))
+    previews: dict[str, Pixels] = {}
+    hidden_shares, has_shadow = [], []
+    for t, (shown, clean) in enumerate(tqdm(frames, total=len(run.clip), desc="layers", unit="frame")):
+        if clean is not None:
+            hidden_shares.append(float(clean.never_visible.mean()))
+            has_shadow.append(clean.has_shadow)
+        if t == len(run.clip) // 2:
+            previews = shown
     if previews:
         media.write_png(folder / "layers.png", contact_sheet(previews))
     if "background" in kinds:
@@ -81,6 +83,20 @@ def export_layers(
         if np.mean(has_shadow) >= SHADOW_FRAMES:
             remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
             print(f"a shadow moves with the object in {sum(has_shadow)} of {len(has_shadow)} frames; {remedy}")
+
+
+def make_pictures(
+    run: TrainedRun, frame: Frame, plate: LayerEdit | None, kinds: Sequence[str], remove_shadow: bool
+) -> tuple[dict[str, Pixels], "CleanPlate | None"]:
+    """Return the pictures of a frame by the name of their folder, and the clean plate if one was needed."""
+    pictures, clean = make_mattes(run, frame) if "alpha" in kinds else {}, None
+    if {"foreground", "background"} & set(kinds):
+        source = run.clip.native_frame(frame.t).astype(np.float32) / 255
+        clean = make_clean_plate(run, frame, source, plate, remove_shadow)
+        pictures["background"] = to_8_bit(clean.picture)
+        pictures["background_unseen"] = np.where(clean.never_visible, 255, 0).astype(np.uint8)
+        pictures["foreground"] = extract_foreground(frame, source, clean.background)
+    return {kind: picture for kind, picture in pictures.items() if kind.split("_")[0] in kinds}, clean
 
 
 def make_mattes(run: TrainedRun, frame: Frame) -> dict[str, Pixels]:

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from media import blur
 from rendering.blending import LUMA
 from rendering.frames import Floats
 
@@ -37,8 +38,8 @@ def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[F
         lit = is_visible & ~is_dark
         ambient = smooth_ratio(source @ LUMA, background @ LUMA, lit, AMBIENT_SMOOTHING * long_edge)
         is_dark = is_visible & (ratio < DARK_RATIO * ambient)
-    matched = cv2.GaussianBlur(background * ratio[..., None], (0, 0), SMOOTHING * long_edge)
-    change = np.abs(matched - cv2.GaussianBlur(source, (0, 0), SMOOTHING * long_edge)).mean(-1)
+    matched = blur(background * ratio[..., None], SMOOTHING * long_edge)
+    change = np.abs(matched - blur(source, SMOOTHING * long_edge)).mean(-1)
     candidate = (is_dark & (change < MAX_COLOR_CHANGE)).astype(np.uint8)
     # Thin parts are where the averages mix two things.
     side = 2 * int(np.ceil(2 * SMOOTHING * long_edge)) + 1
@@ -52,10 +53,7 @@ def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[F
 def smooth_ratio(numerator: Floats, denominator: Floats, is_known: Flags, sigma_px: float) -> Floats:
     """Return the ratio of two images (H, W) after each is averaged over the known pixels around each pixel."""
     weight = is_known.astype(np.float32)
-    top, bottom, total = (
-        cv2.GaussianBlur((image * weight).astype(np.float32), (0, 0), sigma_px)
-        for image in (numerator, denominator, np.ones_like(weight))
-    )
+    top, bottom, total = (blur(image * weight, sigma_px) for image in (numerator, denominator, np.ones_like(weight)))
     return (top + LEAST_BRIGHTNESS * total + 1e-6) / (bottom + LEAST_BRIGHTNESS * total + 1e-6)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from grids.fields import Lattice
 from grids.model import GridFrames, GridModel
 from masks.quality import signed_distance
-from media import to_8_bit
+from media import blur, to_8_bit
 from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
 
@@ -139,8 +139,8 @@ def continue_colors(source: Floats, weight: Floats, scale_px: float) -> Floats:
     is_known = np.zeros(weight.shape, bool)
     for scale in range(FILL_SCALES):
         sigma = max(1.0, scale_px / 2) * 2**scale
-        total = cv2.GaussianBlur(weight.astype(np.float32), (0, 0), sigma)
-        mean = cv2.GaussianBlur((source * weight[..., None]).astype(np.float32), (0, 0), sigma)
+        total = blur(weight, sigma)
+        mean = blur(source * weight[..., None], sigma)
         is_new = ~is_known & (total > SMALLEST_WEIGHT)
         result[is_new] = (mean / np.maximum(total, 1e-9)[..., None])[is_new]
         is_known |= is_new

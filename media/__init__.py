@@ -4,6 +4,7 @@ from media.files import fresh_folder, make_folder, write_atomically, write_text
 from media.images import (
     IMAGE_SUFFIXES,
     Pixels,
+    blur,
     has_opacity,
     image_size,
     list_images,
@@ -27,6 +28,7 @@ __all__ = [
     "Pixels",
     "VideoSet",
     "VideoWriter",
+    "blur",
     "fresh_folder",
     "has_opacity",
     "image_size",

@@ -16,6 +16,7 @@ LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # compression noise makes their sma
 LARGEST_LABEL = 16  # largest value of a lossless mask that is taken as label numbers and not as grey values
 TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that swap width and height
 EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
+FINE_SIGMA_PX = 4.0  # Up to twice this standard deviation a Gaussian is computed on the image itself, in pixels.
 
 Floats = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
@@ -192,6 +193,23 @@ def fit_size(size: tuple[int, int], max_long_edge: int, min_side: int = 1) -> tu
     return max(min_side, round(size[0] * scale)), max(min_side, round(size[1] * scale))
 
 
+def blur(image: NDArray, sigma_px: float) -> NDArray[np.float32]:
+    """Blur an image (H, W) or (H, W, C) by a Gaussian with a standard deviation in pixels.
+
+    Wide Gaussians are computed on a smaller image, which takes a fraction of the time and looks the same.
+    """
+    values, factor = image.astype(np.float32), int(sigma_px / FINE_SIGMA_PX)
+    if factor < 2:
+        return cv2.GaussianBlur(values, (0, 0), sigma_px)  # type: ignore[return-value]
+    height, width = image.shape[:2]
+    small_size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    small = cv2.resize(values, small_size, interpolation=cv2.INTER_AREA)
+    # Averaging and interpolating blur, too, with a variance of 1/12 and 1/6 of a small pixel.
+    small_sigma = ((sigma_px / factor) ** 2 - 1 / 12 - 1 / 6) ** 0.5
+    blurred = cv2.GaussianBlur(small, (0, 0), small_sigma)
+    return cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
 def resize_labels(mask: NDArray, width: int, height: int) -> NDArray:
     """Resize a mask (h, w) by nearest pixels, so that no new values such as mixtures of 0 and 255 arise."""
     if mask.shape[:2] == (height, width):
@@ -201,7 +219,8 @@ def resize_labels(mask: NDArray, width: int, height: int) -> NDArray:
 
 def to_8_bit(values: NDArray) -> Pixels:
     """Convert values in [0, 1], or booleans, to rounded uint8 in [0, 255]. Values outside are clipped."""
-    return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    rounded = np.rint(values * 255)
+    return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)
 
 
 def write_png(path: Path, image: Pixels) -> None:

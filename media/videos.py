@@ -17,6 +17,8 @@ from media.images import Pixels, write_png
 
 PUBLISHED_FPS = 10.0  # frames per second of the published videos, used for clips without a known rate
 
+PIPE_BYTES = 2**20  # Size of the pipe to an encoder, where the system lets it be set: a frame needs fewer waits.
+
 # HD colour, written into the file: without these tags players guess by the size, and colours shift.
 COLOR_FILTER = "scale=out_color_matrix=bt709:out_range=tv"
 COLOR_TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
@@ -35,12 +37,21 @@ class VideoWriter:
     """A video file that is written frame by frame and gets its final name when it is complete.
 
     Frames are (H, W, 3) or (H, W, 4) uint8. kind: "mp4" is H.264, "prores" is ProRes 4444 with opacity. crf: quality
-    of H.264, 0 (lossless) to 51. For H.264 odd sizes are padded by repeating the last column or row, because its pixel
-    format needs even sizes. Raises OSError if the encoder fails.
+    of H.264, 0 (lossless) to 51. preset: of the encoder of H.264; faster ones write larger files. For H.264 odd sizes
+    are padded by repeating the last column or row, because its pixel format needs even sizes. Raises OSError if the
+    encoder fails.
     """
 
-    def __init__(self, path: Path, fps: float, crf: int = 18, kind: str = "mp4", audio: Audio | None = None):
-        self.path, self.fps, self.crf, self.kind, self.audio = path, fps, crf, kind, audio
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        crf: int = 18,
+        kind: str = "mp4",
+        audio: Audio | None = None,
+        preset: str = "veryfast",
+    ):
+        self.path, self.fps, self.crf, self.kind, self.audio, self.preset = path, fps, crf, kind, audio, preset
         self.temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self.encoder: subprocess.Popen[bytes] | None = None
         self.stderr_file: IO[bytes] | None = None
@@ -49,7 +60,7 @@ class VideoWriter:
         """Return the flags of the encoder for the kind of file."""
         if self.kind == "prores":
             return ["-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le", "-vendor", "apl0"]
-        h264 = ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(self.crf), "-pix_fmt", "yuv420p"]
+        h264 = ["-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), "-pix_fmt", "yuv420p"]
         # One thread: many files are written side by side, and each thread costs memory.
         return [*h264, "-threads", "1", "-g", "25", "-movflags", "+faststart"]
 
@@ -69,7 +80,9 @@ class VideoWriter:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *flags, target]
         self.stderr_file = tempfile.TemporaryFile()  # noqa: SIM115 closed with the encoder
         # The encoder gets a process group of its own: Ctrl-C reaches only this process, which then ends the encoder.
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True, pipesize=PIPE_BYTES
+        )
 
     def write(self, frame: Pixels) -> None:
         """Append one frame. The first frame decides the size of the video."""
@@ -150,7 +163,7 @@ class VideoSet:
     def write(self, kind: str, frame: Pixels) -> None:
         """Append a grey (H, W) or RGB (H, W, 3) frame to the video of this kind."""
         if kind not in self.writers:
-            self.writers[kind] = VideoWriter(self.folder / f"{kind}_{self.clip_name}.mp4", self.fps)
+            self.writers[kind] = VideoWriter(self.folder / f"{kind}_{self.clip_name}.mp4", self.fps, preset="superfast")
         if frame.ndim == 2:
             frame = np.repeat(frame[..., None], 3, axis=-1)
         self.writers[kind].write(frame)

@@ -5,8 +5,9 @@ into a few large pieces needs no barriers, and so suffers less from other proces
 small step among the cores."""
 
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
@@ -45,6 +46,32 @@ def map_side_by_side(
         with ThreadPoolExecutor(workers, initializer=prepare_thread) as pool:
             return list(pool.map(function, items))
     finally:
+        torch.set_num_threads(threads)  # torch also keeps the number for threads that are still to come.
+
+
+def stream_side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield the results of a function for all items, in their order, while the cores work on the next items.
+
+    At most one item per core is taken in advance, so memory does not grow with the number of items. torch uses one
+    thread for each item, and records no gradients. An exception of the function is raised when its result is due.
+    """
+
+    def prepare_thread() -> None:
+        torch.set_num_threads(1)
+        torch.set_grad_enabled(False)
+
+    cores, threads = count_cores(), torch.get_num_threads()
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(cores, initializer=prepare_thread)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > cores:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # torch also keeps the number for threads that are still to come.
 
 

@@ -1,53 +1,66 @@
 """A temporary folder of rendered frames, for computations that need several passes over the clip."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from parallel.side_by_side import stream_side_by_side
 from rendering.frames import EMPTY_IMAGE, Floats, Frame, render_frames
 from rendering.trained_run import TrainedRun
 
+Result = TypeVar("Result")
+
 
 class FrameStore:
-    """Rendered frames in a folder, one file for each, read back one at a time. Colours are not stored."""
+    """Rendered frames in a folder, a file for each array, read back one at a time. Colours are not stored.
+
+    Frames may be added in any order, and by several threads.
+    """
 
     def __init__(self, folder: Path):
-        self.folder, self.count = folder, 0
+        self.folder, self.full_range = folder, True
+        self.stored: set[int] = set()  # numbers of the frames that are stored
 
     def add(self, frame: Frame, error: Floats | None = None) -> None:
         """Store a frame without its colours, and the error of its colours (H, W) if it is known."""
-        arrays: dict[str, Any] = {
-            "uv": frame.uv,
-            "alpha": frame.alpha,
-            "full_range": frame.full_range,
-            "error": EMPTY_IMAGE if error is None else error,
-        }
-        if frame.light is not None:
-            arrays["light"] = frame.light
-        np.savez(self.folder / f"{frame.t}.npz", **arrays)
-        self.count += 1
+        self.full_range = frame.full_range
+        for name, values in (("uv", frame.uv), ("alpha", frame.alpha), ("light", frame.light), ("error", error)):
+            if values is not None:
+                np.save(self.path(frame.t, name), values)
+        self.stored.add(frame.t)
 
-    def read(self, t: int) -> tuple[Frame, Floats]:
-        """Return frame t, with empty colours, and the error of its colours."""
-        with np.load(self.folder / f"{t}.npz") as arrays:
-            full_range, light = bool(arrays["full_range"]), arrays.get("light")
-            return Frame(t, arrays["uv"], arrays["alpha"], EMPTY_IMAGE, full_range, light), arrays["error"]
+    @property
+    def count(self) -> int:
+        """Number of stored frames."""
+        return len(self.stored)
 
-    def __iter__(self) -> Iterator[tuple[Frame, Floats]]:
-        return map(self.read, range(self.count))
+    def path(self, t: int, name: str) -> Path:
+        """Return the file of an array of frame t."""
+        return self.folder / f"{t}_{name}.npy"
 
     def frame(self, t: int) -> Frame:
-        """Return frame t, with empty colours."""
-        return self.read(t)[0]
+        """Read frame t, with empty colours."""
+        light_path = self.path(t, "light")
+        light = np.load(light_path) if light_path.exists() else None
+        uv, alpha = np.load(self.path(t, "uv")), np.load(self.path(t, "alpha"))
+        return Frame(t, uv, alpha, EMPTY_IMAGE, self.full_range, light)
+
+    def error(self, t: int) -> Floats:
+        """Read the error of the colours of frame t, (H, W)."""
+        return np.load(self.path(t, "error"))
 
     def frames(self) -> Iterator[Frame]:
         """Yield all frames, with empty colours."""
         return map(self.frame, range(self.count))
+
+    def map(self, function: Callable[[Frame], Result]) -> Iterator[Result]:
+        """Yield the results of a function for all frames, in their order; each core works on one frame at a time."""
+        return stream_side_by_side(lambda t: function(self.frame(t)), range(self.count))
 
 
 @contextmanager

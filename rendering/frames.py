@@ -10,6 +10,7 @@ from torch import Tensor
 
 from implicit_neural_networks import ALPHA_FLOOR, ALPHA_SCALE, Model, visibility
 from media.clip import Clip
+from parallel.side_by_side import stream_side_by_side
 
 Floats = NDArray[np.floating]
 
@@ -53,8 +54,10 @@ class Frame:
 def render_frames(
     model: Model, clip: Clip, full_range: bool, with_colors: bool = True, output_size: tuple[int, int] | None = None
 ) -> Iterator[Frame]:
-    """Yield all frames of the clip, one at a time; see `render_frame`."""
-    return (render_frame(model, clip, t, full_range, with_colors, output_size) for t in range(len(clip)))
+    """Yield all frames of the clip, in their order; each core renders one at a time. See `render_frame`."""
+    return stream_side_by_side(
+        lambda t: render_frame(model, clip, t, full_range, with_colors, output_size), range(len(clip))
+    )
 
 
 @torch.no_grad()

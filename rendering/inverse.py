@@ -37,12 +37,14 @@ def invert_uv_field(texels: Floats, size: tuple[int, int]) -> tuple[Floats, NDAr
     for _ in range(NEWTON_STEPS):
         error = sample_field(texels, positions) - targets
         rows = sample_field(inverse, positions)
-        positions[..., 0] -= (rows[..., :2] * error).sum(-1)
-        positions[..., 1] -= (rows[..., 2:] * error).sum(-1)
+        positions[..., 0] -= rows[..., 0] * error[..., 0] + rows[..., 1] * error[..., 1]
+        positions[..., 1] -= rows[..., 2] * error[..., 0] + rows[..., 3] * error[..., 1]
         np.clip(positions, -OUTSIDE_PX, limits, out=positions)
-    is_exact = np.abs(sample_field(texels, positions) - targets).max(-1) < TEXEL_TOLERANCE
-    is_inside = np.all((positions >= -0.5) & (positions <= limits - OUTSIDE_PX + 0.5), axis=-1)
-    return positions, is_exact & is_inside
+    # NumPy is slow along an axis of two values, so the two coordinates are compared one after the other.
+    is_exact = np.abs(sample_field(texels, positions) - targets) < TEXEL_TOLERANCE
+    is_inside = (positions >= -0.5) & (positions <= limits - OUTSIDE_PX + 0.5)
+    is_found = is_exact & is_inside
+    return positions, is_found[..., 0] & is_found[..., 1]
 
 
 def locate_uv(targets: Floats, uv: Floats, largest_step_px: float = math.inf) -> tuple[Floats, NDArray[np.bool_]]:
@@ -116,7 +118,7 @@ def guess_inverse(texels: Floats, size: tuple[int, int]) -> Floats:
     cell = max(1.0, STEPS_PER_CELL * float(np.median(steps)))
     columns, rows = (max(2, int(np.ceil(side / cell))) for side in size)
     index = np.floor((texels + 0.5) / cell).astype(np.int64)
-    is_inside = ((index >= 0) & (index < (columns, rows))).all(-1)
+    is_inside = (index[..., 0] >= 0) & (index[..., 0] < columns) & (index[..., 1] >= 0) & (index[..., 1] < rows)
     flat_index = (index[..., 1] * columns + index[..., 0])[is_inside]
     pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)[is_inside].astype(np.float32)
     count = np.bincount(flat_index, minlength=columns * rows).astype(np.float32)

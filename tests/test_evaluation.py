@@ -178,6 +178,25 @@ def test_marking_leaves_no_holes_where_the_atlas_is_finer_than_the_frame():
     torch.testing.assert_close(texel_visibility, torch.ones(61, 61))
 
 
+def test_marking_in_strips_equals_marking_at_once(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    axis = torch.linspace(0.1, 0.9, 21)
+    atlas_uv = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
+    visibility = torch.rand(21, 21, generator=generator)
+    at_once, in_strips = torch.zeros(61, 61), torch.zeros(61, 61)
+    mark_visible_texels(at_once, AtlasView(0.0, 0.0, 1.0), atlas_uv, visibility)
+    monkeypatch.setattr("rendering.atlas_view.STRIP_POINTS", 1)
+    mark_visible_texels(in_strips, AtlasView(0.0, 0.0, 1.0), atlas_uv, visibility)
+    assert at_once.any()
+    torch.testing.assert_close(in_strips, at_once)
+
+
+def test_marking_ignores_positions_outside_the_image():
+    texel_visibility = torch.zeros(5, 5)
+    mark_visible_texels(texel_visibility, AtlasView(0.0, 0.0, 1.0), torch.full((4, 4, 2), 1.5), torch.ones(4, 4))
+    assert not texel_visibility.any()
+
+
 def test_marking_ignores_hidden_pixels():
     texel_visibility = torch.zeros(5, 5)
     mark_visible_texels(texel_visibility, AtlasView(0.0, 0.0, 1.0), torch.rand(4, 4, 2), torch.full((4, 4), 0.3))

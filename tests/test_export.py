@@ -16,6 +16,7 @@ import only_edit
 from command_line import UserError
 from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
 from evaluation.image_metrics import psnr
+from export.atlas import uv_step
 from export.openraster import write_openraster
 from export.st_maps import st_values
 from export.track import track_point
@@ -82,6 +83,13 @@ def test_an_atlas_covers_what_is_visible_as_finely_as_the_video(atlas, run):
         for kind in ("learned", "sampled", "guide"):
             assert (atlas / f"{name}_{kind}.png").is_file()
     assert (atlas / "atlases.png").is_file()
+
+
+def test_a_mapping_that_compresses_one_direction_does_not_enlarge_the_atlas():
+    """One pixel covers 1 x 0.01 units, so its area is that of a square with a side of 0.1."""
+    x, y = np.meshgrid(np.arange(20.0), np.arange(10.0))
+    np.testing.assert_allclose(uv_step(np.stack((x, 0.01 * y), axis=-1)), 0.1)
+    np.testing.assert_allclose(uv_step(np.stack((0.5 * y, -0.5 * x), axis=-1)), 0.5)
 
 
 def test_the_sampled_atlas_shows_the_photograph(atlas, run, scene):

@@ -1,5 +1,6 @@
 """Soft opacity: the matting equation at outlines, its metrics, and the colours of the foreground."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from evaluation.matting_metrics import connectivity, matting_errors
 from export.layers import foreground_color
 from export.shadows import find_shadow
 from grids.matting import has_soft_outline, solve_matte
-from media import to_8_bit
+from media import blur, to_8_bit
 from scenes.catalogue import SCENES
 
 HEIGHT, WIDTH = 240, 360
@@ -103,3 +104,10 @@ def test_the_scene_shadow_has_a_shadow_that_the_background_alone_lacks():
     ratio = frame.rgb[frame.alpha[0] == 0].astype(float).sum() / clean[frame.alpha[0] == 0].sum()
     assert ratio < 0.97
     assert frame.light.min() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("sigma_px", [3.0, 20.0])
+def test_a_wide_blur_on_a_smaller_image_looks_like_the_exact_one(sigma_px):
+    edge = np.zeros((120, 160, 3), np.float32)
+    edge[:, 80:] = 1
+    np.testing.assert_allclose(blur(edge, sigma_px), cv2.GaussianBlur(edge, (0, 0), sigma_px), atol=0.01)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluation.image_metrics import load_lpips, psnr, ssim
-from evaluation.mapping_metrics import placement_summary, rigidity_summary, singular_values
+from evaluation.mapping_metrics import RigiditySums, placement_summary, singular_values, summarize_rigidity
 from evaluation.mask_metrics import alpha_error, boundary_f, iou, outline
 from evaluation.temporal_metrics import warp_error
 from rendering.inverse import locate_uv
@@ -118,21 +118,24 @@ def test_a_rotated_and_scaled_mapping_is_perfectly_rigid():
     larger, smaller = singular_values(rotated_uv(), 100.0)
     np.testing.assert_allclose(larger, 1, rtol=1e-6)
     np.testing.assert_allclose(smaller, 1, rtol=1e-6)
-    summary = rigidity_summary([(rotated_uv(), np.ones((40, 50), bool))] * 2, 100.0)
+    summary = summarize_rigidity([RigiditySums.of_mapping(rotated_uv(), np.ones((40, 50), bool), 100.0)] * 2)
     assert summary["scale_spread"] == pytest.approx(0, abs=1e-5)
     assert summary["shear"] == pytest.approx(0, abs=1e-5)
 
 
 def test_changes_of_scale_and_stretching_show_in_the_rigidity_metrics():
     everywhere = np.ones((40, 50), bool)
-    changing = rigidity_summary([(rotated_uv(0.01), everywhere), (rotated_uv(0.02), everywhere)], 100.0)
+    changing = summarize_rigidity(
+        [RigiditySums.of_mapping(rotated_uv(scale), everywhere, 100.0) for scale in (0.01, 0.02)]
+    )
     assert changing["scale_spread"] == pytest.approx(np.log(2) / 2, rel=1e-3)
-    stretched = rigidity_summary([(rotated_uv() * [3.0, 1.0], everywhere)], 100.0)
+    stretched = summarize_rigidity([RigiditySums.of_mapping(rotated_uv() * [3.0, 1.0], everywhere, 100.0)])
     assert stretched["shear"] > 0.5
 
 
 def test_rigidity_of_a_layer_that_is_never_visible_is_not_a_number():
-    assert np.isnan(rigidity_summary([(rotated_uv(), np.zeros((40, 50), bool))], 100.0)["shear"])
+    nowhere = RigiditySums.of_mapping(rotated_uv(), np.zeros((40, 50), bool), 100.0)
+    assert np.isnan(summarize_rigidity([nowhere])["shear"])
 
 
 def test_warp_error_is_zero_for_a_frame_that_moves_with_the_flow():

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from parallel.side_by_side import count_cores, map_side_by_side, run_side_by_side
+from parallel.side_by_side import count_cores, map_side_by_side, run_side_by_side, stream_side_by_side
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -40,3 +40,30 @@ def test_the_callers_number_of_threads_stays():
 def test_another_device_takes_the_items_one_after_the_other_in_the_callers_thread():
     threads = map_side_by_side(lambda _: threading.get_ident(), range(3), torch.device("meta"))
     assert set(threads) == {threading.get_ident()}
+
+
+def test_a_stream_keeps_the_order_and_takes_few_items_in_advance():
+    taken: list[int] = []
+
+    def count_up():
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    stream = stream_side_by_side(lambda number: number**2, count_up())
+    assert [next(stream) for _ in range(5)] == [0, 1, 4, 9, 16]
+    assert len(taken) <= 5 + count_cores()
+    assert list(stream) == [number**2 for number in range(5, 100)]
+
+
+def test_a_stream_records_no_gradients_and_divides_no_operators():
+    results = list(stream_side_by_side(lambda _: (torch.is_grad_enabled(), torch.get_num_threads()), range(3)))
+    assert results == [(False, 1)] * 3
+
+
+def test_a_stream_raises_an_exception_when_its_result_is_due_and_leaves_the_rest():
+    stream = stream_side_by_side(lambda number: 1 // (3 - number), range(1000))
+    assert [next(stream) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert list(stream) == []

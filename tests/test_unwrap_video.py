@@ -66,6 +66,20 @@ def test_a_video_becomes_layers_in_one_command(unwrapped):
     assert json.loads((folder / "data" / "a pan.json").read_text())["fps"] == 12
 
 
+def test_four_videos_are_written_unless_all_are_asked_for(unwrapped, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(unwrapped[0], folder)
+    (run,) = (folder / "results").iterdir()
+    (evaluation,) = (path.parent for path in run.glob("*/metrics.json"))
+    kinds = {path.stem.removesuffix("_a pan") for path in evaluation.glob("*.mp4")}
+    assert kinds == {"reconstruction", "alpha", "residuals", "edit"}
+    checkpoint = (run / "checkpoint").read_bytes()
+    monkeypatch.chdir(folder)
+    unwrap_video.main([str(unwrapped[0] / "a pan.mp4"), *QUICK, "--full_evaluation"])
+    assert {"global_info_a pan.mp4", "checkerboard_1_a pan.mp4"} <= {path.name for path in evaluation.glob("*.mp4")}
+    assert (run / "checkpoint").read_bytes() == checkpoint  # It was not trained again.
+
+
 def test_masks_that_were_found_are_known_as_such_until_somebody_changes_them(unwrapped, tmp_path):
     shutil.copytree(unwrapped[0] / "data", tmp_path / "data")
     frames = tmp_path / "data" / "a pan"

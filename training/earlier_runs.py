@@ -15,8 +15,8 @@ from media.clip import mask_suffixes
 def find_newest_run(config: Config) -> Path | None:
     """Return the newest run in the results folder that has this config; None without one.
 
-    The time budget and the folder of strokes may differ. A run counts only if its checkpoint can be read and the clip
-    has not changed since the run began.
+    The time budget, the folder of strokes and what evaluations write may differ. A run counts only if its checkpoint
+    can be read and the clip has not changed since the run began.
     """
     results, name = Path(config.results_folder_name), Path(config.data_folder).name
     runs = [path for path in results.iterdir() if path.name.startswith(f"{name}_")] if results.is_dir() else []
@@ -28,9 +28,8 @@ def find_newest_run(config: Config) -> Path | None:
         except ConfigError as error:
             warn(f"skipped an earlier run: {error}")
             continue
-        is_same = (
-            replace(run_config, time_budget_s=config.time_budget_s, strokes_folder=config.strokes_folder) == config
-        )
+        may_differ = {name: getattr(config, name) for name in ("time_budget_s", "strokes_folder", "full_evaluation")}
+        is_same = replace(run_config, **may_differ) == config
         is_newer = (run / "config.json").stat().st_mtime >= input_time(config)
         if is_same and is_newer and has_readable_checkpoint(run):
             return run

@@ -233,7 +233,7 @@ class Trainer:
         """Write the published outputs to a folder named after the iteration, and report them."""
         run = TrainedRun(self.model, self.clip, self.config.alpha_range == "full", self.checkpoint_path)
         with self.stopwatch.pause():
-            evaluation = evaluate(run, self.evaluation_folder)
+            evaluation = evaluate(run, self.evaluation_folder, is_full=self.config.full_evaluation)
         self.report_evaluation(evaluation, events)
 
     def report_evaluation(self, evaluation: Evaluation, events: "SummaryWriter") -> None:
