@@ -1,6 +1,6 @@
 """Compute cues that tell an object's pixels from those of the background: motion and colour, at a reduced size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from alignment.transforms import resize_matrix, to_homogeneous
 from media.flows import BACKWARD, FORWARD, STEPS
 from media.images import fit_size
+from parallel.side_by_side import stream_side_by_side
 from unwrap_utils import Video, warp_by_flow
 
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
+Box = tuple[slice, slice]  # rows and columns
 
 MIN_SIDE_PX = 8  # Shortest side at which cues are computed, pixels.
 LONG_EDGE_PX = 288  # Pixels of the long edge at which cues are computed: enough to decide, and fast.
@@ -119,26 +121,41 @@ def background_differences(clip: SmallClip, transforms: Floats, is_background: F
     rgb = clip.rgb.astype(np.float32)
     frames, height, width = rgb.shape[:3]
     to_canvas, canvas_size = background_canvas(transforms, (height, width))
+    boxes = [canvas_box(matrix, (height, width), canvas_size) for matrix in to_canvas]
 
-    def warp_frames() -> Iterator[tuple[Floats, Floats]]:
-        """Yield each frame on the canvas and its weight: 1 where it surely shows the background, else 0.
+    def warp_frame(t: int) -> tuple[Floats, Floats]:
+        """Return frame t in its box of the canvas and its weight: 1 where it surely shows the background, else 0.
 
         Frames are warped again in every pass, because this is cheaper than keeping them all.
         """
-        for image, mask, matrix in zip(rgb, is_background, to_canvas, strict=True):
-            is_known = cv2.warpPerspective(mask.astype(np.float32), matrix, canvas_size) > 0.99
-            yield cv2.warpPerspective(image, matrix, canvas_size), is_known[..., None].astype(np.float32)
+        rows, columns = boxes[t]
+        matrix = translation(-columns.start, -rows.start) @ to_canvas[t]
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        is_known = cv2.warpPerspective(is_background[t].astype(np.float32), matrix, size) > 0.99
+        return cv2.warpPerspective(rgb[t], matrix, size), is_known[..., None].astype(np.float32)
 
-    mean, count = weighted_mean((color, weight) for color, weight in warp_frames())
-    for _ in range(2):  # Repeated with less weight on colours that differ from the mean, which makes the mean robust.
-        deviation = weighted_mean((np.abs(color - mean), weight) for color, weight in warp_frames())[0] + 1
-        mean, _ = weighted_mean(
-            (color, weight / (1 + np.square((color - mean) / deviation))) for color, weight in warp_frames()
-        )
-    result = np.empty((2, frames, height, width), np.float32)
+    def average(weigh: Callable[[int], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+        """Return the weighted mean of values in the boxes of all frames, and the sum of the weights, on the canvas."""
+        return weighted_mean(zip(boxes, stream_side_by_side(weigh, range(frames)), strict=True), canvas_size)
+
+    def weigh_deviation(t: int) -> tuple[Floats, Floats]:
+        color, weight = warp_frame(t)
+        return np.abs(color - mean[boxes[t]]), weight
+
+    def weigh_robustly(t: int) -> tuple[Floats, Floats]:
+        """Return the colours of frame t, with less weight on those that differ from the mean."""
+        color, weight = warp_frame(t)
+        return color, weight / (1 + np.square((color - mean[boxes[t]]) / deviation[boxes[t]]))
+
+    mean, count = average(warp_frame)
+    for _ in range(2):  # This makes the mean robust.
+        deviation = average(weigh_deviation)[0] + 1
+        mean = average(weigh_robustly)[0]
     is_filled = (count[..., 0] >= 1).astype(np.float32)
     mean_and_deviation = np.dstack((mean, deviation.mean(-1)))
-    for t in range(frames):
+
+    def compare(t: int) -> list[Floats]:
+        """Return the two differences of frame t."""
         from_canvas = np.linalg.inv(to_canvas[t])
         background: NDArray = cv2.warpPerspective(mean_and_deviation, from_canvas, (width, height))
         is_known = cv2.warpPerspective(is_filled, from_canvas, (width, height)) > 0.99
@@ -147,10 +164,11 @@ def background_differences(clip: SmallClip, transforms: Floats, is_background: F
             np.abs(to_lab(rgb[t]) - to_lab(expected)).mean(-1),
             np.abs(rgb[t] - match_brightness(expected, rgb[t])).mean(-1),
         )
-        for index, difference in enumerate(differences):
-            smooth = cv2.GaussianBlur(difference, (0, 0), 1)
-            result[index, t] = np.where(is_known, smooth / (usual_deviation + 3), np.nan)
-    return result[0], result[1]
+        smooth = (cv2.GaussianBlur(difference, (0, 0), 1) for difference in differences)
+        return [np.where(is_known, difference / (usual_deviation + 3), np.nan) for difference in smooth]
+
+    first, second = zip(*stream_side_by_side(compare, range(frames)), strict=True)
+    return np.stack(first), np.stack(second)
 
 
 def background_canvas(transforms: Floats, size: tuple[int, int]) -> tuple[Floats, tuple[int, int]]:
@@ -165,8 +183,27 @@ def background_canvas(transforms: Floats, size: tuple[int, int]) -> tuple[Floats
     centers = np.median(corners[..., :2] / corners[..., 2:], axis=1)
     low, high = centers.min(0) - [width, height], centers.max(0) + [width, height]
     canvas_width, canvas_height = np.minimum(np.ceil(high - low), [6 * width, 6 * height]).astype(int)
-    shift = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]])
-    return shift @ transforms, (int(canvas_width), int(canvas_height))
+    return translation(-low[0], -low[1]) @ transforms, (int(canvas_width), int(canvas_height))
+
+
+def canvas_box(matrix: Floats, size: tuple[int, int], canvas_size: tuple[int, int]) -> Box:
+    """Return the rows and columns of a canvas of (width, height) in which a frame of (height, width) lies.
+
+    matrix (3, 3): from pixels of the frame to the canvas.
+    """
+    height, width = size
+    corners = to_homogeneous(np.array([[-1, -1], [width, -1], [-1, height], [width, height]], float)) @ matrix.T
+    if (corners[:, 2] <= 0).any():  # A corner lies behind the camera, so the frame has no outline on the canvas.
+        return slice(0, canvas_size[1]), slice(0, canvas_size[0])
+    places = corners[:, :2] / corners[:, 2:]
+    low = np.floor(places.min(0)).clip(0, np.array(canvas_size) - 1).astype(int)
+    high = np.ceil(places.max(0)).clip(low + 1, canvas_size).astype(int)
+    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
+
+
+def translation(x: float, y: float) -> Floats:
+    """Return the transform (3, 3) that moves positions by (x, y)."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], float)
 
 
 def to_lab(rgb: NDArray) -> Floats:
@@ -181,12 +218,18 @@ def match_brightness(image: Floats, target: Floats) -> Floats:
     return image * ratio.clip(MIN_BRIGHTNESS_RATIO, MAX_BRIGHTNESS_RATIO)[..., None]
 
 
-def weighted_mean(images: Iterable[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    """Return the weighted mean of images (h, w, C) with weights (h, w, 1 or C), and the sum of the weights."""
-    total: Floats = np.zeros((), np.float32)
-    total_weight: Floats = np.zeros((), np.float32)
-    for image, weight in images:
-        total, total_weight = total + image * weight, total_weight + weight
+def weighted_mean(
+    images: Iterable[tuple[Box, tuple[Floats, Floats]]], canvas_size: tuple[int, int]
+) -> tuple[Floats, Floats]:
+    """Return the weighted mean (H, W, 3) of images on a canvas of (width, height), and the sum of the weights.
+
+    images: for each image its place on the canvas, its colours (h, w, 3) and its weights (h, w, 1 or 3).
+    """
+    shape = (canvas_size[1], canvas_size[0], 3)
+    total, total_weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for box, (image, weight) in images:
+        total[box] += image * weight
+        total_weight[box] += weight
     return total / np.maximum(total_weight, 1e-3), total_weight
 
 

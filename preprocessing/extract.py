@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import media
 from command_line import UserError, warn
 from media import Pixels
 from media.decoding import VideoMetadata, read_video, read_video_metadata
+from parallel.side_by_side import stream_side_by_side
 from preprocessing.scene_cuts import SceneCutDetector
 
 MAX_LISTED = 5  # Number of frames that a message lists at most.
@@ -113,14 +114,10 @@ def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max
     unfinished = folder.with_name(f".{folder.name}_unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    detector, width, height = SceneCutDetector(), metadata.width, metadata.height
+    detector = SceneCutDetector()
     try:
-        for number, frame in enumerate(read_span(source, span, metadata)):
-            if number >= max_frames:
-                raise UserError(too_many_frames_message(source, f"more than {max_frames}", max_frames))
-            detector.add_frame(frame)
-            height, width = frame.shape[:2]
-            media.write_png(unfinished / f"{number:05d}.png", frame)
+        frames = check_frames(read_span(source, span, metadata), source, detector, max_frames)
+        sizes = list(stream_side_by_side(lambda item: write_frame(unfinished, *item), enumerate(frames)))
         if detector.count < 2:
             raise UserError(f"{source}: {detector.count} frame in this part; at least 2 are needed to follow a motion")
         fps = metadata.fps / span.every
@@ -133,8 +130,8 @@ def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max
             end_s=span.end_s,
             every=span.every,
             frames=detector.count,
-            width=width,
-            height=height,
+            width=sizes[0][0],
+            height=sizes[0][1],
             has_audio=metadata.has_audio,
             source_bytes=status.st_size,
             source_changed=status.st_mtime,
@@ -146,6 +143,23 @@ def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return note
+
+
+def check_frames(
+    frames: Iterable[Pixels], source: Path, detector: SceneCutDetector, max_frames: int
+) -> Iterator[Pixels]:
+    """Yield frames (H, W, 3) while the detector looks for scene cuts. Raise UserError after max_frames frames."""
+    for number, frame in enumerate(frames):
+        if number >= max_frames:
+            raise UserError(too_many_frames_message(source, f"more than {max_frames}", max_frames))
+        detector.add_frame(frame)
+        yield frame
+
+
+def write_frame(folder: Path, number: int, frame: Pixels) -> tuple[int, int]:
+    """Write a frame (H, W, 3) as a PNG that is named after its number, and return (W, H)."""
+    media.write_png(folder / f"{number:05d}.png", frame)
+    return frame.shape[1], frame.shape[0]
 
 
 def too_many_frames_message(source: Path, count: str, max_frames: int) -> str:

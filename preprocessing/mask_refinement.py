@@ -14,6 +14,7 @@ from implicit_neural_networks import Layers
 from masks.cues import motion_difference, shrink, shrink_video
 from masks.refinement import RefinedMasks, refine_masks
 from media import Pixels
+from parallel.side_by_side import stream_side_by_side
 from preprocessing.mask_files import list_frames, write_mask_files
 from preprocessing.mask_report import report_masks
 from preprocessing.small_video import open_small_clip, read_small_video
@@ -54,8 +55,7 @@ def refine_to_frames(video: Video, rough: Pixels, frames: list[Path], selection:
     video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames.
     """
     refined = refine_small_masks(video, rough)
-    for path in selection:
-        yield refined.mask(media.read_rgb(path), frames.index(path))
+    yield from stream_side_by_side(lambda path: refined.mask(media.read_rgb(path), frames.index(path)), selection)
 
 
 def refine_clip_masks(video: Path) -> Path:
