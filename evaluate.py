@@ -30,11 +30,10 @@ from evaluation.patterns import checkerboard, letter_pattern, uv_colors
 from evaluation.plots import plot_per_frame
 from evaluation.temporal_metrics import warp_error
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
-from parallel.side_by_side import stream_side_by_side
 from rendering.atlas_view import AtlasView, compute_atlas_uv, fit_atlas_views
 from rendering.blending import apply_edits
 from rendering.frame_store import FrameStore, temporary_frame_store
-from rendering.frames import VISIBLE, Floats, Frame, render_frame
+from rendering.frames import VISIBLE, Floats, Frame, map_frames
 from rendering.resampling import sample_image
 from rendering.trained_run import TrainedRun
 from unwrap_utils import consistent_pixels
@@ -95,24 +94,24 @@ def write_reconstruction(
     """
     clip = run.clip
 
-    def render(t: int) -> tuple[dict[str, float], Pixels, dict[str, Pixels]]:
-        """Return the metrics of frame t, the frame of the clip, and the pictures of the videos by their kind."""
-        frame = render_frame(run.model, clip, t, run.full_range)
-        source_image = clip.frame(t)
+    def measure_and_show(frame: Frame) -> tuple[dict[str, float], Pixels, dict[str, Pixels]]:
+        """Return the metrics of a frame, the frame of the clip, and the pictures of the videos by their kind."""
+        source_image = clip.frame(frame.t)
         source = source_image.astype(np.float32) / 255
         residual = np.abs(frame.rgb - source)
         store.add(frame, residual @ np.full(3, 1 / 3, np.float32))
         shown = {"reconstruction": to_8_bit(frame.rgb), "alpha": to_8_bit(frame.coverage)}
         shown["residuals"] = to_8_bit(residual)
         if is_full:
-            if (mask := clip.read_merged_mask(t)) is not None:
+            if (mask := clip.read_merged_mask(frame.t)) is not None:
                 shown["alpha_vs_mask_rcnn"] = np.hstack((shown["alpha"], mask))
             shown |= show_mappings(frame, source)
         return measure_frame(clip, frame, source), source_image, shown
 
     per_frame: dict[str, list[float]] = {}
     pictures: dict[str, Pixels] = {}
-    frames = tqdm(stream_side_by_side(render, range(len(clip))), total=len(clip), desc="rendering", unit="frame")
+    measured = map_frames(measure_and_show, run.model, clip, run.full_range)
+    frames = tqdm(measured, total=len(clip), desc="rendering", unit="frame")
     with VideoSet(folder, clip.name, clip.fps) as videos:
         for t, (metrics, source, shown) in enumerate(frames):
             for name, value in metrics.items():

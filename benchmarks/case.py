@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import media
+from benchmarks.convergence import time_to_quality
 from benchmarks.measure import measure_against_scene
 from benchmarks.tracks import PointFolder, measure_points
 from config import Config, load_config
@@ -64,6 +65,7 @@ def run_case(task: dict[str, Any]) -> None:
         "size": [run.clip.width, run.clip.height],
         "peak_memory_mb": peak_memory_mb(),
     }
+    result |= time_to_quality(trainer.log.rows)
     with temporary_frame_store(output) as store:
         result |= measure_run(run, store, task, output / "sheet.png")
     if task["points"]:

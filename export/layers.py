@@ -18,9 +18,8 @@ from export.st_maps import write_st_map
 from grids.matting import continue_colors
 from media import Pixels, to_8_bit
 from media.contact_sheet import contact_sheet
-from parallel.side_by_side import stream_side_by_side
 from rendering.atlas_view import compute_atlas_uv
-from rendering.frames import VISIBLE, Floats, Frame, render_frame
+from rendering.frames import VISIBLE, Floats, Frame, map_frames
 from rendering.halo import coverage_in_front, in_halo
 from rendering.inverse import invert_uv_field
 from rendering.resampling import sample_field
@@ -54,19 +53,17 @@ def export_layers(
     images = {image.layer: image for image in atlas.layers} if atlas else {}
     plate = open_plate(run, images[background], atlas_folder) if background in images else None
 
-    def write_frame(t: int) -> tuple[dict[str, Pixels], CleanPlate | None]:
-        """Write all pictures of frame t. Returns small ones for layers.png, and what is known of the clean plate."""
-        frame = render_frame(
-            run.model, run.clip, t, run.full_range, with_colors=False, output_size=run.clip.native_size
-        )
-        name = run.clip.frame_paths[t].stem
+    def write_frame(frame: Frame) -> tuple[dict[str, Pixels], CleanPlate | None]:
+        """Write all pictures of a frame. Returns small ones for layers.png, and what is known of the clean plate."""
+        name = run.clip.frame_paths[frame.t].stem
         pictures, clean = make_pictures(run, frame, plate, kinds, remove_shadow)
         for kind, picture in pictures.items():
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", picture)
         write_st_maps(run, frame, images, folder, name, kinds)
         return {kind: show_on_grey(picture) for kind, picture in pictures.items()}, clean
 
-    frames = stream_side_by_side(write_frame, range(len(run.clip)))
+    native = run.clip.native_size
+    frames = map_frames(write_frame, run.model, run.clip, run.full_range, with_colors=False, output_size=native)
     previews: dict[str, Pixels] = {}
     hidden_shares, has_shadow = [], []
     for t, (shown, clean) in enumerate(tqdm(frames, total=len(run.clip), desc="layers", unit="frame")):

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 CPU = torch.device("cpu")
+MOST_STREAM_WORKERS = 8  # Each holds an item, such as a frame in native size, in memory.
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -52,21 +53,22 @@ def map_side_by_side(
 def stream_side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yield the results of a function for all items, in their order, while the cores work on the next items.
 
-    At most one item per core is taken in advance, so memory does not grow with the number of items. torch uses one
-    thread for each item, and records no gradients. An exception of the function is raised when its result is due.
+    At most MOST_STREAM_WORKERS cores work, and one item for each is taken in advance, so memory does not grow with the
+    number of items. The items are taken in the caller's thread. torch uses one thread for each item, and records no
+    gradients. An exception of the function is raised when its result is due.
     """
 
     def prepare_thread() -> None:
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
 
-    cores, threads = count_cores(), torch.get_num_threads()
+    workers, threads = min(count_cores(), MOST_STREAM_WORKERS), torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(cores, initializer=prepare_thread)
+    pool = ThreadPoolExecutor(workers, initializer=prepare_thread)
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > cores:
+            if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

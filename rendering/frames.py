@@ -1,7 +1,8 @@
 """Rendered frames: uv, opacity and colour of every pixel, one frame at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from media.clip import Clip
 from parallel.side_by_side import stream_side_by_side
 
 Floats = NDArray[np.floating]
+Result = TypeVar("Result")
 
 VISIBLE = 0.5  # A pixel shows a layer, and an atlas texel is visible, if the visibility is above this.
 BACKGROUND_LIMIT = 0.75  # Opacity in [0, 1] that corresponds to a raw network output (tanh) of 0.5.
@@ -54,10 +56,31 @@ class Frame:
 def render_frames(
     model: Model, clip: Clip, full_range: bool, with_colors: bool = True, output_size: tuple[int, int] | None = None
 ) -> Iterator[Frame]:
-    """Yield all frames of the clip, in their order; each core renders one at a time. See `render_frame`."""
-    return stream_side_by_side(
-        lambda t: render_frame(model, clip, t, full_range, with_colors, output_size), range(len(clip))
-    )
+    """Yield all frames of the clip, in their order, rendered in advance; see `render_frame`."""
+    return map_frames(lambda frame: frame, model, clip, full_range, with_colors, output_size)
+
+
+def map_frames(
+    function: Callable[[Frame], Result],
+    model: Model,
+    clip: Clip,
+    full_range: bool,
+    with_colors: bool = True,
+    output_size: tuple[int, int] | None = None,
+) -> Iterator[Result]:
+    """Yield the results of a function for all rendered frames of the clip, in their order; see `render_frame`.
+
+    Each core renders a frame and computes the function for it. A model on another device renders one frame after the
+    other; the function is computed on the CPU all the same, so it must not use the device.
+    """
+
+    def render(t: int) -> Frame:
+        return render_frame(model, clip, t, full_range, with_colors, output_size)
+
+    times = range(len(clip))
+    if next(model.parameters()).device.type == "cpu":
+        return stream_side_by_side(lambda t: function(render(t)), times)
+    return stream_side_by_side(function, map(render, times))
 
 
 @torch.no_grad()

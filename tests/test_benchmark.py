@@ -9,6 +9,7 @@ from conftest import ROOT, draw, run_script, tiny_config, write_config
 
 from benchmarks.alignment import alignment_errors, transform_errors_px
 from benchmarks.busy import busy_process
+from benchmarks.convergence import time_to_quality
 from benchmarks.measure import measure_against_scene, placement_errors
 from benchmarks.table import markdown_table
 from implicit_neural_networks import AtlasModel
@@ -152,3 +153,15 @@ def test_the_busy_process_is_ended_even_if_the_measurement_fails(monkeypatch):
         assert started[0].poll() is None
         raise ZeroDivisionError
     assert started[0].poll() is not None
+
+
+def test_the_time_to_quality_is_when_the_averaged_psnr_first_reaches_a_share_of_the_last_one():
+    """The PSNR is 20, 29, 30, 30, ... dB: five lines are averaged, and 95 % of 30 dB are 28.5 dB."""
+    rows = [
+        {"iteration": 20 * number, "seconds": 2.0 * number, "psnr_of_batch": psnr}
+        for number, psnr in enumerate([20.0] * 5 + [29.0] * 5 + [30.0] * 10)
+    ]
+    times = time_to_quality(rows)
+    assert times["seconds_to_95"] == 14.0  # the middle of the first five lines of 29 dB
+    assert 18.0 <= times["seconds_to_99"] <= 24.0
+    assert time_to_quality(rows[:3]) == {}

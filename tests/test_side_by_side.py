@@ -56,6 +56,13 @@ def test_a_stream_keeps_the_order_and_takes_few_items_in_advance():
     assert list(stream) == [number**2 for number in range(5, 100)]
 
 
+def test_a_stream_takes_the_items_in_the_callers_thread():
+    takers = {threading.get_ident()}
+    items = (takers.add(threading.get_ident()) for _ in range(5))
+    assert list(stream_side_by_side(lambda item: item, items)) == [None] * 5
+    assert takers == {threading.get_ident()}
+
+
 def test_a_stream_records_no_gradients_and_divides_no_operators():
     results = list(stream_side_by_side(lambda _: (torch.is_grad_enabled(), torch.get_num_threads()), range(3)))
     assert results == [(False, 1)] * 3

@@ -308,9 +308,9 @@ def test_a_time_budget_ends_the_run_with_an_evaluation_that_does_not_use_it_up(s
         clock.now += 1
         return step(*arguments)
 
-    def evaluate_in_an_hour(*arguments):
+    def evaluate_in_an_hour(*arguments, **named_arguments):
         clock.now += 3600
-        return evaluate(*arguments)
+        return evaluate(*arguments, **named_arguments)
 
     monkeypatch.setattr(trainer.learner, "step", step_in_a_second)
     monkeypatch.setattr(training.loop, "evaluate", evaluate_in_an_hour)

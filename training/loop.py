@@ -104,10 +104,12 @@ class Trainer:
         return terms
 
     def train_without_evaluating(self) -> None:
-        """Do the steps until the iterations or the time budget end, without reports and checkpoints: for benchmarks."""
+        """Do the steps until the iterations or the time budget end, with a log but without the rest: for benchmarks."""
         with self.make_progress_bar() as bar:
             while not self.is_finished:
-                self.step()
+                terms = self.step()
+                if self.iteration % self.config.log_every == 0:
+                    self.write_log(terms)
                 bar.update(self.work_done - bar.n)
         self.learner.finish()
 
@@ -210,24 +212,32 @@ class Trainer:
     # reports
 
     def log_terms(self, terms: dict[str, Tensor], events: "SummaryWriter", bar: tqdm) -> None:
-        """Write the loss terms to the log, the events and the progress bar. Raises UserError if the loss is NaN.
+        """Write the loss terms to the log, the events and the progress bar. Raises UserError if the loss is NaN."""
+        row = self.write_log(terms)
+        for name in ("total", *terms):
+            events.add_scalar(f"Loss/{name}", row[name], self.iteration)
+        if self.psnr is not None:
+            quality = {"psnr": f"{self.psnr:.2f} dB"}
+        else:  # Until the first evaluation the PSNR of the batch is shown.
+            quality = {"psnr_of_batch": f"{row['psnr_of_batch']:.1f} dB" if "psnr_of_batch" in row else "unknown"}
+        bar.set_postfix(loss=f"{row['total']:.1f}", **quality)
 
-        This is the only place in the loop that waits for the device.
+    def write_log(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        """Write the loss terms to the log, and return the new line. Raises UserError if the loss is NaN.
+
+        The line has the PSNR of the batch, which follows from the colour term. This is the only place in the loop that
+        waits for the device.
         """
         values = dict(zip(terms, torch.stack(list(terms.values())).tolist(), strict=True))
         total = sum(values.values())
         if not math.isfinite(total):
             raise self.divergence_error()
-        seconds = round(self.stopwatch.seconds, 3)
-        self.log.add({"iteration": self.iteration, "total": total, **values, "seconds": seconds})
-        for name, value in {"total": total, **values}.items():
-            events.add_scalar(f"Loss/{name}", value, self.iteration)
-        if self.psnr is not None:
-            quality = {"psnr": f"{self.psnr:.2f} dB"}
-        else:  # Until the first evaluation the PSNR of the batch is estimated from its colour term.
-            error = values.get("color", 0.0) / (3 * self.config.rgb_coeff) if self.config.rgb_coeff else 0.0
-            quality = {"psnr_of_batch": f"{-10 * math.log10(error):.1f} dB" if error > 0 else "unknown"}
-        bar.set_postfix(loss=f"{total:.1f}", **quality)
+        row = {"iteration": self.iteration, "total": total, **values, "seconds": round(self.stopwatch.seconds, 3)}
+        error = values.get("color", 0.0) / (3 * self.config.rgb_coeff) if self.config.rgb_coeff else 0.0
+        if error > 0:
+            row["psnr_of_batch"] = round(-10 * math.log10(error), 2)
+        self.log.add(row)
+        return row
 
     def write_evaluation(self, events: "SummaryWriter") -> None:
         """Write the published outputs to a folder named after the iteration, and report them."""
