@@ -27,13 +27,15 @@ from media import Pixels, to_8_bit
 from media.clip import Clip
 from media.contact_sheet import contact_sheet
 from media.videos import FrameFolder, VideoWriter
+from parallel.side_by_side import stream_side_by_side
 from rendering.atlas_view import AtlasView, compute_atlas_uv, fit_atlas_views
 from rendering.blending import alpha_over, composite_edits
 from rendering.frame_store import FrameStore, render_into_store, temporary_frame_store
 from rendering.frames import Floats, Frame, render_frame, render_frames
-from rendering.resampling import WHOLE_FRAME, Box, bounding_box, resize_frame
+from rendering.resampling import WHOLE_FRAME, Box, bounding_box, resize_frame, split_rows
 from rendering.trained_run import TrainedRun
 
+STRIP_PIXELS = 500_000  # Pixels of a large frame that are edited at once; it bounds the memory.
 PREVIEW_PX = 640  # Width of a frame in edited.png, in pixels.
 CHECKER_GREYS = (0.75, 0.85)  # Grey values, in [0, 1], of the checkerboard behind an edit without the video.
 CHECKER_PX = 16  # Side of a square of this checkerboard, in pixels.
@@ -130,25 +132,37 @@ def render_edited_frames(
     The edited frame has the shape (H, W, 3); with request.edit_only it is the edit alone, (H, W, 4), colours not
     premultiplied.
     """
+
+    def edit(frame: Frame) -> tuple[Pixels, Pixels]:
+        return edit_frame(run, frame, edits, request)
+
+    # What is behind a new shape is rendered by the model, which may be on another device than the CPU.
+    is_on_device = any(part.is_free_part for part in edits)
+    return map(edit, frames) if is_on_device else stream_side_by_side(edit, frames)
+
+
+def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: EditRequest) -> tuple[Pixels, Pixels]:
+    """Return a frame of the clip (H, W, 3), and the edited one; see `render_edited_frames`."""
     width, height = output_size(run, request)
     # The box is found at working size. Published sampling may miss small edits there, so it renders whole frames.
     uses_box = run.full_range and width > run.clip.width
     attached_layers = {edit.layer for edit in edits if edit.is_attached}
-    for frame in frames:
-        attached_frame = attach_paint(frame, attached_layers)
-        source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
-        edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
-        box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
-        if box is not None:
-            resized = resize_frame(frame, width, height, box)
-            attached_resized = resize_frame(attached_frame, width, height, box) if attached_layers else resized
-            picture = source[box].astype(np.float32) / 255
-            color, opacity = edit_picture(run, request, picture, resized, attached_resized, edits)
-            if request.edit_only:
-                edited[box] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
-            else:
-                edited[box] = to_8_bit(picture * (1 - opacity) + color)
-        yield source, edited
+    attached_frame = attach_paint(frame, attached_layers)
+    source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
+    edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
+    box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
+    # What is left free of an object has a soft outline, which looks at the pixels around it; the rest needs no others.
+    has_free_part = any(part.is_free_part for part in edits)
+    for strip in [] if box is None else [box] if has_free_part else split_rows(box, width, height, STRIP_PIXELS):
+        resized = resize_frame(frame, width, height, strip)
+        attached_resized = resize_frame(attached_frame, width, height, strip) if attached_layers else resized
+        picture = source[strip].astype(np.float32) / 255
+        color, opacity = edit_picture(run, request, picture, resized, attached_resized, edits)
+        if request.edit_only:
+            edited[strip] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
+        else:
+            edited[strip] = to_8_bit(picture * (1 - opacity) + color)
+    return source, edited
 
 
 def edit_picture(

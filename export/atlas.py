@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 from tqdm import tqdm
 
 import media
@@ -17,7 +18,7 @@ from editing.atlas_file import AtlasFile, LayerImage, checkpoint_fingerprint, wr
 from export.openraster import write_openraster
 from grids.unwrap import fill_unknown
 from media import Pixels, to_8_bit
-from media.clip import evenly_spaced_indices
+from media.clip import Clip, evenly_spaced_indices
 from media.contact_sheet import contact_rows
 from parallel.side_by_side import run_side_by_side, stream_side_by_side
 from rendering.atlas_view import AtlasView, compute_atlas_uv, measure_texel_visibility, render_atlas
@@ -26,13 +27,13 @@ from rendering.frame_store import FrameStore, open_frame_store
 from rendering.frames import VISIBLE, Floats, Frame
 from rendering.halo import coverage_in_front, in_halo
 from rendering.inverse import field_jacobian, invert_uv_field
-from rendering.resampling import Box, resize_frame, sample_field
+from rendering.resampling import Box, sample_field
 from rendering.trained_run import TrainedRun
 
 LARGEST_SIDE_PX = 8192  # Largest side of an atlas image, in pixels.
 STEP_QUANTILE = 0.05  # Share of the pixels that may be finer in the video than in the atlas image.
 SAMPLED_FRAMES = 24  # Most frames from which an atlas is sampled, evenly spread over the clip.
-SAMPLES_BYTES = 1_500_000_000  # Memory for samples; fewer frames are sampled if the atlas is large.
+SAMPLES_BYTES = 600_000_000  # Memory for samples; fewer frames are sampled if the atlas is large.
 CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
 LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
 MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in frames.
@@ -119,10 +120,9 @@ def plan_layer_image(
         steps.append(frame_steps)
     if not sum(map(len, steps)):
         return None
-    native_scale = run.clip.native_size[0] / run.clip.width
     extent = (high - low).clip(1e-6, None)
     if resolution is None:
-        step = float(np.quantile(np.concatenate(steps), STEP_QUANTILE)) / native_scale
+        step = float(np.quantile(np.concatenate(steps), STEP_QUANTILE)) / native_scale(run.clip)
         if extent.max() / step > LARGEST_SIDE_PX:
             step = float(extent.max()) / LARGEST_SIDE_PX
             warn(f"{name}: limited to {LARGEST_SIDE_PX} px, so some parts are coarser than in the video")
@@ -148,11 +148,24 @@ def make_layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> L
     """Render and sample all pictures of one layer."""
     size = (image.width, image.height)
     view = image.view(run.model, size, None)
-    visibility = measure_texel_visibility(run.model, store, image.layer, view, size)
+    visibility = measure_image_visibility(run, store, image, view)
     learned = render_atlas(run.model, view, size)
     sampled, is_sampled = sample_atlas(run, store, image, view)
     sampled = np.where(is_sampled[..., None], sampled, learned)
-    return LayerAtlas(image, visibility.numpy(), learned, sampled, draw_guide(run, store, image, view))
+    return LayerAtlas(image, visibility, learned, sampled, draw_guide(run, store, image, view))
+
+
+def measure_image_visibility(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Floats:
+    """Return the largest visibility of each texel of an atlas image in any frame, (h, w).
+
+    Where the image is as fine as frames that are larger than the working size, it is measured on a smaller image: it
+    is not known more finely.
+    """
+    scale = max(1, int(native_scale(run.clip)))
+    small_size = ((image.width - 1) // scale + 1, (image.height - 1) // scale + 1)
+    visibility = measure_texel_visibility(run.model, store, image.layer, view, small_size)[None, None]
+    shape = (image.height, image.width)
+    return functional.interpolate(visibility, shape, mode="bilinear", align_corners=True)[0, 0].numpy()
 
 
 def sample_atlas(
@@ -171,7 +184,7 @@ def sample_atlas(
 
     def sample_frame(number: int) -> None:
         """Write the samples of one frame into `colors` and `weights`."""
-        frame = resize_frame(store.frame(frames[number]), *run.clip.native_size)
+        frame = store.frame(frames[number])
         if (box := visible_box(run, frame, image, view)) is not None:
             colors[number][box], weights[number][box] = warp_frame_to_atlas(run, frame, image, view, box)
 
@@ -192,11 +205,17 @@ def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasVie
     is_visible = frame.visibility[image.layer] > VISIBLE
     if not is_visible.any():
         return None
-    size = (image.width, image.height)
+    size, margin_px = (image.width, image.height), int(np.ceil(native_scale(run.clip)))
     texels = view.to_pixels(compute_atlas_uv(run.model, frame)[image.layer], size).numpy()[is_visible]
-    low, high = np.floor(texels.min(0)).astype(int), np.ceil(texels.max(0)).astype(int) + 1
+    low = np.floor(texels.min(0)).astype(int) - margin_px
+    high = np.ceil(texels.max(0)).astype(int) + margin_px + 1
     columns, rows = (slice(max(0, low[axis]), max(1, min(size[axis], high[axis]))) for axis in (0, 1))
     return rows, columns
+
+
+def native_scale(clip: Clip) -> float:
+    """Return how many pixels of the frames' files a pixel of the working size is wide."""
+    return clip.native_size[0] / clip.width
 
 
 def warp_frame_to_atlas(
@@ -205,18 +224,21 @@ def warp_frame_to_atlas(
     """Return the colours (h, w, 3) of a native frame on a box of an atlas image, and their weights (h, w).
 
     The weight is 0 where the frame does not show the texel. It is smaller where the layer is partly hidden, where an
-    object in front is near, and where the frame is coarser than the atlas image.
+    object in front is near, and where the frame is coarser than the atlas image. frame: of the working size, at which
+    the mapping is inverted; only the colours are those of the frame's file.
     """
     layer, (rows, columns) = image.layer, box
     texels = view.to_pixels(compute_atlas_uv(run.model, frame)[layer], (image.width, image.height)).numpy()
     texels = texels - np.array([columns.start, rows.start], np.float32)
     positions, is_found = invert_uv_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
-    picture = run.clip.native_frame(frame.t).astype(np.float32) / 255
+    scale = np.array(run.clip.native_size, np.float32) / (run.clip.width, run.clip.height)
+    native_positions = ((positions + 0.5) * scale - 0.5).astype(np.float32)
+    color = sample_field(run.clip.native_frame(frame.t), native_positions, cv2.INTER_CUBIC).astype(np.float32) / 255
     if frame.light is not None:
-        picture = picture / np.maximum(frame.light, LEAST_LIGHT)
-    color = sample_field(picture, positions, cv2.INTER_CUBIC)
+        color = color / np.maximum(sample_field(frame.light, positions), LEAST_LIGHT)
     visibility = sample_field(frame.visibility[layer], positions)
-    relative_sharpness = 1 / np.maximum(uv_step(frame.uv[layer]) / image.uv_per_pixel, 1.0)
+    step = uv_step(frame.uv[layer]) / native_scale(run.clip)
+    relative_sharpness = 1 / np.maximum(step / image.uv_per_pixel, 1.0)
     is_tinted = in_halo(coverage_in_front(frame.alpha, layer), max(frame.alpha.shape[1:]))
     clearness = sample_field(np.where(is_tinted, HALO_WEIGHT, 1).astype(np.float32), positions)
     weight = np.where(

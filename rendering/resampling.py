@@ -60,6 +60,18 @@ def bounding_box(mask: NDArray[np.bool_], width: int, height: int) -> Box | None
     return rows, columns
 
 
+def split_rows(box: Box, width: int, height: int, most_pixels: int) -> list[Box]:
+    """Divide a box of an image of width x height pixels into strips of rows.
+
+    A strip has at most most_pixels pixels, or one row. A box that is small enough is returned as it is.
+    """
+    (top, bottom, _), (left, right, _) = box[0].indices(height), box[1].indices(width)
+    step = max(1, most_pixels // max(1, right - left))
+    if step >= bottom - top:
+        return [box]
+    return [(slice(row, min(bottom, row + step)), slice(left, right)) for row in range(top, bottom, step)]
+
+
 def resize_field(field: Floats, width: int, height: int, box: Box = WHOLE_FRAME) -> Floats:
     """Resize a field (h, w) or (h, w, C) to width x height pixels that cover the same image, and crop it to a box."""
     rows, columns = field.shape[:2]
@@ -88,7 +100,7 @@ def sample_image(image: Tensor, positions: Tensor) -> Tensor:
     return values[0].permute(1, 2, 0)
 
 
-def sample_field(field: Floats, positions: Floats, interpolation: int = cv2.INTER_LINEAR) -> Floats:
+def sample_field(field: NDArray, positions: Floats, interpolation: int = cv2.INTER_LINEAR) -> Floats:
     """Sample a field (H, W) or (H, W, C) at positions (h, w, 2): (h, w) or (h, w, C).
 
     Beyond the border, the value of the nearest border pixel is taken. OpenCV rounds positions to 1/32 pixel.

@@ -9,12 +9,15 @@ from conftest import last_line, run_script, video_metadata
 from PIL import Image
 
 import media
-from editing.layer_edit import paint_visibility
+from editing.layer_edit import LayerEdit, paint_visibility
+from editing.render_edits import edit_frame
+from editing.requests import EditRequest
 from editing.splatting import splat, splat_frame, splat_frame_edit
 from evaluation.image_metrics import psnr
-from rendering.atlas_view import compute_atlas_uv
+from rendering.atlas_view import compute_atlas_uv, fit_atlas_views
 from rendering.blending import apply_edits
 from rendering.frames import Frame, render_frames
+from rendering.resampling import WHOLE_FRAME, split_rows
 from rendering.trained_run import open_run
 
 
@@ -230,3 +233,29 @@ def test_a_run_of_another_config_is_named(finished_run, tmp_path):
     )
     assert done.returncode == 2
     assert "use the config.json that lies beside the checkpoint" in last_line(done.stderr)
+
+
+def test_a_large_frame_is_edited_in_strips_that_cover_it_once():
+    strips = split_rows((slice(3, 10), slice(2, 8)), 20, 12, most_pixels=13)
+    covered = np.zeros((12, 20), int)
+    for strip in strips:
+        covered[strip] += 1
+        assert covered[strip].size <= 13
+    expected = np.zeros((12, 20), int)
+    expected[3:10, 2:8] = 1
+    np.testing.assert_array_equal(covered, expected)
+    assert split_rows(WHOLE_FRAME, 20, 12, most_pixels=240) == [WHOLE_FRAME]
+
+
+def test_an_edit_in_strips_equals_one_of_the_whole_frame(run, monkeypatch):
+    frame = next(render_frames(run.model, run.clip, True, with_colors=False))
+    paint = torch.rand(40, 40, 4, generator=torch.Generator().manual_seed(0))
+    paint[..., :3] *= paint[..., 3:]
+    edits = [LayerEdit(1, paint, fit_atlas_views(run.model, [frame])[1])]
+    request = EditRequest(is_native=True)
+    _, whole = edit_frame(run, frame, edits, request)
+    monkeypatch.setattr("editing.render_edits.STRIP_PIXELS", 500)
+    source, in_strips = edit_frame(run, frame, edits, request)
+    assert np.abs(whole.astype(int) - source).max() > 20
+    # Only the level of detail differs where a strip ends, because it depends on the neighbouring rows.
+    assert (np.abs(whole.astype(int) - in_strips) > 2).mean() < 0.01
