@@ -382,8 +382,11 @@ def average_layer(
 ) -> None:
     """Replace the atlas of one layer; see `average_atlases`."""
     chosen_frames = evenly_spaced_indices(len(frames), max_frames or len(frames))
-    # Squared, because pixels that mix two layers say little about either.
-    weights = visibility(opacity)[layer].square()
+
+    def weigh_pixels(t: int) -> Tensor:
+        """Return the squared visibility of frame t, because pixels that mix two layers say little about either."""
+        return visibility(opacity[:, t])[layer].square()
+
     model.atlases[layer] = torch.nn.Parameter(
-        average_atlas(model, layer, frames, weights, stride, chosen_frames).contiguous()
+        average_atlas(model, layer, frames, weigh_pixels, stride, chosen_frames).contiguous()
     )

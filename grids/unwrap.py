@@ -1,6 +1,6 @@
 """Atlases by averaging: every texel takes the weighted mean of the colours that it has in the frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -84,12 +84,17 @@ def atlas_footprint(model: GridModel, layer: int, t: int, lattice: Lattice) -> t
 
 @torch.no_grad()
 def average_atlas(
-    model: GridModel, layer: int, frames: Tensor, weights: Tensor, stride: int, chosen_frames: Sequence[int]
+    model: GridModel,
+    layer: int,
+    frames: Tensor,
+    weigh_pixels: Callable[[int], Tensor],
+    stride: int,
+    chosen_frames: Sequence[int],
 ) -> Tensor:
     """Return a layer's atlas as the weighted mean of what the chosen frames show of it, (1, 3, h, w).
 
-    frames (T, 3, H / stride, W / stride) uint8: the video, whose light is divided out. weights (T, ny, nx): weight of
-    the frames' pixels, at nodes that are evenly spread from the first pixel to the last.
+    frames (T, 3, H / stride, W / stride) uint8: the video, whose light is divided out. weigh_pixels: returns the
+    weights of a frame's pixels (ny, nx), at nodes that are evenly spread from the first pixel to the last.
     """
     lattice = atlas_lattice(model, layer, stride)
     size = model.shape.size[1:]
@@ -102,7 +107,7 @@ def average_atlas(
         image = frames[t].permute(1, 2, 0).cpu().numpy().astype(np.float32) / 255
         if len(model.light):
             image /= model.at_frames(t).light(Lattice.of_stride(stride, size))[0].permute(1, 2, 0).cpu().numpy()
-        frame_weights = weights[t].cpu().numpy()
+        frame_weights = weigh_pixels(t).cpu().numpy()
         nodes_per_px = [
             (count - 1) / (side - 1) for count, side in zip(frame_weights.shape[::-1], size[::-1], strict=True)
         ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from masks.cues import Cue, Flags, Floats, SmallClip, color_cue, difference_cue, shrink
 from masks.overlap import iou
 from media.flows import BACKWARD, FORWARD, STEPS
-from parallel.side_by_side import map_side_by_side, run_side_by_side
+from parallel.side_by_side import run_side_by_side
 
 ROUNDS = 2  # Number of times that the cues are learned.
 MIN_BIN_FREQUENCY = 1e-6  # Share of the pixels that is added to each bin of a histogram, so that none is empty.
@@ -149,12 +149,13 @@ class RefinedMasks:
     """Refined masks of an object, as probabilities at the reduced size."""
 
     probability: Floats  # (T, h, w) probability that a pixel belongs to the object
-    filters: list[GuidedFilter]  # one per frame
+    guides: NDArray[np.uint8]  # (T, h, w, 3) the frames at the reduced size
 
     def upsample(self, rgb: NDArray[np.uint8], t: int) -> Floats:
         """Return the probability (H, W) in frame t at the size of `rgb` (H, W, 3), fitted to the edges of `rgb`."""
         size = rgb.shape[1::-1]
-        slope, offset = (cv2.resize(image, size) for image in self.filters[t].coefficients(self.probability[t]))
+        coefficients = GuidedFilter(self.guides[t]).coefficients(self.probability[t])
+        slope, offset = (cv2.resize(image, size) for image in coefficients)
         return ((slope * (rgb / np.float32(255))).sum(-1) + offset).clip(0, 1)
 
     def mask(self, rgb: NDArray[np.uint8], t: int) -> NDArray[np.uint8]:
@@ -172,10 +173,9 @@ def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, 
     """
     size = clip.rgb.shape[2:0:-1]
     rough = np.stack([shrink(mask, size) for mask in masks]).astype(np.float32) / 255
-    filters = map_side_by_side(GuidedFilter, clip.rgb)
     inside = rough > 0.5
     if not inside.any():
-        return RefinedMasks(rough, filters)
+        return RefinedMasks(rough, clip.rgb)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (odd_kernel_size(0.2 * object_size(inside)),) * 2)
     is_background = np.stack([cv2.dilate(mask, kernel) for mask in rough]) < 0.3
     motions = clip.reduce_transforms(background), clip.reduce_transforms(foreground)
@@ -186,7 +186,7 @@ def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, 
     score = smooth_along_flow(clip, cue_score(evidence) + np.log(vote / (1 - vote)))
     probability = np.stack([remove_specks(frame, keep) for frame, keep in zip(sigmoid(score), inside, strict=True)])
     failed = agreement(probability > 0.5, inside) < MIN_AGREEMENT
-    return RefinedMasks(rough if failed else probability, filters)
+    return RefinedMasks(rough if failed else probability, clip.rgb)
 
 
 def pixels_near_masks(inside: Flags) -> Flags:

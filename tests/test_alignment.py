@@ -29,7 +29,6 @@ from masks.quality import (
 from masks.refinement import (
     MAX_LOG_LIKELIHOOD,
     PRIOR_VOTES,
-    GuidedFilter,
     RefinedMasks,
     agreement,
     cue_score,
@@ -411,7 +410,7 @@ def test_the_guided_filter_moves_a_blurred_edge_to_the_edge_of_the_guide():
     guide = np.zeros((32, 32, 3), np.uint8)
     guide[:, 16:] = 200
     blurred = np.clip((np.arange(32, dtype=np.float32) - 12) / 8, 0, 1)[None].repeat(32, 0)
-    filtered = RefinedMasks(blurred[None], [GuidedFilter(guide)]).upsample(guide, 0)[16]
+    filtered = RefinedMasks(blurred[None], guide[None]).upsample(guide, 0)[16]
     assert filtered[14] < 0.3 and filtered[18] > 0.7
     assert abs(filtered[16] - filtered[15]) > 2 * abs(blurred[16, 16] - blurred[16, 15])
 
