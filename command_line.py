@@ -12,6 +12,10 @@ from typing import Any
 # work, and keep the cores from the threads that run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# A progress bar in a log file would write a line for each step.
+if not sys.stderr.isatty():
+    os.environ.setdefault("TQDM_MININTERVAL", "10")
+
 DISK_ERRORS = {  # error numbers of a full disk, a missing permission or a failing encoder
     errno.EACCES,
     errno.EIO,

@@ -116,7 +116,7 @@ def write_reconstruction(
         for t, (metrics, source, shown) in enumerate(frames):
             for name, value in metrics.items():
                 per_frame.setdefault(name, []).append(value)
-            frames.set_postfix(psnr=f"{np.mean(per_frame['psnr']):.2f} dB")
+            frames.set_postfix(psnr=f"{np.mean(per_frame['psnr']):.2f} dB", refresh=False)
             for kind, picture in shown.items():
                 videos.write(kind, picture)
             if t == len(clip) // 2:

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from conftest import ROOT, draw, run_script, tiny_config, write_config
 
+from benchmarks import gpu, whole_way
 from benchmarks.alignment import alignment_errors, transform_errors_px
 from benchmarks.busy import busy_process
-from benchmarks.convergence import time_to_quality
+from benchmarks.convergence import time_to_psnr, time_to_quality
 from benchmarks.measure import measure_against_scene, placement_errors
 from benchmarks.table import markdown_table
+from command_line import UserError
 from implicit_neural_networks import AtlasModel
+from media import VideoWriter
 from media.clip import open_clip
 from rendering.frame_store import FrameStore
 from rendering.frames import Frame
@@ -165,3 +168,34 @@ def test_the_time_to_quality_is_when_the_averaged_psnr_first_reaches_a_share_of_
     assert times["seconds_to_95"] == 14.0  # the middle of the first five lines of 29 dB
     assert 18.0 <= times["seconds_to_99"] <= 24.0
     assert time_to_quality(rows[:3]) == {}
+    assert time_to_psnr(rows, 28.5) == 14.0
+    assert time_to_psnr(rows, 31.0) is None
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_device_prints_every_table(capsys):
+    """Without a GPU it measures the CPU; the figures say nothing at this size."""
+    seconds = ["--seconds", "0.01", "--published_seconds", "0.01", "--grid_seconds", "0.5"]
+    gpu.main(["--device", "cpu", "--size", "96", "64", "--frames", "4", *seconds])
+    printed = capsys.readouterr().out
+    for row in ("| published loop |", "| tiles of 4 pixels, bfloat16 |", "| start, s |", "| edited frames per second"):
+        assert row in printed
+    assert "The grids reached the PSNR of the published loop" in printed
+    with pytest.raises(UserError, match="--seconds is 0, expected more than 0"):
+        gpu.main(["--seconds", "0"])
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_whole_way_runs_every_script(tmp_path, capsys):
+    scene = SCENES["pan"](128, 72, 8)
+    with VideoWriter(tmp_path / "pan.mp4", 12, crf=6) as video:
+        for t in range(8):
+            video.write(scene.frame(t).rgb)
+    whole_way.main([str(tmp_path / "pan.mp4"), "--time_budget", "3"])
+    printed = capsys.readouterr().out
+    rows = ("first picture", "first paintable result", "unwrap_video.py", "only_evaluate.py", "export_layers.py")
+    for row in rows:
+        assert f"| {row}" in printed
+    assert "nan" not in printed
+    with pytest.raises(UserError, match=r"has no unwrap_video\.py"):
+        whole_way.main([str(tmp_path / "pan.mp4"), "--code", str(tmp_path)])

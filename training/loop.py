@@ -220,7 +220,7 @@ class Trainer:
             quality = {"psnr": f"{self.psnr:.2f} dB"}
         else:  # Until the first evaluation the PSNR of the batch is shown.
             quality = {"psnr_of_batch": f"{row['psnr_of_batch']:.1f} dB" if "psnr_of_batch" in row else "unknown"}
-        bar.set_postfix(loss=f"{row['total']:.1f}", **quality)
+        bar.set_postfix(loss=f"{row['total']:.1f}", **quality, refresh=False)
 
     def write_log(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """Write the loss terms to the log, and return the new line. Raises UserError if the loss is NaN.
