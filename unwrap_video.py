@@ -260,6 +260,7 @@ def check_length(options: argparse.Namespace, count: int, native_size: tuple[int
         mask_method=mask_method,
         flow_method="dis" if choose_flow_method(options) == "dis" else "raft",
         time_budget_s=options.time_budget,
+        evaluation="full evaluation" if options.full_evaluation else "evaluation",
         objects=options.objects,
     )
     is_folder = options.input.is_dir()

@@ -7,7 +7,15 @@ from pathlib import Path
 from command_line import UserError
 
 # Seconds per frame and per megapixel of the size that a stage works at, on two CPU cores. Measured, then rounded up.
-SECONDS_PER_MEGAPIXEL = {"frames": 0.12, "motion": 0.6, "detector": 12.0, "dis": 0.25, "raft": 50.0, "evaluation": 3.2}
+SECONDS_PER_MEGAPIXEL = {
+    "frames": 0.12,
+    "motion": 1.7,
+    "detector": 12.0,
+    "dis": 0.25,
+    "raft": 50.0,
+    "evaluation": 0.7,
+    "full evaluation": 1.3,
+}
 MASK_MEGAPIXELS = {"motion": 0.13, "detector": 0.52}  # Masks are searched for in frames of at most this size.
 FRAME_BYTES = 2.0  # Bytes per pixel of a compressed frame.
 FLOW_BYTES = 1.0  # Bytes per pixel of a compressed flow file.
@@ -26,6 +34,7 @@ class Task:
     mask_method: str | None  # "motion" or "detector"; None if the masks are given
     flow_method: str  # "dis" or "raft"
     time_budget_s: float  # seconds of training
+    evaluation: str = "evaluation"  # or "full evaluation", which writes all videos
     objects: int = 1
 
     @property
@@ -47,7 +56,7 @@ def estimate_seconds(task: Task) -> float:
     if task.mask_method is not None:
         megapixels = min(native_megapixels, MASK_MEGAPIXELS[task.mask_method])
         masks = SECONDS_PER_MEGAPIXEL[task.mask_method] * megapixels
-    at_working_size = SECONDS_PER_MEGAPIXEL[task.flow_method] + SECONDS_PER_MEGAPIXEL["evaluation"]
+    at_working_size = SECONDS_PER_MEGAPIXEL[task.flow_method] + SECONDS_PER_MEGAPIXEL[task.evaluation]
     return task.frames * (extraction + masks + at_working_size * working_megapixels) + task.time_budget_s
 
 

@@ -269,6 +269,7 @@ def test_the_estimate_grows_with_the_clip_and_counts_only_what_is_to_do():
     extracted = Task(50, (854, 480), (768, 432), False, None, "dis", 180)
     assert estimate_seconds(extracted) < estimate_seconds(small) < estimate_seconds(large)
     assert 180 < estimate_seconds(small) < 400
+    assert estimate_seconds(small) < estimate_seconds(replace(small, evaluation="full evaluation"))
     assert estimate_disk_bytes(extracted) < estimate_disk_bytes(small) < estimate_disk_bytes(large)
 
 
