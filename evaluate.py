@@ -1,11 +1,12 @@
 """Evaluation of a trained model: the published pictures and videos, metrics, and a page that shows them.
 
-The frames are rendered once, each core renders one at a time, and written to the videos. Later passes need the mappings
-and the opacities again; these are stored in a temporary folder.
+Each core renders one frame at a time; every frame is rendered once and written to the videos. Later passes need the
+mappings and the opacities again; these are stored in a temporary folder.
 """
 
 import json
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from evaluation.frame_metrics import (
     peak_memory_mb,
     render_visible_atlases,
 )
+from evaluation.image_metrics import load_lpips
 from evaluation.page import write_page
 from evaluation.patterns import checkerboard, letter_pattern, uv_colors
 from evaluation.plots import plot_per_frame
@@ -38,7 +40,7 @@ from rendering.resampling import sample_image
 from rendering.trained_run import TrainedRun
 from unwrap_utils import consistent_pixels
 
-LAST_OF_FULL_SET = "global_info"  # The kind of video that a full evaluation writes last.
+ALL_VIDEOS, SHORT_SET = "all", "short"  # Values of "videos" in metrics.json.
 
 
 @dataclass
@@ -73,16 +75,18 @@ def evaluate(run: TrainedRun, folder: Path, opacity_images: bool = False, is_ful
     metrics["seconds"] = round(time.perf_counter() - start_time, 2)
     if (peak := peak_memory_mb()) is not None:
         metrics["peak_memory_mb"] = peak
+    metrics["videos"] = ALL_VIDEOS if is_full else SHORT_SET
     metrics["per_frame"] = per_frame
     plot_per_frame(folder / "quality.png", per_frame)
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_page(folder, run.clip.name, metrics, run.model.layers.names)
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")  # Last: the evaluation is complete.
     return Evaluation(folder, metrics, atlases, pictures)
 
 
 def has_full_set(folder: Path) -> bool:
-    """Return whether the folder of an evaluation holds all published videos."""
-    return any(folder.glob(f"{LAST_OF_FULL_SET}_*.mp4"))
+    """Return whether the folder of an evaluation holds all published videos, as its metrics.json says."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return metrics.get("videos", ALL_VIDEOS) == ALL_VIDEOS  # Evaluations without the note are older and hold all.
 
 
 def write_reconstruction(
@@ -110,9 +114,10 @@ def write_reconstruction(
 
     per_frame: dict[str, list[float]] = {}
     pictures: dict[str, Pixels] = {}
+    load_lpips()  # Threads would load it at the same time.
     measured = map_frames(measure_and_show, run.model, clip, run.full_range)
     frames = tqdm(measured, total=len(clip), desc="rendering", unit="frame")
-    with VideoSet(folder, clip.name, clip.fps) as videos:
+    with closing(measured), VideoSet(folder, clip.name, clip.fps) as videos:
         for t, (metrics, source, shown) in enumerate(frames):
             for name, value in metrics.items():
                 per_frame.setdefault(name, []).append(value)
@@ -200,8 +205,9 @@ def write_letter_videos(
     has_flow = clip.sibling_folder("_flow").is_dir()
     earlier: Floats | None = None  # the frame before this one, with letters
     errors: list[float] = []
-    frames = tqdm(store.map(print_letters), total=len(clip), desc="printing letters", unit="frame")
-    with VideoSet(folder, clip.name, clip.fps) as videos:
+    printed = store.map(print_letters)
+    frames = tqdm(printed, total=len(clip), desc="printing letters", unit="frame")
+    with closing(printed), VideoSet(folder, clip.name, clip.fps) as videos:
         for t, (edited, pictures) in enumerate(frames):
             for kind, picture in (pictures | {"edit": to_8_bit(edited)}).items():
                 videos.write(kind, picture)

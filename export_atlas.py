@@ -1,6 +1,7 @@
 """Write the atlases of a trained run as pictures to paint on."""
 
 import argparse
+from pathlib import Path
 
 from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script
 
@@ -16,18 +17,20 @@ def main(arguments: list[str] | None = None) -> None:
     if not 0 <= options.room <= LARGEST_PX:
         raise UserError(f"--room is {options.room}, expected a number of pixels, 0 to {LARGEST_PX}")
 
+    from editing.layered_files import check_psd
     from export.atlas import export_atlases
     from media import fresh_folder
     from rendering.trained_run import open_run
 
+    formats = [name for name in options.format if name != "png"]
+    if "psd" in formats:
+        check_psd(options.output_folder)
     run = open_run(**open_run_arguments(options))
     folder = fresh_folder(options.output_folder)
-    atlas = export_atlases(run, folder, resolution, options.padding, options.bits, options.room)
-    print(f"open {folder / 'atlases.png'}; paint over a layer's picture, or in its .ora file, and apply it with:")
-    command = (
-        f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited '
-        f'--atlas="{folder}"'
-    )
+    atlas = export_atlases(run, folder, resolution, options.padding, options.bits, options.room, formats)
+    where = f'in the layer "paint here" of a .{formats[0]} file' if formats else "over a layer's picture"
+    print(f"open {folder / 'atlases.png'}; paint {where}, save it, and apply it with:")
+    command = f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited '
     for image in atlas.layers:
         if image.layer == 0:
             flag = "--edit_foreground_path="
@@ -35,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
             flag = "--edit_background_path="
         else:
             flag = f"--edit_object {image.layer + 1}:"
-        print(f"{command} {flag}painted_{image.image}")
+        painted = Path(image.image).with_suffix(f".{formats[0]}") if formats else f"painted_{image.image}"
+        print(f'{command}{flag}"{folder / painted}"')
     print(f"wrote {folder}")
 
 
@@ -43,8 +47,8 @@ def make_atlas_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's flags."""
     parser = make_parser(
         "Write each layer's atlas as a picture to paint on: cropped to what is visible, as fine as the video,\n"
-        "transparent where no frame shows it; with a guide, an .ora file for Krita and GIMP, and atlas.json, which\n"
-        "tells only_edit.py where the paint belongs. Paint in a layer of its own and export that layer alone.",
+        "transparent where no frame shows it; with a guide, a layered file to paint in, and atlas.json, which tells\n"
+        "only_edit.py where the paint belongs.",
         "python export_atlas.py --trained_model_folder=results/swan_2026 --output_folder=atlas",
     )
     add_trained_run_flags(parser)
@@ -57,6 +61,14 @@ def make_atlas_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         help="empty pixels around objects, to paint a hat or a cape that only_edit.py attaches (--edit_object_attach)",
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=("ora", "psd", "png"),
+        default=["ora"],
+        help="layered files to paint in: ora (Krita, GIMP), psd (Photoshop, Affinity), or png for pictures alone "
+        "(default: ora)",
     )
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
     return parser

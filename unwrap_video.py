@@ -308,7 +308,7 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     from training.runs import has_had_strokes, resume_run, start_run
 
     config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
-    run = find_newest_run(config)
+    run, is_full = find_newest_run(config), options.full_evaluation
     if run is None:
         trainer = start_run(config, options.device)
         trainer.run()
@@ -316,10 +316,10 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     if is_evaluated(run, options.time_budget):
         print(f"trained and evaluated already: {run}")
     else:
-        resume_run(run, options.time_budget, options.device).run()
+        resume_run(run, options.time_budget, options.device, full_evaluation=is_full).run()
     if options.strokes is not None and not has_had_strokes(run, options.strokes):
-        resume_run(run, device=options.device, strokes=options.strokes).run()
-    if options.full_evaluation and not has_full_set(last_evaluation(run)):
+        resume_run(run, device=options.device, strokes=options.strokes, full_evaluation=is_full).run()
+    if is_full and not has_full_set(last_evaluation(run)):
         print("the videos that the earlier evaluation left out are written now")
         evaluate(open_run(run, device=options.device), last_evaluation(run))
     return run
@@ -332,7 +332,7 @@ def print_result(run: Path, seconds: dict[str, float]) -> None:
     evaluation = last_evaluation(run)
     stages = ", ".join(f"{name} {duration:.0f} s" for name, duration in seconds.items())
     print(f"\ndone in {sum(seconds.values()):.0f} s ({stages})")
-    print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}")
+    print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}; --full_evaluation writes more videos")
     print(
         f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
         "paint over one of its pictures in a layer of its own, and\n"

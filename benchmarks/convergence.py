@@ -1,4 +1,7 @@
-"""Time to quality: when a run first reached a share of its last PSNR, read from its log."""
+"""Time to quality: when a run first reached a share of its last PSNR, read from its log.
+
+The PSNR in the log is that of each batch, at the resolution that the training has then. Grids begin with reduced
+frames, which are easier to match, so early times are a little too good."""
 
 import math
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -129,10 +129,10 @@ def compare_quality(
     reached = time_to_psnr(grids.log.rows, psnr)
     when = "never" if reached is None else f"after {reached:.0f} s"
     yield f"| grids | {mean_psnr(grids):.2f} | {grids.iteration} | {grids.stopwatch.seconds:.0f} |"
-    yield f"\nThe grids reached the PSNR of the published loop {when}."
+    yield f"\nThe batches of the grids reached the PSNR of the published loop {when}."
 
 
-def published_config(clip: Path, **changes: object) -> "Config":
+def published_config(clip: Path, **changes: Any) -> "Config":
     """Return the published config for a clip, with some settings changed."""
     from config import load_config
 

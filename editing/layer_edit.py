@@ -71,15 +71,17 @@ class LayerEdit:
         sharp_texels: float = 2.0,
         is_attached: bool = False,
         is_free_part: bool = False,
+        blend: str | None = None,
     ):
         """Place an image over the part `view` of the atlas of the layer with index `layer`.
 
         rgba (h, w, 4) in [0, 1]: colours premultiplied by opacity. sharp_texels: see `MipMap`. is_attached: the paint
         follows the object beyond its outline, too. is_free_part: the image is no paint; where it is opaque,
-        the object gives way to what is behind it, see `editing.new_shape`.
+        the object gives way to what is behind it, see `editing.new_shape`. blend: one of BLEND_MODES; None: that of the
+        request.
         """
         self.layer, self.rgba, self.view, self.sharp_texels = layer, rgba, view, sharp_texels
-        self.is_attached, self.is_free_part = is_attached, is_free_part
+        self.is_attached, self.is_free_part, self.blend = is_attached, is_free_part, blend
 
     @cached_property
     def mipmap(self) -> MipMap:
@@ -94,7 +96,13 @@ class LayerEdit:
     def scale_opacity(self, opacity: float) -> "LayerEdit":
         """Return the same edit with its opacity multiplied by a factor in [0, 1]."""
         return LayerEdit(
-            self.layer, self.rgba * opacity, self.view, self.sharp_texels, self.is_attached, self.is_free_part
+            self.layer,
+            self.rgba * opacity,
+            self.view,
+            self.sharp_texels,
+            self.is_attached,
+            self.is_free_part,
+            self.blend,
         )
 
 

@@ -3,21 +3,23 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import media
 from command_line import warn
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
+from editing.layered_files import read_paint
 from editing.new_shape import clear_free_part, find_free_part, find_freed_pixels
 from editing.requests import (
     EditRequest,
     Output,
     frame_edit_layers,
-    read_atlas_edit,
     read_frame_edit,
     read_shape,
     resolve_atlas_edits,
@@ -63,34 +65,47 @@ def make_atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Fra
         views = fit_atlas_views(run.model, frames)
     edits = []
     for edit, layer, atlas in atlas_edits:
-        rgba = read_atlas_edit(edit)
-        size = (rgba.shape[1], rgba.shape[0])
-        view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
         # In the published range, edits are sampled as published, without averaging, to compare with published results.
         sharp_texels = 2.0 if run.full_range else math.inf
-        edits.append(LayerEdit(layer, rgba, view, sharp_texels, edit.layer in request.attached_atlases))
+        is_attached = edit.layer in request.attached_atlases
+        for part in read_paint(edit.path):
+            size = (part.rgba.shape[1], part.rgba.shape[0])
+            view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
+            rgba = torch.from_numpy(part.rgba)
+            edits.append(LayerEdit(layer, rgba, view, sharp_texels, is_attached, blend=part.blend))
     return edits
 
 
 def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
     """Turn the frame edits of a request into edits of layers."""
-    layers = frame_edit_layers(request, run)
-    edits = []
+    layers, attached = frame_edit_layers(request, run), request.attached_object
+    size = output_size(run, request)
+    edits: list[LayerEdit] = []
     for edit in request.frame_edits:
         frame = render_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
-        size = output_size(run, request)
-        rgba, attached = read_frame_edit(edit, run.clip, size), request.attached_object
+        parts = read_frame_edit(edit, run.clip, size)
         if attached is None:
-            edits += splat_frame(run.model, resize_frame(frame, *size), rgba, layers)
+            for part in parts:
+                edits += give_blend(splat_frame(run.model, resize_frame(frame, *size), part.rgba, layers), part.blend)
             continue
         attached_frame = resize_frame(attach_paint(frame, [attached]), *size)
-        found = [splat_attached(run.model, attached_frame, rgba, attached)]
+        for part in parts:
+            edits += give_blend([splat_attached(run.model, attached_frame, part.rgba, attached)], part.blend)
         if (shape := read_shape(edit, run.clip, size)) is not None:
-            found.append(find_free_part(run.model, attached_frame, shape, attached))
-            if found[-1] is None:
+            free_part = find_free_part(run.model, attached_frame, shape, attached)
+            if free_part is None:
                 warn(f"{edit.shape_path}: covers object {attached + 1} in frame {edit.index} and leaves nothing free")
-        edits += [each for each in found if each is not None]
+            else:
+                edits.append(free_part)
     return edits
+
+
+def give_blend(edits: Iterable[LayerEdit | None], blend: str | None) -> list[LayerEdit]:
+    """Return the edits that are there, with a blend mode; None: that of the request."""
+    found = [edit for edit in edits if edit is not None]
+    for edit in found:
+        edit.blend = blend
+    return found
 
 
 def output_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
@@ -136,9 +151,17 @@ def render_edited_frames(
     def edit(frame: Frame) -> tuple[Pixels, Pixels]:
         return edit_frame(run, frame, edits, request)
 
-    # What is behind a new shape is rendered by the model, which may be on another device than the CPU.
-    is_on_device = any(part.is_free_part for part in edits)
-    return map(edit, frames) if is_on_device else stream_side_by_side(edit, frames)
+    for each in edits:
+        _ = each.mipmap  # Threads would compute it at the same time.
+    is_on_cpu = next(run.model.parameters()).device.type == "cpu"
+    if has_free_part(edits) and not is_on_cpu:  # What is behind a new shape is rendered by the model.
+        return map(edit, frames)
+    return stream_side_by_side(edit, frames)
+
+
+def has_free_part(edits: list[LayerEdit]) -> bool:
+    """Return whether an edit gives an object a new shape."""
+    return any(edit.is_free_part for edit in edits)
 
 
 def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: EditRequest) -> tuple[Pixels, Pixels]:
@@ -151,9 +174,11 @@ def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: E
     source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
     edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
     box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
-    # What is left free of an object has a soft outline, which looks at the pixels around it; the rest needs no others.
-    has_free_part = any(part.is_free_part for part in edits)
-    for strip in [] if box is None else [box] if has_free_part else split_rows(box, width, height, STRIP_PIXELS):
+    if box is None:
+        return source, edited
+    # What is left free of an object has a soft outline, which depends on many pixels around it.
+    strips = [box] if has_free_part(edits) else split_rows(box, width, height, STRIP_PIXELS)
+    for strip in strips:
         resized = resize_frame(frame, width, height, strip)
         attached_resized = resize_frame(attached_frame, width, height, strip) if attached_layers else resized
         picture = source[strip].astype(np.float32) / 255
@@ -182,11 +207,16 @@ def edit_picture(
         frame, color, shown = clear_free_part(run.model, frame, attached_frame, part, max(output_size(run, request)))
         behind, cleared = behind * (1 - shown) + color, 1 - (1 - cleared) * (1 - shown)
     attached_frame = replace(attached_frame, alpha=frame.alpha)
-    layers, attached = sample_edit_layers(run, frame, edits), sample_attached(run, attached_frame, edits)
-    color, opacity = composite_edits(picture * (1 - cleared) + behind, layers, frame.light, request.blend, attached)
-    if not cleared.any():
-        return color, opacity
-    return color + behind * (1 - opacity), 1 - (1 - opacity) * (1 - cleared)
+    color, opacity = behind, cleared
+    # Neighbours in the order of painting that have one blend mode are composited together, over what is below them.
+    paint = (edit for edit in edits if not edit.is_free_part)
+    for blend, group in groupby(paint, lambda edit: edit.blend or request.blend):
+        painted = list(group)
+        layers, attached = sample_edit_layers(run, frame, painted), sample_attached(run, attached_frame, painted)
+        below = picture * (1 - opacity) + color
+        added, added_opacity = composite_edits(below, layers, frame.light, blend, attached)
+        color, opacity = color * (1 - added_opacity) + added, 1 - (1 - opacity) * (1 - added_opacity)
+    return color, opacity
 
 
 def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edits: list[LayerEdit]) -> Box | None:

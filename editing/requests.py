@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 import media
 from command_line import UserError
 from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, LayerImage, read_atlas_file
 from editing.attachment import shows_object
+from editing.layered_files import LAYERED_SUFFIXES, PaintPart, read_paint
 from media.clip import Clip
 from media.videos import Audio
 from rendering.frames import Floats, render_frame
@@ -64,22 +62,18 @@ class Output:
     audio: Audio | None = None
 
 
-def read_atlas_edit(edit: AtlasEdit) -> Tensor:
-    """Read the RGBA picture of an atlas edit, premultiplied, (h, w, 4)."""
-    return torch.from_numpy(media.read_edit(edit.path))
-
-
-def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats:
-    """Read the RGBA picture of a frame edit, premultiplied and resized to `size` (width, height): (H, W, 4).
+def read_frame_edit(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> list[PaintPart]:
+    """Read the paint of a frame edit, resized to `size` (width, height), from the lowest to the uppermost.
 
     Raises UserError if its aspect is not that of the frames.
     """
-    if edit.mask_path is None or media.has_opacity(edit.path):
-        rgba = media.read_edit(edit.path)
+    is_layered = edit.path.suffix.lower() in LAYERED_SUFFIXES
+    if edit.mask_path is None or is_layered or media.has_opacity(edit.path):
+        paint = read_paint(edit.path)
     else:
-        rgba = media.read_edit_with_mask(edit.path, edit.mask_path)
-    check_frame_aspect(edit.path, rgba.shape[1::-1], clip)
-    return media.resize(rgba, *size)
+        paint = [PaintPart(media.read_edit_with_mask(edit.path, edit.mask_path))]
+    check_frame_aspect(edit.path, paint[0].rgba.shape[1::-1], clip)
+    return [PaintPart(media.resize(part.rgba, *size), part.blend) for part in paint]
 
 
 def read_shape(edit: FrameEdit, clip: Clip, size: tuple[int, int]) -> Floats | None:
@@ -139,7 +133,7 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
     """Raise UserError for pictures, frames or layers that cannot be used. Nothing is rendered or written."""
     clip = run.clip
     for atlas_edit, layer, atlas in resolve_atlas_edits(request, run):
-        height, width = read_atlas_edit(atlas_edit).shape[:2]
+        height, width = read_paint(atlas_edit.path)[0].rgba.shape[:2]
         if atlas is None and atlas_edit.corner is not None:
             raise UserError(
                 f"{atlas_edit.path}: the corner of a part is given in pixels of an exported atlas; add --atlas"

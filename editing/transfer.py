@@ -88,7 +88,8 @@ def write_edit_pictures(run: TrainedRun, edits: list[LayerEdit], folder: Path) -
 def transfer_edits(source: TrainedRun, target: TrainedRun, edits: list[LayerEdit]) -> list[LayerEdit]:
     """Turn edits of the source run's layers into edits of the target run's layers.
 
-    The edits are rendered in some frames with the source run, and splatted into the atlases of the target run.
+    The edits are rendered in some frames with the source run, and splatted into the atlases of the target run. Blend
+    modes of single layers of a picture are lost; that of the request stays.
     """
     paints: dict[int, list[Paint]] = {}
     for t in tqdm(evenly_spaced_indices(len(target.clip), TRANSFER_FRAMES), desc="transferring the edit", unit="frame"):

@@ -1,5 +1,6 @@
 """Maps of the losses for each frame, and the video `global_info` that shows them."""
 
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -120,6 +121,6 @@ def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: lis
 
     figure = ErrorMapFigure(list(compute_maps(0)), clip.height / clip.width)
     pictures = stream_side_by_side(lambda t: figure.draw(compute_maps(t)), range(store.count))
-    with VideoSet(folder, clip.name, clip.fps) as videos:
+    with closing(pictures), VideoSet(folder, clip.name, clip.fps) as videos:
         for picture in tqdm(pictures, total=len(clip), desc="error maps", unit="frame"):
             videos.write("global_info", picture)

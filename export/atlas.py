@@ -1,6 +1,7 @@
 """Atlases to paint on: cropped to what is visible, as fine as the video, learned and sampled from the frames."""
 
-from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,12 @@ from tqdm import tqdm
 import media
 from command_line import UserError, warn
 from editing.atlas_file import AtlasFile, LayerImage, checkpoint_fingerprint, write_atlas_file
+from editing.layered_files import ATLAS_LAYER, GUIDE_LAYER, PAINT_LAYER
 from export.openraster import write_openraster
+from export.photoshop import write_psd
 from grids.unwrap import fill_unknown
 from media import Pixels, to_8_bit
-from media.clip import Clip, evenly_spaced_indices
+from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_rows
 from parallel.side_by_side import run_side_by_side, stream_side_by_side
 from rendering.atlas_view import AtlasView, compute_atlas_uv, measure_texel_visibility, render_atlas
@@ -63,14 +66,20 @@ class LayerAtlas:
 
 
 def export_atlases(
-    run: TrainedRun, folder: Path, resolution: int | None, padding_px: int, bits: int, room_px: int = 0
+    run: TrainedRun,
+    folder: Path,
+    resolution: int | None,
+    padding_px: int,
+    bits: int,
+    room_px: int = 0,
+    formats: Sequence[str] = ("ora",),
 ) -> AtlasFile:
-    """Write the atlases of all layers, their guides and .ora files, atlases.png and atlas.json into `folder`.
+    """Write the atlases of all layers, their guides and layered files, atlases.png and atlas.json into `folder`.
 
     resolution: longer side of each image in pixels; None: as fine as the video. padding_px: pixels by which the opaque
     part extends beyond the visible texels. bits: 8 or 16 per channel of the atlas. room_px: empty pixels around what is
-    visible of an object, for paint that is attached to it. Layers that no frame shows are left
-    out with a warning. Raises UserError if no layer is visible.
+    visible of an object, for paint that is attached to it. formats: of the layered files, "ora" and "psd". Layers that
+    no frame shows are left out with a warning. Raises UserError if no layer is visible.
     """
     images, sheet = [], {}
     with open_frame_store(run, folder) as store:
@@ -82,7 +91,7 @@ def export_atlases(
                 warn(f"the {name} is visible in no frame; it is left out")
                 continue
             atlas = make_layer_atlas(run, store, image)
-            write_layer_atlas(folder, name, atlas, padding_px, bits)
+            write_layer_atlas(folder, name, atlas, padding_px, bits, formats)
             images.append(image)
             kind = "sampled from the frames" if atlas.is_sampled_sharper else "learned"
             print(f"{name}: {image.width} x {image.height}, {kind} (the sharper of the two)")
@@ -122,7 +131,7 @@ def plan_layer_image(
         return None
     extent = (high - low).clip(1e-6, None)
     if resolution is None:
-        step = float(np.quantile(np.concatenate(steps), STEP_QUANTILE)) / native_scale(run.clip)
+        step = float(np.quantile(np.concatenate(steps), STEP_QUANTILE)) / run.clip.native_scale[0]
         if extent.max() / step > LARGEST_SIDE_PX:
             step = float(extent.max()) / LARGEST_SIDE_PX
             warn(f"{name}: limited to {LARGEST_SIDE_PX} px, so some parts are coarser than in the video")
@@ -136,8 +145,8 @@ def plan_layer_image(
 def uv_step(uv: Floats) -> Floats:
     """Return how far uv (H, W, 2) goes per pixel, (H, W): the side of a square with the area that a pixel covers.
 
-    The area also serves where a mapping compresses one direction: the smaller of the two steps would be close to 0
-    there, and an atlas image as fine as that many times larger than the frames.
+    The side of a square of the same area is taken because the step in one direction can be almost 0 where the mapping
+    compresses it. An atlas image as fine as that step would be many times larger than the frames.
     """
     jacobian = field_jacobian(uv)
     determinant = jacobian[..., 0, 0] * jacobian[..., 1, 1] - jacobian[..., 0, 1] * jacobian[..., 1, 0]
@@ -158,11 +167,11 @@ def make_layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> L
 def measure_image_visibility(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Floats:
     """Return the largest visibility of each texel of an atlas image in any frame, (h, w).
 
-    Where the image is as fine as frames that are larger than the working size, it is measured on a smaller image: it
-    is not known more finely.
+    Where the image is finer than the working size, it is measured on a smaller image: it is not known more finely.
     """
-    scale = max(1, int(native_scale(run.clip)))
-    small_size = ((image.width - 1) // scale + 1, (image.height - 1) // scale + 1)
+    texels_per_px = 1 / (run.px_per_uv[image.layer] * image.uv_per_pixel)
+    scale = max(1, int(min(texels_per_px, run.clip.native_scale[0])))
+    small_size = (max(2, (image.width - 1) // scale + 1), max(2, (image.height - 1) // scale + 1))
     visibility = measure_texel_visibility(run.model, store, image.layer, view, small_size)[None, None]
     shape = (image.height, image.width)
     return functional.interpolate(visibility, shape, mode="bilinear", align_corners=True)[0, 0].numpy()
@@ -194,7 +203,9 @@ def sample_atlas(
         return mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
 
     sampling = stream_side_by_side(sample_frame, range(len(frames)))
-    deque(tqdm(sampling, total=len(frames), desc=f"sampling the {Path(image.image).stem}", unit="frame"), maxlen=0)
+    with closing(sampling):
+        for _ in tqdm(sampling, total=len(frames), desc=f"sampling the {Path(image.image).stem}", unit="frame"):
+            pass
     rows = max(1, int(CHUNK_SAMPLES / (len(frames) * width)))
     sampled = np.concatenate(list(stream_side_by_side(average_rows, range(0, height, rows))))
     return sampled, np.any(weights > 0, axis=0)
@@ -205,17 +216,12 @@ def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasVie
     is_visible = frame.visibility[image.layer] > VISIBLE
     if not is_visible.any():
         return None
-    size, margin_px = (image.width, image.height), int(np.ceil(native_scale(run.clip)))
+    size, margin_px = (image.width, image.height), int(np.ceil(run.clip.native_scale[0]))
     texels = view.to_pixels(compute_atlas_uv(run.model, frame)[image.layer], size).numpy()[is_visible]
     low = np.floor(texels.min(0)).astype(int) - margin_px
     high = np.ceil(texels.max(0)).astype(int) + margin_px + 1
     columns, rows = (slice(max(0, low[axis]), max(1, min(size[axis], high[axis]))) for axis in (0, 1))
     return rows, columns
-
-
-def native_scale(clip: Clip) -> float:
-    """Return how many pixels of the frames' files a pixel of the working size is wide."""
-    return clip.native_size[0] / clip.width
 
 
 def warp_frame_to_atlas(
@@ -231,13 +237,12 @@ def warp_frame_to_atlas(
     texels = view.to_pixels(compute_atlas_uv(run.model, frame)[layer], (image.width, image.height)).numpy()
     texels = texels - np.array([columns.start, rows.start], np.float32)
     positions, is_found = invert_uv_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
-    scale = np.array(run.clip.native_size, np.float32) / (run.clip.width, run.clip.height)
-    native_positions = ((positions + 0.5) * scale - 0.5).astype(np.float32)
+    native_positions = run.clip.to_native_px(positions).astype(np.float32)
     color = sample_field(run.clip.native_frame(frame.t), native_positions, cv2.INTER_CUBIC).astype(np.float32) / 255
     if frame.light is not None:
         color = color / np.maximum(sample_field(frame.light, positions), LEAST_LIGHT)
     visibility = sample_field(frame.visibility[layer], positions)
-    step = uv_step(frame.uv[layer]) / native_scale(run.clip)
+    step = uv_step(frame.uv[layer]) / run.clip.native_scale[0]
     relative_sharpness = 1 / np.maximum(step / image.uv_per_pixel, 1.0)
     is_tinted = in_halo(coverage_in_front(frame.alpha, layer), max(frame.alpha.shape[1:]))
     clearness = sample_field(np.where(is_tinted, HALO_WEIGHT, 1).astype(np.float32), positions)
@@ -291,21 +296,29 @@ def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atla
     return guide
 
 
-def write_layer_atlas(folder: Path, name: str, atlas: LayerAtlas, padding_px: int, bits: int) -> None:
-    """Write the pictures of a layer, and its .ora file with the atlas, the guide and an empty layer to paint on."""
+def write_layer_atlas(
+    folder: Path, name: str, atlas: LayerAtlas, padding_px: int, bits: int, formats: Sequence[str]
+) -> None:
+    """Write the pictures of a layer, and layered files with the atlas, the guide and an empty layer to paint on."""
     opacity = visible_opacity(atlas.visibility, padding_px)
     learned = np.dstack((extend_colors(atlas.learned, atlas.visibility), opacity))
     sampled = np.dstack((extend_colors(atlas.sampled, atlas.visibility), opacity))
     rgba = sampled if atlas.is_sampled_sharper else learned
-    layers = {"paint here": np.zeros_like(atlas.guide), "guide": atlas.guide, "atlas": to_8_bit(rgba)}
-    path = folder / f"{name}.png"
-    run_side_by_side(
-        lambda: write_openraster(folder / f"{name}.ora", layers),
-        lambda: media.write_png(path, layers["atlas"]) if bits == 8 else write_png_16(path, rgba),
+    path, pixels = folder / f"{name}.png", to_8_bit(rgba)
+    empty = np.zeros_like(atlas.guide)
+    writers = [
+        lambda: media.write_png(path, pixels) if bits == 8 else write_png_16(path, rgba),
         lambda: media.write_png(folder / f"{name}_learned.png", to_8_bit(learned)),
         lambda: media.write_png(folder / f"{name}_sampled.png", to_8_bit(sampled)),
         lambda: media.write_png(folder / f"{name}_guide.png", atlas.guide),
-    )
+    ]
+    if "ora" in formats:
+        layers = {PAINT_LAYER: empty, GUIDE_LAYER: atlas.guide, ATLAS_LAYER: pixels}
+        writers.insert(0, lambda: write_openraster(path.with_suffix(".ora"), layers))
+    if "psd" in formats:
+        deep = {PAINT_LAYER: empty / 255, GUIDE_LAYER: atlas.guide / 255, ATLAS_LAYER: rgba}
+        writers.insert(0, lambda: write_psd(path.with_suffix(".psd"), deep, bits))
+    run_side_by_side(*writers)
 
 
 def visible_opacity(visibility: Floats, padding_px: int) -> Floats:

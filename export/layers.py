@@ -1,6 +1,7 @@
 """Layers as image sequences: foreground, mattes, clean plates, and the mappings as ST maps."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,25 @@ SHEET_PX = 480  # Width of a picture in layers.png, in pixels.
 SHEET_GREY = 160  # Grey value behind transparent pictures in layers.png, 0 to 255.
 
 
+@dataclass
+class CleanPlate:
+    """A frame without its objects, H x W pixels."""
+
+    picture: Floats  # (H, W, 3) in [0, 1]
+    background: Floats  # (H, W, 3) in [0, 1]: what is behind the objects, in their shadow if they cast one
+    never_visible: NDArray[np.bool_]  # (H, W) inpainted, because no frame shows the background there
+    has_shadow: bool  # whether a shadow moves with the objects
+
+
+@dataclass
+class FrameNotes:
+    """What has to be known of a frame after its pictures are written."""
+
+    previews: dict[str, Pixels]  # small pictures for layers.png by their kind; empty except for the middle frame
+    hidden_share: float = 0.0  # share of the pixels whose background is visible in no frame
+    has_shadow: bool = False  # whether a shadow moves with the objects
+
+
 def export_layers(
     run: TrainedRun,
     atlas_folder: Path,
@@ -53,38 +73,38 @@ def export_layers(
     images = {image.layer: image for image in atlas.layers} if atlas else {}
     plate = open_plate(run, images[background], atlas_folder) if background in images else None
 
-    def write_frame(frame: Frame) -> tuple[dict[str, Pixels], CleanPlate | None]:
-        """Write all pictures of a frame. Returns small ones for layers.png, and what is known of the clean plate."""
+    middle, native = len(run.clip) // 2, run.clip.native_size
+
+    def write_frame(frame: Frame) -> FrameNotes:
+        """Write all pictures of a frame, and return what has to be known of it."""
         name = run.clip.frame_paths[frame.t].stem
         pictures, clean = make_pictures(run, frame, plate, kinds, remove_shadow)
         for kind, picture in pictures.items():
             media.write_png(media.make_folder(folder / kind) / f"{name}.png", picture)
         write_st_maps(run, frame, images, folder, name, kinds)
-        return {kind: show_on_grey(picture) for kind, picture in pictures.items()}, clean
+        small = {kind: show_on_grey(picture) for kind, picture in pictures.items()} if frame.t == middle else {}
+        if clean is None:
+            return FrameNotes(small)
+        return FrameNotes(small, float(clean.never_visible.mean()), clean.has_shadow)
 
-    native = run.clip.native_size
     frames = map_frames(write_frame, run.model, run.clip, run.full_range, with_colors=False, output_size=native)
-    previews: dict[str, Pixels] = {}
-    hidden_shares, has_shadow = [], []
-    for t, (shown, clean) in enumerate(tqdm(frames, total=len(run.clip), desc="layers", unit="frame")):
-        if clean is not None:
-            hidden_shares.append(float(clean.never_visible.mean()))
-            has_shadow.append(clean.has_shadow)
-        if t == len(run.clip) // 2:
-            previews = shown
+    with closing(frames):
+        notes = list(tqdm(frames, total=len(run.clip), desc="layers", unit="frame"))
+    previews = notes[middle].previews
     if previews:
         media.write_png(folder / "layers.png", contact_sheet(previews))
     if "background" in kinds:
-        percentage = 100 * np.mean(hidden_shares)
+        percentage = 100 * np.mean([note.hidden_share for note in notes])
         print(f"{percentage:.1f} % of the plates are visible in no frame and are inpainted: see background_unseen")
-        if np.mean(has_shadow) >= SHADOW_FRAMES:
+        with_shadow = sum(note.has_shadow for note in notes)
+        if with_shadow >= SHADOW_FRAMES * len(notes):
             remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
-            print(f"a shadow moves with the object in {sum(has_shadow)} of {len(has_shadow)} frames; {remedy}")
+            print(f"a shadow moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
 
 
 def make_pictures(
     run: TrainedRun, frame: Frame, plate: LayerEdit | None, kinds: Sequence[str], remove_shadow: bool
-) -> tuple[dict[str, Pixels], "CleanPlate | None"]:
+) -> tuple[dict[str, Pixels], CleanPlate | None]:
     """Return the pictures of a frame by the name of their folder, and the clean plate if one was needed."""
     pictures, clean = make_mattes(run, frame) if "alpha" in kinds else {}, None
     if {"foreground", "background"} & set(kinds):
@@ -113,16 +133,6 @@ def open_plate(run: TrainedRun, image: LayerImage, folder: Path) -> LayerEdit:
         opacity = cv2.erode(rgba[..., 3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
         rgba = np.where(opacity[..., None] > 0.5, rgba, 0).astype(np.float32)
     return LayerEdit(image.layer, torch.from_numpy(rgba), image.view(run.model, (image.width, image.height), None))
-
-
-@dataclass
-class CleanPlate:
-    """A frame without its objects, H x W pixels."""
-
-    picture: Floats  # (H, W, 3) in [0, 1]
-    background: Floats  # (H, W, 3) in [0, 1]: what is behind the objects, in their shadow if they cast one
-    never_visible: NDArray[np.bool_]  # (H, W) inpainted, because no frame shows the background there
-    has_shadow: bool  # whether a shadow moves with the objects
 
 
 def make_clean_plate(

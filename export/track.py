@@ -33,13 +33,12 @@ def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[
             f"--track {x:g},{y:g},{t}: outside the clip of {len(clip)} frames (0 to {len(clip) - 1}) of "
             f"{width} x {height}"
         )
-    scale = np.array([width / clip.width, height / clip.height])
-    start = (np.array([[x, y]]) + 0.5) / scale - 0.5
+    start = clip.from_native_px(np.array([[x, y]]))
     start_frame = render_frame(run.model, clip, t, run.full_range, with_colors=False)
     points = Points(*pick_in_frame(start_frame, start))
     frames = render_frames(run.model, clip, run.full_range, with_colors=False)
     positions, is_visible = follow_points(frames, points)
-    native = (positions[0] + 0.5) * scale - 0.5
+    native = clip.to_native_px(positions[0])
     track = [
         TrackPoint(number, float(px), float(py), bool(seen))
         for number, ((px, py), seen) in enumerate(zip(native, is_visible[0], strict=True))

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from alignment.transforms import resize_matrix, to_homogeneous
 from media.flows import BACKWARD, FORWARD, STEPS
-from media.images import fit_size
+from media.images import Box, fit_size
 from parallel.side_by_side import stream_side_by_side
 from unwrap_utils import Video, warp_by_flow
 
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
-Box = tuple[slice, slice]  # rows and columns
 
 MIN_SIDE_PX = 8  # Shortest side at which cues are computed, pixels.
 LONG_EDGE_PX = 288  # Pixels of the long edge at which cues are computed: enough to decide, and fast.
@@ -148,7 +147,7 @@ def background_differences(clip: SmallClip, transforms: Floats, is_background: F
         return color, weight / (1 + np.square((color - mean[boxes[t]]) / deviation[boxes[t]]))
 
     mean, count = average(warp_frame)
-    for _ in range(2):  # This makes the mean robust.
+    for _ in range(2):  # Colours that differ from the mean get less weight, so that single wrong frames do not matter.
         deviation = average(weigh_deviation)[0] + 1
         mean = average(weigh_robustly)[0]
     is_filled = (count[..., 0] >= 1).astype(np.float32)

@@ -59,6 +59,19 @@ class Clip:
         """Size of the frame files: (width, height) in pixels."""
         return media.image_size(self.frame_paths[0])
 
+    @property
+    def native_scale(self) -> tuple[float, float]:
+        """How many pixels of the frames' files a pixel of the working size is wide and high."""
+        return self.native_size[0] / self.width, self.native_size[1] / self.height
+
+    def to_native_px(self, positions: NDArray) -> NDArray:
+        """Convert positions (..., 2) from pixels of the working size to pixels of the frames' files."""
+        return (positions + 0.5) * np.array(self.native_scale) - 0.5
+
+    def from_native_px(self, positions: NDArray) -> NDArray:
+        """Convert positions (..., 2) from pixels of the frames' files to pixels of the working size."""
+        return (positions + 0.5) / np.array(self.native_scale) - 0.5
+
     def native_frame(self, t: int) -> Pixels:
         """Read frame t at the size of its file, (height, width, 3) uint8."""
         return media.read_rgb(self.frame_paths[t])

@@ -20,6 +20,7 @@ FINE_SIGMA_PX = 4.0  # Up to twice this standard deviation a Gaussian is compute
 
 Floats = NDArray[np.floating]
 Pixels = NDArray[np.uint8]
+Box = tuple[slice, slice]  # rows and columns of an image
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:

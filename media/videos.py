@@ -17,7 +17,7 @@ from media.images import Pixels, write_png
 
 PUBLISHED_FPS = 10.0  # frames per second of the published videos, used for clips without a known rate
 
-PIPE_BYTES = 2**20  # Size of the pipe to an encoder, where the system lets it be set: a frame needs fewer waits.
+PIPE_BYTES = 2**20  # Size of the pipe to an encoder.
 
 # HD colour, written into the file: without these tags players guess by the size, and colours shift.
 COLOR_FILTER = "scale=out_color_matrix=bt709:out_range=tv"
@@ -80,9 +80,9 @@ class VideoWriter:
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *flags, target]
         self.stderr_file = tempfile.TemporaryFile()  # noqa: SIM115 closed with the encoder
         # The encoder gets a process group of its own: Ctrl-C reaches only this process, which then ends the encoder.
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True, pipesize=PIPE_BYTES
-        )
+        encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True)
+        enlarge_pipe(encoder.stdin)
+        return encoder
 
     def write(self, frame: Pixels) -> None:
         """Append one frame. The first frame decides the size of the video."""
@@ -124,6 +124,15 @@ class VideoWriter:
     def __exit__(self, error_type: type | None, *_: object) -> None:
         """Finish the file, or delete it after an error."""
         self.close(keep=error_type is None)
+
+
+def enlarge_pipe(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold PIPE_BYTES, so that a frame needs fewer waits, where the system can do it and allows it."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        if pipe is not None:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 class FrameFolder:

@@ -6,7 +6,7 @@ small step among the cores."""
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -50,19 +50,22 @@ def map_side_by_side(
         torch.set_num_threads(threads)  # torch also keeps the number for threads that are still to come.
 
 
-def stream_side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def stream_side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], most_workers: int = MOST_STREAM_WORKERS
+) -> Generator[Result, None, None]:
     """Yield the results of a function for all items, in their order, while the cores work on the next items.
 
-    At most MOST_STREAM_WORKERS cores work, and one item for each is taken in advance, so memory does not grow with the
+    At most most_workers cores work, and at most one item more than that is in memory, so memory does not grow with the
     number of items. The items are taken in the caller's thread. torch uses one thread for each item, and records no
-    gradients. An exception of the function is raised when its result is due.
+    gradients. An exception of the function is raised when its result is due. A caller that may stop early closes the
+    stream (contextlib.closing), which waits until no thread works any more.
     """
 
     def prepare_thread() -> None:
         torch.set_num_threads(1)
         torch.set_grad_enabled(False)
 
-    workers, threads = min(count_cores(), MOST_STREAM_WORKERS), torch.get_num_threads()
+    workers, threads = max(1, min(count_cores(), most_workers)), torch.get_num_threads()
     pending: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=prepare_thread)
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from implicit_neural_networks import CHUNK, Model, uv_to_atlas
-from parallel.side_by_side import count_cores, map_side_by_side
+from parallel.side_by_side import MOST_STREAM_WORKERS, count_cores, map_side_by_side
 from rendering.frame_store import FrameStore
 from rendering.frames import VISIBLE, Floats, Frame
 
@@ -121,9 +122,10 @@ def measure_texel_visibility(model: Model, store: FrameStore, layer: int, view: 
             mark_visible_texels(texel_visibility, view, compute_atlas_uv(model, frame)[layer], visibility)
         return texel_visibility
 
-    cores = count_cores()
-    parts = map_side_by_side(mark_frames, [range(first, store.count, cores) for first in range(cores)])
-    return torch.stack(parts).amax(0)
+    # Each part holds an image of its own.
+    parts = max(1, min(count_cores(), MOST_STREAM_WORKERS, store.count))
+    images = map_side_by_side(mark_frames, [range(first, store.count, parts) for first in range(parts)])
+    return reduce(torch.maximum, images)
 
 
 def mark_visible_texels(texel_visibility: Tensor, view: AtlasView, atlas_uv: Tensor, visibility: Tensor) -> None:

@@ -1,8 +1,8 @@
 """A temporary folder of rendered frames, for computations that need several passes over the clip."""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,7 +58,7 @@ class FrameStore:
         """Yield all frames, with empty colours."""
         return map(self.frame, range(self.count))
 
-    def map(self, function: Callable[[Frame], Result]) -> Iterator[Result]:
+    def map(self, function: Callable[[Frame], Result]) -> Generator[Result, None, None]:
         """Yield the results of a function for all frames, in their order; each core works on one frame at a time."""
         return stream_side_by_side(lambda t: function(self.frame(t)), range(self.count))
 
@@ -73,9 +73,10 @@ def temporary_frame_store(folder: Path) -> Iterator[FrameStore]:
 def render_into_store(store: FrameStore, run: TrainedRun) -> Iterator[Frame]:
     """Render all frames of a run without colours, add each to the store, and yield it."""
     frames = render_frames(run.model, run.clip, run.full_range, with_colors=False)
-    for frame in tqdm(frames, total=len(run.clip), desc="reading the mapping", unit="frame"):
-        store.add(frame)
-        yield frame
+    with closing(frames):
+        for frame in tqdm(frames, total=len(run.clip), desc="reading the mapping", unit="frame"):
+            store.add(frame)
+            yield frame
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Rendered frames: uv, opacity and colour of every pixel, one frame at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ Result = TypeVar("Result")
 
 VISIBLE = 0.5  # A pixel shows a layer, and an atlas texel is visible, if the visibility is above this.
 BACKGROUND_LIMIT = 0.75  # Opacity in [0, 1] that corresponds to a raw network output (tanh) of 0.5.
+MOST_PIXELS_IN_WORK = 20_000_000  # Pixels of the frames that are rendered side by side; it bounds the memory.
 EMPTY_IMAGE = np.empty((0, 0, 3), np.float32)
 
 
@@ -55,7 +56,7 @@ class Frame:
 
 def render_frames(
     model: Model, clip: Clip, full_range: bool, with_colors: bool = True, output_size: tuple[int, int] | None = None
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Yield all frames of the clip, in their order, rendered in advance; see `render_frame`."""
     return map_frames(lambda frame: frame, model, clip, full_range, with_colors, output_size)
 
@@ -67,7 +68,7 @@ def map_frames(
     full_range: bool,
     with_colors: bool = True,
     output_size: tuple[int, int] | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield the results of a function for all rendered frames of the clip, in their order; see `render_frame`.
 
     Each core renders a frame and computes the function for it. A model on another device renders one frame after the
@@ -77,10 +78,11 @@ def map_frames(
     def render(t: int) -> Frame:
         return render_frame(model, clip, t, full_range, with_colors, output_size)
 
-    times = range(len(clip))
+    width, height = output_size or (clip.width, clip.height)
+    times, most_workers = range(len(clip)), max(2, MOST_PIXELS_IN_WORK // (width * height))
     if next(model.parameters()).device.type == "cpu":
-        return stream_side_by_side(lambda t: function(render(t)), times)
-    return stream_side_by_side(function, map(render, times))
+        return stream_side_by_side(lambda t: function(render(t)), times, most_workers)
+    return stream_side_by_side(function, map(render, times), most_workers)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Positions are in pixels, (x, y); the center of the upper left pixel is (0, 0).
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -12,9 +13,9 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 from torch.nn import functional
 
+from media.images import Box
 from rendering.frames import Floats, Frame
 
-Box = tuple[slice, slice]  # rows and columns
 WHOLE_FRAME: Box = (slice(None), slice(None))
 BOX_MARGIN_PX = 2  # Pixels added around a mask, because bilinear sampling blends neighbouring pixels.
 
@@ -61,15 +62,18 @@ def bounding_box(mask: NDArray[np.bool_], width: int, height: int) -> Box | None
 
 
 def split_rows(box: Box, width: int, height: int, most_pixels: int) -> list[Box]:
-    """Divide a box of an image of width x height pixels into strips of rows.
+    """Divide a box of an image of width x height pixels into strips of rows of about the same height.
 
-    A strip has at most most_pixels pixels, or one row. A box that is small enough is returned as it is.
+    A strip has about most_pixels pixels at most, and two rows at least, because the level of detail of paint follows
+    from the difference between rows. A box that is small enough is returned as it is.
     """
     (top, bottom, _), (left, right, _) = box[0].indices(height), box[1].indices(width)
-    step = max(1, most_pixels // max(1, right - left))
-    if step >= bottom - top:
+    rows = max(2, most_pixels // max(1, right - left))
+    count = min(-(-(bottom - top) // rows), (bottom - top) // 2)
+    if count <= 1:
         return [box]
-    return [(slice(row, min(bottom, row + step)), slice(left, right)) for row in range(top, bottom, step)]
+    borders = np.linspace(top, bottom, count + 1).round().astype(int).tolist()
+    return [(slice(first, end), slice(left, right)) for first, end in pairwise(borders)]
 
 
 def resize_field(field: Floats, width: int, height: int, box: Box = WHOLE_FRAME) -> Floats:

@@ -180,7 +180,7 @@ def test_the_benchmark_of_a_device_prints_every_table(capsys):
     printed = capsys.readouterr().out
     for row in ("| published loop |", "| tiles of 4 pixels, bfloat16 |", "| start, s |", "| edited frames per second"):
         assert row in printed
-    assert "The grids reached the PSNR of the published loop" in printed
+    assert "The batches of the grids reached the PSNR of the published loop" in printed
     with pytest.raises(UserError, match="--seconds is 0, expected more than 0"):
         gpu.main(["--seconds", "0"])
 

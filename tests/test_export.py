@@ -1,6 +1,7 @@
 """Exports for other tools, on a clip whose ground truth is known."""
 
 import json
+import shutil
 import zipfile
 
 import cv2
@@ -15,9 +16,11 @@ import media
 import only_edit
 from command_line import UserError
 from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
+from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
 from export.atlas import uv_step
 from export.openraster import write_openraster
+from export.photoshop import write_psd
 from export.st_maps import st_values
 from export.track import track_point
 from rendering.atlas_view import compute_atlas_uv
@@ -141,6 +144,44 @@ def test_paint_on_an_exported_atlas_appears_in_the_right_place_at_any_size(atlas
     tolerance_px = 1.2 / min(scale, 1)  # the disk is drawn at whole texels
     assert abs(rows.mean() - 10) < tolerance_px
     assert abs(columns.mean() - 70) < tolerance_px
+
+
+@pytest.mark.parametrize("suffix", [".ora", ".psd"])
+def test_a_painted_layered_file_gives_the_same_video_as_a_picture(atlas, folder, tmp_path, suffix):
+    if suffix == ".psd":
+        pytest.importorskip("psd_tools", reason="Photoshop files need psd-tools, which is not installed")
+    width, height = media.image_size(atlas / "background.png")
+    paint = np.zeros((height, width, 4), np.uint8)
+    paint[height // 4 : height // 2, width // 4 : width // 2] = (255, 0, 0, 255)
+    shown = np.asarray(media.open_image(atlas / "background.png"))
+    painted = {"my paint": paint, "guide": np.full_like(paint, 128), "atlas": shown}
+    folders = {kind: media.make_folder(tmp_path / kind) for kind in ("layered", "plain")}
+    if suffix == ".ora":
+        write_openraster(folders["layered"] / "a.ora", painted)
+    else:
+        write_psd(folders["layered"] / "a.psd", {name: layer / 255 for name, layer in painted.items()}, 8)
+    media.write_png(folders["plain"] / "a.png", paint)
+    edited = {}
+    for kind, place in folders.items():
+        file = next(place.glob("a.*"))
+        shutil.copy(atlas / "atlas.json", place)
+        flags = [f"--output_folder={place / 'out'}", f"--edit_background_path={file}", "--format=png"]
+        only_edit.main([f"--trained_model_folder={folder}", *flags])
+        frames = media.list_images(next((place / "out").glob("edited_*/")))
+        edited[kind] = np.stack([media.read_rgb(frame) for frame in frames]).astype(int)
+    assert np.abs(edited["layered"] - edited["plain"]).max() <= 1
+    assert (np.abs(edited["plain"] - [255, 0, 0]).max(-1) < 20).mean() > 0.03
+
+
+def test_photoshop_files_are_written_when_they_are_asked_for(folder, tmp_path):
+    pytest.importorskip("psd_tools", reason="Photoshop files need psd-tools, which is not installed")
+    flags = [f"--output_folder={tmp_path / 'out'}", "--format", "psd", "--bits", "16"]
+    export_atlas.main([f"--trained_model_folder={folder}", *flags])
+    assert not list((tmp_path / "out").glob("*.ora"))
+    layers = read_psd(tmp_path / "out" / "foreground.psd")
+    assert [layer.name for layer in layers] == ["atlas", "guide", "paint here"]
+    rgba = media.read_edit(tmp_path / "out" / "foreground.png")
+    np.testing.assert_allclose(layers[0].rgba, rgba, atol=1 / 255)
 
 
 def test_a_part_of_an_exported_atlas_is_placed_where_it_was_cut_out(atlas, folder, run, tmp_path):

@@ -8,8 +8,9 @@ import torch
 
 import media
 from editing.layer_edit import LayerEdit
+from editing.layered_files import read_paint
 from editing.render_edits import render_edited_frames, sample_edit_layers
-from editing.requests import AtlasEdit, EditRequest, read_atlas_edit
+from editing.requests import EditRequest
 from evaluation.image_metrics import psnr
 from implicit_neural_networks import positional_encoding
 from media.clip import open_clip
@@ -201,7 +202,7 @@ def edits(reference_folder, model, frames):
     views = fit_atlas_views(model, frames)
     paths = (reference_folder / "edit_foreground.png", reference_folder / "edit_background.png")
     return [
-        LayerEdit(layer, read_atlas_edit(AtlasEdit(layer, path)), views[layer], math.inf)
+        LayerEdit(layer, torch.from_numpy(read_paint(path)[0].rgba), views[layer], math.inf)
         for layer, path in enumerate(paths)
     ]
 

@@ -69,8 +69,25 @@ def test_a_stream_records_no_gradients_and_divides_no_operators():
 
 
 def test_a_stream_raises_an_exception_when_its_result_is_due_and_leaves_the_rest():
-    stream = stream_side_by_side(lambda number: 1 // (3 - number), range(1000))
+    begun: list[int] = []
+
+    def divide(number):
+        begun.append(number)
+        return 1 // (3 - number)
+
+    stream = stream_side_by_side(divide, range(1000))
     assert [next(stream) for _ in range(3)] == [0, 0, 1]
     with pytest.raises(ZeroDivisionError):
         next(stream)
+    assert len(begun) <= 5 + count_cores()
+
+
+def test_a_closed_stream_works_no_more():
+    begun: list[int] = []
+    stream = stream_side_by_side(begun.append, range(1000))
+    next(stream)
+    stream.close()
+    count = len(begun)
+    assert count <= 2 + count_cores()
     assert list(stream) == []
+    assert len(begun) == count

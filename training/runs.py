@@ -53,13 +53,17 @@ def start_run(config: Config, device: str | None = None) -> Trainer:
 
 
 def resume_run(
-    folder: Path, time_budget_s: float | None = None, device: str | None = None, strokes: Path | None = None
+    folder: Path,
+    time_budget_s: float | None = None,
+    device: str | None = None,
+    strokes: Path | None = None,
+    full_evaluation: bool | None = None,
 ) -> Trainer:
     """Return the run of a folder as it was at its last checkpoint.
 
     time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. strokes: folder of
-    strokes that correct the run; then time_budget_s are seconds of further training. Raises UserError if the folder
-    does not hold a run that can be continued.
+    strokes that correct the run; then time_budget_s are seconds of further training. full_evaluation: as in the config;
+    None keeps what its config says. Raises UserError if the folder does not hold a run that can be continued.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
@@ -68,6 +72,8 @@ def resume_run(
     config = load_config(folder / "config.json")
     if time_budget_s is not None:
         config = replace(config, time_budget_s=time_budget_s)
+    if full_evaluation is not None:
+        config = replace(config, full_evaluation=full_evaluation)
     # Strokes of the beginning are in the checkpoint.
     config = replace(config, strokes_folder="" if strokes is None else str(strokes))
     saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
