@@ -37,6 +37,15 @@ def main(arguments: list[str] | None = None) -> None:
     audio = None if options.only_edit_layer else find_audio(run.clip)
     folder = make_folder(options.output_folder) if options.overwrite else fresh_folder(options.output_folder)
     output = make_output(options, audio)
+    if options.watch:
+        from editing.watch import watch_edits
+
+        print(
+            f"open {folder / f'edited_{run.clip.name}.mp4'} in a player that repeats it, and save your paint",
+            flush=True,
+        )
+        watch_edits(run, request, folder)
+        return
     if options.transfer_from is None:
         write_edited_video(run, request, folder, output)
     else:
@@ -157,6 +166,11 @@ def add_rendering_flags(parser: argparse.ArgumentParser) -> None:
         help="mp4: H.264 (default); prores: ProRes 4444 .mov; png: a folder of lossless pictures "
         "(default with --only_edit_layer: png)",
     )
+    output.add_argument(
+        "--watch",
+        action="store_true",
+        help="write the video at half size, again whenever a painted file is saved, until Ctrl-C",
+    )
     output.add_argument("--crf", type=int, default=18, help="quality of the mp4, 0 (lossless) to 51 (default: 18)")
     output.add_argument("--save_frames", action="store_true", help="also write lossless PNGs to edited_frames/")
     output.add_argument(
@@ -205,6 +219,7 @@ def check_flags(options: argparse.Namespace) -> None:
             "--use_edit_frame"
         )
     check_attachment_flags(options)
+    check_watch_flags(options)
     if options.edit_frame_mask and not (options.use_edit_frame or options.edit_frame):
         raise UserError("--edit_frame_mask belongs to a frame edit")
     for layer in ("foreground", "background"):
@@ -229,6 +244,20 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--atlas belongs to an atlas edit; give --edit_foreground_path or --edit_background_path")
     if options.only_edit_layer and options.format == "mp4":
         raise UserError("--only_edit_layer needs opacity, which mp4 does not have; use --format prores or png")
+
+
+def check_watch_flags(options: argparse.Namespace) -> None:
+    """Raise UserError for flags that --watch has no use for."""
+    needless = {
+        "transfer_from": options.transfer_from,
+        "only_edit_layer": options.only_edit_layer,
+        "save_frames": options.save_frames,
+        "edit_space native": options.edit_space == "native",
+        f"format {options.format}": options.format != "mp4",
+    }
+    for flag, is_given in needless.items():
+        if options.watch and is_given:
+            raise UserError(f"--watch writes an mp4 at half size; leave --{flag} out until the paint is finished")
 
 
 def check_attachment_flags(options: argparse.Namespace) -> None:
