@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import media
-from benchmarks.convergence import time_to_quality
+from benchmarks.convergence import QualityCurve, time_to_quality
 from benchmarks.measure import measure_against_scene
 from benchmarks.tracks import PointFolder, measure_points
 from config import Config, load_config
@@ -52,7 +52,9 @@ def run_case(task: dict[str, Any]) -> None:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     trainer = start_run(case_config(task, output))
-    trainer.train_without_evaluating()
+    curve = QualityCurve(trainer)
+    trainer.train_without_evaluating(curve.measure_if_due)
+    curve.measure()
     trainer.save()  # The run can be opened after the benchmark.
     run = TrainedRun(trainer.model.eval(), trainer.clip)
     result = {
@@ -65,7 +67,7 @@ def run_case(task: dict[str, Any]) -> None:
         "size": [run.clip.width, run.clip.height],
         "peak_memory_mb": peak_memory_mb(),
     }
-    result |= time_to_quality(trainer.log.rows)
+    result |= time_to_quality(curve.points)
     with temporary_frame_store(output) as store:
         result |= measure_run(run, store, task, output / "sheet.png")
     if task["points"]:

@@ -1,47 +1,54 @@
-"""Time to quality: when a run first reached a share of its last PSNR, read from its log.
+"""Time to quality: the PSNR of a run while it trains, measured with its clock stopped."""
 
-The PSNR in the log is that of each batch, at the resolution that the training has then. Grids begin with reduced
-frames, which are easier to match, so early times are a little too good."""
-
-import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluation.image_metrics import psnr
+from media.clip import evenly_spaced_indices
+from rendering.frames import render_frame
+
+if TYPE_CHECKING:
+    from training.loop import Trainer
+
 SHARES = (0.95, 0.99)  # Shares of the last PSNR, in dB, whose time is measured.
-AVERAGED_LINES = 5  # Lines of the log over which the error is averaged, because each is of one batch of frames.
+MEASURED_FRAMES = 5  # Frames whose mean PSNR is measured, evenly spread over the clip.
+INTERVAL_S = 3.0  # Seconds of training between two measurements.
 
 
-def time_to_quality(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the seconds after which a run had reached each of SHARES of its last PSNR, by name.
+class QualityCurve:
+    """The PSNR of a run over its seconds of training: points (seconds, PSNR in dB)."""
 
-    rows: lines of the log, see `training.log.Log`. Returns nothing if there are too few lines.
-    """
-    curve = average_psnr(rows)
-    if not curve:
-        return {}
-    last = curve[-1][1]
-    return {f"seconds_to_{100 * share:.0f}": first_time(curve, share * last) or curve[-1][0] for share in SHARES}
+    def __init__(self, trainer: "Trainer"):
+        self.trainer = trainer
+        self.points: list[tuple[float, float]] = []
 
+    def measure_if_due(self) -> None:
+        """Measure the PSNR if INTERVAL_S have passed since the last time; called after each step of training."""
+        if not self.points or self.trainer.stopwatch.seconds >= self.points[-1][0] + INTERVAL_S:
+            self.measure()
 
-def time_to_psnr(rows: Sequence[dict[str, float]], psnr: float) -> float | None:
-    """Return the seconds after which a run had reached a PSNR in dB, from its log; None if it never did."""
-    return first_time(average_psnr(rows), psnr)
-
-
-def average_psnr(rows: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
-    """Return (seconds, PSNR in dB) over the lines of a log; each PSNR is that of the mean error of AVERAGED_LINES."""
-    lines = [row for row in rows if "psnr_of_batch" in row]
-    if len(lines) < AVERAGED_LINES:
-        return []
-    errors = [10 ** (-row["psnr_of_batch"] / 10) for row in lines]
-    averages = np.convolve(errors, np.full(AVERAGED_LINES, 1 / AVERAGED_LINES), mode="valid")
-    middle = AVERAGED_LINES // 2  # An average is of the time of its middle line.
-    return [
-        (lines[number + middle]["seconds"], -10 * math.log10(error)) for number, error in enumerate(averages.tolist())
-    ]
+    def measure(self) -> float:
+        """Add a point, and return its PSNR in dB: the mean over some frames of the model as it is."""
+        clip, errors = self.trainer.clip, []
+        with self.trainer.stopwatch.pause():
+            for t in evenly_spaced_indices(len(clip), MEASURED_FRAMES):
+                frame = render_frame(self.trainer.model, clip, t, full_range=True)
+                errors.append(psnr(frame.rgb, clip.frame(t).astype(np.float32) / 255))
+        self.points.append((self.trainer.stopwatch.seconds, float(np.mean(errors))))
+        return self.points[-1][1]
 
 
-def first_time(curve: Sequence[tuple[float, float]], psnr: float) -> float | None:
-    """Return the first time of a curve of (seconds, PSNR) at which it is at least this high; None without one."""
-    return next((seconds for seconds, quality in curve if quality >= psnr), None)
+def time_to_quality(points: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Return the seconds after which a run had reached each of SHARES of its last PSNR, by name. points: of a curve."""
+    last = points[-1][1]
+    return {
+        f"seconds_to_{100 * share:.0f}": next(seconds for seconds, quality in points if quality >= share * last)
+        for share in SHARES
+    }
+
+
+def time_to_psnr(points: Sequence[tuple[float, float]], goal: float) -> float | None:
+    """Return the seconds after which a run had reached a PSNR in dB; None if it never did. points: of a curve."""
+    return next((seconds for seconds, quality in points if quality >= goal), None)

@@ -5,12 +5,12 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT, draw, run_script, tiny_config, write_config
+from conftest import ROOT, draw, run_script, tiny_config, write_config, write_exact_flow
 
 from benchmarks import gpu, whole_way
 from benchmarks.alignment import alignment_errors, transform_errors_px
 from benchmarks.busy import busy_process
-from benchmarks.convergence import time_to_psnr, time_to_quality
+from benchmarks.convergence import QualityCurve, time_to_psnr, time_to_quality
 from benchmarks.measure import measure_against_scene, placement_errors
 from benchmarks.table import markdown_table
 from command_line import UserError
@@ -18,10 +18,12 @@ from implicit_neural_networks import AtlasModel
 from media import VideoWriter
 from media.clip import open_clip
 from rendering.frame_store import FrameStore
-from rendering.frames import Frame
+from rendering.frames import Frame, render_frame
 from rendering.trained_run import TrainedRun
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
+from training.loop import Trainer
+from training.stopping import Stopwatch
 
 
 @pytest.fixture(scope="module")
@@ -158,18 +160,32 @@ def test_the_busy_process_is_ended_even_if_the_measurement_fails(monkeypatch):
     assert started[0].poll() is not None
 
 
-def test_the_time_to_quality_is_when_the_averaged_psnr_first_reaches_a_share_of_the_last_one():
-    """The PSNR is 20, 29, 30, 30, ... dB: five lines are averaged, and 95 % of 30 dB are 28.5 dB."""
-    rows = [
-        {"iteration": 20 * number, "seconds": 2.0 * number, "psnr_of_batch": psnr}
-        for number, psnr in enumerate([20.0] * 5 + [29.0] * 5 + [30.0] * 10)
-    ]
-    times = time_to_quality(rows)
-    assert times["seconds_to_95"] == 14.0  # the middle of the first five lines of 29 dB
-    assert 18.0 <= times["seconds_to_99"] <= 24.0
-    assert time_to_quality(rows[:3]) == {}
-    assert time_to_psnr(rows, 28.5) == 14.0
-    assert time_to_psnr(rows, 31.0) is None
+def test_the_time_to_quality_is_when_the_psnr_first_reaches_a_share_of_the_last_one():
+    points = [(1.0, 20.0), (4.0, 28.6), (7.0, 28.4), (10.0, 29.8), (13.0, 30.0)]
+    assert time_to_quality(points) == {"seconds_to_95": 4.0, "seconds_to_99": 10.0}
+    assert time_to_psnr(points, 28.5) == 4.0
+    assert time_to_psnr(points, 31.0) is None
+
+
+def test_measuring_the_quality_does_not_use_up_the_time_budget(scene, tmp_path, monkeypatch):
+    """Rendering a frame takes a hundred seconds of a clock that the test moves."""
+    folder = write_scene(scene, tmp_path / "data")
+    write_exact_flow(folder)
+    trainer = Trainer(tiny_config(folder, tmp_path, maximum_number_of_frames=8), tmp_path)
+    now = [0.0]
+
+    def render_slowly(*arguments, **named_arguments):
+        now[0] += 100
+        return render_frame(*arguments, **named_arguments)
+
+    trainer.stopwatch = Stopwatch(lambda: now[0])
+    monkeypatch.setattr("benchmarks.convergence.render_frame", render_slowly)
+    curve = QualityCurve(trainer)
+    for step_s in (0.0, 1.0, 2.5):
+        now[0] += step_s
+        curve.measure_if_due()
+    assert [seconds for seconds, _ in curve.points] == [0.0, 3.5]
+    assert all(0 < quality < 60 for _, quality in curve.points)
 
 
 @pytest.mark.slow
@@ -180,7 +196,7 @@ def test_the_benchmark_of_a_device_prints_every_table(capsys):
     printed = capsys.readouterr().out
     for row in ("| published loop |", "| tiles of 4 pixels, bfloat16 |", "| start, s |", "| edited frames per second"):
         assert row in printed
-    assert "The batches of the grids reached the PSNR of the published loop" in printed
+    assert "The grids reached the PSNR of the published loop" in printed
     with pytest.raises(UserError, match="--seconds is 0, expected more than 0"):
         gpu.main(["--seconds", "0"])
 

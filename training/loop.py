@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +104,15 @@ class Trainer:
         self.iteration += 1
         return terms
 
-    def train_without_evaluating(self) -> None:
-        """Do the steps until the iterations or the time budget end, with a log but without the rest: for benchmarks."""
+    def train_without_evaluating(self, after_step: Callable[[], None] = lambda: None) -> None:
+        """Do the steps until the iterations or the time budget end, without reports and checkpoints: for benchmarks.
+
+        after_step: called after each step.
+        """
         with self.make_progress_bar() as bar:
             while not self.is_finished:
-                terms = self.step()
-                if self.iteration % self.config.log_every == 0:
-                    self.write_log(terms)
+                self.step()
+                after_step()
                 bar.update(self.work_done - bar.n)
         self.learner.finish()
 
