@@ -327,12 +327,14 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
 
 def print_result(run: Path, seconds: dict[str, float]) -> None:
     """Print how long each stage took, which files to look at, and how to edit them."""
+    from evaluate import has_full_set
     from training.earlier_runs import last_evaluation
 
     evaluation = last_evaluation(run)
     stages = ", ".join(f"{name} {duration:.0f} s" for name, duration in seconds.items())
     print(f"\ndone in {sum(seconds.values()):.0f} s ({stages})")
-    print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}; --full_evaluation writes more videos")
+    more = "" if has_full_set(evaluation) else "; --full_evaluation writes more videos"
+    print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}{more}")
     print(
         f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
         "paint over one of its pictures in a layer of its own, and\n"
