@@ -337,9 +337,9 @@ def print_result(run: Path, seconds: dict[str, float]) -> None:
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}{more}")
     print(
         f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
-        "paint over one of its pictures in a layer of its own, and\n"
-        f'python only_edit.py --trained_model_folder="{run}" --output_folder=edited --atlas=atlas '
-        "--edit_foreground_path=painted.png"
+        'paint in the layer "paint here" of atlas/foreground.ora, save it, and\n'
+        f'python only_edit.py --trained_model_folder="{run}" --output_folder=edited '
+        "--edit_foreground_path=atlas/foreground.ora"
     )
 
 
