@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     atlas = export_atlases(run, folder, resolution, options.padding, options.bits, options.room, formats)
     where = f'in the layer "paint here" of a .{formats[0]} file' if formats else "over a layer's picture"
     print(f"open {folder / 'atlases.png'}; paint {where}, save it, and apply it with:")
-    command = f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited '
+    command = f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited'
+    flags = []
     for image in atlas.layers:
         if image.layer == 0:
             flag = "--edit_foreground_path="
@@ -39,7 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             flag = f"--edit_object {image.layer + 1}:"
         painted = Path(image.image).with_suffix(f".{formats[0]}") if formats else f"painted_{image.image}"
-        print(f'{command}{flag}"{folder / painted}"')
+        flags.append(f'{flag}"{folder / painted}"')
+    if formats:  # What is not painted on changes nothing, so all layers can be given.
+        print(f"{command} {' '.join(flags)}")
+    else:
+        for flag in flags:
+            print(f"{command} {flag}")
     print(f"wrote {folder}")
 
 

@@ -253,7 +253,7 @@ def check_watch_flags(options: argparse.Namespace) -> None:
         "only_edit_layer": options.only_edit_layer,
         "save_frames": options.save_frames,
         "edit_space native": options.edit_space == "native",
-        f"format {options.format}": options.format != "mp4",
+        f"format {options.format}": options.format not in (None, "mp4"),
     }
     for flag, is_given in needless.items():
         if options.watch and is_given:

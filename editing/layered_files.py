@@ -4,6 +4,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,19 +50,33 @@ def read_paint(path: Path) -> list[PaintPart]:
     neighbouring layers that are blended normally are one. Other pictures are read by `media.read_edit`. Raises
     UserError if the file cannot be read or holds no visible layer for paint.
     """
-    suffix = path.suffix.lower()
-    if suffix not in LAYERED_SUFFIXES:
+    if path.suffix.lower() not in LAYERED_SUFFIXES:
         return [PaintPart(media.read_edit(path))]
     if not path.is_file():
         raise UserError(f"{path}: no such file; check the path")
-    layers = read_openraster(path) if suffix == ".ora" else read_psd(path)
+    status = path.stat()
+    return list(read_layered_paint(path, status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=4)
+def read_layered_paint(path: Path, time_ns: int, size: int) -> tuple[PaintPart, ...]:
+    """Read the paint of a layered file; see `read_paint`. It is read and warned about once, until it is saved again.
+
+    time_ns and size: of the file as it is now.
+    """
+    layers = read_openraster(path) if path.suffix.lower() == ".ora" else read_psd(path)
+    if not layers:
+        raise UserError(
+            f"{path}: has no visible layers (a flattened image has none); save it with its layers, or give a PNG of "
+            "the paint alone, with transparency"
+        )
     paint = merge_normal(collect_paint(path, layers))
     if not paint:
         raise UserError(
             f'{path}: no visible layer to paint on; paint in a layer of its own, such as "{PAINT_LAYER}", not in '
             f'"{ATLAS_LAYER}" or "{GUIDE_LAYER}", and show it'
         )
-    return paint
+    return tuple(paint)
 
 
 def collect_paint(path: Path, layers: Iterable[FileLayer], opacity: float = 1.0) -> Iterator[PaintPart]:

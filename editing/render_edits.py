@@ -14,7 +14,7 @@ import media
 from command_line import warn
 from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
-from editing.layered_files import read_paint
+from editing.layered_files import ATLAS_LAYER, GUIDE_LAYER, read_paint
 from editing.new_shape import clear_free_part, find_free_part, find_freed_pixels
 from editing.requests import (
     EditRequest,
@@ -259,7 +259,10 @@ def write_edits(
                 previews[f"frame {t}"] = show_over_checkers(media.resize(edited, width, height))
     media.write_png(folder / "edited.png", contact_sheet(previews))
     if not has_changed:
-        warn("the edit shows in no frame: it is transparent, or lies on a part of the atlas that no frame shows")
+        warn(
+            "the edit shows in no frame: it is transparent, or lies on a part of the atlas that no frame shows (in a "
+            f'layered file, paint on the layers "{ATLAS_LAYER}" and "{GUIDE_LAYER}" does not count)'
+        )
 
 
 def open_video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter | FrameFolder:

@@ -95,7 +95,12 @@ def export_layers(
         media.write_png(folder / "layers.png", contact_sheet(previews))
     if "background" in kinds:
         percentage = 100 * np.mean([note.hidden_share for note in notes])
-        print(f"{percentage:.1f} % of the plates are visible in no frame and are inpainted: see background_unseen")
+        if percentage:
+            print(
+                f"{percentage:.1f} % of the background's pixels are seen in no frame and inpainted: background_unseen"
+            )
+        else:
+            print("what is behind the objects is seen in other frames everywhere; nothing had to be inpainted")
         with_shadow = sum(note.has_shadow for note in notes)
         if with_shadow >= SHADOW_FRAMES * len(notes):
             remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"

@@ -37,9 +37,14 @@ def make_folder(folder: Path) -> Path:
 
 
 def fresh_folder(folder: Path) -> Path:
-    """Make an empty folder and return it: `folder`, or the first free `folder_2`, `folder_3`, ... if it has content."""
+    """Make an empty folder and return it: `folder`, or the first free `folder_2`, `folder_3`, ... if it has content.
+
+    It says so if it is not the folder that was asked for.
+    """
     folder = candidate = resolve_folder_name(folder)
     number = 2
     while candidate.is_dir() and any(candidate.iterdir()):
         candidate, number = folder.with_name(f"{folder.name}_{number}"), number + 1
+    if candidate != folder:
+        print(f"{folder} holds files already, which stay as they are: the new ones go to {candidate}", flush=True)
     return make_folder(candidate)

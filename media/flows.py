@@ -4,9 +4,12 @@ This project writes .npz files with float16 values under the key `flow`, rounded
 of the space of the published .npy files (float32). Both are read. Middlebury .flo files can be imported.
 """
 
+import math
+import threading
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +24,8 @@ STEPS_PER_PX = 64  # stored values are multiples of 1/64 px. DIS and RAFT err by
 SUFFIXES = (".npz", ".npy")  # formats of flow files, in the order of preference
 KEY = "flow"  # name of the array in an .npz file
 FLO_MAGIC = 202021.25  # first number of every .flo file
+HEADER_READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+HEADER_LOCK = threading.Lock()
 LARGEST_PX = 30_000  # largest displacement that is written; float16 ends at 65504
 
 Floats = NDArray[np.floating]
@@ -46,8 +51,12 @@ def read_flow(path: Path) -> Floats:
     try:
         if path.suffix == ".flo":
             return read_flo(path)
-        content = np.load(path, allow_pickle=False)
-        flow = content[KEY] if isinstance(content, np.lib.npyio.NpzFile) else content
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                flow = read_array(file)
+        else:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{KEY}.npy") as entry:
+                flow = read_array(entry)
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         raise DamagedFlow("not a whole flow file") from None
     if flow.ndim != 3 or flow.shape[2] != 2 or flow.size == 0:
@@ -56,6 +65,27 @@ def read_flow(path: Path) -> Floats:
     if not np.isfinite(flow).all():  # checked after the conversion: it takes ten times as long in float16
         raise DamagedFlow("holds NaN or infinite values")
     return flow
+
+
+def read_array(file: IO[bytes]) -> NDArray:
+    """Read an array in NumPy's format, as np.load does, but safely in several threads. Raises ValueError."""
+    shape, is_fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError(dtype)
+    values = np.frombuffer(file.read(), dtype, count=math.prod(shape))
+    return values.reshape(shape[::-1]).T if is_fortran else values.reshape(shape)
+
+
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of an array in NumPy's format: its shape, whether columns come first, and its type.
+
+    NumPy reads it with Python's parser, which raises SystemError now and then if two threads parse before Python 3.12.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in HEADER_READERS:
+        raise ValueError(version)
+    with HEADER_LOCK:
+        return HEADER_READERS[version](file)
 
 
 def read_flo(path: Path) -> Floats:
@@ -93,14 +123,16 @@ def write_flow(path: Path, flow: Floats) -> None:
 def flow_size(path: Path) -> tuple[int, int] | None:
     """Return (width, height) of a flow file; None if it is damaged or holds no flow and must be computed again."""
     try:
-        if path.suffix == ".npy":  # mapping the file reads the header and checks the length, and no values
-            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                shape, _, dtype = read_header(file)
+                if path.stat().st_size - file.tell() < math.prod(shape) * dtype.itemsize:
+                    return None
         else:
             with zipfile.ZipFile(path) as archive, archive.open(f"{KEY}.npy") as entry:
                 if archive.testzip() is not None:
                     return None
-                np.lib.format.read_magic(entry)
-                shape, _, _ = np.lib.format.read_array_header_1_0(entry)
+                shape, _, _ = read_header(entry)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
     return (shape[1], shape[0]) if len(shape) == 3 and shape[2] == 2 else None

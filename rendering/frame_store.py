@@ -17,13 +17,14 @@ Result = TypeVar("Result")
 
 
 class FrameStore:
-    """Rendered frames in a folder, a file for each array, read back one at a time. Colours are not stored.
+    """Rendered frames of one size in a folder, a file for each array, read back one at a time. Colours are not stored.
 
     Frames may be added in any order, and by several threads.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.full_range = folder, True
+        self.formats: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # type and shape of the arrays by their name
         self.stored: set[int] = set()  # numbers of the frames that are stored
 
     def add(self, frame: Frame, error: Floats | None = None) -> None:
@@ -31,7 +32,8 @@ class FrameStore:
         self.full_range = frame.full_range
         for name, values in (("uv", frame.uv), ("alpha", frame.alpha), ("light", frame.light), ("error", error)):
             if values is not None:
-                np.save(self.path(frame.t, name), values)
+                self.formats[name] = values.dtype, values.shape
+                np.ascontiguousarray(values).tofile(self.path(frame.t, name))
         self.stored.add(frame.t)
 
     @property
@@ -41,18 +43,25 @@ class FrameStore:
 
     def path(self, t: int, name: str) -> Path:
         """Return the file of an array of frame t."""
-        return self.folder / f"{t}_{name}.npy"
+        return self.folder / f"{t}_{name}.raw"
+
+    def read(self, t: int, name: str) -> Floats:
+        """Read an array of frame t.
+
+        The files hold values alone. The header of NumPy's own files is read by Python's parser, which is not safe in
+        threads before Python 3.12.
+        """
+        dtype, shape = self.formats[name]
+        return np.fromfile(self.path(t, name), dtype).reshape(shape)
 
     def frame(self, t: int) -> Frame:
         """Read frame t, with empty colours."""
-        light_path = self.path(t, "light")
-        light = np.load(light_path) if light_path.exists() else None
-        uv, alpha = np.load(self.path(t, "uv")), np.load(self.path(t, "alpha"))
-        return Frame(t, uv, alpha, EMPTY_IMAGE, self.full_range, light)
+        light = self.read(t, "light") if "light" in self.formats else None
+        return Frame(t, self.read(t, "uv"), self.read(t, "alpha"), EMPTY_IMAGE, self.full_range, light)
 
     def error(self, t: int) -> Floats:
         """Read the error of the colours of frame t, (H, W)."""
-        return np.load(self.path(t, "error"))
+        return self.read(t, "error")
 
     def frames(self) -> Iterator[Frame]:
         """Yield all frames, with empty colours."""

@@ -99,6 +99,20 @@ def test_a_file_without_paint_is_refused(tmp_path, painted):
         read_paint(tmp_path / "a.ora")
 
 
+def test_a_flattened_file_is_told_from_one_without_paint(tmp_path):
+    with pytest.raises(UserError, match="a flattened image has none"):
+        read_paint(write_ora(tmp_path / "a.ora", ""))
+
+
+def test_a_file_is_read_again_after_it_was_saved(tmp_path):
+    path = tmp_path / "a.ora"
+    stack = '<layer name="paint" src="data/picture.png"/>'
+    first = read_paint(write_ora(path, stack, picture=fill(RED)))[0].rgba
+    again = read_paint(write_ora(path, stack, picture=fill(CLEAR)))[0].rgba
+    assert first.any()
+    assert not again.any()
+
+
 @pytest.mark.parametrize("name", ["a.ora", "a.psd"])
 def test_a_damaged_or_missing_file_is_one_line(tmp_path, name):
     with pytest.raises(UserError, match="no such file"):

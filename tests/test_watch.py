@@ -6,7 +6,7 @@ import pytest
 import media
 import only_edit
 from command_line import UserError
-from editing.requests import AtlasEdit, EditRequest
+from editing.requests import BACKGROUND, AtlasEdit, EditRequest
 from editing.watch import watch_edits
 from media.decoding import read_video
 from rendering.trained_run import open_run
@@ -41,7 +41,7 @@ def watched(finished_run, tmp_path):
                     raise KeyboardInterrupt
                 pending.pop(0)(paint, out)
 
-        watch_edits(run, EditRequest(atlas_edits=(AtlasEdit(1, paint),)), out, wait=act)
+        watch_edits(run, EditRequest(atlas_edits=(AtlasEdit(BACKGROUND, paint),)), out, wait=act)
         return next(out.glob("edited_*.mp4"))
 
     return watch
@@ -97,3 +97,12 @@ def test_flags_that_have_no_use_are_named(finished_run, tmp_path):
     flags = [f"--output_folder={tmp_path / 'out'}", f"--edit_background_path={tmp_path / 'paint.png'}", "--watch"]
     with pytest.raises(UserError, match="--watch writes an mp4 at half size; leave --format png out"):
         only_edit.main([f"--trained_model_folder={finished_run}", *flags, "--format", "png"])
+
+
+def test_the_script_watches_with_the_flag_alone(finished_run, tmp_path, monkeypatch):
+    watched = []
+    monkeypatch.setattr("editing.watch.watch_edits", lambda run, request, folder: watched.append(folder))
+    write_paint(tmp_path / "paint.png", RED)
+    flags = [f"--output_folder={tmp_path / 'out'}", f"--edit_background_path={tmp_path / 'paint.png'}", "--watch"]
+    only_edit.main([f"--trained_model_folder={finished_run}", *flags])
+    assert watched == [tmp_path / "out"]
