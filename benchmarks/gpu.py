@@ -50,11 +50,13 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         clip = options.clip or prepare_scene("pan", tuple(options.size), options.frames, folder)
-        for line in measure_networks(clip, folder, device, options.seconds):
+        networks = options.network_config
+        for line in measure_networks(networks, clip, folder, device, options.seconds):
             print(line, flush=True)
         for line in measure_grids(clip, folder, device, options.seconds):
             print(line, flush=True)
-        for line in compare_quality(clip, folder, device, options.published_seconds, options.grid_seconds):
+        budgets = options.published_seconds, options.grid_seconds
+        for line in compare_quality(networks, clip, folder, device, *budgets):
             print(line, flush=True)
 
 
@@ -69,11 +71,17 @@ def make_gpu_parser() -> argparse.ArgumentParser:
         "--published_seconds", type=float, default=300, help="budget of the published loop, seconds (default: 300)"
     )
     flags.add_argument("--grid_seconds", type=float, default=60, help="budget of the grids, seconds (default: 60)")
+    flags.add_argument(
+        "--network_config",
+        type=Path,
+        default=ROOT / "config" / "config.json",
+        help="config of the networks (default: the published one)",
+    )
     add_device_flag(flags)
     return flags
 
 
-def measure_networks(clip: Path, scratch: Path, device: "torch.device", seconds: float) -> Iterator[str]:
+def measure_networks(config: Path, clip: Path, scratch: Path, device: "torch.device", seconds: float) -> Iterator[str]:
     """Yield the lines of a table of the networks' steps: as published, and with the sampling and precision of ours."""
     yield "| networks of the published sizes | steps per second | peak memory, MB |\n|---|---|---|"
     cases = {
@@ -83,7 +91,7 @@ def measure_networks(clip: Path, scratch: Path, device: "torch.device", seconds:
     }
     for name, changes in cases.items():
         reset_peak_memory(device)
-        trainer = make_trainer(published_config(clip, **changes), scratch, device)
+        trainer = make_trainer(network_config(config, clip, **changes), scratch, device)
         yield f"| {name} | {steps_per_second(trainer, 1.0, seconds):.2f} | {peak_memory(device)} |"
 
 
@@ -110,14 +118,14 @@ def measure_grids(clip: Path, scratch: Path, device: "torch.device", seconds: fl
 
 
 def compare_quality(
-    clip: Path, scratch: Path, device: "torch.device", published_seconds: float, grid_seconds: float
+    config: Path, clip: Path, scratch: Path, device: "torch.device", published_seconds: float, grid_seconds: float
 ) -> Iterator[str]:
     """Yield the lines of a table: the PSNR of the published loop after its budget, and when the grids reached it."""
     from benchmarks.convergence import QualityCurve, time_to_psnr
 
     yield "\n| quality | PSNR of five frames, dB | steps | seconds |\n|---|---|---|---|"
     published = make_trainer(
-        published_config(clip, sampling="published", time_budget_s=published_seconds), scratch, device
+        network_config(config, clip, sampling="published", time_budget_s=published_seconds), scratch, device
     )
     published.initialize()
     published.train_without_evaluating()
@@ -134,11 +142,11 @@ def compare_quality(
     yield f"\nThe grids reached the PSNR of the published loop {when}."
 
 
-def published_config(clip: Path, **changes: Any) -> "Config":
-    """Return the published config for a clip, with some settings changed."""
+def network_config(path: Path, clip: Path, **changes: Any) -> "Config":
+    """Return a config of networks for a clip, with some settings changed."""
     from config import load_config
 
-    config = load_config(ROOT / "config" / "config.json")
+    config = load_config(path)
     return replace(config, data_folder=str(clip), resx=None, resy=None, iters_num=NEVER, **changes)
 
 

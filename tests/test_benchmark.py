@@ -189,9 +189,11 @@ def test_measuring_the_quality_does_not_use_up_the_time_budget(scene, tmp_path, 
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_a_device_prints_every_table(capsys):
+def test_the_benchmark_of_a_device_prints_every_table(tmp_path, capsys):
     """Without a GPU it measures the CPU; the figures say nothing at this size."""
     seconds = ["--seconds", "0.01", "--published_seconds", "0.01", "--grid_seconds", "0.5"]
+    networks = write_config(tmp_path / "tiny.json", tiny_config(tmp_path, tmp_path))
+    seconds += ["--network_config", str(networks)]
     gpu.main(["--device", "cpu", "--size", "96", "64", "--frames", "4", *seconds])
     printed = capsys.readouterr().out
     for row in ("| published loop |", "| tiles of 4 pixels, bfloat16 |", "| start, s |", "| edited frames per second"):
