@@ -112,8 +112,8 @@ def measure_grids(clip: Path, scratch: Path, device: "torch.device", seconds: fl
         yield f"| steps per second, atlases at {stage} resolution | {speed:.2f} |"
     trainer.learner.finish()
     run = TrainedRun(trainer.model.eval(), trainer.clip)
-    yield f"| rendered frames per second | {rendered_frames_per_second(run):.1f} |"
-    yield f"| edited frames per second, without encoding | {edited_frames_per_second(run):.1f} |"
+    yield f"| rendered frames per second | {measure_rendering(run):.1f} |"
+    yield f"| edited frames per second, without encoding | {measure_editing(run):.1f} |"
     yield f"| peak memory, MB | {peak_memory(device)} |"
 
 
@@ -179,7 +179,7 @@ def steps_per_second(trainer: "Trainer", progress: float, seconds: float) -> flo
     return steps / (time.perf_counter() - begin)
 
 
-def rendered_frames_per_second(run: "TrainedRun") -> float:
+def measure_rendering(run: "TrainedRun") -> float:
     """Return how many frames of a run are rendered per second, with colours."""
     from rendering.frames import render_frames
 
@@ -188,7 +188,7 @@ def rendered_frames_per_second(run: "TrainedRun") -> float:
     return count / (time.perf_counter() - begin)
 
 
-def edited_frames_per_second(run: "TrainedRun") -> float:
+def measure_editing(run: "TrainedRun") -> float:
     """Return how many frames are edited per second with paint on the whole background, without encoding."""
     import torch
 

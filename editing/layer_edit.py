@@ -1,5 +1,6 @@
 """An edit of one layer: a premultiplied RGBA image over a part of the atlas, sampled without aliasing."""
 
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,28 +61,18 @@ def texels_per_pixel(positions: Tensor) -> Tensor:
     return torch.minimum(down, across)
 
 
+@dataclass(eq=False)
 class LayerEdit:
     """A premultiplied RGBA image over a part of one layer's atlas."""
 
-    def __init__(
-        self,
-        layer: int,
-        rgba: Tensor,
-        view: AtlasView,
-        sharp_texels: float = 2.0,
-        is_attached: bool = False,
-        is_free_part: bool = False,
-        blend: str | None = None,
-    ):
-        """Place an image over the part `view` of the atlas of the layer with index `layer`.
-
-        rgba (h, w, 4) in [0, 1]: colours premultiplied by opacity. sharp_texels: see `MipMap`. is_attached: the paint
-        follows the object beyond its outline, too. is_free_part: the image is no paint; where it is opaque,
-        the object gives way to what is behind it, see `editing.new_shape`. blend: one of BLEND_MODES; None: that of the
-        request.
-        """
-        self.layer, self.rgba, self.view, self.sharp_texels = layer, rgba, view, sharp_texels
-        self.is_attached, self.is_free_part, self.blend = is_attached, is_free_part, blend
+    layer: int  # index of the layer
+    rgba: Tensor  # (h, w, 4) in [0, 1], colours premultiplied by opacity
+    view: AtlasView  # the part of the atlas
+    sharp_texels: float = 2.0  # see `MipMap`
+    is_attached: bool = False  # the paint follows the object beyond its outline, too
+    # The image is no paint: where it is opaque, the object gives way to what is behind it, see `editing.new_shape`.
+    is_free_part: bool = False
+    blend: str | None = None  # one of BLEND_MODES; None: that of the request
 
     @cached_property
     def mipmap(self) -> MipMap:
@@ -95,15 +86,7 @@ class LayerEdit:
 
     def scale_opacity(self, opacity: float) -> "LayerEdit":
         """Return the same edit with its opacity multiplied by a factor in [0, 1]."""
-        return LayerEdit(
-            self.layer,
-            self.rgba * opacity,
-            self.view,
-            self.sharp_texels,
-            self.is_attached,
-            self.is_free_part,
-            self.blend,
-        )
+        return replace(self, rgba=self.rgba * opacity)
 
 
 def paint_visibility(frame: Frame) -> Floats:

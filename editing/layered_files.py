@@ -26,7 +26,7 @@ PLAIN_OPERATOR = "svg:src-over"  # OpenRaster's name of normal blending; the oth
 
 @dataclass
 class PaintPart:
-    """PaintPart that is composited with one blend mode."""
+    """Paint that is composited with one blend mode."""
 
     rgba: Floats  # (h, w, 4) in [0, 1], premultiplied
     blend: str | None = None  # one of rendering.blending.BLEND_MODES; None: normal, or that of the request

@@ -34,7 +34,7 @@ def find_free_part(model: Model, attached_frame: Frame, shape: Floats, layer: in
         return None
     free = cv2.dilate(is_object.astype(np.float32), kernel) * (1 - shape)
     edit = splat_attached(model, attached_frame, np.repeat(free[..., None], 4, axis=2).astype(np.float32), layer)
-    return None if edit is None else LayerEdit(layer, edit.rgba, edit.view, edit.sharp_texels, True, is_free_part=True)
+    return None if edit is None else replace(edit, is_free_part=True)
 
 
 def clear_free_part(

@@ -49,9 +49,13 @@ def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, outp
     The request must have passed `editing.requests.check_request`.
     """
     with temporary_frame_store(folder) as store:
-        edits = make_atlas_edits(run, request, render_into_store(store, run)) + make_frame_edits(run, request)
-        edits = [edit.scale_opacity(request.opacity) for edit in edits]
-        write_edits(run, request, folder, output, store, edits)
+        write_edits(run, request, folder, output, store, make_edits(run, request, render_into_store(store, run)))
+
+
+def make_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
+    """Turn all edits of a request into edits of layers. frames: see `make_atlas_edits`."""
+    edits = make_atlas_edits(run, request, frames) + make_frame_edits(run, request)
+    return [edit.scale_opacity(request.opacity) for edit in edits]
 
 
 def make_atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
@@ -85,8 +89,9 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
         frame = render_frame(run.model, run.clip, edit.index, run.full_range, with_colors=False)
         parts = read_frame_edit(edit, run.clip, size)
         if attached is None:
+            resized = resize_frame(frame, *size)
             for part in parts:
-                edits += give_blend(splat_frame(run.model, resize_frame(frame, *size), part.rgba, layers), part.blend)
+                edits += give_blend(splat_frame(run.model, resized, part.rgba, layers), part.blend)
             continue
         attached_frame = resize_frame(attach_paint(frame, [attached]), *size)
         for part in parts:
@@ -102,10 +107,7 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
 
 def give_blend(edits: Iterable[LayerEdit | None], blend: str | None) -> list[LayerEdit]:
     """Return the edits that are there, with a blend mode; None: that of the request."""
-    found = [edit for edit in edits if edit is not None]
-    for edit in found:
-        edit.blend = blend
-    return found
+    return [replace(edit, blend=blend) for edit in edits if edit is not None]
 
 
 def output_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:

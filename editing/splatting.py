@@ -1,6 +1,6 @@
 """Frame edits: paint on frames is moved into the atlases, by splatting it through the mapping of each layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def splat_attached(model: Model, frame: Frame, rgba: Floats, layer: int) -> Laye
     """
     everywhere = torch.ones(rgba.shape[:2])
     edit = splat_paint(layer, [Paint(torch.from_numpy(rgba), compute_atlas_uv(model, frame)[layer], everywhere)])
-    return None if edit is None else LayerEdit(layer, edit.rgba, edit.view, edit.sharp_texels, is_attached=True)
+    return None if edit is None else replace(edit, is_attached=True)
 
 
 def splat_paint(layer: int, paints: list[Paint]) -> LayerEdit | None:

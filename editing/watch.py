@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from command_line import UserError, warn
-from editing.render_edits import make_atlas_edits, make_frame_edits, write_edits
+from editing.render_edits import make_edits, write_edits
 from editing.requests import EditRequest, Output, check_request
 from rendering.frame_store import temporary_frame_store
 from rendering.frames import map_frames
@@ -45,8 +45,7 @@ def watch_edits(
                     shown, begin = now, time.perf_counter()
                     try:
                         check_request(request, run)
-                        edits = make_atlas_edits(run, request, store.frames()) + make_frame_edits(run, request)
-                        edits = [edit.scale_opacity(request.opacity) for edit in edits]
+                        edits = make_edits(run, request, store.frames())
                         write_edits(small_run, request, folder, Output(), store, edits)
                         seconds = time.perf_counter() - begin
                         print(f"wrote {folder} in {seconds:.1f} s; save again to see more, Ctrl-C ends", flush=True)

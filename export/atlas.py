@@ -116,17 +116,20 @@ def plan_layer_image(
     """
     measured_frames = evenly_spaced_indices(store.count, SAMPLED_FRAMES)
 
-    def measure(frame: Frame) -> tuple[Floats, Floats]:
-        """Return the uv of the visible pixels of a frame (N, 2), and the steps of uv in some frames (N,)."""
+    def measure(frame: Frame) -> tuple[Floats, Floats, Floats] | None:
+        """Return the smallest and the largest uv of the visible pixels of a frame, and in some frames their steps."""
         is_visible = frame.visibility[layer] > VISIBLE
-        uv = frame.uv[layer]
-        return uv[is_visible], uv_step(uv)[is_visible] if frame.t in measured_frames else np.empty(0, np.float32)
+        if not is_visible.any():
+            return None
+        uv = frame.uv[layer][is_visible]
+        steps = uv_step(frame.uv[layer])[is_visible] if frame.t in measured_frames else np.empty(0, np.float32)
+        return uv.min(0), uv.max(0), steps
 
     low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
-    for uv, frame_steps in store.map(measure):
-        if len(uv):
-            low, high = np.minimum(low, uv.min(0)), np.maximum(high, uv.max(0))
-        steps.append(frame_steps)
+    for measured in store.map(measure):
+        if measured is not None:
+            low, high = np.minimum(low, measured[0]), np.maximum(high, measured[1])
+            steps.append(measured[2])
     if not sum(map(len, steps)):
         return None
     extent = (high - low).clip(1e-6, None)

@@ -135,7 +135,7 @@ def background_differences(clip: SmallClip, transforms: Floats, is_background: F
 
     def average(weigh: Callable[[int], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
         """Return the weighted mean of values in the boxes of all frames, and the sum of the weights, on the canvas."""
-        return weighted_mean(zip(boxes, stream_side_by_side(weigh, range(frames)), strict=True), canvas_size)
+        return average_images(zip(boxes, stream_side_by_side(weigh, range(frames)), strict=True), canvas_size)
 
     def weigh_deviation(t: int) -> tuple[Floats, Floats]:
         color, weight = warp_frame(t)
@@ -158,16 +158,21 @@ def background_differences(clip: SmallClip, transforms: Floats, is_background: F
         from_canvas = np.linalg.inv(to_canvas[t])
         background: NDArray = cv2.warpPerspective(mean_and_deviation, from_canvas, (width, height))
         is_known = cv2.warpPerspective(is_filled, from_canvas, (width, height)) > 0.99
-        expected, usual_deviation = background[..., :3], background[..., 3]
-        differences = (
-            np.abs(to_lab(rgb[t]) - to_lab(expected)).mean(-1),
-            np.abs(rgb[t] - match_brightness(expected, rgb[t])).mean(-1),
-        )
-        smooth = (cv2.GaussianBlur(difference, (0, 0), 1) for difference in differences)
-        return [np.where(is_known, difference / (usual_deviation + 3), np.nan) for difference in smooth]
+        differences = compare_colors(rgb[t], background[..., :3])
+        return [np.where(is_known, each / (background[..., 3] + 3), np.nan) for each in differences]
 
     first, second = zip(*stream_side_by_side(compare, range(frames)), strict=True)
     return np.stack(first), np.stack(second)
+
+
+def compare_colors(image: Floats, expected: Floats) -> tuple[Floats, Floats]:
+    """Return the two smoothed differences (h, w) of an image (h, w, 3) from the expected one.
+
+    The first is in L, a and b, the second in red, green and blue after the expected image has the image's brightness.
+    """
+    in_lab = np.abs(to_lab(image) - to_lab(expected)).mean(-1)
+    without_brightness = np.abs(image - match_brightness(expected, image)).mean(-1)
+    return cv2.GaussianBlur(in_lab, (0, 0), 1), cv2.GaussianBlur(without_brightness, (0, 0), 1)
 
 
 def background_canvas(transforms: Floats, size: tuple[int, int]) -> tuple[Floats, tuple[int, int]]:
@@ -217,7 +222,7 @@ def match_brightness(image: Floats, target: Floats) -> Floats:
     return image * ratio.clip(MIN_BRIGHTNESS_RATIO, MAX_BRIGHTNESS_RATIO)[..., None]
 
 
-def weighted_mean(
+def average_images(
     images: Iterable[tuple[Box, tuple[Floats, Floats]]], canvas_size: tuple[int, int]
 ) -> tuple[Floats, Floats]:
     """Return the weighted mean (H, W, 3) of images on a canvas of (width, height), and the sum of the weights.
