@@ -117,7 +117,7 @@ def write_reconstruction(
     load_lpips()  # Threads would load it at the same time.
     measured = map_frames(measure_and_show, run.model, clip, run.full_range)
     frames = tqdm(measured, total=len(clip), desc="rendering", unit="frame")
-    with closing(measured), VideoSet(folder, clip.name, clip.fps) as videos:
+    with closing(measured), VideoSet(folder, clip.name, clip.fps, clip.times_s) as videos:
         for t, (metrics, source, shown) in enumerate(frames):
             for name, value in metrics.items():
                 per_frame.setdefault(name, []).append(value)
@@ -207,7 +207,7 @@ def write_letter_videos(
     errors: list[float] = []
     printed = store.map(print_letters)
     frames = tqdm(printed, total=len(clip), desc="printing letters", unit="frame")
-    with closing(printed), VideoSet(folder, clip.name, clip.fps) as videos:
+    with closing(printed), VideoSet(folder, clip.name, clip.fps, clip.times_s) as videos:
         for t, (edited, pictures) in enumerate(frames):
             for kind, picture in (pictures | {"edit": to_8_bit(edited)}).items():
                 videos.write(kind, picture)

@@ -9,7 +9,7 @@ from command_line import UserError, add_trained_run_flags, make_parser, open_run
 if TYPE_CHECKING:
     from editing.requests import EditRequest, Output
     from media.clip import Clip
-    from media.videos import Audio
+    from media.sound import Audio
 
 FPS_TOLERANCE = 0.01  # Frames per second by which the speed of the clip may differ from its source and keep the sound.
 FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
@@ -324,7 +324,7 @@ def find_audio(clip: "Clip") -> "Audio | None":
     Returns None if the video is unknown or has no sound, and, with a warning, if it is missing or if the clip plays at
     another speed.
     """
-    from media.videos import Audio
+    from media.sound import Audio, find_track
     from preprocessing.extract import read_clip_note
 
     note = read_clip_note(clip.folder)
@@ -337,7 +337,13 @@ def find_audio(clip: "Clip") -> "Audio | None":
     if not source.is_file():
         warn(f"{source} does not exist any more, so the edited video is silent")
         return None
-    return Audio(source, note.start_s, note.end_s)
+    track = find_track(source)
+    if track is None:
+        return None
+    first_s = note.times_s[0] if note.times_s else note.start_s
+    # Sound that begins much earlier than the pictures is kept; less than a frame is cut off.
+    lead_s = first_s - note.start_s if first_s - note.start_s >= 1 / note.fps else 0.0
+    return Audio(source, first_s - lead_s, note.end_s, lead_s, track)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAST_CONFIG = Path(__file__).resolve().parent / "config" / "fast.json"
 STAGES = ("frames", "masks", "flow", "layers")
+MOST_COUNTED = 10_000  # Frames of a video that are counted before the message that there are too many.
 DEFAULT_MAX_FRAMES = 500
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -73,6 +74,12 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     flags.add_argument("--time_budget", type=float, default=180, help="seconds of loading and training (default: 180)")
     flags.add_argument("--start", type=float, default=0, help="seconds into the video (default: 0)")
     flags.add_argument("--end", type=float, help="seconds into the video (default: its end)")
+    flags.add_argument(
+        "--deinterlace",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: frames that were recorded as two fields are made whole (default); off: they are kept",
+    )
     flags.add_argument("--every", type=int, default=1, help="take every second, third, ... frame (default: 1, all)")
     flags.add_argument(
         "--max_long_edge",
@@ -200,16 +207,17 @@ def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float])
 
     Frames that were extracted before are used. Raise UserError if the folder holds other frames.
     """
+    from media.clip import read_uneven_times
     from media.decoding import read_video_metadata
     from preprocessing.extract import Span, check_span, extract_frames, read_clip_note
 
-    span, metadata = Span(options.start, options.end, options.every), read_video_metadata(options.input)
+    span = Span(options.start, options.end, options.every, deinterlace=options.deinterlace != "off")
+    metadata = read_video_metadata(options.input)
     check_span(options.input, span, metadata)
     folder = options.data_folder / (options.name or options.input.stem + span.name_suffix())
     has_frames = folder.is_dir() and any(folder.iterdir())
-    check_length(
-        options, span.count_frames(metadata) or 0, (metadata.width, metadata.height), has_to_extract=not has_frames
-    )
+    count = span.count_frames(options.input, max(MOST_COUNTED, options.max_frames))
+    check_length(options, count, (metadata.width, metadata.height), has_to_extract=not has_frames)
     with time_stage("frames", seconds):
         if has_frames:
             note = read_clip_note(folder)
@@ -219,18 +227,23 @@ def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float])
                 )
             print(f"{note.frames} frames exist already: {folder}")
         else:
-            print_conversions(metadata)
+            print_conversions(metadata, span.deinterlace)
             note = extract_frames(options.input, folder, span, options.allow_cuts, options.max_frames)
             print(f"wrote {note.frames} frames of {note.width} x {note.height}, {note.fps:g} per second: {folder}")
+            if read_uneven_times(folder, note.frames, note.fps):
+                print("they are spaced unevenly in time; all videos made of them keep the time of each frame")
     return folder
 
 
-def print_conversions(metadata: "VideoMetadata") -> None:
+def print_conversions(metadata: "VideoMetadata", deinterlace: bool) -> None:
     """Print one line for each property of a video that the extracted frames do not keep as it is."""
     if metadata.rotation:
-        print(f"the video is to be turned by {metadata.rotation} degrees; frames are upright")
-    if metadata.is_variable:
-        print(f"its frames are spaced unevenly; they are taken at its mean rate of {metadata.fps:g} per second")
+        print(f"the video is stored turned by {metadata.rotation} degrees, or mirrored; frames are upright")
+    if metadata.is_interlaced:
+        made = "made whole (bwdif); --deinterlace off keeps them" if deinterlace else "kept as they are"
+        print(f"its frames were recorded as two fields each, which are {made}")
+    if metadata.hdr is not None:
+        print(f"its dynamic range is high ({metadata.hdr}); it is brought to BT.709 with 8 bits (EETF of BT.2390)")
     if metadata.has_audio:
         print("it has an audio track, which is noted with the frames")
     if metadata.has_alpha:
@@ -240,14 +253,15 @@ def print_conversions(metadata: "VideoMetadata") -> None:
 def check_length(options: argparse.Namespace, count: int, native_size: tuple[int, int], has_to_extract: bool) -> None:
     """Raise UserError if there are too many frames or too little disk space, and print an estimate of the run.
 
-    count: number of frames, 0 if it is not known. native_size: (width, height) of the frames.
+    count: number of frames. native_size: (width, height) of the frames.
     """
     from media.images import fit_size
     from preprocessing.estimate import Task, print_estimate
     from preprocessing.extract import too_many_frames_message
 
     if count > options.max_frames:
-        raise UserError(too_many_frames_message(options.input, str(count), options.max_frames))
+        number = str(count) if count <= MOST_COUNTED or options.input.is_dir() else f"more than {MOST_COUNTED}"
+        raise UserError(too_many_frames_message(options.input, number, options.max_frames))
     if options.masks or options.method == "import":
         mask_method = None
     else:

@@ -272,7 +272,8 @@ def open_video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter |
     if output.kind == "png":
         return FrameFolder(folder / f"edited_{clip.name}", [path.stem for path in clip.frame_paths])
     suffix = {"mp4": ".mp4", "prores": ".mov"}[output.kind]
-    return VideoWriter(folder / f"edited_{clip.name}{suffix}", clip.fps, output.crf, output.kind, output.audio)
+    path = folder / f"edited_{clip.name}{suffix}"
+    return VideoWriter(path, clip.fps, output.crf, output.kind, output.audio, times_s=clip.times_s)
 
 
 def show_over_checkers(picture: Pixels) -> Pixels:

@@ -9,7 +9,7 @@ from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, LayerImage, read_atla
 from editing.attachment import shows_object
 from editing.layered_files import LAYERED_SUFFIXES, PaintPart, read_paint
 from media.clip import Clip
-from media.videos import Audio
+from media.sound import Audio
 from rendering.frames import Floats, render_frame
 from rendering.trained_run import TrainedRun
 

@@ -121,6 +121,6 @@ def write_error_maps(clip: Clip, folder: Path, store: FrameStore, px_per_uv: lis
 
     figure = ErrorMapFigure(list(compute_maps(0)), clip.height / clip.width)
     pictures = stream_side_by_side(lambda t: figure.draw(compute_maps(t)), range(store.count))
-    with closing(pictures), VideoSet(folder, clip.name, clip.fps) as videos:
+    with closing(pictures), VideoSet(folder, clip.name, clip.fps, clip.times_s) as videos:
         for picture in tqdm(pictures, total=len(clip), desc="error maps", unit="frame"):
             videos.write("global_info", picture)

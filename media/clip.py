@@ -16,7 +16,10 @@ from media.flows import BACKWARD, FORWARD, STEPS, DamagedFlow, find_flow, flow_n
 
 ASPECT_TOLERANCE = 0.02  # relative difference of two aspects that count as the same
 SMALLEST_PX = 8  # smallest width and height to work at
-LARGEST_FPS = 1000  # frames per second
+LARGEST_FPS = 100_000  # frames per second; cameras for science reach that
+# Seconds, and share of the time between two frames, by which frames of a constant rate may be off: many files round
+# times to milliseconds.
+UNEVEN_S, UNEVEN_SHARE = 0.0015, 0.25
 
 Floats = NDArray[np.floating]
 
@@ -31,6 +34,8 @@ class Clip:
     height: int
     fps: float
     objects: int = 1  # number of foreground objects
+    # When each frame is shown, and when the last one ends, in seconds; empty if the frames are spaced evenly.
+    times_s: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -194,7 +199,10 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     width, height = working_size(sizes[0], config.resx, config.resy)
     if min(width, height) < SMALLEST_PX:
         raise UserError(f"{folder}: {width} x {height} pixels to work on, at least {SMALLEST_PX} each way are needed")
-    return Clip(folder, tuple(paths), width, height, fps or config.fps or read_fps(folder), config.objects)
+    if rate := fps or config.fps:
+        return Clip(folder, tuple(paths), width, height, rate, config.objects)
+    rate = read_fps(folder)
+    return Clip(folder, tuple(paths), width, height, rate, config.objects, read_uneven_times(folder, len(paths), rate))
 
 
 def evenly_spaced_indices(count: int, most: int) -> list[int]:
@@ -217,6 +225,22 @@ def read_fps(folder: Path) -> float:
     if not isinstance(fps, int | float) or not 0 < fps < LARGEST_FPS:
         raise UserError(f"{path}: fps is {fps!r}, expected frames per second above 0; correct or delete it")
     return float(fps)
+
+
+def read_uneven_times(folder: Path, count: int, fps: float) -> tuple[float, ...]:
+    """Return when each of `count` frames is shown, and when the last one ends, as NAME.json notes it, in seconds.
+
+    The result is empty if the frames are spaced evenly, or if the note is about other frames or has no times.
+    """
+    path = folder.with_name(folder.name + ".json")
+    note = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    times = note.get("times_s") or []
+    if len(times) <= count or note.get("frames") != len(media.list_images(folder)):
+        return ()
+    times = [float(time) for time in times[: count + 1]]
+    tolerance = min(UNEVEN_S, UNEVEN_SHARE / fps)
+    is_even = all(abs(time - times[0] - number / fps) <= tolerance for number, time in enumerate(times))
+    return () if is_even else tuple(times)
 
 
 def has_same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:

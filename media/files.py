@@ -1,5 +1,6 @@
 """Files and folders: no file is half-written under its final name, and no folder with content is overwritten."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +9,22 @@ from pathlib import Path
 from command_line import UserError, resolve_folder_name
 
 
+def temporary_path(path: Path) -> Path:
+    """Return the hidden path beside `path` under which a file is written until it is complete.
+
+    Its name is short, because that of `path` may be as long as the file system allows.
+    """
+    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:12]
+    return path.with_name(f".{digest}.{os.getpid()}.part{path.suffix}")
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and rename it to `path` if the block ends without an error.
 
     The temporary file is removed if the block raises.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         temporary.replace(path)

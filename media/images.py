@@ -224,7 +224,17 @@ def to_8_bit(values: NDArray) -> Pixels:
     return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)
 
 
-def write_png(path: Path, image: Pixels) -> None:
-    """Write a grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) uint8 image."""
+def reduce_to_8_bit(picture: NDArray) -> Pixels:
+    """Return a picture of uint8 or uint16 as uint8."""
+    return picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
+
+
+def write_png(path: Path, image: NDArray) -> None:
+    """Write a grey (H, W), RGB (H, W, 3) or RGBA (H, W, 4) image of uint8 or uint16."""
     with write_atomically(path) as temporary:
+        if image.dtype == np.uint16:  # Pillow writes no colours of 16 bits.
+            order = {3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}.get(image.shape[-1] if image.ndim == 3 else 1)
+            stored = image if order is None else cv2.cvtColor(image, order)
+            temporary.write_bytes(cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes())
+            return
         Image.fromarray(np.ascontiguousarray(image)).save(temporary, compress_level=3)

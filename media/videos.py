@@ -1,45 +1,62 @@
-"""Write videos frame by frame: H.264 or ProRes files, with the sound of their source, or folders of images."""
+"""Write videos frame by frame: H.264, ProRes or FFV1 files, with the sound of their source, or folders of images."""
 
 import errno
-import os
-import subprocess
-import tempfile
-from contextlib import ExitStack, suppress
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import IO, Self
+from typing import Any, Self, cast
 
-import imageio_ffmpeg
+import av
 import numpy as np
+from av.container import OutputContainer
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
 
-from media.files import make_folder
+from media.color import ACCURATE, Picture
+from media.files import make_folder, temporary_path
 from media.images import Pixels, write_png
+from media.sound import Audio, SoundWriter
 
 PUBLISHED_FPS = 10.0  # frames per second of the published videos, used for clips without a known rate
 
-PIPE_BYTES = 2**20  # Size of the pipe to an encoder.
-
-# HD colour, written into the file: without these tags players guess by the size, and colours shift.
-COLOR_FILTER = "scale=out_color_matrix=bt709:out_range=tv"
-COLOR_TAGS = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+QUEUED_FRAMES = 1  # Frames that wait for the encoder at most.
+TICKS_PER_SECOND = 90000  # Time unit of frames that are spaced unevenly.
+LARGEST_DENOMINATOR = 1001  # Of a frame rate; broadcast rates are multiples of 1000/1001.
+BT709 = 1  # number of its matrix, primaries and transfer in the H.273 standard
 
 
 @dataclass(frozen=True)
-class Audio:
-    """The sound of a part of a video file, in seconds. Without an end it goes on to the end of the file."""
+class Codec:
+    """How frames are encoded: the name of the encoder, its options, and the pixels that it takes."""
 
-    source: Path
-    start_s: float = 0.0
-    end_s: float | None = None
+    name: str
+    options: dict[str, str]
+    pixel_format: str
+    suffix: str
+
+
+def choose_codec(kind: str, crf: int, preset: str, channels: int, is_deep: bool) -> Codec:
+    """Return the codec for a kind of file and for frames of 3 or 4 channels with 8 or, if deep, 16 bits."""
+    if kind == "prores":
+        return Codec("prores_ks", {"profile": "4444", "vendor": "apl0"}, "yuva444p10le", ".mov")
+    if kind == "ffv1":
+        formats = {(3, False): "bgr0", (4, False): "bgra", (3, True): "gbrp16le", (4, True): "gbrap16le"}
+        return Codec("ffv1", {"level": "3", "slicecrc": "1"}, formats[channels, is_deep], ".mkv")
+    return Codec("libx264", {"preset": preset, "crf": str(crf)}, "yuv420p", ".mp4")
 
 
 class VideoWriter:
     """A video file that is written frame by frame and gets its final name when it is complete.
 
-    Frames are (H, W, 3) or (H, W, 4) uint8. kind: "mp4" is H.264, "prores" is ProRes 4444 with opacity. crf: quality
-    of H.264, 0 (lossless) to 51. preset: of the encoder of H.264; faster ones write larger files. For H.264 odd sizes
-    are padded by repeating the last column or row, because its pixel format needs even sizes. Raises OSError if the
-    encoder fails.
+    Frames are (H, W, 3) or (H, W, 4), uint8 or uint16. kind: "mp4" is H.264, "prores" is ProRes 4444 with opacity,
+    "ffv1" is lossless, with opacity. times_s: when each frame is shown, and when the last one ends, in seconds, for
+    frames that are spaced unevenly. crf: quality of H.264, 0 (lossless) to 51. preset: of the encoder of H.264; faster
+    ones write larger files. For H.264 odd sizes are padded by repeating the last column or row, because its pixel
+    format needs even sizes. A thread encodes while the next frames are made. Raises OSError if the encoder fails.
     """
 
     def __init__(
@@ -50,71 +67,95 @@ class VideoWriter:
         kind: str = "mp4",
         audio: Audio | None = None,
         preset: str = "veryfast",
+        times_s: Sequence[float] = (),
     ):
-        self.path, self.fps, self.crf, self.kind, self.audio, self.preset = path, fps, crf, kind, audio, preset
-        self.temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self.encoder: subprocess.Popen[bytes] | None = None
-        self.stderr_file: IO[bytes] | None = None
+        self.path, self.kind, self.audio, self.crf, self.preset = path, kind, audio, crf, preset
+        self.rate, self.times_s = Fraction(fps).limit_denominator(LARGEST_DENOMINATOR), times_s
+        self.temporary = temporary_path(path)
+        self.encoder = ThreadPoolExecutor(1)
+        self.pending: deque[Future[None]] = deque()
+        self.container: OutputContainer | None = None
+        self.count = 0
 
-    def codec_flags(self) -> list[str]:
-        """Return the flags of the encoder for the kind of file."""
-        if self.kind == "prores":
-            return ["-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le", "-vendor", "apl0"]
-        h264 = ["-c:v", "libx264", "-preset", self.preset, "-crf", str(self.crf), "-pix_fmt", "yuv420p"]
-        # One thread: many files are written side by side, and each thread costs memory.
-        return [*h264, "-threads", "1", "-g", "25", "-movflags", "+faststart"]
-
-    def start(self, width: int, height: int, channels: int) -> subprocess.Popen[bytes]:
-        """Start the encoder, which reads raw frames from its standard input, and return it."""
-        shape = ["-pix_fmt", "rgba" if channels == 4 else "rgb24", "-s", f"{width}x{height}"]
-        source = ["-f", "rawvideo", *shape, "-r", f"{self.fps:.9g}", "-i", "-"]
-        audio_flags: list[str] = []
-        if self.audio is not None:
-            source += ["-ss", f"{self.audio.start_s:.6f}"]
-            source += [] if self.audio.end_s is None else ["-to", f"{self.audio.end_s:.6f}"]
-            source += ["-i", f"file:{self.audio.source.resolve()}"]
-            # Silence follows the sound and ends with the frames: short sound must not cut the video short.
-            audio_flags = ["-map", "0:v", "-map", "1:a:0", "-af", "apad", "-c:a", "aac", "-b:a", "192k", "-shortest"]
-        flags = [*self.codec_flags(), "-vf", COLOR_FILTER, *COLOR_TAGS, *audio_flags]
-        target = f"file:{self.temporary.resolve()}"  # ffmpeg could take a plain name for a protocol or a flag
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *source, *flags, target]
-        self.stderr_file = tempfile.TemporaryFile()  # noqa: SIM115 closed with the encoder
-        # The encoder gets a process group of its own: Ctrl-C reaches only this process, which then ends the encoder.
-        encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self.stderr_file, start_new_session=True)
-        enlarge_pipe(encoder.stdin)
-        return encoder
-
-    def write(self, frame: Pixels) -> None:
+    def write(self, frame: Picture) -> None:
         """Append one frame. The first frame decides the size of the video."""
-        height, width = frame.shape[:2]
+        self.pending.append(self.encoder.submit(self.encode, frame))
+        while len(self.pending) > QUEUED_FRAMES:
+            self.pending.popleft().result()
+
+    def encode(self, picture: Picture) -> None:
+        """Encode one frame, and the sound up to its end."""
+        height, width = picture.shape[:2]
         if self.kind == "mp4" and (height % 2 or width % 2):
-            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        if self.encoder is None:
-            self.encoder = self.start(frame.shape[1], frame.shape[0], frame.shape[2])
-        assert self.encoder.stdin is not None  # it is a pipe, as asked for in `start`
-        try:
-            self.encoder.stdin.write(np.ascontiguousarray(frame).data)
-        except BrokenPipeError:
-            self.close()  # raises OSError with the encoder's message
-            raise OSError(errno.EIO, "the encoder ended before the last frame", str(self.path)) from None
+            picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # type: ignore[assignment]
+        with name_in_errors(self.path):
+            if self.container is None:
+                self.start(picture)
+            assert self.container is not None
+            frame = make_frame(picture, self.pixel_format)
+            frame.time_base, frame.pts = self.time_base, self.ticks(self.count)
+            frame.duration = self.ticks(self.count + 1) - frame.pts
+            self.count += 1
+            self.container.mux(self.stream.encode(frame))
+            if self.sound is not None:
+                self.sound.write_until(float(self.ticks(self.count) * self.time_base))
+
+    def ticks(self, number: int) -> int:
+        """Return when a frame begins, in units of the time base."""
+        lead_s = self.audio.lead_s if self.audio is not None else 0.0
+        if len(self.times_s) > number:
+            return round((lead_s + self.times_s[number] - self.times_s[0]) / self.time_base)
+        return number + round(lead_s / self.time_base)
+
+    def start(self, picture: Picture) -> None:
+        """Open the file, and the streams for pictures of this kind and for sound."""
+        height, width, channels = picture.shape
+        codec = choose_codec(self.kind, self.crf, self.preset, channels, picture.dtype == np.uint16)
+        # Without "file:", a name with a colon would be taken for a protocol.
+        options = {"movflags": "+faststart"} if codec.suffix == ".mp4" else {}
+        target = f"file:{self.temporary.resolve()}"
+        self.container = av.open(target, "w", format=CONTAINERS[codec.suffix], container_options=options)
+        self.time_base = Fraction(1, TICKS_PER_SECOND) if self.times_s else 1 / self.rate
+        stream = cast(VideoStream, self.container.add_stream(codec.name, rate=self.rate, options=codec.options))
+        stream.width, stream.height, stream.pix_fmt = width, height, codec.pixel_format
+        context = stream.codec_context
+        context.time_base = self.time_base
+        if self.kind == "mp4":
+            # One thread: many files are written side by side, and each thread costs memory.
+            context.thread_count, context.gop_size = 1, 25
+        if codec.pixel_format.startswith("yuv"):
+            # HD colour, written into the file: without these tags players guess by the size, and colours shift.
+            context.colorspace = context.color_primaries = context.color_trc = BT709
+            context.color_range = ColorRange.MPEG
+        self.stream, self.pixel_format = stream, codec.pixel_format
+        self.sound = None if self.audio is None else SoundWriter(self.audio, self.container)
+
+    def finish(self) -> None:
+        """Write what the encoders still hold, and close the file."""
+        assert self.container is not None
+        with name_in_errors(self.path):
+            self.container.mux(self.stream.encode(None))
+            if self.sound is not None:
+                self.sound.close()
+            self.container.close()
 
     def close(self, keep: bool = True) -> None:
         """Finish the file, or delete it if `keep` is False. Raises OSError if the encoder could not write it."""
-        encoder, self.encoder = self.encoder, None
-        if encoder is None:
-            return
-        assert encoder.stdin is not None and self.stderr_file is not None  # both exist since `start`
         try:
-            with suppress(BrokenPipeError):
-                encoder.stdin.close()
-            if encoder.wait() != 0 and keep:
-                self.stderr_file.seek(0)
-                stderr = self.stderr_file.read().decode(errors="replace").strip().splitlines()
-                raise OSError(errno.EIO, stderr[-1] if stderr else "the encoder stopped", str(self.path))
             if keep:
+                while self.pending:
+                    self.pending.popleft().result()
+            else:
+                self.encoder.shutdown(cancel_futures=True)
+            if self.container is not None and keep:
+                self.encoder.submit(self.finish).result()
                 self.temporary.replace(self.path)
         finally:
-            self.stderr_file.close()
+            self.encoder.shutdown(cancel_futures=True)
+            self.pending.clear()
+            if self.container is not None:
+                self.container.close()
+                self.container = None
             self.temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -126,13 +167,36 @@ class VideoWriter:
         self.close(keep=error_type is None)
 
 
-def enlarge_pipe(pipe: IO[bytes] | None) -> None:
-    """Let a pipe hold PIPE_BYTES, so that a frame needs fewer waits, where the system can do it and allows it."""
-    with suppress(ImportError, AttributeError, OSError):
-        import fcntl
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
-        if pipe is not None:
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+@contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the encoder into an OSError that names the file."""
+    try:
+        yield
+    except (av.error.FFmpegError, ValueError) as error:
+        number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        raise OSError(number, f"the encoder stopped: {error}", str(path)) from None
+
+
+def make_frame(picture: Picture, pixel_format: str) -> av.VideoFrame:
+    """Return a picture (H, W, 3) or (H, W, 4), uint8 or uint16, as a frame of the encoder's pixels."""
+    depth = "48le" if picture.dtype == np.uint16 else "24"
+    given = ("rgba64le" if depth == "48le" else "rgba") if picture.shape[2] == 4 else f"rgb{depth}"
+    array: Any = np.ascontiguousarray(picture)
+    frame = av.VideoFrame.from_ndarray(array, format=given)
+    if not pixel_format.startswith("yuv"):
+        return frame.reformat(format=pixel_format)
+    frame = frame.reformat(
+        format=pixel_format,
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=ACCURATE,
+    )
+    frame.colorspace, frame.color_range = BT709, ColorRange.MPEG
+    return frame
 
 
 class FrameFolder:
@@ -165,14 +229,15 @@ class VideoSet:
     `videos.write("alpha", frame)` appends a frame to the file alpha_NAME.mp4.
     """
 
-    def __init__(self, folder: Path, clip_name: str, fps: float):
-        self.folder, self.clip_name, self.fps = folder, clip_name, fps
+    def __init__(self, folder: Path, clip_name: str, fps: float, times_s: Sequence[float] = ()):
+        self.folder, self.clip_name, self.fps, self.times_s = folder, clip_name, fps, times_s
         self.writers: dict[str, VideoWriter] = {}
 
     def write(self, kind: str, frame: Pixels) -> None:
         """Append a grey (H, W) or RGB (H, W, 3) frame to the video of this kind."""
         if kind not in self.writers:
-            self.writers[kind] = VideoWriter(self.folder / f"{kind}_{self.clip_name}.mp4", self.fps, preset="superfast")
+            path = self.folder / f"{kind}_{self.clip_name}.mp4"
+            self.writers[kind] = VideoWriter(path, self.fps, preset="superfast", times_s=self.times_s)
         if frame.ndim == 2:
             frame = np.repeat(frame[..., None], 3, axis=-1)
         self.writers[kind].write(frame)

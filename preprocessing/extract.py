@@ -1,6 +1,8 @@
 """Extract the frames of a video into a folder NAME as upright PNG files, and note their source in NAME.json."""
 
+import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,12 +12,16 @@ from tqdm import tqdm
 
 import media
 from command_line import UserError, warn
-from media import Pixels
-from media.decoding import VideoMetadata, read_video, read_video_metadata
+from media.color import Picture
+from media.decoding import TimedFrame, VideoMetadata, count_frames, read_frames, read_video_metadata
 from parallel.side_by_side import stream_side_by_side
 from preprocessing.scene_cuts import SceneCutDetector
 
 MAX_LISTED = 5  # Number of frames that a message lists at most.
+TIME_DIGITS = 6  # decimals of the times in a note, in seconds
+# Difference up to which the rate that a file states is that of its frames: relative, and in seconds from the first
+# frame to the last one, since many files round times to milliseconds.
+RATE_TOLERANCE, TIME_TOLERANCE_S = 0.005, 0.002
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,7 @@ class Span:
     start_s: float = 0.0  # seconds
     end_s: float | None = None  # seconds; None is the end of the video
     every: int = 1  # 1 uses all frames, 2 every second frame, and so on
+    deinterlace: bool = True  # make whole frames of those that were recorded as two fields
 
     def name_suffix(self) -> str:
         """Return the suffix that the span adds to the name of a clip; it is empty for the whole video."""
@@ -32,14 +39,9 @@ class Span:
         end = "" if self.end_s is None else f"_to{self.end_s:g}s"
         return start + end + (f"_every{self.every}" if self.every > 1 else "")
 
-    def count_frames(self, metadata: VideoMetadata) -> int | None:
-        """Return about how many frames of a video the span has, or None if the length of the video is not known."""
-        end = self.end_s if self.end_s is not None else metadata.duration_s
-        if end is None:
-            return None
-        if metadata.duration_s is not None:
-            end = min(end, metadata.duration_s)
-        return max(0, round((end - self.start_s) * metadata.fps / self.every))
+    def count_frames(self, source: Path, most: int) -> int:
+        """Return how many frames of a video the span has; counting stops above `most`."""
+        return math.ceil(count_frames(source, self.start_s, self.end_s, most * self.every) / self.every)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ClipNote:
     The names of the fields are the keys of the file.
     """
 
-    fps: float  # frames per second of the clip; all videos made of it get this rate
+    fps: float  # mean number of frames per second of the clip; all videos made of it get this rate
     source: str  # path of the video
     start_s: float
     end_s: float | None
@@ -60,19 +62,48 @@ class ClipNote:
     has_audio: bool
     source_bytes: int  # size of the video file
     source_changed: float  # when the video file was last changed, seconds since 1970
+    deinterlace: bool = True
+    times_s: tuple[float, ...] = ()  # when the video shows each frame, and when the last one ends
 
     def matches(self, source: Path, span: Span) -> bool:
         """Return whether the frames come from this span of this video file, and the file has not changed since."""
         status = source.stat()
-        noted = (self.source, self.start_s, self.end_s, self.every, self.source_bytes, self.source_changed)
-        return noted == (
-            str(source.resolve()),
-            span.start_s,
-            span.end_s,
-            span.every,
-            status.st_size,
-            status.st_mtime,
-        )
+        noted_span = Span(self.start_s, self.end_s, self.every, self.deinterlace)
+        noted_file = (self.source, self.source_bytes, self.source_changed)
+        return noted_span == span and noted_file == (str(source.resolve()), status.st_size, status.st_mtime)
+
+
+class FrameTimes:
+    """When the frames of a clip are shown, in seconds of its video."""
+
+    def __init__(self) -> None:
+        self.shown_s: list[float] = []
+        self.last_duration_s: float | None = None
+
+    def add(self, frame: TimedFrame) -> None:
+        """Note the time of the next frame."""
+        self.shown_s.append(frame.time_s)
+        self.last_duration_s = frame.duration_s
+
+    @property
+    def spacing_s(self) -> float:
+        """Mean number of seconds between two frames."""
+        return (self.shown_s[-1] - self.shown_s[0]) / (len(self.shown_s) - 1)
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame ends: after its own duration if that is longer than the mean one."""
+        return self.shown_s[-1] + max(self.spacing_s, self.last_duration_s or 0.0)
+
+    def find_rate(self, stated: float) -> float:
+        """Return the mean number of frames per second: the rate that the file states, if its frames agree with it.
+
+        A stated rate is exact, such as 30000/1001, where time stamps are rounded.
+        """
+        length = self.shown_s[-1] - self.shown_s[0]
+        difference = abs((len(self.shown_s) - 1) / stated - length)
+        agrees = difference <= max(RATE_TOLERANCE * length, TIME_TOLERANCE_S)
+        return stated if agrees else round(1 / self.spacing_s, TIME_DIGITS)
 
 
 def clip_note_path(frames: Path) -> Path:
@@ -83,19 +114,20 @@ def clip_note_path(frames: Path) -> Path:
 def read_clip_note(frames: Path) -> ClipNote | None:
     """Return the note beside a folder of frames, or None if there is none or the file is not such a note."""
     try:
-        return ClipNote(**json.loads(clip_note_path(frames).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        values = json.loads(clip_note_path(frames).read_text(encoding="utf-8"))
+        return ClipNote(**(values | {"times_s": tuple(values.get("times_s", ()))}))
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
 def check_span(source: Path, span: Span, metadata: VideoMetadata) -> None:
-    """Raise UserError if the span ends before it starts, or starts after the end of the video."""
+    """Raise UserError if the span ends before it starts, or holds no frame."""
     if span.end_s is not None and span.end_s <= span.start_s:
         raise UserError(f"--end {span.end_s:g} lies before --start {span.start_s:g}; give a later --end")
-    if metadata.duration_s is not None and span.start_s >= metadata.duration_s:
-        raise UserError(
-            f"--start {span.start_s:g}: {source} is {metadata.duration_s:g} s long; give an earlier --start"
-        )
+    if span.count_frames(source, 1) == 0:
+        length = "ends earlier" if metadata.duration_s is None else f"is {metadata.duration_s:.2f} s long"
+        end = "" if span.end_s is None else f" --end {span.end_s:g}"
+        raise UserError(f"--start {span.start_s:g}{end}: {source} {length} and shows no frame then; give another part")
 
 
 def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max_frames: int) -> ClipNote:
@@ -114,17 +146,16 @@ def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max
     unfinished = folder.with_name(f".{folder.name}_unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    detector = SceneCutDetector()
+    detector, times = SceneCutDetector(), FrameTimes()
     try:
-        frames = check_frames(read_span(source, span, metadata), source, detector, max_frames)
+        frames = check_frames(read_span(source, span, max_frames), source, detector, max_frames, times)
         sizes = list(stream_side_by_side(lambda item: write_frame(unfinished, *item), enumerate(frames)))
         if detector.count < 2:
             raise UserError(f"{source}: {detector.count} frame in this part; at least 2 are needed to follow a motion")
-        fps = metadata.fps / span.every
-        check_cuts(detector, source, allow_cuts, lambda t: f"{span.start_s + (t - 0.5) / fps:.3f}")
+        check_cuts(detector, source, allow_cuts, lambda t: f"{(times.shown_s[t - 1] + times.shown_s[t]) / 2:.3f}")
         status = source.stat()
         note = ClipNote(
-            fps=fps,
+            fps=times.find_rate(metadata.fps / span.every),
             source=str(source.resolve()),
             start_s=span.start_s,
             end_s=span.end_s,
@@ -135,6 +166,8 @@ def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max
             has_audio=metadata.has_audio,
             source_bytes=status.st_size,
             source_changed=status.st_mtime,
+            deinterlace=span.deinterlace,
+            times_s=tuple(round(time, TIME_DIGITS) for time in (*times.shown_s, times.end_s)),
         )
         media.write_text(clip_note_path(folder), json.dumps(asdict(note), indent=2) + "\n")
         if folder.is_dir():  # An empty folder of this name is replaced.
@@ -146,17 +179,21 @@ def extract_frames(source: Path, folder: Path, span: Span, allow_cuts: bool, max
 
 
 def check_frames(
-    frames: Iterable[Pixels], source: Path, detector: SceneCutDetector, max_frames: int
-) -> Iterator[Pixels]:
-    """Yield frames (H, W, 3) while the detector looks for scene cuts. Raise UserError after max_frames frames."""
+    frames: Iterable[TimedFrame], source: Path, detector: SceneCutDetector, max_frames: int, times: FrameTimes
+) -> Iterator[Picture]:
+    """Yield the pictures (H, W, 3) of frames while scene cuts are looked for and times are noted.
+
+    Raise UserError after max_frames frames.
+    """
     for number, frame in enumerate(frames):
         if number >= max_frames:
             raise UserError(too_many_frames_message(source, f"more than {max_frames}", max_frames))
-        detector.add_frame(frame)
-        yield frame
+        detector.add_frame(media.reduce_to_8_bit(frame.pixels))
+        times.add(frame)
+        yield frame.pixels
 
 
-def write_frame(folder: Path, number: int, frame: Pixels) -> tuple[int, int]:
+def write_frame(folder: Path, number: int, frame: Picture) -> tuple[int, int]:
     """Write a frame (H, W, 3) as a PNG that is named after its number, and return (W, H)."""
     media.write_png(folder / f"{number:05d}.png", frame)
     return frame.shape[1], frame.shape[0]
@@ -170,12 +207,11 @@ def too_many_frames_message(source: Path, count: str, max_frames: int) -> str:
     )
 
 
-def read_span(source: Path, span: Span, metadata: VideoMetadata) -> Iterator[Pixels]:
-    """Yield the frames (H, W, 3) of a span of a video at a constant rate, and show a progress bar."""
-    rate = metadata.fps if metadata.is_variable else None
-    frames = read_video(source, span.start_s, span.end_s, rate)
-    chosen = (frame for number, frame in enumerate(frames) if number % span.every == 0)
-    return iter(tqdm(chosen, total=span.count_frames(metadata), desc="frames", unit="frame"))
+def read_span(source: Path, span: Span, max_frames: int) -> Iterator[TimedFrame]:
+    """Yield the frames of a span of a video, and show a progress bar."""
+    frames = read_frames(source, span.start_s, span.end_s, deinterlace=span.deinterlace)
+    chosen = itertools.islice(frames, 0, None, span.every)
+    return iter(tqdm(chosen, total=span.count_frames(source, max_frames), desc="frames", unit="frame"))
 
 
 def check_cuts(

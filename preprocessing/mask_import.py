@@ -10,7 +10,8 @@ import media
 from command_line import UserError
 from media import Pixels
 from media.clip import has_same_aspect
-from media.decoding import VIDEO_SUFFIXES, read_video, read_video_metadata
+from media.color import Picture
+from media.decoding import ALPHA_REMEDY, count_frames, has_hidden_alpha, read_video, read_video_metadata
 from preprocessing.extract import Span, read_clip_note
 
 
@@ -24,12 +25,12 @@ def read_masks(source: Path, frames: list[Path], label: int | None, threshold: f
     native_size = media.image_size(frames[0])
     if source.is_dir():
         masks = read_folder_masks(source, frames, label)
-    elif source.suffix.lower() in VIDEO_SUFFIXES:
+    elif source.is_file():
         if label is not None:
             raise UserError(f"{source}: a video has no labels; leave --label out or give a folder of label pictures")
         masks = read_video_masks(source, frames)
     else:
-        raise UserError(f"{source}: no folder and no video; --masks takes a folder of mask pictures or a matte video")
+        raise UserError(f"{source}: no such file; --masks takes a folder of mask pictures or a matte video")
     for path, mask in masks:
         height, width = mask.shape
         if not has_same_aspect((width, height), native_size):
@@ -80,29 +81,24 @@ def read_video_masks(path: Path, frames: list[Path]) -> Iterator[tuple[Path, Pix
 
 def find_matte_span(path: Path, folder: Path) -> Span:
     """Return the part of a matte video that belongs to the frames in a folder."""
-    note, metadata = read_clip_note(folder), read_video_metadata(path)
-    if (
-        note is None
-        or metadata.duration_s is None
-        or metadata.frame_count is None
-        or abs(metadata.frame_count - note.frames) <= 1
-    ):
-        return Span()
-    is_short = metadata.duration_s < note.start_s + note.frames / note.fps - 1 / note.fps
-    return Span() if is_short else Span(note.start_s, note.end_s, note.every)
+    note, part = read_clip_note(folder), Span()
+    if note is not None and count_frames(path, 0, None, note.frames) != note.frames:
+        part = Span(note.start_s, note.end_s, note.every)
+    is_whole = note is None or part.count_frames(path, note.frames) != note.frames
+    return Span() if is_whole else part
 
 
 def read_matte(path: Path, span: Span) -> Iterator[Pixels]:
     """Return the masks (H, W) uint8 of a span of a matte video: its opacity if that varies, else its brightness.
 
-    Brightness is the largest of red, green and blue.
+    Brightness is the largest of red, green and blue. Raise UserError if the video has opacity that cannot be decoded.
     """
-    metadata = read_video_metadata(path)
-    rate = metadata.fps if metadata.is_variable else None
+    if has_hidden_alpha(path):
+        raise UserError(f"{path}: HEVC with opacity in a layer of its own, which FFmpeg can't decode; {ALPHA_REMEDY}")
 
-    def read(alpha: bool) -> Iterator[Pixels]:
-        return read_video(path, span.start_s, span.end_s, rate, alpha)
+    def read(alpha: bool) -> Iterator[Picture]:
+        return read_video(path, span.start_s, span.end_s, alpha)
 
-    has_alpha = metadata.has_alpha and any((mask < 255).any() for mask in read(alpha=True))
-    masks = read(alpha=True) if has_alpha else (frame.max(-1) for frame in read(alpha=False))
+    has_alpha = read_video_metadata(path).has_alpha and any((mask < 255).any() for mask in read(alpha=True))
+    masks = read(alpha=True) if has_alpha else (media.reduce_to_8_bit(frame).max(-1) for frame in read(alpha=False))
     return itertools.islice(masks, 0, None, span.every)

@@ -15,7 +15,8 @@ import only_edit
 from command_line import UserError
 from editing.layer_edit import MipMap
 from media.decoding import read_video, read_video_metadata
-from media.videos import Audio, VideoWriter
+from media.sound import Audio
+from media.videos import VideoWriter
 from rendering.blending import BLEND_MODES, alpha_over, composite_edits
 from rendering.resampling import resize_field
 
@@ -223,12 +224,17 @@ def test_sound_is_added_and_cuts_no_picture(tmp_path, start_s, end_s):
     assert frames[-1].min() > 225
 
 
-def test_an_encoder_that_ends_early_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match=r"a\.mp4"), VideoWriter(tmp_path / "a.mp4", 10) as video:
-        video.write(np.zeros((32, 48, 3), np.uint8))
-        video.encoder.kill()
-        for _ in range(500):
-            video.write(np.zeros((432, 768, 3), np.uint8))
+def test_a_file_system_that_takes_no_more_is_an_error_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource", reason="this system has no limits for files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.mp4"), VideoWriter(tmp_path / "a.mp4", 10, crf=0) as video:
+            for _ in range(500):
+                video.write(noise)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 

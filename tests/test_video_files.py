@@ -8,7 +8,7 @@ import pytest
 
 import media
 from command_line import UserError
-from media.decoding import exact_rate, read_video, read_video_metadata
+from media.decoding import count_frames, read_frames, read_video, read_video_metadata
 from preprocessing.scene_cuts import detect_cuts
 from scenes.catalogue import SCENES
 
@@ -44,8 +44,8 @@ def movie(pictures, tmp_path_factory):
 
 def test_frames_come_out_as_they_went_in(movie, frames):
     metadata = read_video_metadata(movie)
-    assert (metadata.width, metadata.height, metadata.fps, metadata.frame_count) == (63, 45, 24, 12)
-    assert not (metadata.has_audio or metadata.has_alpha or metadata.is_variable or metadata.rotation)
+    assert (metadata.width, metadata.height, metadata.fps, count_frames(movie, 0, None, 99)) == (63, 45, 24, 12)
+    assert not (metadata.has_audio or metadata.has_alpha or metadata.is_interlaced or metadata.hdr or metadata.rotation)
     for frame, expected in zip(read_video(movie), frames, strict=True):
         assert np.abs(frame.astype(int) - expected).max() <= 3  # conversion to YUV and back rounds
 
@@ -66,13 +66,11 @@ def test_frames_are_upright(pictures, tmp_path, frames):
     assert np.abs(upright.astype(int) - np.rot90(lying)).mean() < 2
 
 
-def test_uneven_frames_are_noticed_and_taken_at_the_mean_rate(pictures, tmp_path):
+def test_uneven_frames_are_taken_once_each_at_their_own_times(pictures, tmp_path):
     source = ["-framerate", 25, "-i", pictures / "%d.png", "-vf", r"setpts=PTS+gt(N\,4)*0.2/TB,crop=62:44"]
     ffmpeg(*source, "-fps_mode", "vfr", "-pix_fmt", "yuv420p", tmp_path / "uneven.mp4")
-    metadata = read_video_metadata(tmp_path / "uneven.mp4")
-    assert metadata.is_variable
-    count = len(list(read_video(tmp_path / "uneven.mp4", fps=metadata.fps)))
-    assert abs(count - 12) <= 1
+    times = [frame.time_s for frame in read_frames(tmp_path / "uneven.mp4")]
+    assert times == pytest.approx([t / 25 + 0.2 * (t > 4) for t in range(12)], abs=1e-4)
 
 
 def test_pixels_that_are_not_square_are_made_square(pictures, tmp_path):
@@ -98,11 +96,6 @@ def test_sound_is_noticed(pictures, tmp_path):
     sound = ["-f", "lavfi", "-i", "sine=440", "-shortest", "-c:v", "ffv1"]
     ffmpeg("-i", pictures / "%d.png", *sound, tmp_path / "loud.mkv")
     assert read_video_metadata(tmp_path / "loud.mkv").has_audio
-
-
-@pytest.mark.parametrize(("rounded", "exact"), [(29.97, 30000 / 1001), (23.98, 24000 / 1001), (25, 25), (24.83, 24.83)])
-def test_broadcast_rates_are_exact(rounded, exact):
-    assert exact_rate(rounded) == pytest.approx(exact, abs=1e-9)
 
 
 def test_the_message_about_an_unreadable_file_gives_the_reason(tmp_path, movie):
