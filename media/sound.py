@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -72,14 +73,15 @@ class SoundWriter:
             rate = template.rate if template.rate in RATES_HZ else DEFAULT_RATE_HZ
         self.stream: AudioStream = container.add_stream("aac", rate=rate, layout=layout, bit_rate=BITS_PER_SECOND)
         self.frames = read_sound(audio, rate, layout)
-        self.written_s = 0.0
+        self.rate, self.samples = rate, 0
 
     def write_until(self, time_s: float) -> None:
         """Write sound up to a time in the written video, in seconds."""
-        while self.written_s < time_s:
+        while self.samples < time_s * self.rate:
             frame = next(self.frames)
-            frame.pts = None  # They follow each other without gaps.
-            self.written_s += frame.samples / frame.sample_rate
+            # With time stamps the file notes by how much the encoder delays the sound, and players undo that.
+            frame.pts, frame.time_base = self.samples, Fraction(1, self.rate)
+            self.samples += frame.samples
             self.container.mux(self.stream.encode(frame))
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from media.sound import Audio, SoundWriter
 
 PUBLISHED_FPS = 10.0  # frames per second of the published videos, used for clips without a known rate
 
-QUEUED_FRAMES = 1  # Frames that wait for the encoder at most.
+QUEUED_FRAMES = 2  # Frames that wait for the encoder at most.
 TICKS_PER_SECOND = 90000  # Time unit of frames that are spaced unevenly.
 LARGEST_DENOMINATOR = 1001  # Of a frame rate; broadcast rates are multiples of 1000/1001.
 BT709 = 1  # number of its matrix, primaries and transfer in the H.273 standard
