@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from command_line import UserError, make_parser, run_script
-from preprocessing.mask_request import MaskRequest, add_prompt_flags, check_prompt_flags
+from preprocessing.mask_request import MaskRequest, add_mask_kind_flag, add_prompt_flags, check_prompt_flags
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         source=options.masks,
         label=options.label,
         threshold=options.threshold,
+        mask_kind=options.mask_kind,
     )
     write_masks(options.vid_path, request)
 
@@ -87,6 +88,7 @@ def make_mask_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--threshold", type=float, help="import: hard masks, inside above this grey value, from 0 (black) to 1 (white)"
     )
+    add_mask_kind_flag(flags)
     return flags
 
 
@@ -101,7 +103,9 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(f"--{extra[0]} is for detectors; --method {options.method} does not use it; leave it out")
     if imports != (options.masks is not None):
         raise UserError("--masks PATH and --method import belong together; give both or neither")
-    if given := [name for name in ("label", "threshold") if getattr(options, name) is not None and not imports]:
+    if given := [
+        name for name in ("label", "threshold", "mask_kind") if getattr(options, name) is not None and not imports
+    ]:
         raise UserError(f"--{given[0]} belongs to --method import; leave it out, or import masks")
     if imports and not options.masks.exists():
         raise UserError(f"{options.masks}: no such file or folder; --masks takes mask pictures or a matte video")
@@ -113,6 +117,8 @@ def check_flags(options: argparse.Namespace) -> None:
             raise UserError(f"--{name} is {value}, expected 1 or more")
     if options.label is not None and options.objects > 1:
         raise UserError("--label chooses one label, --objects several, from 1 on; give one of the two")
+    if options.mask_kind == "matte" and (options.label is not None or options.objects > 1):
+        raise UserError("--mask_kind matte is for masks without labels; leave it out, or --label and --objects")
     if options.prompts and options.instance is not None:
         raise UserError("--instance and --point both choose an object; give one of the two")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from command_line import UserError, add_device_flag, make_parser, resolve_folder_name, run_script
 from config import MOST_OBJECTS
-from preprocessing.mask_request import MaskRequest, add_prompt_flags, check_prompt_flags
+from preprocessing.mask_request import MaskRequest, add_mask_kind_flag, add_prompt_flags, check_prompt_flags
 
 if TYPE_CHECKING:
     from config import Config
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             candidate=options.candidate,
             objects=options.objects,
             source=options.masks,
+            mask_kind=options.mask_kind,
         )
         write_masks(frames, request)
     with time_stage("flow", seconds):
@@ -128,6 +129,7 @@ def add_mask_flags(flags: argparse.ArgumentParser) -> None:
         help="number of objects, 1 to 3, each in a layer (default: 1); "
         "a detector finds them, or they are the labels 1, 2, ... of --masks",
     )
+    add_mask_kind_flag(flags)
     add_prompt_flags(flags)
     flags.add_argument("--candidate", type=int, help="with --method motion: see preprocess_mask_rcnn.py")
     flags.add_argument(
@@ -159,6 +161,10 @@ def check_flags(options: argparse.Namespace) -> None:
     if (options.prompts or options.text) and (options.masks is not None or options.method in ("motion", "import")):
         flag = options.prompts[0] if options.prompts else "--text"
         raise UserError(f"{flag}: says where to find an object, but its masks come from elsewhere; leave it out")
+    if options.mask_kind is not None and options.masks is None:
+        raise UserError("--mask_kind says how --masks are read; give masks, or leave it out")
+    if options.mask_kind == "matte" and options.objects > 1:
+        raise UserError("--mask_kind matte is for masks without labels; leave it out, or --objects")
     if options.masks is not None and options.method not in (None, "import"):
         raise UserError(f"--masks gives the masks, --method {options.method} finds them; give one of the two")
     if options.input.is_dir() and (options.start or options.end is not None or options.every != 1 or options.name):

@@ -80,7 +80,8 @@ def export_layers(
         name = run.clip.frame_paths[frame.t].stem
         pictures, clean = make_pictures(run, frame, plate, kinds, remove_shadow)
         for kind, picture in pictures.items():
-            media.write_png(media.make_folder(folder / kind) / f"{name}.png", picture)
+            write = media.write_mask if kind.startswith("alpha") else media.write_png
+            write(media.make_folder(folder / kind) / f"{name}.png", picture)
         write_st_maps(run, frame, images, folder, name, kinds)
         small = {kind: show_on_grey(picture) for kind, picture in pictures.items()} if frame.t == middle else {}
         if clean is None:

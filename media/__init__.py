@@ -5,15 +5,13 @@ from media.images import (
     IMAGE_SUFFIXES,
     Pixels,
     blur,
+    explain_empty_folder,
     has_opacity,
     image_size,
     list_images,
     natural_key,
     open_image,
     read_edit,
-    read_edit_with_mask,
-    read_labels,
-    read_mask,
     read_rgb,
     reduce_to_8_bit,
     resize,
@@ -21,15 +19,19 @@ from media.images import (
     to_8_bit,
     write_png,
 )
+from media.masks import MaskKind, find_mask_kind, read_edit_with_mask, read_labels, read_mask, write_mask
 from media.videos import PUBLISHED_FPS, VideoSet, VideoWriter
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "PUBLISHED_FPS",
+    "MaskKind",
     "Pixels",
     "VideoSet",
     "VideoWriter",
     "blur",
+    "explain_empty_folder",
+    "find_mask_kind",
     "fresh_folder",
     "has_opacity",
     "image_size",
@@ -47,6 +49,7 @@ __all__ = [
     "resize_labels",
     "to_8_bit",
     "write_atomically",
+    "write_mask",
     "write_png",
     "write_text",
 ]

@@ -1,9 +1,10 @@
 """A clip on disk: frames, masks and optical flow as files, read one frame at a time at the working size."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class Clip:
     objects: int = 1  # number of foreground objects
     # When each frame is shown, and when the last one ends, in seconds; empty if the frames are spaced evenly.
     times_s: tuple[float, ...] = ()
+    _mask_kinds: dict[Path, media.MaskKind] = field(default_factory=dict, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)  # masks are read by several threads
 
     @property
     def name(self) -> str:
@@ -123,7 +126,7 @@ class Clip:
 
         Raises UserError if its aspect is not that of the frames.
         """
-        values = media.read_mask(path)
+        values = media.read_mask(path, self.find_mask_kind(path.parent))
         height, width = values.shape
         if not self.has_frame_aspect((width, height)):
             raise UserError(
@@ -131,6 +134,13 @@ class Clip:
                 f"{self.native_size[0]} x {self.native_size[1]}; make the mask from the same frames"
             )
         return media.resize_labels(values, self.width, self.height)
+
+    def find_mask_kind(self, folder: Path) -> media.MaskKind:
+        """Return how the values of the masks in a folder are read, which is decided once for all of them."""
+        with self._lock:
+            if folder not in self._mask_kinds:
+                self._mask_kinds[folder] = media.find_mask_kind(media.list_images(folder))
+            return self._mask_kinds[folder]
 
     def has_frame_aspect(self, size: tuple[int, int]) -> bool:
         """Return whether an image of (width, height) has the aspect of the frame files or of the working size."""
@@ -187,7 +197,7 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
         raise UserError(f"{folder}: no such folder; put the frames there as 00000.jpg, 00001.jpg, ...")
     paths = media.list_images(folder)[: config.maximum_number_of_frames]
     if not paths:
-        raise UserError(f"{folder}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
+        raise UserError(media.explain_empty_folder(folder))
     if len(paths) < 2:
         raise UserError(f"{folder}: holds one frame, {paths[0].name}; at least 2 are needed to follow a motion")
     sizes = [media.image_size(path) for path in paths]

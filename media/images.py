@@ -12,8 +12,8 @@ from command_line import UserError
 from media.files import write_atomically
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+MAX_LISTED = 5  # folders that a message lists at most
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # compression noise makes their small values meaningless
-LARGEST_LABEL = 16  # largest value of a lossless mask that is taken as label numbers and not as grey values
 TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that swap width and height
 EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
 FINE_SIGMA_PX = 4.0  # Up to twice this standard deviation a Gaussian is computed on the image itself, in pixels.
@@ -33,6 +33,22 @@ def list_images(folder: Path) -> list[Path]:
     """Return the image files of a folder in natural order, without hidden files."""
     files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
     return sorted(files, key=natural_key)
+
+
+def explain_empty_folder(folder: Path) -> str:
+    """Return the message about a folder without pictures that can be read: what it holds, and what to do."""
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    subfolders = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and list_images(path)]
+    if subfolders:
+        listed = ", ".join(subfolders[:MAX_LISTED]) + (", ..." if len(subfolders) > MAX_LISTED else "")
+        return f"{folder}: holds no pictures itself, but its folders do ({listed}); give one of them"
+    kinds = sorted({path.suffix.lower() for path in files if path.suffix})
+    if kinds:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        return (
+            f"{folder}: holds {', '.join(kinds)} files, which are not read as pictures; convert them to one of {known}"
+        )
+    return f"{folder}: holds no images; put pictures there, named 00000.png, 00001.png, ..."
 
 
 def open_image(path: Path) -> Image.Image:
@@ -89,53 +105,6 @@ def read_rgb(path: Path) -> Pixels:
     return np.array(image.convert("RGB"))
 
 
-def read_labels(path: Path, label: int) -> Pixels:
-    """Read one label of an image whose palette indices or grey values are labels.
-
-    Returns (H, W) uint8: 255 where the image has this label, else 0. Raises UserError if the image has colours.
-    """
-    image = open_image(path)
-    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
-        raise UserError(f"{path}: {image.mode} picture, labels are palette or grey pictures; leave --label out")
-    return np.where(np.asarray(image).astype(int) == label, 255, 0).astype(np.uint8)
-
-
-def read_mask(path: Path) -> Pixels:
-    """Read a mask of any kind as (H, W) uint8, 255 inside the object.
-
-    Images with a coloured palette (such as DAVIS annotations) and lossless grey images with small values only hold
-    labels: every label except 0 is object. In an image with varying opacity, the opacity is the mask. In other images
-    the strongest channel is the mask. Values between 0 and 255 are kept.
-    """
-    image = open_image(path)
-    if image.mode == "P" and not has_grey_palette(image):
-        return np.where(np.asarray(image) > 0, 255, 0).astype(np.uint8)
-    if is_deep_grey(image):
-        raw = np.asarray(image)
-        values = raw.astype(np.uint8) if image.mode != "F" and raw.max() <= LARGEST_LABEL else grey_to_8_bit(image)
-    elif "A" in image.getbands():
-        opacity = np.asarray(image.getchannel("A"))
-        values = opacity if opacity.min() < 255 else strongest_channel(image)
-    else:
-        values = strongest_channel(image)
-    if values.max() <= LARGEST_LABEL and path.suffix.lower() not in LOSSY_SUFFIXES:
-        return np.where(values > 0, 255, 0).astype(np.uint8)
-    return np.array(values)
-
-
-def strongest_channel(image: Image.Image) -> Pixels:
-    """Return the largest of red, green and blue for every pixel, (H, W) uint8; a grey image unchanged."""
-    if image.mode in ("L", "1"):
-        return np.asarray(image.convert("L"))
-    return np.maximum.reduce([np.asarray(band) for band in image.convert("RGB").split()])
-
-
-def has_grey_palette(image: Image.Image) -> bool:
-    """Return whether all used colours of a palette image are grey. Such an image holds grey values, not labels."""
-    colors = np.array(image.convert("RGB")).reshape(-1, 3)
-    return bool((colors == colors[:, :1]).all())
-
-
 def stores_opacity(image: Image.Image) -> bool:
     """Return whether an open image has an opacity channel or a transparent colour."""
     return "A" in image.getbands() or "transparency" in image.info
@@ -160,21 +129,6 @@ def read_edit(path: Path) -> Floats:
     rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
     rgba[..., :3] *= rgba[..., 3:]
     return rgba
-
-
-def read_edit_with_mask(path: Path, mask_path: Path) -> Floats:
-    """Read an image without opacity and a mask of the same size that becomes its opacity.
-
-    Returns (H, W, 4) float32 in [0, 1], premultiplied. Raises UserError if the sizes differ.
-    """
-    color, mask = read_rgb(path), read_mask(mask_path)
-    if mask.shape != color.shape[:2]:
-        raise UserError(
-            f"{mask_path}: is {mask.shape[1]} x {mask.shape[0]}, {path.name} is {color.shape[1]} x {color.shape[0]}; "
-            "a mask has the size of its picture"
-        )
-    opacity = mask[..., None].astype(np.float32) / 255
-    return np.dstack((color.astype(np.float32) / 255 * opacity, opacity))
 
 
 def resize(image: NDArray, width: int, height: int) -> NDArray:

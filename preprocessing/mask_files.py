@@ -19,7 +19,7 @@ def list_frames(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: no such folder; --vid-path takes the folder of frames")
     if frames := media.list_images(folder):
         return frames
-    raise UserError(f"{folder}: holds no images; put the frames there as 00000.jpg, 00001.jpg, ...")
+    raise UserError(media.explain_empty_folder(folder))
 
 
 def list_object_folders(video: Path, objects: int) -> list[Path]:
@@ -37,8 +37,10 @@ def frames_without_mask(frames: list[Path], folder: Path) -> list[Path]:
 def merge_object_masks(frames: list[Path], folders: list[Path]) -> Iterator[Pixels]:
     """Yield for each frame the maximum (H, W) uint8 of its masks in the folders of the single objects."""
     masks_by_stem = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
+    kinds = [media.find_mask_kind(masks.values()) for masks in masks_by_stem]
     for frame in frames:
-        yield np.maximum.reduce([media.read_mask(masks[frame.stem]) for masks in masks_by_stem])
+        masks = [media.read_mask(masks[frame.stem], kind) for masks, kind in zip(masks_by_stem, kinds, strict=True)]
+        yield np.maximum.reduce(masks)
 
 
 def read_kept_masks(frames: list[Path], missing: list[Path], sources: list[Path]) -> Iterator[Pixels]:
@@ -47,10 +49,17 @@ def read_kept_masks(frames: list[Path], missing: list[Path], sources: list[Path]
     sources: for each object a folder of masks named like the frames. Of several objects, the masks of each are also
     written into a folder of its own, before the first mask is yielded.
     """
-    for folder, source in zip(list_object_folders(frames[0].parent, len(sources)), sources, strict=False):
-        write_object_masks(frames, (media.read_mask(source / f"{path.stem}.png") for path in frames), folder)
+    paths_by_source = [[source / f"{path.stem}.png" for path in frames] for source in sources]
+    kinds = [media.find_mask_kind(paths) for paths in paths_by_source]
+    for folder, paths, kind in zip(
+        list_object_folders(frames[0].parent, len(sources)), paths_by_source, kinds, strict=False
+    ):
+        write_object_masks(frames, (media.read_mask(path, kind) for path in paths), folder)
     for path in missing:
-        yield np.maximum.reduce([media.read_mask(source / f"{path.stem}.png") for source in sources])
+        masks = [
+            media.read_mask(source / f"{path.stem}.png", kind) for source, kind in zip(sources, kinds, strict=True)
+        ]
+        yield np.maximum.reduce(masks)
 
 
 def write_mask_files(frames: list[Path], masks: Iterable[Pixels], folder: Path) -> list[Path]:
@@ -66,7 +75,7 @@ def write_mask_files(frames: list[Path], masks: Iterable[Pixels], folder: Path) 
         for path, mask in zip(frames, tqdm(masks, desc="masks", unit="frame", total=len(frames)), strict=True):
             if mask.max() <= 127:
                 empty.append(path)
-            media.write_png(unfinished / f"{path.stem}.png", mask)
+            media.write_mask(unfinished / f"{path.stem}.png", mask)
         for path in frames:
             (unfinished / f"{path.stem}.png").replace(folder / f"{path.stem}.png")
     finally:

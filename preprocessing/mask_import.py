@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,27 @@ from media.decoding import ALPHA_REMEDY, count_frames, has_hidden_alpha, read_vi
 from preprocessing.extract import Span, read_clip_note
 
 
-def read_masks(source: Path, frames: list[Path], label: int | None, threshold: float | None) -> Iterator[Pixels]:
+def read_masks(
+    source: Path,
+    frames: list[Path],
+    label: int | None = None,
+    threshold: float | None = None,
+    mask_kind: str | None = None,
+) -> Iterator[Pixels]:
     """Yield a mask (H, W) uint8, 255 inside, for every frame, from a folder or a video.
 
     label: the only label to read from label pictures; None reads pictures as masks. threshold: masks become hard, with
-    values above this one in [0, 1] inside; None keeps soft values. Raise UserError if the source is neither a folder
-    nor a video, or has another number of pictures or another aspect than the frames.
+    values above this one in [0, 1] inside; None keeps soft values. mask_kind: "labels", "matte" or None, see
+    `choose_kind`. Raise UserError if the source is neither a folder nor a video, or has another number of pictures or
+    another aspect than the frames.
     """
     native_size = media.image_size(frames[0])
     if source.is_dir():
-        masks = read_folder_masks(source, frames, label)
+        masks = read_folder_masks(source, frames, label, mask_kind)
     elif source.is_file():
-        if label is not None:
-            raise UserError(f"{source}: a video has no labels; leave --label out or give a folder of label pictures")
+        if label is not None or mask_kind == "labels":
+            flag = "--mask_kind labels" if label is None else "--label"
+            raise UserError(f"{source}: a video has no labels; leave {flag} out or give a folder of label pictures")
         masks = read_video_masks(source, frames)
     else:
         raise UserError(f"{source}: no such file; --masks takes a folder of mask pictures or a matte video")
@@ -41,15 +50,29 @@ def read_masks(source: Path, frames: list[Path], label: int | None, threshold: f
         yield mask if threshold is None else np.where(mask > 255 * threshold, 255, 0).astype(np.uint8)
 
 
-def read_folder_masks(folder: Path, frames: list[Path], label: int | None) -> Iterator[tuple[Path, Pixels]]:
+def find_picture_folder(folder: Path) -> Path:
+    """Return the folder itself, or its only subfolder with pictures if it holds none; that is printed."""
+    if not media.list_images(folder):
+        within = [path for path in sorted(folder.iterdir()) if path.is_dir() and media.list_images(path)]
+        if len(within) == 1:
+            print(f"{folder}: holds no pictures itself; those in {within[0].name} are taken", flush=True)
+            return within[0]
+    return folder
+
+
+def read_folder_masks(
+    folder: Path, frames: list[Path], label: int | None, mask_kind: str | None
+) -> Iterator[tuple[Path, Pixels]]:
     """Yield the path and the mask (H, W) uint8 of each frame, from a folder of pictures.
 
     Pictures are paired with frames by name. If some names differ but the numbers are equal, they are paired in order.
     Raise UserError if the numbers differ as well.
     """
-    pictures = media.list_images(folder)
+    pictures = media.list_images(find_picture_folder(folder))
     by_name = {path.stem: path for path in pictures}
     if missing := [frame.stem for frame in frames if frame.stem not in by_name]:
+        if not pictures:
+            raise UserError(media.explain_empty_folder(folder))
         if len(pictures) != len(frames):
             raise UserError(
                 f"{folder} holds {len(pictures)} pictures for {len(frames)} frames, and none is named {missing[0]}; "
@@ -59,8 +82,21 @@ def read_folder_masks(folder: Path, frames: list[Path], label: int | None) -> It
         chosen = pictures
     else:
         chosen = [by_name[frame.stem] for frame in frames]
+    kind = None if label is not None else choose_kind(folder, chosen, mask_kind)
     for path in chosen:
-        yield path, media.read_mask(path) if label is None else media.read_labels(path, label)
+        yield path, media.read_mask(path, kind) if label is None else media.read_labels(path, label)
+
+
+def choose_kind(folder: Path, pictures: list[Path], mask_kind: str | None) -> media.MaskKind:
+    """Return how the values of all pictures are read, and print it: as asked for, or as they show together."""
+    kind = media.find_mask_kind(pictures)
+    if mask_kind is not None:
+        kind = replace(kind, is_labels=mask_kind == "labels")
+    meaning = "labels, every value but 0 is the object" if kind.is_labels else "a matte, their values are opacity"
+    void = "; one value means that nobody labelled the pixel" if kind.is_labels and kind.has_void else ""
+    other = f" (--mask_kind {'matte' if kind.is_labels else 'labels'} reads them otherwise)" if kind.is_guess else ""
+    print(f"{folder}: read as {meaning}{void}{other}", flush=True)
+    return kind
 
 
 def read_video_masks(path: Path, frames: list[Path]) -> Iterator[tuple[Path, Pixels]]:

@@ -44,6 +44,7 @@ class MaskRequest:
     source: Path | None = None  # folder of pictures or video, for the method "import"
     label: int | None = None  # the only label to import, of label pictures
     threshold: float | None = None  # import hard masks: inside above this value in [0, 1]
+    mask_kind: str | None = None  # import: "labels" or "matte"; None: as the pictures show
 
     @property
     def changed_options(self) -> dict[str, str]:
@@ -67,6 +68,16 @@ class MaskRequest:
         for prompt in self.prompts:
             groups.setdefault(prompt.object or numbered[id(prompt)], []).append(prompt)
         return dict(sorted(groups.items()))
+
+
+def add_mask_kind_flag(flags: argparse._ActionsContainer) -> None:
+    """Add the flag that says how the values of imported masks are read."""
+    flags.add_argument(
+        "--mask_kind",
+        choices=("labels", "matte"),
+        help="labels: every value or colour of --masks but black is the object; matte: values are opacity (default: as "
+        "all pictures together show)",
+    )
 
 
 def add_prompt_flags(flags: argparse._ActionsContainer) -> None:

@@ -198,7 +198,7 @@ def import_masks(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:
 
     if request.source is None:
         raise UserError("--method import needs --masks, a folder of mask pictures or a matte video")
-    return read_masks(request.source, frames, request.label, request.threshold)
+    return read_masks(request.source, frames, request.label, request.threshold, request.mask_kind)
 
 
 def import_object_masks(frames: list[Path], request: MaskRequest) -> Iterator[Pixels]:

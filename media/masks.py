@@ -1,0 +1,196 @@
+"""Masks in pictures of any kind: labels (numbers or colours of objects), or mattes (opacity)."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from command_line import UserError
+from media.files import write_atomically
+from media.images import LOSSY_SUFFIXES, Floats, Pixels, grey_to_8_bit, is_deep_grey, open_image, read_rgb
+
+VOID_LABEL, VOID_COLOR = 255, 0xE0E0C0  # Pixels that nobody labelled, in palettes and colours (VOC, DAVIS).
+LEAST_OPACITY = 3  # Smaller values of a matte, of 255, are noise.
+WHITE_SHARE = 0.98  # Pictures whose largest grey value is at least this share of white are mattes.
+FAINT_SHARE = 0.5  # Hard pictures of one grey value below this share of white would be no object as mattes.
+# Share of the steps between pixels that follow another step at once. Labels have hard borders; smoothed borders take
+# two steps at least, which gives a third.
+MOST_RAMPS = 0.2
+MOST_LABELS = 64  # Pictures with more colours or grey values than this hold no labels.
+MATTE_NOTE = ("Description", "opacity of an object")  # Text in the masks that this project writes: they are mattes.
+
+Source = Literal["palette", "colors", "grey", "opacity", "noted"]
+
+
+@dataclass(frozen=True)
+class MaskKind:
+    """How the values of masks are read, the same for all pictures of a sequence."""
+
+    is_labels: bool  # every value except 0 is the object; otherwise values are opacity
+    has_void: bool = False  # one value means that nobody labelled the pixel
+    is_guess: bool = False  # the values could mean something else, too
+
+
+@dataclass(frozen=True)
+class MaskPicture:
+    """A mask as it is stored."""
+
+    values: NDArray[np.integer]  # (H, W) labels or grey values; colours as red << 16 | green << 8 | blue
+    source: Source  # where the values come from
+    white: int = 255  # the largest possible value
+    is_lossless: bool = True
+    opaque: NDArray[np.bool_] | None = None  # (H, W) pixels that the picture shows, if some are transparent
+
+    @property
+    def opacity(self) -> Pixels:
+        """The values as opacity, (H, W) uint8. Of colours, it is the strongest channel."""
+        if self.source == "colors":
+            channels = [self.values >> shift & 255 for shift in (16, 8, 0)]
+            return np.maximum.reduce(channels).astype(np.uint8)
+        return (self.values.astype(np.int64) * 255 // self.white).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class MaskEvidence:
+    """What a picture shows of the kind of its sequence."""
+
+    source: Source
+    is_lossless: bool
+    peak: float  # largest value, as a share of white
+    levels: frozenset[int]  # distinct values; no more than MOST_LABELS + 1 of them are kept
+    steps: int  # pixels where the value changes, along rows and columns
+    ramps: int  # pixels where it changes twice in a row
+
+
+def read_mask(path: Path, kind: MaskKind | None = None) -> Pixels:
+    """Read a mask of any kind as (H, W) uint8, 255 inside the object.
+
+    kind: what `find_mask_kind` says of the whole sequence; None decides by this picture alone. Of labels, every one
+    except 0 (black) is the object. Of mattes, values are kept, but for noise.
+    """
+    mask = open_mask(path, has_labels=kind is None or kind.is_labels)
+    kind = kind or judge_kind([measure_kind(mask)])
+    if not kind.is_labels or mask.source in ("opacity", "noted"):
+        is_noise = mask.opacity < (0 if mask.source == "noted" else LEAST_OPACITY)
+        return np.where(is_noise, 0, mask.opacity).astype(np.uint8)
+    is_object = mask.values > 0
+    if kind.has_void:
+        is_object &= mask.values != (VOID_COLOR if mask.source == "colors" else VOID_LABEL)
+    if mask.opaque is not None:
+        is_object &= mask.opaque
+    return np.where(is_object, 255, 0).astype(np.uint8)
+
+
+def read_labels(path: Path, label: int) -> Pixels:
+    """Read one label of an image whose palette indices or grey values are labels.
+
+    Returns (H, W) uint8: 255 where the image has this label, else 0. Raises UserError if the image has colours.
+    """
+    image = open_image(path)
+    if image.mode not in ("P", "L", "1") and not image.mode.startswith("I"):
+        raise UserError(f"{path}: {image.mode} picture, labels are palette or grey pictures; leave --label out")
+    return np.where(np.asarray(image).astype(int) == label, 255, 0).astype(np.uint8)
+
+
+def find_mask_kind(paths: Iterable[Path]) -> MaskKind:
+    """Decide once for a sequence of mask pictures how their values are read."""
+    return judge_kind([measure_kind(open_mask(path)) for path in paths])
+
+
+def judge_kind(pictures: Sequence[MaskEvidence]) -> MaskKind:
+    """Return the kind that the pictures of a sequence show together.
+
+    Palettes are labels, opacity is a matte, and so are pictures that reach white or have smoothed borders. Few values
+    with hard borders are labels: numbers of classes, or colours. So is a single dark value, because a matte of it would
+    hide the object.
+    """
+    sources = {picture.source for picture in pictures}
+    levels = frozenset[int]().union(*(picture.levels for picture in pictures)) - {0}
+    has_void = (VOID_COLOR if "colors" in sources else VOID_LABEL) in levels and len(levels) > 1
+    if "palette" in sources:
+        return MaskKind(True, has_void)
+    steps, ramps = (sum(getattr(picture, name) for picture in pictures) for name in ("steps", "ramps"))
+    has_few = 0 < len(levels) <= MOST_LABELS and all(picture.is_lossless for picture in pictures)
+    if not has_few or ramps > MOST_RAMPS * steps or sources & {"opacity", "noted"}:
+        return MaskKind(False, has_void)
+    if "colors" in sources:
+        return MaskKind(True, has_void, is_guess=True)
+    peak = max(picture.peak for picture in pictures)
+    is_dark = peak < FAINT_SHARE or (peak < WHITE_SHARE and len(levels) > 1)
+    return MaskKind(is_dark, has_void, is_guess=peak < WHITE_SHARE)
+
+
+def measure_kind(mask: MaskPicture) -> MaskEvidence:
+    """Measure what the values of a picture show of its kind."""
+    levels = np.unique(mask.values)[: MOST_LABELS + 1]
+    steps = ramps = 0
+    for axis in (0, 1):
+        changes = np.diff(mask.values, axis=axis) != 0
+        before, after = (changes[:-1], changes[1:]) if axis == 0 else (changes[:, :-1], changes[:, 1:])
+        steps += int((before | after).sum())
+        ramps += int((before & after).sum())
+    peak = float(mask.values.max()) / mask.white
+    return MaskEvidence(mask.source, mask.is_lossless, peak, frozenset(levels.tolist()), steps, ramps)
+
+
+def open_mask(path: Path, has_labels: bool = True) -> MaskPicture:
+    """Read the values of a mask picture, and where they come from. Without labels, a palette holds colours."""
+    image = open_image(path)
+    if image.mode == "P" and not has_labels:
+        image = image.convert("RGBA")
+    is_lossless = path.suffix.lower() not in LOSSY_SUFFIXES
+    if image.info.get(MATTE_NOTE[0]) == MATTE_NOTE[1]:
+        return MaskPicture(np.asarray(image.convert("L")), "noted")
+    if image.mode == "P":
+        opaque = np.asarray(image.convert("RGBA").getchannel("A")) > 0 if "transparency" in image.info else None
+        if not has_grey_palette(image):
+            return MaskPicture(np.asarray(image), "palette", opaque=opaque)
+        return MaskPicture(np.asarray(image.convert("L")), "grey", opaque=opaque)
+    if is_deep_grey(image):
+        if image.mode == "F":
+            return MaskPicture(grey_to_8_bit(image), "grey", is_lossless=False)  # Floats are no labels.
+        return MaskPicture(np.asarray(image).astype(np.int64), "grey", white=65535)
+    if "A" in image.getbands():
+        opacity = np.asarray(image.getchannel("A"))
+        if opacity.min() < 255:
+            return MaskPicture(opacity, "opacity")
+    if image.mode in ("L", "1", "LA"):
+        return MaskPicture(np.asarray(image.convert("L")), "grey", is_lossless=is_lossless)
+    red, green, blue = (np.asarray(band).astype(np.int64) for band in image.convert("RGB").split())
+    if (red == green).all() and (red == blue).all():
+        return MaskPicture(red, "grey", is_lossless=is_lossless)
+    return MaskPicture(red << 16 | green << 8 | blue, "colors", 0xFFFFFF, is_lossless)
+
+
+def has_grey_palette(image: Image.Image) -> bool:
+    """Return whether all used colours of a palette image are grey. Such an image holds grey values, not labels."""
+    colors = np.array(image.convert("RGB")).reshape(-1, 3)
+    return bool((colors == colors[:, :1]).all())
+
+
+def read_edit_with_mask(path: Path, mask_path: Path) -> Floats:
+    """Read an image without opacity and a mask of the same size that becomes its opacity.
+
+    Returns (H, W, 4) float32 in [0, 1], premultiplied. Raises UserError if the sizes differ.
+    """
+    color, mask = read_rgb(path), read_mask(mask_path)
+    if mask.shape != color.shape[:2]:
+        raise UserError(
+            f"{mask_path}: is {mask.shape[1]} x {mask.shape[0]}, {path.name} is {color.shape[1]} x {color.shape[0]}; "
+            "a mask has the size of its picture"
+        )
+    opacity = mask[..., None].astype(np.float32) / 255
+    return np.dstack((color.astype(np.float32) / 255 * opacity, opacity))
+
+
+def write_mask(path: Path, mask: Pixels) -> None:
+    """Write a mask (H, W) uint8 as a PNG that notes that its values are opacity."""
+    note = PngInfo()
+    note.add_text(*MATTE_NOTE)
+    with write_atomically(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(mask)).save(temporary, compress_level=3, pnginfo=note)

@@ -1,0 +1,155 @@
+"""Labels or matte: what the values of mask pictures mean is decided once for a whole sequence, and can be told."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import draw_without_masks
+from PIL import Image
+
+import media
+import preprocess_mask_rcnn
+from command_line import UserError
+
+SIZE = (48, 32)  # width and height of the frames
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Folder with six frames and no masks."""
+    return draw_without_masks(tmp_path / "data")
+
+
+def disc(value: int, radius: int = 9, softness: float = 0) -> np.ndarray:
+    """Return a picture (H, W) with a disc of a value, whose border is soft over some pixels."""
+    rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
+    inside = ((rows - 15) ** 2 + (columns - 20) ** 2 < radius**2).astype(np.float32)
+    return np.rint(value * (cv2.GaussianBlur(inside, (0, 0), softness) if softness else inside)).astype(np.uint8)
+
+
+IS_DISC = disc(1) > 0
+
+
+def save(folder, pictures, palette=None, suffix="png", **options):
+    """Write the pictures of a sequence into a new folder and return it."""
+    for t, picture in enumerate(pictures):
+        image = Image.fromarray(picture)
+        if palette is not None:
+            image = Image.fromarray(picture, mode="P")
+            image.putpalette(palette)
+        image.save(media.make_folder(folder) / f"{t:05d}.{suffix}", **options)
+    return folder
+
+
+def read_all(folder) -> np.ndarray:
+    """Read the masks of a folder as a sequence."""
+    paths = media.list_images(folder)
+    kind = media.find_mask_kind(paths)
+    return np.stack([media.read_mask(path, kind) for path in paths])
+
+
+def test_noise_in_an_empty_frame_of_a_matte_is_no_object(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 3, (2, *SIZE[::-1]), np.uint8)
+    masks = read_all(save(tmp_path / "a", [*np.maximum(disc(255), noise), *noise]))
+    assert (masks[:2][:, IS_DISC] == 255).all()
+    assert not masks[2:].any()
+
+
+def test_a_faint_matte_stays_faint(tmp_path):
+    masks = read_all(save(tmp_path / "a", [disc(12, softness=2)] * 3))
+    assert masks.max() == 12
+
+
+def test_an_almost_transparent_object_in_one_frame_is_read_as_in_the_others(tmp_path):
+    masks = read_all(save(tmp_path / "a", [disc(255), disc(10), disc(1)]))
+    assert [int(mask.max()) for mask in masks] == [255, 10, 0]
+
+
+@pytest.mark.parametrize("number", [1, 7, 18, 100])
+def test_numbers_of_a_class_are_labels(tmp_path, number):
+    masks = read_all(save(tmp_path / "a", [disc(number)] * 3))
+    np.testing.assert_array_equal(masks[0] == 255, IS_DISC)
+    assert set(np.unique(masks)) == {0, 255}
+
+
+def test_several_classes_and_16_bit_numbers_are_labels(tmp_path):
+    both = np.where(IS_DISC, 18, 0).astype(np.uint8)
+    both[:5] = 150
+    np.testing.assert_array_equal(read_all(save(tmp_path / "a", [both] * 2))[0] > 0, both > 0)
+    deep = np.where(IS_DISC, 26001, 0).astype(np.uint16)
+    np.testing.assert_array_equal(read_all(save(tmp_path / "b", [deep] * 2))[0] == 255, IS_DISC)
+
+
+def test_dark_colours_are_labels(tmp_path):
+    red = np.dstack((disc(64), disc(0), disc(0)))
+    red[:5] = (0, 64, 0)
+    expected = IS_DISC.copy()
+    expected[:5] = True
+    np.testing.assert_array_equal(read_all(save(tmp_path / "a", [red] * 2))[0] == 255, expected)
+
+
+def test_a_transparent_entry_of_a_palette_is_outside(tmp_path):
+    labels = np.where(IS_DISC, 2, 1).astype(np.uint8)
+    folder = save(tmp_path / "a", [labels] * 2, palette=[0, 0, 0, 9, 9, 9, 200, 0, 0], transparency=1)
+    np.testing.assert_array_equal(read_all(folder)[0] == 255, IS_DISC)
+
+
+def test_the_void_of_a_palette_is_no_object_but_an_only_label_of_that_number_is(tmp_path):
+    palette = [0, 0, 0, 128, 0, 0] + [0] * 253 * 3 + [224, 224, 192]
+    labels = np.where(IS_DISC, 1, 0).astype(np.uint8)
+    labels[:4] = 255
+    void_alone = np.where(labels == 255, 255, 0).astype(np.uint8)
+    masks = read_all(save(tmp_path / "a", [labels, void_alone], palette))
+    np.testing.assert_array_equal(masks[0] == 255, IS_DISC)
+    assert not masks[1].any()
+    assert (read_all(save(tmp_path / "b", [void_alone] * 2, palette))[0] == void_alone).all()
+
+
+def test_a_soft_matte_keeps_its_values_in_every_format(tmp_path):
+    matte = disc(255, softness=1.5)
+    for suffix in ("png", "tif", "bmp", "webp", "tga"):
+        options = {"lossless": True} if suffix == "webp" else {}
+        masks = read_all(save(tmp_path / suffix, [matte] * 2, suffix=suffix, **options))
+        assert np.abs(masks[0].astype(int) - matte).max() < media.masks.LEAST_OPACITY, suffix
+    colors = np.dstack([matte] * 3)
+    assert np.abs(read_all(save(tmp_path / "rgb", [colors] * 2))[0].astype(int) - matte).max() < 3
+
+
+def test_masks_that_the_project_wrote_are_mattes_whatever_their_values(tmp_path):
+    media.write_mask(media.make_folder(tmp_path / "a") / "0.png", disc(9))
+    np.testing.assert_array_equal(read_all(tmp_path / "a")[0], disc(9))
+
+
+def import_masks(clip, source, *flags) -> np.ndarray:
+    """Import masks by the script and return them as the clip has them then."""
+    preprocess_mask_rcnn.main(["--vid-path", str(clip), "--method", "import", "--masks", str(source), *flags])
+    return read_all(clip.with_name(f"{clip.name}_maskrcnn"))
+
+
+def test_the_script_says_how_it_reads_masks_and_can_be_told(clip, tmp_path, capsys):
+    source = save(tmp_path / "a", [disc(40)] * 6)
+    masks = import_masks(clip, source)
+    np.testing.assert_array_equal(masks[0] == 255, IS_DISC)
+    assert "read as labels, every value but 0 is the object (--mask_kind matte reads them" in capsys.readouterr().out
+    for path in clip.with_name(f"{clip.name}_maskrcnn").iterdir():
+        path.unlink()
+    masks = import_masks(clip, source, "--mask_kind", "matte")
+    np.testing.assert_array_equal(masks[0], disc(40))
+
+
+def test_a_matte_has_no_numbers_of_objects(clip, tmp_path):
+    source = save(tmp_path / "a", [disc(1)] * 6)
+    with pytest.raises(UserError, match="--mask_kind matte is for masks without labels"):
+        import_masks(clip, source, "--mask_kind", "matte", "--objects", "2")
+    with pytest.raises(UserError, match="--mask_kind belongs to --method import"):
+        preprocess_mask_rcnn.main(["--vid-path", str(clip), "--mask_kind", "labels"])
+
+
+def test_masks_in_the_only_subfolder_are_found_and_several_subfolders_are_named(clip, tmp_path, capsys):
+    save(tmp_path / "a" / "first", [disc(255)] * 6)
+    np.testing.assert_array_equal(import_masks(clip, tmp_path / "a")[0], disc(255))
+    assert "holds no pictures itself; those in first are taken" in capsys.readouterr().out
+    save(tmp_path / "a" / "second", [disc(255)] * 6)
+    for path in clip.with_name(f"{clip.name}_maskrcnn").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"its folders do \(first, second\); give one of them"):
+        import_masks(clip, tmp_path / "a")
