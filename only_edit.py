@@ -24,9 +24,12 @@ def main(arguments: list[str] | None = None) -> None:
     from editing.render_edits import write_edited_video
     from editing.requests import check_request
     from media import fresh_folder, make_folder
+    from media.film import check_openexr
     from rendering.trained_run import open_run
 
     request = make_request(options)
+    if options.format == "exr":
+        check_openexr()
     run = open_run(**open_run_arguments(options))
     if options.transfer_from is None:
         check_request(request, run)
@@ -162,9 +165,9 @@ def add_rendering_flags(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--only_edit_layer", action="store_true", help="the edit alone, transparent elsewhere")
     output.add_argument(
         "--format",
-        choices=("mp4", "prores", "png"),
-        help="mp4: H.264 (default); prores: ProRes 4444 .mov; png: a folder of lossless pictures "
-        "(default with --only_edit_layer: png)",
+        choices=("mp4", "prores", "ffv1", "png", "exr"),
+        help="mp4: H.264 (default); prores: ProRes 4444 .mov; lossless, with the bits of the frames: ffv1 (.mkv), a "
+        "folder of png, or of exr with linear light (default with --only_edit_layer: png)",
     )
     output.add_argument(
         "--watch",
@@ -243,7 +246,9 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.atlas and not atlas_edit:
         raise UserError("--atlas belongs to an atlas edit; give --edit_foreground_path or --edit_background_path")
     if options.only_edit_layer and options.format == "mp4":
-        raise UserError("--only_edit_layer needs opacity, which mp4 does not have; use --format prores or png")
+        raise UserError(
+            "--only_edit_layer needs opacity, which mp4 does not have; use --format prores, ffv1, png or exr"
+        )
 
 
 def check_watch_flags(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike, NDArray
 from tqdm import tqdm
 
 import media
@@ -25,7 +26,7 @@ from editing.requests import (
     resolve_atlas_edits,
 )
 from editing.splatting import splat_attached, splat_frame
-from media import Pixels, to_8_bit
+from media import Pixels
 from media.clip import Clip
 from media.contact_sheet import contact_sheet
 from media.videos import FrameFolder, VideoWriter
@@ -115,6 +116,11 @@ def output_size(run: TrainedRun, request: EditRequest) -> tuple[int, int]:
     return run.clip.native_size if request.is_native else (run.clip.width, run.clip.height)
 
 
+def is_native(run: TrainedRun, request: EditRequest) -> bool:
+    """Return whether frames are edited with their own pixels, which the working size may be, too."""
+    return output_size(run, request) == run.clip.native_size
+
+
 def sample_edits(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> dict[int, Floats]:
     """Return the paint (H, W, 4) on each edited layer in the pixels of a frame, with later edits over earlier ones."""
     atlas_uv = compute_atlas_uv(run.model, frame)
@@ -143,14 +149,14 @@ def sample_edit_layers(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) ->
 
 def render_edited_frames(
     run: TrainedRun, frames: Iterable[Frame], edits: list[LayerEdit], request: EditRequest
-) -> Iterator[tuple[Pixels, Pixels]]:
-    """Yield for each frame the original (H, W, 3) and the edited one.
+) -> Iterator[tuple[NDArray, NDArray]]:
+    """Yield for each frame the original (H, W, 3) and the edited one, both at the depth of the frame's file.
 
     The edited frame has the shape (H, W, 3); with request.edit_only it is the edit alone, (H, W, 4), colours not
     premultiplied.
     """
 
-    def edit(frame: Frame) -> tuple[Pixels, Pixels]:
+    def edit(frame: Frame) -> tuple[NDArray, NDArray]:
         return edit_frame(run, frame, edits, request)
 
     for each in edits:
@@ -166,15 +172,15 @@ def has_free_part(edits: list[LayerEdit]) -> bool:
     return any(edit.is_free_part for edit in edits)
 
 
-def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: EditRequest) -> tuple[Pixels, Pixels]:
+def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: EditRequest) -> tuple[NDArray, NDArray]:
     """Return a frame of the clip (H, W, 3), and the edited one; see `render_edited_frames`."""
     width, height = output_size(run, request)
     # The box is found at working size. Published sampling may miss small edits there, so it renders whole frames.
     uses_box = run.full_range and width > run.clip.width
     attached_layers = {edit.layer for edit in edits if edit.is_attached}
     attached_frame = attach_paint(frame, attached_layers)
-    source = run.clip.native_frame(frame.t) if request.is_native else run.clip.frame(frame.t)
-    edited = np.zeros((height, width, 4), np.uint8) if request.edit_only else source.copy()
+    source = run.clip.native_frame(frame.t) if is_native(run, request) else run.clip.frame(frame.t)
+    edited = np.zeros((height, width, 4), source.dtype) if request.edit_only else source.copy()
     box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
     if box is None:
         return source, edited
@@ -183,13 +189,26 @@ def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: E
     for strip in strips:
         resized = resize_frame(frame, width, height, strip)
         attached_resized = resize_frame(attached_frame, width, height, strip) if attached_layers else resized
-        picture = source[strip].astype(np.float32) / 255
+        picture = media.to_display(source[strip])
         color, opacity = edit_picture(run, request, picture, resized, attached_resized, edits)
         if request.edit_only:
-            edited[strip] = to_8_bit(np.dstack((color / np.maximum(opacity, 1e-6), opacity)))
+            edited[strip] = draw_edit_alone(color, opacity, source.dtype)
         else:
-            edited[strip] = to_8_bit(picture * (1 - opacity) + color)
+            # Pixels without paint stay as they are, to the last bit.
+            painted = media.from_display(picture * (1 - opacity) + color, source.dtype)
+            np.copyto(edited[strip], painted, where=opacity > 0)
     return source, edited
+
+
+def draw_edit_alone(color: Floats, opacity: Floats, dtype: DTypeLike) -> NDArray:
+    """Return premultiplied paint (H, W, 3) with its opacity (H, W, 1) as a transparent picture (H, W, 4).
+
+    Its colours are premultiplied only if they are linear floats, as EXR files have them.
+    """
+    straight = color / np.maximum(opacity, 1e-6)
+    if np.dtype(dtype).kind != "f":
+        return media.from_display(np.dstack((straight, opacity)), dtype)
+    return np.dstack((media.from_display(straight, dtype) * opacity, opacity)).astype(dtype)
 
 
 def edit_picture(
@@ -258,7 +277,7 @@ def write_edits(
             if t in (0, len(clip) // 2, len(clip) - 1):
                 height = min(edited.shape[0], round(PREVIEW_PX * edited.shape[0] / edited.shape[1]))
                 width = min(edited.shape[1], PREVIEW_PX)
-                previews[f"frame {t}"] = show_over_checkers(media.resize(edited, width, height))
+                previews[f"frame {t}"] = show_over_checkers(media.resize(media.show_in_8_bit(edited), width, height))
     media.write_png(folder / "edited.png", contact_sheet(previews))
     if not has_changed:
         warn(
@@ -269,9 +288,9 @@ def write_edits(
 
 def open_video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter | FrameFolder:
     """Open the writer of the edited video: a video file, or a folder of PNGs."""
-    if output.kind == "png":
-        return FrameFolder(folder / f"edited_{clip.name}", [path.stem for path in clip.frame_paths])
-    suffix = {"mp4": ".mp4", "prores": ".mov"}[output.kind]
+    if output.kind in ("png", "exr"):
+        return FrameFolder(folder / f"edited_{clip.name}", [path.stem for path in clip.frame_paths], output.kind)
+    suffix = {"mp4": ".mp4", "prores": ".mov", "ffv1": ".mkv"}[output.kind]
     path = folder / f"edited_{clip.name}{suffix}"
     return VideoWriter(path, clip.fps, output.crf, output.kind, output.audio, times_s=clip.times_s)
 

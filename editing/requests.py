@@ -56,7 +56,7 @@ class EditRequest:
 class Output:
     """The format of the edited video."""
 
-    kind: str = "mp4"  # or "prores" (ProRes 4444), "png" (a folder of pictures)
+    kind: str = "mp4"  # or "prores" (ProRes 4444), "ffv1" (lossless), "png" or "exr" (a folder of pictures)
     crf: int = 18  # quality of the mp4, from 0 (lossless) to 51
     save_frames: bool = False  # also write the frames as PNGs
     audio: Audio | None = None

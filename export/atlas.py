@@ -241,7 +241,8 @@ def warp_frame_to_atlas(
     texels = texels - np.array([columns.start, rows.start], np.float32)
     positions, is_found = invert_uv_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
     native_positions = run.clip.to_native_px(positions).astype(np.float32)
-    color = sample_field(run.clip.native_frame(frame.t), native_positions, cv2.INTER_CUBIC).astype(np.float32) / 255
+    picture = media.encode_picture(run.clip.native_frame(frame.t))
+    color: Floats = media.to_display(sample_field(picture, native_positions, cv2.INTER_CUBIC))
     if frame.light is not None:
         color = color / np.maximum(sample_field(frame.light, positions), LEAST_LIGHT)
     visibility = sample_field(frame.visibility[layer], positions)

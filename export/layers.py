@@ -114,7 +114,7 @@ def make_pictures(
     """Return the pictures of a frame by the name of their folder, and the clean plate if one was needed."""
     pictures, clean = make_mattes(run, frame) if "alpha" in kinds else {}, None
     if {"foreground", "background"} & set(kinds):
-        source = run.clip.native_frame(frame.t).astype(np.float32) / 255
+        source = media.to_display(run.clip.native_frame(frame.t))
         clean = make_clean_plate(run, frame, source, plate, remove_shadow)
         pictures["background"] = to_8_bit(clean.picture)
         pictures["background_unseen"] = np.where(clean.never_visible, 255, 0).astype(np.uint8)

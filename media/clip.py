@@ -80,9 +80,9 @@ class Clip:
         """Convert positions (..., 2) from pixels of the frames' files to pixels of the working size."""
         return (positions + 0.5) / np.array(self.native_scale) - 0.5
 
-    def native_frame(self, t: int) -> Pixels:
-        """Read frame t at the size of its file, (height, width, 3) uint8."""
-        return media.read_rgb(self.frame_paths[t])
+    def native_frame(self, t: int) -> NDArray:
+        """Read frame t at the size and the depth of its file, (height, width, 3), see `media.read_picture`."""
+        return media.read_picture(self.frame_paths[t])
 
     @cached_property
     def masks(self) -> tuple[Path, ...] | None:

@@ -1,6 +1,8 @@
 """Images: read many formats, write PNG."""
 
+import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -8,31 +10,60 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from command_line import UserError
+from command_line import UserError, warn
+from media.depth import Pixels, show_in_8_bit
 from media.files import write_atomically
+from media.film import DPX_SUFFIX, EXR_SUFFIX, dpx_size, exr_size, read_dpx, read_exr
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+FILM_SUFFIXES = {EXR_SUFFIX, DPX_SUFFIX}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".tga"} | FILM_SUFFIXES
 MAX_LISTED = 5  # folders that a message lists at most
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # compression noise makes their small values meaningless
 TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that swap width and height
 EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
+TIFF_BITS = 258  # number of the TIFF entry with the bits of a sample
+PNG_HEADER_BYTES, PNG_DEPTH, PNG_COLORED = (
+    26,
+    24,
+    (2, 6),
+)  # Bytes of its header: the bits, and then the kind of colours.
 FINE_SIGMA_PX = 4.0  # Up to twice this standard deviation a Gaussian is computed on the image itself, in pixels.
 
 Floats = NDArray[np.floating]
-Pixels = NDArray[np.uint8]
 Box = tuple[slice, slice]  # rows and columns of an image
 
 
-def natural_key(path: Path) -> list[tuple[int, int | str]]:
-    """Return a sort key that compares numbers in file names by value, so that frame2 comes before frame10."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts]
+def natural_key(path: Path, has_minus: bool = False) -> list[tuple[int, int | str]]:
+    """Return a sort key that compares numbers in file names by value, so that frame2 comes before frame10.
+
+    A hyphen in front of a number is a minus sign at the beginning of a name or after _, a dot or a space, and with
+    has_minus after letters, too.
+    """
+    sign = r"(?<!\d)-" if has_minus else r"(?:(?<=^)|(?<=[._ ]))-"
+    parts = re.split(rf"((?:{sign})?\d+)", path.name)
+    return [(0, int(part)) if part.lstrip("-").isdecimal() else (1, part.lower()) for part in parts]
+
+
+def has_negative_numbers(names: Iterable[str]) -> bool:
+    """Return whether hyphens before numbers are minus signs: the same name stands with and without one (f-1 and f1)."""
+    matches = [match for match in (re.fullmatch(r"(.*?)(-?)\d+", name) for name in names) if match]
+    with_sign = {match[1] for match in matches if match[2]}
+    return any(match[1] in with_sign for match in matches if not match[2])
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the image files of a folder in natural order, without hidden files."""
-    files = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-    return sorted(files, key=natural_key)
+    """Return the image files of a folder in natural order, without hidden files.
+
+    Raises UserError if two of them have one name but for the suffix: it is not known which one is meant.
+    """
+    files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    by_stem: dict[str, Path] = {}
+    for path in files:
+        if (other := by_stem.setdefault(path.stem, path)) != path:
+            one, two = sorted((other.name, path.name))
+            raise UserError(f"{folder} holds {one} and {two}, two pictures of one name; keep one kind of them there")
+    has_minus = has_negative_numbers(by_stem)
+    return sorted(files, key=lambda path: natural_key(path, has_minus))
 
 
 def explain_empty_folder(folder: Path) -> str:
@@ -75,6 +106,8 @@ def open_image(path: Path) -> Image.Image:
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) in pixels of the upright image. Only the header of the file is read."""
+    if path.suffix.lower() in FILM_SUFFIXES:
+        return exr_size(path) if path.suffix.lower() == EXR_SUFFIX else dpx_size(path)
     try:
         with Image.open(path) as image:
             is_transposed = image.getexif().get(EXIF_ORIENTATION, 1) in TRANSPOSED_ORIENTATIONS
@@ -97,12 +130,82 @@ def grey_to_8_bit(image: Image.Image) -> Pixels:
     return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
 
 
+def to_srgb(image: Image.Image, path: Path) -> Image.Image:
+    """Return an image in the colours of sRGB if it has the profile of others, such as Display P3 or those of a printer.
+
+    An image without a profile is in sRGB and is returned unchanged. Warns if the profile is damaged.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(source).lower():
+            return image
+        opacity = image.getchannel("A") if "A" in image.getbands() else None
+        base = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGB")
+        converted = ImageCms.profileToProfile(base, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        warn(f"{path}: its colour profile cannot be used ({error}); its colours are taken as sRGB")
+        return image
+    assert converted is not None  # it is, unless the conversion is done in place
+    if opacity is not None:
+        converted.putalpha(opacity)
+    return converted
+
+
 def read_rgb(path: Path) -> Pixels:
-    """Read an image of any kind as (H, W, 3) uint8: grey, palette, RGBA, CMYK or 16 bits. Opacity is ignored."""
+    """Read an image of any kind as (H, W, 3) uint8 in sRGB: grey, palette, RGBA, CMYK, 16 bits, EXR or DPX.
+
+    Opacity is ignored.
+    """
+    if path.suffix.lower() in FILM_SUFFIXES:
+        return show_in_8_bit(read_picture(path))
     image = open_image(path)
     if is_deep_grey(image):
         return np.repeat(grey_to_8_bit(image)[..., None], 3, axis=-1)
-    return np.array(image.convert("RGB"))
+    return np.array(to_srgb(image, path).convert("RGB"))
+
+
+def read_picture(path: Path) -> NDArray:
+    """Read an image at its own depth, (H, W, 3): uint8, uint16, or linear light in floats (EXR). Opacity is ignored.
+
+    Pictures with a colour profile have 8 bits, because they become sRGB.
+    """
+    suffix = path.suffix.lower()
+    if suffix == EXR_SUFFIX:
+        return read_exr(path)[..., :3]
+    if suffix == DPX_SUFFIX:
+        return read_dpx(path)
+    return read_deep_colors(path) if is_deep_color(path) else read_rgb(path)
+
+
+def is_deep_color(path: Path) -> bool:
+    """Return whether a PNG or TIFF file has colours of 16 bits and no colour profile. Only its header is read."""
+    if path.suffix.lower() not in (".png", ".tif", ".tiff"):
+        return False
+    try:
+        with Image.open(path) as image:
+            if image.info.get("icc_profile") or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+                return False
+            if image.format == "TIFF":
+                return image.tag_v2.get(TIFF_BITS, (8,))[0] == 16 and len(image.getbands()) >= 3  # type: ignore[attr-defined]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False  # Reading it will tell.
+    with path.open("rb") as file:
+        header = file.read(PNG_HEADER_BYTES)
+    return header[PNG_DEPTH] == 16 and header[PNG_DEPTH + 1] in PNG_COLORED
+
+
+def read_deep_colors(path: Path) -> NDArray:
+    """Read a picture of 16 bits as (H, W, 3) uint16. Raises UserError if it is damaged."""
+    open_image(path)  # OpenCV does not say what is wrong.
+    stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.ndim != 3:
+        raise UserError(f"{path}: a picture of 16 bits that cannot be read; export it again as PNG")
+    return cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB if stored.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
 def stores_opacity(image: Image.Image) -> bool:
@@ -126,7 +229,7 @@ def read_edit(path: Path) -> Floats:
             f"{path}: {image.mode} picture without opacity, expected RGBA; save it as a PNG with transparency, "
             "see-through where nothing is to change"
         )
-    rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
+    rgba = np.asarray(to_srgb(image, path).convert("RGBA")).astype(np.float32) / 255
     rgba[..., :3] *= rgba[..., 3:]
     return rgba
 
@@ -170,17 +273,6 @@ def resize_labels(mask: NDArray, width: int, height: int) -> NDArray:
     if mask.shape[:2] == (height, width):
         return mask
     return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def to_8_bit(values: NDArray) -> Pixels:
-    """Convert values in [0, 1], or booleans, to rounded uint8 in [0, 255]. Values outside are clipped."""
-    rounded = np.rint(values * 255)
-    return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)
-
-
-def reduce_to_8_bit(picture: NDArray) -> Pixels:
-    """Return a picture of uint8 or uint16 as uint8."""
-    return picture if picture.dtype == np.uint8 else (picture >> 8).astype(np.uint8)
 
 
 def write_png(path: Path, image: NDArray) -> None:

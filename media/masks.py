@@ -11,7 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from command_line import UserError
+from media.depth import to_8_bit
 from media.files import write_atomically
+from media.film import EXR_SUFFIX, read_exr_matte
 from media.images import LOSSY_SUFFIXES, Floats, Pixels, grey_to_8_bit, is_deep_grey, open_image, read_rgb
 
 VOID_LABEL, VOID_COLOR = 255, 0xE0E0C0  # Pixels that nobody labelled, in palettes and colours (VOC, DAVIS).
@@ -140,6 +142,8 @@ def measure_kind(mask: MaskPicture) -> MaskEvidence:
 
 def open_mask(path: Path, has_labels: bool = True) -> MaskPicture:
     """Read the values of a mask picture, and where they come from. Without labels, a palette holds colours."""
+    if path.suffix.lower() == EXR_SUFFIX:
+        return MaskPicture(to_8_bit(read_exr_matte(path)), "opacity")
     image = open_image(path)
     if image.mode == "P" and not has_labels:
         image = image.convert("RGBA")

@@ -15,9 +15,12 @@ import numpy as np
 from av.container import OutputContainer
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from media.color import ACCURATE, Picture
+from media.depth import encode_picture, make_linear
 from media.files import make_folder, temporary_path
+from media.film import write_exr
 from media.images import Pixels, write_png
 from media.sound import Audio, SoundWriter
 
@@ -52,8 +55,8 @@ def choose_codec(kind: str, crf: int, preset: str, channels: int, is_deep: bool)
 class VideoWriter:
     """A video file that is written frame by frame and gets its final name when it is complete.
 
-    Frames are (H, W, 3) or (H, W, 4), uint8 or uint16. kind: "mp4" is H.264, "prores" is ProRes 4444 with opacity,
-    "ffv1" is lossless, with opacity. times_s: when each frame is shown, and when the last one ends, in seconds, for
+    Frames are (H, W, 3) or (H, W, 4), uint8, uint16 or linear floats. kind: "mp4" is H.264, "prores" is ProRes 4444
+    with opacity, "ffv1" is lossless, with opacity. times_s: when each frame is shown, and when the last one ends, in seconds, for
     frames that are spaced unevenly. crf: quality of H.264, 0 (lossless) to 51. preset: of the encoder of H.264; faster
     ones write larger files. For H.264 odd sizes are padded by repeating the last column or row, because its pixel
     format needs even sizes. A thread encodes while the next frames are made. Raises OSError if the encoder fails.
@@ -85,6 +88,7 @@ class VideoWriter:
 
     def encode(self, picture: Picture) -> None:
         """Encode one frame, and the sound up to its end."""
+        picture = encode_picture(picture)
         height, width = picture.shape[:2]
         if self.kind == "mp4" and (height % 2 or width % 2):
             picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # type: ignore[assignment]
@@ -200,19 +204,26 @@ def make_frame(picture: Picture, pixel_format: str) -> av.VideoFrame:
 
 
 class FrameFolder:
-    """A folder of PNG files that are written frame by frame. The first frame makes the folder.
+    """A folder of pictures that are written frame by frame. The first frame makes the folder.
 
-    names: file names without suffix, one per frame.
+    names: file names without suffix, one per frame. kind: "png", or "exr" with linear light.
     """
 
-    def __init__(self, folder: Path, names: list[str]):
-        self.folder, self.names, self.count = folder, names, 0
+    def __init__(self, folder: Path, names: list[str], kind: str = "png"):
+        self.folder, self.names, self.kind, self.count = folder, names, kind, 0
 
-    def write(self, frame: Pixels) -> None:
-        """Write the next frame, (H, W, 3) or (H, W, 4) uint8."""
+    def write(self, frame: NDArray) -> None:
+        """Write the next frame, (H, W, 3) or (H, W, 4) of uint8, uint16 or linear floats, without a loss.
+
+        A PNG of linear floats, which it cannot hold, has 16 bits.
+        """
         if self.count == 0:
             make_folder(self.folder)
-        write_png(self.folder / f"{self.names[self.count]}.png", frame)
+        path = self.folder / f"{self.names[self.count]}.{self.kind}"
+        if self.kind == "png":
+            write_png(path, encode_picture(frame))
+        else:
+            write_exr(path, {"RGBA"[: frame.shape[2]]: make_linear(frame)})
         self.count += 1
 
     def __enter__(self) -> Self:

@@ -188,7 +188,7 @@ def check_frames(
     for number, frame in enumerate(frames):
         if number >= max_frames:
             raise UserError(too_many_frames_message(source, f"more than {max_frames}", max_frames))
-        detector.add_frame(media.reduce_to_8_bit(frame.pixels))
+        detector.add_frame(media.show_in_8_bit(frame.pixels))
         times.add(frame)
         yield frame.pixels
 

@@ -136,5 +136,5 @@ def read_matte(path: Path, span: Span) -> Iterator[Pixels]:
         return read_video(path, span.start_s, span.end_s, alpha)
 
     has_alpha = read_video_metadata(path).has_alpha and any((mask < 255).any() for mask in read(alpha=True))
-    masks = read(alpha=True) if has_alpha else (media.reduce_to_8_bit(frame).max(-1) for frame in read(alpha=False))
+    masks = read(alpha=True) if has_alpha else (media.show_in_8_bit(frame).max(-1) for frame in read(alpha=False))
     return itertools.islice(masks, 0, None, span.every)
