@@ -56,10 +56,11 @@ class VideoWriter:
     """A video file that is written frame by frame and gets its final name when it is complete.
 
     Frames are (H, W, 3) or (H, W, 4), uint8, uint16 or linear floats. kind: "mp4" is H.264, "prores" is ProRes 4444
-    with opacity, "ffv1" is lossless, with opacity. times_s: when each frame is shown, and when the last one ends, in seconds, for
-    frames that are spaced unevenly. crf: quality of H.264, 0 (lossless) to 51. preset: of the encoder of H.264; faster
-    ones write larger files. For H.264 odd sizes are padded by repeating the last column or row, because its pixel
-    format needs even sizes. A thread encodes while the next frames are made. Raises OSError if the encoder fails.
+    with opacity, "ffv1" is lossless, with opacity. times_s: when each frame is shown, and when the last one ends, in
+    seconds, for frames that are spaced unevenly. crf: quality of H.264, 0 (lossless) to 51. preset: of the encoder of
+    H.264; faster ones write larger files. For H.264 odd sizes are padded by repeating the last column or row, because
+    its pixel format needs even sizes. A thread encodes while the next frames are made. Raises OSError if the encoder
+    fails.
     """
 
     def __init__(
