@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +16,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # A progress bar in a log file would write a line for each step.
 if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
-
-DISK_ERRORS = {  # error numbers of a full disk, a missing permission or a failing encoder
-    errno.EACCES,
-    errno.EIO,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-}
 
 
 class UserError(Exception):
@@ -54,10 +44,18 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         exit_with("stopped by Ctrl-C; unfinished files were removed, finished ones kept", 130)
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno is None:  # no error of the system
             raise
         path = error.filename or "the output folder"
-        exit_with(f"error: cannot read or write {path}: {error.strerror}; check its permissions and the free space", 2)
+        is_too_long = error.errno == errno.ENAMETOOLONG
+        remedy = "use shorter names" if is_too_long else "check its permissions and the free space"
+        exit_with(f"error: cannot read or write {path}: {error.strerror}; {remedy}", 2)
+
+
+def quote(path: Path | str) -> str:
+    """Return a path as it is written in a command that somebody copies into a terminal."""
+    text = str(path)
+    return f'"{text}"' if os.name == "nt" else shlex.quote(text)
 
 
 def exit_with(message: str, exit_code: int) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script
+from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, quote, run_script
 
 SMALLEST_PX, LARGEST_PX = 64, 8192  # Limits of --resolution, in pixels.
 
@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     atlas = export_atlases(run, folder, resolution, options.padding, options.bits, options.room, formats)
     where = f'in the layer "paint here" of a .{formats[0]} file' if formats else "over a layer's picture"
     print(f"open {folder / 'atlases.png'}; paint {where}, save it, and apply it with:")
-    command = f'  python only_edit.py --trained_model_folder="{options.trained_model_folder}" --output_folder=edited'
+    quoted = quote(options.trained_model_folder)
+    command = f"  python only_edit.py --trained_model_folder={quoted} --output_folder=edited"
     flags = []
     for image in atlas.layers:
         if image.layer == 0:

@@ -8,19 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, add_device_flag, make_parser, resolve_folder_name, run_script
+from command_line import UserError, add_device_flag, make_parser, quote, resolve_folder_name, run_script
 from config import MOST_OBJECTS
 from preprocessing.mask_request import MaskRequest, add_mask_kind_flag, add_prompt_flags, check_prompt_flags
 
 if TYPE_CHECKING:
     from config import Config
     from media.decoding import VideoMetadata
+    from preprocessing.extract import Span
 
 FAST_CONFIG = Path(__file__).resolve().parent / "config" / "fast.json"
 STAGES = ("frames", "masks", "flow", "layers")
 MOST_COUNTED = 10_000  # Frames of a video that are counted before the message that there are too many.
 DEFAULT_MAX_FRAMES = 500
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".tga", ".exr", ".dpx"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -220,7 +221,7 @@ def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float])
     span = Span(options.start, options.end, options.every, deinterlace=options.deinterlace != "off")
     metadata = read_video_metadata(options.input)
     check_span(options.input, span, metadata)
-    folder = options.data_folder / (options.name or options.input.stem + span.name_suffix())
+    folder = options.data_folder / name_clip(options, span)
     has_frames = folder.is_dir() and any(folder.iterdir())
     count = span.count_frames(options.input, max(MOST_COUNTED, options.max_frames))
     check_length(options, count, (metadata.width, metadata.height), has_to_extract=not has_frames)
@@ -239,6 +240,25 @@ def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float])
             if read_uneven_times(folder, note.frames, note.fps):
                 print("they are spaced unevenly in time; all videos made of them keep the time of each frame")
     return folder
+
+
+def name_clip(options: argparse.Namespace, span: "Span") -> str:
+    """Return the name of the clip's folders: as given, or that of the video and its part, shortened if it is too long.
+
+    Raise UserError if a given name is too long.
+    """
+    import media
+
+    name = options.name or options.input.stem + span.name_suffix()
+    fitting = media.fit_clip_name(name, options.data_folder)
+    if fitting == name:
+        return name
+    if options.name:
+        raise UserError(f"--name {name}: is too long for the files that are named after it; give a shorter one")
+    suffix = span.name_suffix()
+    short = media.fit_clip_name(options.input.stem, options.data_folder, len(suffix.encode())) + suffix
+    print(f"the name of the video is too long for the files that are named after it; they are named {short}")
+    return short
 
 
 def print_conversions(metadata: "VideoMetadata", deinterlace: bool) -> None:
@@ -356,9 +376,9 @@ def print_result(run: Path, seconds: dict[str, float]) -> None:
     more = "" if has_full_set(evaluation) else "; --full_evaluation writes more videos"
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}{more}")
     print(
-        f'to edit: python export_atlas.py --trained_model_folder="{run}" --output_folder=atlas\n'
+        f"to edit: python export_atlas.py --trained_model_folder={quote(run)} --output_folder=atlas\n"
         'paint in the layer "paint here" of atlas/foreground.ora, save it, and\n'
-        f'python only_edit.py --trained_model_folder="{run}" --output_folder=edited '
+        f"python only_edit.py --trained_model_folder={quote(run)} --output_folder=edited "
         "--edit_foreground_path=atlas/foreground.ora"
     )
 

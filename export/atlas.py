@@ -311,7 +311,9 @@ def write_layer_atlas(
     path, pixels = folder / f"{name}.png", to_8_bit(rgba)
     empty = np.zeros_like(atlas.guide)
     writers = [
-        lambda: media.write_png(path, pixels) if bits == 8 else write_png_16(path, rgba),
+        lambda: (
+            media.write_png(path, pixels) if bits == 8 else media.write_png(path, media.from_display(rgba, np.uint16))
+        ),
         lambda: media.write_png(folder / f"{name}_learned.png", to_8_bit(learned)),
         lambda: media.write_png(folder / f"{name}_sampled.png", to_8_bit(sampled)),
         lambda: media.write_png(folder / f"{name}_guide.png", atlas.guide),
@@ -343,14 +345,6 @@ def extend_colors(picture: Floats, visibility: Floats) -> Floats:
     values = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     known = torch.from_numpy((visibility > VISIBLE).astype(np.float32))[None, None]
     return fill_unknown(values, known)[0].permute(1, 2, 0).numpy()
-
-
-def write_png_16(path: Path, rgba: Floats) -> None:
-    """Write RGBA (h, w, 4) in [0, 1] as a PNG of 16 bits per channel. Raises UserError if that fails."""
-    values = np.clip(np.rint(rgba * 65535), 0, 65535).astype(np.uint16)
-    with media.write_atomically(path) as temporary:
-        if not cv2.imwrite(str(temporary), values[..., [2, 1, 0, 3]]):
-            raise UserError(f"{path}: could not be written; check the folder's permissions and the free space")
 
 
 def show_on_white(picture: Floats, visibility: Floats) -> Pixels:

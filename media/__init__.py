@@ -1,7 +1,7 @@
 """Images, videos, optical flow and clips on disk: many formats are read, a few are written."""
 
 from media.depth import encode_picture, from_display, show_in_8_bit, to_8_bit, to_display
-from media.files import fresh_folder, make_folder, write_atomically, write_text
+from media.files import check_names, fit_clip_name, fresh_folder, make_folder, write_atomically, write_text
 from media.images import (
     IMAGE_SUFFIXES,
     Pixels,
@@ -30,9 +30,11 @@ __all__ = [
     "VideoSet",
     "VideoWriter",
     "blur",
+    "check_names",
     "encode_picture",
     "explain_empty_folder",
     "find_mask_kind",
+    "fit_clip_name",
     "fresh_folder",
     "from_display",
     "has_opacity",

@@ -196,6 +196,7 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the frames there as 00000.jpg, 00001.jpg, ...")
     paths = media.list_images(folder)[: config.maximum_number_of_frames]
+    media.check_names(folder, paths)
     if not paths:
         raise UserError(media.explain_empty_folder(folder))
     if len(paths) < 2:

@@ -2,11 +2,54 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from command_line import UserError, resolve_folder_name
+
+USUAL_NAME_BYTES = 255  # Most file systems allow that many in a name.
+DECORATION_BYTES = 64  # What a run adds to the name of a clip at most: "_maskrcnn_candidates.png", a date, a suffix.
+FLOW_BYTES = 8  # What the name of a flow file adds to those of two frames.
+
+
+def longest_name(folder: Path) -> int:
+    """Return how many bytes a file name may have in a folder, which need not exist yet."""
+    existing = next((path for path in (folder, *folder.resolve().parents) if path.is_dir()), Path())
+    try:
+        return os.pathconf(existing, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows does not know the function, some systems not the name.
+        return USUAL_NAME_BYTES
+
+
+def fit_clip_name(name: str, folder: Path, suffix_bytes: int = 0) -> str:
+    """Return a clip's name, shortened if the files that are named after it would not fit into the file system.
+
+    suffix_bytes: bytes to leave for what is added to the name.
+    """
+    most = longest_name(folder) - DECORATION_BYTES - suffix_bytes
+    while len(os.fsencode(name)) > most:
+        name = name[:-1].rstrip()
+    return name
+
+
+def check_names(folder: Path, files: Sequence[Path]) -> None:
+    """Raise UserError if the name of a clip's folder or of its frames is so long that other files cannot be written.
+
+    Those are named after the folder, and optical flow after two frames.
+    """
+    if fit_clip_name(folder.name, folder) != folder.name:
+        raise UserError(
+            f"{folder}: the folder's name has {len(os.fsencode(folder.name))} bytes, and files that are named after "
+            f"it would not fit; give it a name of at most {longest_name(folder) - DECORATION_BYTES} bytes"
+        )
+    longest = max((len(os.fsencode(path.name)) for path in files), default=0)
+    most = (longest_name(folder) - FLOW_BYTES) // 2
+    if longest > most:
+        raise UserError(
+            f"{folder}: the names of its pictures have up to {longest} bytes, and the optical flow is named after two "
+            f"of them; rename them to at most {most} bytes, such as 00000.png"
+        )
 
 
 def temporary_path(path: Path) -> Path:

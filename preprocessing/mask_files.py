@@ -18,6 +18,7 @@ def list_frames(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --vid-path takes the folder of frames")
     if frames := media.list_images(folder):
+        media.check_names(folder, frames)
         return frames
     raise UserError(media.explain_empty_folder(folder))
 

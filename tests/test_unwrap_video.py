@@ -4,13 +4,14 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import last_line, run_script
+from conftest import draw, last_line, run_script
 
 import media
 import unwrap_video
@@ -293,3 +294,49 @@ def test_a_full_disk_is_noticed_before_anything_begins(tmp_path, unwrapped, monk
     with pytest.raises(UserError, match=r"MB free, about .* MB are needed; make room"):
         unwrap_video.main(make_arguments(unwrapped[0] / "a pan.mp4", tmp_path))
     assert not (tmp_path / "data").exists()
+
+
+def test_a_title_that_is_too_long_is_shortened_before_the_slow_part(tmp_path, capsys):
+    """The name fits into the file system, those of the files that are named after it would not."""
+    title = "動" * 78
+    write_movie(tmp_path / f"{title}.mp4", SCENES["pan"](*SIZE, COUNT))
+    options = unwrap_video.make_unwrap_parser().parse_args(
+        [str(tmp_path / f"{title}.mp4"), "--data_folder", str(tmp_path / "data"), "--start", "0.1"]
+    )
+    frames = unwrap_video.extract_video_frames(options, {})
+    assert frames.name.endswith("動_from0.1s")
+    assert len(frames.name.encode()) <= 255 - media.files.DECORATION_BYTES
+    assert "the name of the video is too long for the files that are named after it" in capsys.readouterr().out
+    options.name = title
+    with pytest.raises(UserError, match="is too long for the files that are named after it; give a shorter one"):
+        unwrap_video.extract_video_frames(options, {})
+
+
+def test_a_folder_or_frames_with_names_that_are_too_long_are_refused(tmp_path):
+    frames = draw(tmp_path)
+    for name, message in (("動" * 70, "the folder's name has 210 bytes"), ("short", "the names of its pictures")):
+        folder = frames.rename(tmp_path / name)
+        if name == "short":
+            paths = media.list_images(folder)
+            paths[0].rename(folder / f"{'f' * 130}.png")
+        with pytest.raises(UserError, match=message):
+            unwrap_video.main([str(folder)])
+        frames = folder
+
+
+def test_an_error_of_the_file_system_is_one_line(tmp_path):
+    done = run_script("unwrap_video.py", tmp_path / ("a" * 300 + ".mp4"))
+    assert done.returncode == 2
+    assert last_line(done.stderr).endswith("File name too long; use shorter names")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_titles_with_percent_signs_quotes_and_other_letters_work(tmp_path):
+    video = tmp_path / '50% "off" it\'s $HOME %d 動画.mp4'
+    write_movie(video, SCENES["pan"](*SIZE, COUNT))
+    flags = ["--time_budget", "1", "--method", "motion", "--data_folder", tmp_path / "data"]
+    done = run_script("unwrap_video.py", video, *flags, "--results_folder", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    folder = Path(shlex.split(done.stdout[done.stdout.index("to edit:") :])[4].removeprefix("--trained_model_folder="))
+    assert (folder / "checkpoint").is_file()
