@@ -18,15 +18,18 @@ KINDS = ("foreground", "background", "alpha", "st_maps", "inverse_st_maps")
 def main(arguments: list[str] | None = None) -> None:
     """Write image sequences, or the track of one point, into a folder."""
     options = make_layer_parser().parse_args(arguments)
-    if options.track is not None and (options.atlas or options.remove_shadow or options.kinds != list(KINDS)):
+    if options.track is not None and (
+        options.atlas or options.remove_shadow or options.kinds != list(KINDS) or options.format != "png"
+    ):
         raise UserError(
-            "--track writes the track of a point and no layers; leave --atlas, --kinds and --remove_shadow out"
+            "--track writes the track of a point and no layers; leave --atlas, --kinds, --format and --remove_shadow "
+            "out"
         )
     if options.remove_shadow and "background" not in options.kinds:
         raise UserError("--remove_shadow changes the clean plates; add background to --kinds, or leave it out")
 
-    from export.st_maps import check_st_maps
     from media import fresh_folder, write_text
+    from media.film import check_openexr
     from rendering.trained_run import open_run
 
     run = open_run(**open_run_arguments(options))
@@ -42,8 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"wrote {folder / 'track.csv'}")
         return
 
-    if {"st_maps", "inverse_st_maps"} & set(options.kinds):
-        check_st_maps()
+    if options.format == "exr" or {"st_maps", "inverse_st_maps"} & set(options.kinds):
+        check_openexr()
     from editing.atlas_file import read_atlas_file
     from export.atlas import export_atlases
     from export.layers import export_layers
@@ -56,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         atlas_folder = folder / "atlas"
         if options.kinds != ["alpha"]:
             atlas = export_atlases(run, fresh_folder(atlas_folder), None, 0, 8)
-    export_layers(run, atlas_folder, atlas, folder, options.kinds, options.remove_shadow)
+    export_layers(run, atlas_folder, atlas, folder, options.kinds, options.remove_shadow, options.format)
     if (folder / "layers.png").is_file():  # ST maps alone have no preview
         print(f"open {folder / 'layers.png'}")
     print(f"wrote {folder}")
@@ -71,6 +74,13 @@ def make_layer_parser() -> argparse.ArgumentParser:
     )
     add_trained_run_flags(parser)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to write (default: all)")
+    parser.add_argument(
+        "--format",
+        choices=("png", "exr"),
+        default="png",
+        help="png: a folder for each kind (default); exr: one file for each frame with all of them as named layers, in "
+        "linear light; inverse ST maps, which have another size, stay files of their own",
+    )
     parser.add_argument(
         "--remove_shadow",
         action="store_true",

@@ -15,15 +15,15 @@ import media
 from editing.atlas_file import AtlasFile, LayerImage
 from editing.layer_edit import LayerEdit
 from export.shadows import Flags, find_shadow
-from export.st_maps import write_st_map
+from export.st_maps import map_positions, st_layers, write_inverse_maps, write_st_map
 from grids.matting import continue_colors
 from media import Pixels, to_8_bit
 from media.contact_sheet import contact_sheet
+from media.depth import make_linear
+from media.film import write_exr
 from rendering.atlas_view import compute_atlas_uv
 from rendering.frames import VISIBLE, Floats, Frame, map_frames
 from rendering.halo import coverage_in_front, in_halo
-from rendering.inverse import invert_uv_field
-from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
 SHADOW_FRAMES = 0.2  # Share of the frames with a shadow from which on the user is told.
@@ -32,6 +32,10 @@ SHADOW_FRAMES = 0.2  # Share of the frames with a shadow from which on the user 
 CONTINUED_OPACITY, SOLVED_OPACITY, COLOR_SCALE_PX = 0.2, 0.8, 4.0
 LEAST_OPACITY = 0.05  # Least opacity by which the colour of the foreground is divided.
 INPAINT_RADIUS_PX = 5  # Radius of the neighbourhood from which the plate is inpainted, in pixels.
+LAYERS_CONVENTION = (
+    "linear light; the foreground is premultiplied: foreground + (1 - foreground.A) * background is the frame; "
+    "ST maps: red s, green t, from the lower left corner, blue visibility, not multiplied by an opacity"
+)
 SHEET_PX = 480  # Width of a picture in layers.png, in pixels.
 SHEET_GREY = 160  # Grey value behind transparent pictures in layers.png, 0 to 255.
 
@@ -55,6 +59,16 @@ class FrameNotes:
     has_shadow: bool = False  # whether a shadow moves with the objects
 
 
+@dataclass
+class Separated:
+    """A frame taken apart into its layers, H x W pixels."""
+
+    mattes: dict[str, Floats]  # (H, W) by name; empty if they are not asked for
+    source: NDArray | None = None  # (H, W, 3) the frame at its own depth
+    shown: Floats | None = None  # (H, W, 3) the same as a screen shows it, in [0, 1]
+    clean: CleanPlate | None = None  # None if neither plates nor the foreground are asked for
+
+
 def export_layers(
     run: TrainedRun,
     atlas_folder: Path,
@@ -62,31 +76,41 @@ def export_layers(
     folder: Path,
     kinds: Sequence[str],
     remove_shadow: bool = False,
+    format: str = "png",
 ) -> None:
     """Write image sequences of the layers, named after the frames and of their native size, and layers.png.
 
     kinds: what to write, see KINDS in export_layers.py; each kind gets a folder of its name. atlas and atlas_folder:
     the exported atlases to which the ST maps refer and from which the plates are rendered; None if only mattes are
-    written. remove_shadow: take shadows that move with the objects out of the plates, too.
+    written. remove_shadow: take shadows that move with the objects out of the plates, too. format: "exr" writes all
+    kinds of a frame as layers of one file.
     """
     background = run.model.layers.background.index
     images = {image.layer: image for image in atlas.layers} if atlas else {}
     plate = open_plate(run, images[background], atlas_folder) if background in images else None
-
     middle, native = len(run.clip) // 2, run.clip.native_size
 
     def write_frame(frame: Frame) -> FrameNotes:
         """Write all pictures of a frame, and return what has to be known of it."""
         name = run.clip.frame_paths[frame.t].stem
-        pictures, clean = make_pictures(run, frame, plate, kinds, remove_shadow)
-        for kind, picture in pictures.items():
-            write = media.write_mask if kind.startswith("alpha") else media.write_png
-            write(media.make_folder(folder / kind) / f"{name}.png", picture)
-        write_st_maps(run, frame, images, folder, name, kinds)
+        separated = separate_frame(run, frame, plate, kinds, remove_shadow)
+        pictures = make_pictures(frame, separated, kinds)
+        maps = map_positions(run, frame, images) if {"st_maps", "inverse_st_maps"} & set(kinds) else []
+        if format == "exr":
+            layers = make_linear_layers(frame, separated, kinds) | (st_layers(maps) if "st_maps" in kinds else {})
+            write_exr(media.make_folder(folder / "layers") / f"{name}.exr", layers, {"comments": LAYERS_CONVENTION})
+        else:
+            write_pictures(folder, name, pictures)
+            if "st_maps" in kinds:
+                for each in maps:
+                    path = media.make_folder(folder / f"st_{each.layer}") / f"{name}.exr"
+                    write_st_map(path, each.texels, each.size, each.visibility)
+        if "inverse_st_maps" in kinds:
+            write_inverse_maps(folder, name, maps, native)
         small = {kind: show_on_grey(picture) for kind, picture in pictures.items()} if frame.t == middle else {}
-        if clean is None:
+        if separated.clean is None:
             return FrameNotes(small)
-        return FrameNotes(small, float(clean.never_visible.mean()), clean.has_shadow)
+        return FrameNotes(small, float(separated.clean.never_visible.mean()), separated.clean.has_shadow)
 
     frames = map_frames(write_frame, run.model, run.clip, run.full_range, with_colors=False, output_size=native)
     with closing(frames):
@@ -95,39 +119,89 @@ def export_layers(
     if previews:
         media.write_png(folder / "layers.png", contact_sheet(previews))
     if "background" in kinds:
-        percentage = 100 * np.mean([note.hidden_share for note in notes])
-        if percentage:
-            print(
-                f"{percentage:.1f} % of the background's pixels are seen in no frame and inpainted: background_unseen"
-            )
-        else:
-            print("what is behind the objects is seen in other frames everywhere; nothing had to be inpainted")
-        with_shadow = sum(note.has_shadow for note in notes)
-        if with_shadow >= SHADOW_FRAMES * len(notes):
-            remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
-            print(f"a shadow moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
+        print_plate_notes(notes, remove_shadow)
 
 
-def make_pictures(
+def print_plate_notes(notes: Sequence[FrameNotes], remove_shadow: bool) -> None:
+    """Print how much of the plates was inpainted, and whether a shadow moves with the object."""
+    percentage = 100 * np.mean([note.hidden_share for note in notes])
+    if percentage:
+        print(f"{percentage:.1f} % of the background's pixels are seen in no frame and inpainted: background_unseen")
+    else:
+        print("what is behind the objects is seen in other frames everywhere; nothing had to be inpainted")
+    with_shadow = sum(note.has_shadow for note in notes)
+    if with_shadow >= SHADOW_FRAMES * len(notes):
+        remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
+        print(f"a shadow moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
+
+
+def separate_frame(
     run: TrainedRun, frame: Frame, plate: LayerEdit | None, kinds: Sequence[str], remove_shadow: bool
-) -> tuple[dict[str, Pixels], CleanPlate | None]:
-    """Return the pictures of a frame by the name of their folder, and the clean plate if one was needed."""
-    pictures, clean = make_mattes(run, frame) if "alpha" in kinds else {}, None
+) -> Separated:
+    """Take a frame apart into what the kinds need."""
+    separated = Separated(make_mattes(run, frame) if "alpha" in kinds else {})
     if {"foreground", "background"} & set(kinds):
-        source = media.to_display(run.clip.native_frame(frame.t))
-        clean = make_clean_plate(run, frame, source, plate, remove_shadow)
-        pictures["background"] = to_8_bit(clean.picture)
+        separated.source = run.clip.native_frame(frame.t)
+        separated.shown = media.to_display(separated.source)
+        separated.clean = make_clean_plate(run, frame, separated.shown, plate, remove_shadow)
+    return separated
+
+
+def make_pictures(frame: Frame, separated: Separated, kinds: Sequence[str]) -> dict[str, NDArray]:
+    """Return the pictures of a frame by the name of their folder. Colours have the bits of the frame, 8 or 16."""
+    pictures: dict[str, NDArray] = {name: to_8_bit(matte) for name, matte in separated.mattes.items()}
+    clean = separated.clean
+    if clean is not None and separated.source is not None and separated.shown is not None:
+        dtype = np.uint8 if separated.source.dtype == np.uint8 else np.uint16
+        color = foreground_color(separated.shown, clean.background, frame.coverage)
+        pictures["background"] = media.from_display(clean.picture, dtype)
         pictures["background_unseen"] = np.where(clean.never_visible, 255, 0).astype(np.uint8)
-        pictures["foreground"] = extract_foreground(frame, source, clean.background)
-    return {kind: picture for kind, picture in pictures.items() if kind.split("_")[0] in kinds}, clean
+        pictures["foreground"] = media.from_display(np.dstack((color, frame.coverage)), dtype)
+    return {kind: picture for kind, picture in pictures.items() if kind.split("_")[0] in kinds}
 
 
-def make_mattes(run: TrainedRun, frame: Frame) -> dict[str, Pixels]:
+def write_pictures(folder: Path, name: str, pictures: dict[str, NDArray]) -> None:
+    """Write the pictures of a frame, each into the folder of its kind."""
+    for kind, picture in pictures.items():
+        write = media.write_mask if kind.startswith("alpha") else media.write_png
+        write(media.make_folder(folder / kind) / f"{name}.png", picture)
+
+
+def make_linear_layers(frame: Frame, separated: Separated, kinds: Sequence[str]) -> dict[str, NDArray]:
+    """Return the layers of a frame as channels of an EXR file, in linear light, by names such as foreground.R.
+
+    The foreground is premultiplied: laid over the background, it gives the frame, R, G and B, except where the
+    background is brighter than the frame.
+    """
+    layers: dict[str, NDArray] = {f"{name}.A": matte.astype(np.float16) for name, matte in separated.mattes.items()}
+    clean = separated.clean
+    if clean is None or separated.source is None:
+        return layers
+    source = make_linear(separated.source)
+    number = np.float32 if separated.source.dtype == np.float32 else np.float16
+    is_untouched = (clean.picture == separated.shown).all(-1, keepdims=True)
+    plate = np.where(is_untouched, source, media.from_display(clean.picture, np.float32))
+    behind = np.where(is_untouched, source, media.from_display(clean.background, np.float32))
+    alpha = frame.coverage[..., None]
+    foreground = np.dstack((np.maximum(source - (1 - alpha) * behind, 0) * (alpha > 0), alpha))
+    pictures = {"": source, "background.": plate, "foreground.": foreground}
+    for prefix, picture in pictures.items():
+        if prefix.strip(".") in ("", *kinds):
+            layers |= {
+                f"{prefix}{name}": picture[..., i].astype(number)
+                for i, name in zip(range(picture.shape[2]), "RGBA", strict=False)
+            }
+    if "background" in kinds:
+        layers["background_unseen.A"] = clean.never_visible.astype(np.float16)
+    return layers
+
+
+def make_mattes(run: TrainedRun, frame: Frame) -> dict[str, Floats]:
     """Return the opacity (H, W) of all objects together, and, if there are several, the visibility of each."""
-    mattes = {"alpha": to_8_bit(frame.coverage)}
+    mattes = {"alpha": frame.coverage}
     foregrounds = run.model.layers.foregrounds
     if len(foregrounds) > 1:
-        mattes |= {f"alpha_{layer.name}": to_8_bit(frame.visibility[layer.index]) for layer in foregrounds}
+        mattes |= {f"alpha_{layer.name}": frame.visibility[layer.index] for layer in foregrounds}
     return mattes
 
 
@@ -178,12 +252,6 @@ def replace_pixels(source: Floats, color: Floats, is_replaced: Flags, is_known: 
     return picture
 
 
-def extract_foreground(frame: Frame, source: Floats, background: Floats) -> Pixels:
-    """Return the objects alone, (H, W, 4), colours not premultiplied; over the background they give the frame."""
-    color = foreground_color(source, background, frame.coverage)
-    return to_8_bit(np.dstack((color, frame.coverage)))
-
-
 def foreground_color(source: Floats, background: Floats, alpha: Floats) -> Floats:
     """Return the colour of the objects alone, (H, W, 3) in [0, 1], without the background's at their outline.
 
@@ -195,27 +263,6 @@ def foreground_color(source: Floats, background: Floats, alpha: Floats) -> Float
     continued = continue_colors(solved, alpha**4, COLOR_SCALE_PX)
     trust = np.clip((alpha - CONTINUED_OPACITY) / (SOLVED_OPACITY - CONTINUED_OPACITY), 0, 1)[..., None]
     return continued + trust * (solved - continued)
-
-
-def write_st_maps(
-    run: TrainedRun, frame: Frame, images: dict[int, LayerImage], folder: Path, name: str, kinds: Sequence[str]
-) -> None:
-    """Write the mapping of each layer from the frame to its atlas image, and its inverse, as ST maps."""
-    if not {"st_maps", "inverse_st_maps"} & set(kinds):
-        return
-    atlas_uv = compute_atlas_uv(run.model, frame)
-    height, width = frame.alpha.shape[1:]
-    for layer, image in images.items():
-        size, visibility = (image.width, image.height), frame.visibility[layer]
-        texels = image.view(run.model, size, None).to_pixels(atlas_uv[layer], size).numpy()
-        layer_name = run.model.layers[layer].name
-        if "st_maps" in kinds:
-            write_st_map(media.make_folder(folder / f"st_{layer_name}") / f"{name}.exr", texels, size, visibility)
-        if "inverse_st_maps" in kinds:
-            positions, is_found = invert_uv_field(texels, size)
-            texel_visibility = np.where(is_found, sample_field(visibility, positions), 0).astype(np.float32)
-            target = media.make_folder(folder / f"st_{layer_name}_inverse")
-            write_st_map(target / f"{name}.exr", positions, (width, height), texel_visibility)
 
 
 def show_on_grey(picture: Pixels) -> Pixels:

@@ -290,6 +290,57 @@ def test_removing_shadows_needs_plates(folder, tmp_path):
         export_layers.main([f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", *flags])
 
 
+@pytest.fixture(scope="module")
+def exr_layers(run, atlas, tmp_path_factory):
+    """Folder with all layers of every frame in one EXR file each."""
+    out = tmp_path_factory.mktemp("exr") / "out"
+    flags = [f"--trained_model_folder={run.checkpoint.parent}", f"--output_folder={out}", f"--atlas={atlas}"]
+    export_layers.main([*flags, "--format", "exr"])
+    return out
+
+
+def read_channels(path) -> dict[str, np.ndarray]:
+    """Read the channels of an EXR file one by one, by their full names."""
+    import OpenEXR
+
+    with OpenEXR.File(str(path), separate_channels=True) as file:
+        return {name: channel.pixels.copy() for name, channel in file.channels().items()}
+
+
+def test_all_layers_of_a_frame_are_in_one_exr_by_name(exr_layers, run):
+    channels = read_channels(exr_layers / "layers" / "00004.exr")
+    st_names = {f"st_{layer}.{letter}" for layer in ("foreground", "background") for letter in "RGB"}
+    colors = {f"background.{letter}" for letter in "RGB"} | {f"foreground.{letter}" for letter in "RGBA"}
+    assert set(channels) == {*"RGB", "alpha.A", "background_unseen.A"} | colors | st_names
+    assert {str(channels[name].dtype) for name in colors} == {"float16"}  # a frame of 8 bits needs no more
+    assert {str(channels[name].dtype) for name in st_names} == {"float32"}
+    assert all(channel.shape == (64, 96) for channel in channels.values())
+    assert len(list((exr_layers / "layers").iterdir())) == len(run.clip)
+    assert (exr_layers / "st_background_inverse").is_dir()  # of the atlas' size, so a file of its own
+
+
+def test_the_layers_of_an_exr_give_the_frame_in_linear_light(exr_layers, run):
+    channels = read_channels(exr_layers / "layers" / "00004.exr")
+    foreground, background, frame = (
+        np.dstack([channels[f"{layer}{letter}"] for letter in "RGB"]).astype(np.float32)
+        for layer in ("foreground.", "background.", "")
+    )
+    opacity = channels["foreground.A"][..., None].astype(np.float32)
+    error = np.abs(foreground + (1 - opacity) * background - frame).max(-1)
+    assert (error > 0.01).mean() < 0.02  # Where the plate is brighter than the frame, no colour can make up for it.
+    assert error[(opacity[..., 0] == 0) | (opacity[..., 0] == 1)].max() < 0.001
+    np.testing.assert_array_equal(media.to_8_bit(media.to_display(frame)), run.clip.native_frame(4))
+
+
+def test_st_maps_in_an_exr_are_those_of_single_files(exr_layers, layers):
+    together, alone = (
+        read_channels(folder / name / "00004.exr")
+        for folder, name in ((exr_layers, "layers"), (layers, "st_background"))
+    )
+    for letter in "RGB":
+        np.testing.assert_array_equal(together[f"st_background.{letter}"], alone[letter])
+
+
 def test_st_maps_follow_nukes_convention():
     positions = np.array([[[0, 0], [3, 0]], [[0, 1], [3, 1]]], np.float32)
     expected = [[[0.125, 0.75], [0.875, 0.75]], [[0.125, 0.25], [0.875, 0.25]]]
@@ -301,10 +352,11 @@ def apply_st_map(path, picture):
     import OpenEXR
 
     with OpenEXR.File(str(path)) as file:
-        values = file.channels()["RGBA"].pixels
+        values = file.channels()["RGB"].pixels
+        assert "A" not in file.channels()  # Programs that divide colours by an opacity leave the map as it is.
     height, width = picture.shape[:2]
     x, y = values[..., 0] * width - 0.5, (1 - values[..., 1]) * height - 0.5
-    return cv2.remap(picture, x, y, cv2.INTER_LINEAR), values[..., 3]
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR), values[..., 2]
 
 
 def test_an_st_map_warps_the_atlas_to_the_frame_and_its_inverse_the_frame_to_the_atlas(layers, atlas, scene):
