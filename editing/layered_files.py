@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -128,7 +128,7 @@ def read_openraster(path: Path) -> list[FileLayer]:
             image = ElementTree.fromstring(archive.read("stack.xml"))
             size = int(image.attrib["w"]), int(image.attrib["h"])
             stack = image.find("stack")
-            return [] if stack is None else read_stack(archive, stack, size)
+            return [] if stack is None else read_stack(path, archive, stack, size)
     except (OSError, zipfile.BadZipFile, ElementTree.ParseError, KeyError, ValueError) as error:
         raise damage_error(path, "OpenRaster", error) from None
 
@@ -141,7 +141,9 @@ def damage_error(path: Path, kind: str, error: Exception) -> Exception:
     return UserError(f"{path}: damaged, or no {kind} file ({reason}); save it again")
 
 
-def read_stack(archive: zipfile.ZipFile, stack: ElementTree.Element, size: tuple[int, int]) -> list[FileLayer]:
+def read_stack(
+    path: Path, archive: zipfile.ZipFile, stack: ElementTree.Element, size: tuple[int, int]
+) -> list[FileLayer]:
     """Read the visible layers of a <stack> element, which lists the uppermost first. size: (width, height)."""
     layers = []
     for element in reversed(stack):
@@ -151,9 +153,10 @@ def read_stack(archive: zipfile.ZipFile, stack: ElementTree.Element, size: tuple
         blend = "normal" if operator == PLAIN_OPERATOR else operator.removeprefix("svg:")
         rgba, children = None, []
         if element.tag == "stack":
-            children = read_stack(archive, element, size)
+            children = read_stack(path, archive, element, size)
         else:
-            picture = Image.open(io.BytesIO(archive.read(element.attrib["src"]))).convert("RGBA")
+            stored = Image.open(io.BytesIO(archive.read(element.attrib["src"])))
+            picture = media.to_srgb(stored, path).convert("RGBA")
             corner = int(element.get("x", "0")), int(element.get("y", "0"))
             rgba = place(np.asarray(picture).astype(np.float32) / 255, corner, size)
         opacity = float(element.get("opacity", "1"))
@@ -168,13 +171,14 @@ def read_psd(path: Path) -> list[FileLayer]:
     """
     check_psd(path)
     from psd_tools import PSDImage
-    from psd_tools.constants import ColorMode
+    from psd_tools.constants import ColorMode, Resource
 
     try:
         document = PSDImage.open(path)
         if document.color_mode != ColorMode.RGB:
             raise UserError(f"{path}: its colours are {document.color_mode.name}; convert the image to RGB and save it")
-        return read_group(document, document.size)
+        profile = document.image_resources.get_data(Resource.ICC_PROFILE)
+        return read_group(document, document.size, lambda colors: convert_colors(colors, profile, path))
     except (OSError, ValueError, AssertionError, EOFError, KeyError, IndexError) as error:
         raise damage_error(path, "Photoshop", error) from None
 
@@ -187,27 +191,36 @@ def check_psd(path: Path) -> None:
         )
 
 
-def read_group(group: Any, size: tuple[int, int]) -> list[FileLayer]:
+def convert_colors(colors: Floats, profile: bytes | None, path: Path) -> Floats:
+    """Convert colours (h, w, 3) in [0, 1] from a colour profile to sRGB; if that changes them, in steps of 8 bits."""
+    picture = Image.fromarray(media.to_8_bit(colors))
+    picture.info["icc_profile"] = profile
+    converted = media.to_srgb(picture, path)
+    return colors if converted is picture else np.asarray(converted, np.float32) / 255
+
+
+def read_group(group: Any, size: tuple[int, int], convert: Callable[[Floats], Floats]) -> list[FileLayer]:
     """Read the visible layers of a Photoshop document or group. Layers without pixels, such as effects, are left out.
 
-    size: (width, height) of the image.
+    size: (width, height) of the image. convert: turns the file's colours (h, w, 3) into those of sRGB.
     """
     layers = []
     for layer in group:
         if not layer.visible:
             continue
-        blend = layer.blend_mode.name.lower()
+        name, blend = layer.name.strip("\0 "), layer.blend_mode.name.lower()  # Krita ends names with a zero.
         if layer.is_group():
             blend = "normal" if blend == "pass_through" else blend
-            layers.append(FileLayer(layer.name, blend, layer.opacity / 255, None, read_group(layer, size)))
+            layers.append(FileLayer(name, blend, layer.opacity / 255, None, read_group(layer, size, convert)))
         elif layer.has_pixels():
             values = np.asarray(layer.numpy(), np.float32)
             if values.shape[2] == 3:
                 values = np.dstack((values, np.ones_like(values[..., :1])))
+            values = np.dstack((convert(values[..., :3]), values[..., 3:]))
             rgba = place(values, layer.offset, size)
             if layer.has_mask() and not layer.mask.disabled:
                 rgba = rgba * read_layer_mask(layer, size)
-            layers.append(FileLayer(layer.name, blend, layer.opacity / 255, rgba, []))
+            layers.append(FileLayer(name, blend, layer.opacity / 255, rgba, []))
     return layers
 
 

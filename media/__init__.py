@@ -17,6 +17,7 @@ from media.images import (
     read_rgb,
     resize,
     resize_labels,
+    to_srgb,
     write_png,
 )
 from media.masks import MaskKind, find_mask_kind, read_edit_with_mask, read_labels, read_mask, write_mask
@@ -54,6 +55,7 @@ __all__ = [
     "show_in_8_bit",
     "to_8_bit",
     "to_display",
+    "to_srgb",
     "write_atomically",
     "write_mask",
     "write_png",

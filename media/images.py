@@ -3,7 +3,9 @@
 import io
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +23,7 @@ MAX_LISTED = 5  # folders that a message lists at most
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # compression noise makes their small values meaningless
 TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that swap width and height
 EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
+SAME_PROFILE = 2  # Largest difference, of 255, that a colour profile makes which is as good as that of sRGB.
 TIFF_BITS = 258  # number of the TIFF entry with the bits of a sample
 PNG_HEADER_BYTES, PNG_DEPTH, PNG_COLORED = (
     26,
@@ -130,6 +133,28 @@ def grey_to_8_bit(image: Image.Image) -> Pixels:
     return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
 
 
+@lru_cache(maxsize=8)
+def find_srgb_transform(profile: bytes, mode: str) -> Any:
+    """Return the transform from a colour profile to sRGB for images of a mode; None if it would change nothing.
+
+    Raises ValueError if the profile is damaged or of another mode.
+    """
+    from PIL import ImageCms
+
+    try:
+        source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, target, mode, "RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise ValueError(str(error)) from None
+    if mode != "RGB":
+        return transform
+    levels = np.arange(0, 256, 17).astype(np.uint8)
+    ramps = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(16, -1, 3))
+    changed = ImageCms.applyTransform(ramps, transform)
+    difference = np.abs(np.asarray(changed, np.int16) - np.asarray(ramps)).max()
+    return transform if difference > SAME_PROFILE else None
+
+
 def to_srgb(image: Image.Image, path: Path) -> Image.Image:
     """Return an image in the colours of sRGB if it has the profile of others, such as Display P3 or those of a printer.
 
@@ -138,19 +163,19 @@ def to_srgb(image: Image.Image, path: Path) -> Image.Image:
     profile = image.info.get("icc_profile")
     if not profile:
         return image
-    from PIL import ImageCms
-
+    opacity = image.getchannel("A") if "A" in image.getbands() else None
+    base = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGB")
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        opacity = image.getchannel("A") if "A" in image.getbands() else None
-        base = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGB")
-        converted = ImageCms.profileToProfile(base, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError) as error:
+        transform = find_srgb_transform(profile, base.mode)
+    except ValueError as error:
         warn(f"{path}: its colour profile cannot be used ({error}); its colours are taken as sRGB")
         return image
-    assert converted is not None  # it is, unless the conversion is done in place
+    if transform is None:
+        return image
+    from PIL import ImageCms
+
+    converted = ImageCms.applyTransform(base, transform)
+    assert converted is not None  # It is one, unless the conversion is done in place.
     if opacity is not None:
         converted.putalpha(opacity)
     return converted
