@@ -5,20 +5,16 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 Picture = NDArray[Any]  # (H, W, C) of uint8 or uint16
 
 # Numbers of the H.273 standard for the matrix and the transfer of a video.
-RGB_MATRIX, UNKNOWN_MATRICES = 0, (2, 3)
-MATRICES = {
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
+UNKNOWN_MATRICES = (2, 3)
+# Of these, the numbers by which FFmpeg's converter knows the matrices.
+BT709_MATRIX, BT601_MATRIX = 1, 5
+MATRICES = {1: BT709_MATRIX, 4: 4, 7: 7, 9: 9, 10: 9}
 PQ_TRANSFER, HLG_TRANSFER = 16, 18
 HDR_NAMES = {PQ_TRANSFER: "PQ", HLG_TRANSFER: "HLG"}
 
@@ -44,12 +40,12 @@ def bit_depth(frame: av.VideoFrame) -> int:
     return max(component.bits for component in frame.format.components)
 
 
-def find_matrix(frame: av.VideoFrame) -> Colorspace:
+def find_matrix(frame: av.VideoFrame) -> int:
     """Return the matrix between YUV and RGB that a video states, else that of its size: BT.709 for HD, else BT.601."""
     if frame.colorspace in UNKNOWN_MATRICES:
         is_hd = frame.width >= HD_WIDTH_PX or frame.height > SD_HEIGHT_PX
-        return Colorspace.ITU709 if is_hd else Colorspace.ITU601
-    return MATRICES.get(int(frame.colorspace), Colorspace.ITU601)
+        return BT709_MATRIX if is_hd else BT601_MATRIX
+    return MATRICES.get(int(frame.colorspace), BT601_MATRIX)
 
 
 def to_rgb(frame: av.VideoFrame) -> Picture:
@@ -62,7 +58,7 @@ def to_rgb(frame: av.VideoFrame) -> Picture:
     rgb: Picture = frame.to_ndarray(
         format="rgb48le" if is_deep else "rgb24",
         src_colorspace=find_matrix(frame),
-        dst_colorspace=Colorspace.ITU709,
+        dst_colorspace=BT709_MATRIX,
         interpolation=ACCURATE,
     )
     return tone_map(rgb, int(frame.color_trc)) if is_hdr else rgb

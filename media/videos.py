@@ -13,11 +13,11 @@ from typing import Any, Self, cast
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from media.color import ACCURATE, Picture
+from media.color import ACCURATE, BT709_MATRIX, Picture
 from media.depth import encode_picture, make_linear
 from media.files import make_folder, temporary_path
 from media.film import write_exr
@@ -195,7 +195,7 @@ def make_frame(picture: Picture, pixel_format: str) -> av.VideoFrame:
         return frame.reformat(format=pixel_format)
     frame = frame.reformat(
         format=pixel_format,
-        dst_colorspace=Colorspace.ITU709,
+        dst_colorspace=BT709_MATRIX,
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange.MPEG,
         interpolation=ACCURATE,
