@@ -111,10 +111,16 @@ class Lattice:
         columns = to_device_async(((self.columns_px >= left) & (self.columns_px < right)).float(), device)
         return (rows[:, :, None] * columns[:, None])[:, None]
 
-    def interpolate(self, nodes: Tensor) -> Tensor:
-        """Interpolate values at nodes (K, C, ny, nx) on the lattice, (K, C, h, w)."""
-        row_weights, column_weights = self.node_weights((nodes.shape[2], nodes.shape[3]), nodes.device)
-        return row_weights @ (nodes @ column_weights.T)
+    def interpolate(self, *grids: Tensor) -> Tensor:
+        """Interpolate values at the nodes of grids, (K, C, ny, nx) each, on the lattice, and add them up, (K, C, h, w).
+
+        The rows of all grids are one matrix product, so that large tensors are written once and not added.
+        """
+        weights = [self.node_weights((grid.shape[2], grid.shape[3]), grid.device) for grid in grids]
+        columns = [grid @ column_weights.T for grid, (_, column_weights) in zip(grids, weights, strict=True)]
+        if len(grids) == 1:
+            return weights[0][0] @ columns[0]
+        return torch.cat([row_weights for row_weights, _ in weights], dim=1) @ torch.cat(columns, dim=2)
 
     def node_weights(self, nodes: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the weights of (ny, nx) nodes at each row, (h, ny), and column, (w, nx). They are computed once."""

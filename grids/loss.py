@@ -105,16 +105,16 @@ class GridLoss:
         background = len(self.model.layers) - 1
         pixels = len(batch.t) * lattice.shape[0] * lattice.shape[1]
         sparsity, priors = [], []
-        rendered = own.color(background, own.texels(background, lattice))
+        rendered = own.color(background, lattice)
         for index in reversed(range(background)):
             rows, columns = own.box_slices(index, lattice)
             part = lattice.crop(rows, columns)
             logit, box_mask = own.logit(index, part), own.box_mask(index, part)
             alpha = torch.sigmoid(logit) * box_mask
-            color = own.color(index, own.texels(index, part))
+            color = own.color(index, part)
             behind = rendered[:, :, rows, columns]
             rendered = rendered.clone()
-            rendered[:, :, rows, columns] = behind + alpha * (color - behind)
+            rendered[:, :, rows, columns] = torch.lerp(behind, color, alpha)
             # Only inside the frame's own box, so that it does not matter which frames share a part.
             hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
             sparsity.append(config.sparsity_coeff * hidden_color)

@@ -27,7 +27,7 @@ class Photometric(torch.autograd.Function):
         """
         error = rendered - target
         pixels = error.numel() / error.shape[1]
-        color = error.square().sum() / pixels
+        color = sum_of_squares(error) / pixels
         derivative = error * (2 * color_weight / pixels)
         gradient = error.new_zeros(())
         if gradient_weight:
@@ -37,10 +37,9 @@ class Photometric(torch.autograd.Function):
                 (y_steps, (..., slice(1, None), slice(None)), (..., slice(None, -1), slice(None))),
             ):
                 count = max(steps.numel() / steps.shape[1], 1)
-                gradient = gradient + steps.square().sum() / count
-                steps *= 2 * gradient_weight / count
-                derivative[second] += steps
-                derivative[first] -= steps
+                gradient = gradient + sum_of_squares(steps) / count
+                derivative[second].add_(steps, alpha=2 * gradient_weight / count)
+                derivative[first].sub_(steps, alpha=2 * gradient_weight / count)
         ctx.save_for_backward(derivative)
         total = color_weight * color + gradient_weight * gradient
         ctx.mark_non_differentiable(color, gradient)
@@ -50,7 +49,12 @@ class Photometric(torch.autograd.Function):
     def backward(ctx: Any, total_derivative: Tensor, *_: Tensor) -> tuple[Tensor, None, None, None]:
         """Return the derivative by `rendered`."""
         (derivative,) = ctx.saved_tensors
-        return derivative * total_derivative, None, None, None
+        return derivative.mul_(total_derivative), None, None, None
+
+
+def sum_of_squares(values: Tensor) -> Tensor:
+    """Return the sum of the squares of a tensor, without a tensor of the squares."""
+    return torch.linalg.vector_norm(values).square()
 
 
 def relative_jacobians(texels: Tensor, start_inverse: Tensor, step_px: tuple[float, float]) -> tuple[Tensor, Tensor]:

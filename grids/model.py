@@ -23,6 +23,7 @@ LOGIT_STEP = 1 / 16  # Unit in which the logits of kept masks are stored as 8-bi
 LEARNED_FACTOR, LEARNED_LIMIT = 0.9, 1.5
 LEAST_STROKE_LOGIT = 3.5  # Logit of a mask, up to its sign, from which on it is kept in every frame.
 BOX_MARGIN = 0.15  # Share of an object's extent that its box has around it on each side, so that it can still grow.
+TEXEL_UNITS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)  # the 3 x 3 matrix that leaves texels as they are
 LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negative is that of the darkest shadow.
 
 
@@ -305,7 +306,7 @@ class GridFrames:
 
     def evaluate_field(self, name: str, lattice: Lattice) -> Tensor:
         """Evaluate a field on a lattice, (K, C, h, w)."""
-        return add_tensors(lattice.interpolate(nodes) for nodes in self.nodes[name])
+        return lattice.interpolate(*self.nodes[name])
 
     def sample_field(self, name: str, frames: Tensor, points_px: Tensor) -> Tensor:
         """Evaluate a field at any points (M, 2, N) of M of the K frames, (M, C, N). frames (M,): from 0 to K - 1."""
@@ -314,15 +315,24 @@ class GridFrames:
 
     def texels(self, layer: int, lattice: Lattice) -> Tensor:
         """Return the texel (x, y) of a layer's full-sized atlas at each lattice point, (K, 2, h, w)."""
-        return self.start_texels(layer, lattice) + self.evaluate_field(f"mappings.{layer}", lattice)
+        return self.places(layer, lattice, device_constant(TEXEL_UNITS, self.t.device).view(3, 3))
 
-    def start_texels(self, layer: int, lattice: Lattice) -> Tensor:
-        """Return the texels of the closed-form start, without displacements, (K, 2, h, w)."""
-        transforms = self.model.transforms[layer, self.t]
-        texels = transforms @ lattice.points(transforms.device)
-        if self.model.layers[layer].is_background:
-            texels = meet_surface(texels, self.model.surface(layer))
-        return texels[:, :2].unflatten(2, lattice.shape)
+    def places(self, layer: int, lattice: Lattice, units: Tensor) -> Tensor:
+        """Return the place in a layer's atlas of each lattice point, (K, 2, h, w), in any units.
+
+        units (3, 3): from texels to them, a scale and a shift along each axis. They are applied to the transforms and
+        to the nodes, which are few, and not to the many results.
+        """
+        transforms, surface = self.model.transforms[layer, self.t], self.model.surface(layer)
+        if surface is None:
+            rays = (units @ transforms) @ lattice.points(units.device)
+        else:
+            rays, surface = transforms @ lattice.points(units.device), units @ surface
+        start = meet_surface(rays, surface)[:, :2] if self.model.layers[layer].is_background else rays[:, :2]
+        scale = units.diagonal()[:2, None, None]
+        return start.unflatten(2, lattice.shape) + lattice.interpolate(
+            *(nodes * scale for nodes in self.nodes[f"mappings.{layer}"])
+        )
 
     def map_points(self, layer: int, frames: Tensor, points_px: Tensor) -> Tensor:
         """Return the texels of any points (M, 2, N) of M of the K frames, (M, 2, N). frames (M,): from 0 to K - 1."""
@@ -394,19 +404,21 @@ class GridFrames:
         return lattice.box_mask(self.model.boxes_on_cpu()[index, self.t_on_cpu], self.t.device)
 
     def light(self, lattice: Lattice) -> Tensor:
-        """Return the factor of the colours, close to 1, (K, 3, h, w)."""
-        return torch.exp(LARGEST_LOG_LIGHT * torch.tanh(self.evaluate_field("light", lattice) / LARGEST_LOG_LIGHT))
+        """Return the factor of the colours, close to 1, (K, 3, h, w). It is interpolated between the nodes."""
+        (nodes,) = self.nodes["light"]
+        return lattice.interpolate(torch.exp(LARGEST_LOG_LIGHT * torch.tanh(nodes / LARGEST_LOG_LIGHT)))
 
-    def color(self, layer: int, texels: Tensor) -> Tensor:
-        """Return the colour of a layer's atlas at texels (K, 2, h, w) of its full size, (K, 3, h, w)."""
-        grid = to_sampling_grid(texels.permute(0, 2, 3, 1), self.model.shape.atlas_sizes[layer])
+    def color(self, layer: int, lattice: Lattice) -> Tensor:
+        """Return the colour of a layer's atlas at each lattice point, (K, 3, h, w)."""
+        units = device_constant(sampling_units(self.model.shape.atlas_sizes[layer]), self.t.device).view(3, 3)
+        grid = self.places(layer, lattice, units).permute(0, 2, 3, 1)
         if self.training:  # as one tall image, so that the derivative by the atlas is added up in one place
             tall = functional.grid_sample(
                 self.model.atlases[layer], grid.flatten(0, 1)[None], padding_mode="border", align_corners=False
             )
-            return tall[0].unflatten(1, texels.shape[0:1] + texels.shape[2:3]).transpose(0, 1)
+            return tall[0].unflatten(1, (len(self.t), lattice.shape[0])).transpose(0, 1)
         # A batch of equal atlases, because grid_sample shares the images of a batch among the CPU's cores.
-        atlas = self.model.atlases[layer].expand(len(texels), -1, -1, -1)
+        atlas = self.model.atlases[layer].expand(len(self.t), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)
 
 
@@ -423,6 +435,12 @@ def combine_logits(learned: Tensor, mask: Tensor, is_kept: Tensor) -> Tensor:
     """
     softened = mask + LEARNED_FACTOR * mask.abs().clamp(max=LEARNED_LIMIT) * torch.tanh(learned)
     return torch.where(is_kept | (mask.abs() >= LEAST_STROKE_LOGIT), softened, learned)
+
+
+def sampling_units(size: tuple[int, int]) -> tuple[float, ...]:
+    """Return the 3 x 3 matrix from texels of an image of (height, width) to the coordinates of `to_sampling_grid`."""
+    (height, width) = size
+    return 2 / width, 0, 1 / width - 1, 0, 2 / height, 1 / height - 1, 0, 0, 1
 
 
 def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -152,7 +152,7 @@ def atlas_error(model: GridModel, layer: int, frames: Tensor, is_visible: NDArra
     for t in evenly_spaced_indices(len(frames), PREVIEW_FRAMES):
         mask = torch.from_numpy(is_visible[t][np.ix_(rows, columns)])
         grid_frames = model.at_frames(t)
-        color = grid_frames.color(layer, grid_frames.texels(layer, lattice))[0]
+        color = grid_frames.color(layer, lattice)[0]
         total += float((color - frames[t] / 255).abs().mean(0)[mask].sum())
         count += int(mask.sum())
     return total / max(count, 1)
