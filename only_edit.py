@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from media.clip import Clip
     from media.sound import Audio
 
+ROUNDING = 0.01  # Frames by which a time may be too short to count as one frame less.
 FPS_TOLERANCE = 0.01  # Frames per second by which the speed of the clip may differ from its source and keep the sound.
 FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
 FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_attach", "edit_frame_shape", *FRAME_LAYERS)
@@ -312,6 +313,7 @@ def make_request(options: argparse.Namespace) -> "EditRequest":
         opacity=options.opacity,
         is_native=options.edit_space == "native",
         edit_only=options.only_edit_layer,
+        is_linear=options.format == "exr",
     )
 
 
@@ -346,8 +348,8 @@ def find_audio(clip: "Clip") -> "Audio | None":
     if track is None:
         return None
     first_s = note.times_s[0] if note.times_s else note.start_s
-    # Sound that begins much earlier than the pictures is kept; less than a frame is cut off.
-    lead_s = first_s - note.start_s if first_s - note.start_s >= 1 / note.fps else 0.0
+    # Sound that begins earlier than the pictures is kept, in whole frames; the rest is cut off.
+    lead_s = int((first_s - note.start_s) * note.fps + ROUNDING) / note.fps
     return Audio(source, first_s - lead_s, note.end_s, lead_s, track)
 
 

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
             text=options.text,
             candidate=options.candidate,
             objects=options.objects,
-            source=options.masks,
+            source=None if options.masks is None else options.masks.resolve(),
             mask_kind=options.mask_kind,
         )
         write_masks(frames, request)
@@ -272,7 +272,7 @@ def print_conversions(metadata: "VideoMetadata", deinterlace: bool) -> None:
         print(f"its dynamic range is high ({metadata.hdr}); it is brought to BT.709 with 8 bits (EETF of BT.2390)")
     if metadata.has_audio:
         print("it has an audio track, which is noted with the frames")
-    if metadata.has_alpha:
+    if metadata.is_transparent:
         print("its opacity is left out; give the same file as --masks to use it as masks")
 
 
@@ -354,7 +354,7 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
         trainer.run()
         return trainer.folder
     if is_evaluated(run, options.time_budget):
-        print(f"trained and evaluated already: {run}")
+        print(f"trained and evaluated already: {run} (a larger --time_budget trains on)")
     else:
         resume_run(run, options.time_budget, options.device, full_evaluation=is_full).run()
     if options.strokes is not None and not has_had_strokes(run, options.strokes):

@@ -38,6 +38,7 @@ from rendering.frames import Floats, Frame, render_frame, render_frames
 from rendering.resampling import WHOLE_FRAME, Box, bounding_box, resize_frame, split_rows
 from rendering.trained_run import TrainedRun
 
+LEAST_LIGHT = 1e-5  # Linear light that counts as none.
 STRIP_PIXELS = 500_000  # Pixels of a large frame that are edited at once; it bounds the memory.
 PREVIEW_PX = 640  # Width of a frame in edited.png, in pixels.
 CHECKER_GREYS = (0.75, 0.85)  # Grey values, in [0, 1], of the checkerboard behind an edit without the video.
@@ -180,7 +181,10 @@ def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: E
     attached_layers = {edit.layer for edit in edits if edit.is_attached}
     attached_frame = attach_paint(frame, attached_layers)
     source = run.clip.native_frame(frame.t) if is_native(run, request) else run.clip.frame(frame.t)
-    edited = np.zeros((height, width, 4), source.dtype) if request.edit_only else source.copy()
+    edited = source.copy()
+    if request.edit_only:
+        dtype = np.float32 if request.is_linear and source.dtype.kind != "f" else source.dtype
+        edited = np.zeros((height, width, 4), dtype)
     box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
     if box is None:
         return source, edited
@@ -192,7 +196,7 @@ def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: E
         picture = media.to_display(source[strip])
         color, opacity = edit_picture(run, request, picture, resized, attached_resized, edits)
         if request.edit_only:
-            edited[strip] = draw_edit_alone(color, opacity, source.dtype)
+            edited[strip] = draw_edit_alone(picture, color, opacity, edited.dtype)
         else:
             # Pixels without paint stay as they are, to the last bit.
             painted = media.from_display(picture * (1 - opacity) + color, source.dtype)
@@ -200,15 +204,19 @@ def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: E
     return source, edited
 
 
-def draw_edit_alone(color: Floats, opacity: Floats, dtype: DTypeLike) -> NDArray:
+def draw_edit_alone(picture: Floats, color: Floats, opacity: Floats, dtype: DTypeLike) -> NDArray:
     """Return premultiplied paint (H, W, 3) with its opacity (H, W, 1) as a transparent picture (H, W, 4).
 
-    Its colours are premultiplied only if they are linear floats, as EXR files have them.
+    Its colours are straight, unless they are linear floats, as in EXR files. Those are premultiplied, and such that
+    over the picture (H, W, 3), in linear light, they give the edited picture. For that, paint that darkens is a little
+    more opaque in linear light than on a screen.
     """
-    straight = color / np.maximum(opacity, 1e-6)
     if np.dtype(dtype).kind != "f":
-        return media.from_display(np.dstack((straight, opacity)), dtype)
-    return np.dstack((media.from_display(straight, dtype) * opacity, opacity)).astype(dtype)
+        return media.from_display(np.dstack((color / np.maximum(opacity, 1e-6), opacity)), dtype)
+    edited, source = (media.from_display(values, np.float32) for values in (picture * (1 - opacity) + color, picture))
+    least = 1 - (edited / np.maximum(source, LEAST_LIGHT)).min(-1, keepdims=True)
+    opacity = np.where(opacity > 0, np.clip(np.maximum(opacity, least), 0, 1), 0)
+    return np.dstack((np.maximum(edited - (1 - opacity) * source, 0), opacity)).astype(dtype)
 
 
 def edit_picture(

@@ -50,6 +50,7 @@ class EditRequest:
     opacity: float = 1.0  # factor of the opacity of all edits, 0 to 1
     is_native: bool = False  # edit the frames at their own size instead of the working size
     edit_only: bool = False  # write the edit without the video, transparent elsewhere
+    is_linear: bool = False  # the edit without the video is in linear light, for EXR files
 
 
 @dataclass(frozen=True)

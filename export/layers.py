@@ -33,7 +33,8 @@ CONTINUED_OPACITY, SOLVED_OPACITY, COLOR_SCALE_PX = 0.2, 0.8, 4.0
 LEAST_OPACITY = 0.05  # Least opacity by which the colour of the foreground is divided.
 INPAINT_RADIUS_PX = 5  # Radius of the neighbourhood from which the plate is inpainted, in pixels.
 LAYERS_CONVENTION = (
-    "linear light; the foreground is premultiplied: foreground + (1 - foreground.A) * background is the frame; "
+    "linear light; the foreground is premultiplied: foreground + (1 - foreground.A) * background is close to the "
+    "frame, and equal to it where foreground.A is 1; shadows that were removed are missing; "
     "ST maps: red s, green t, from the lower left corner, blue visibility, not multiplied by an opacity"
 )
 SHEET_PX = 480  # Width of a picture in layers.png, in pixels.
@@ -52,7 +53,7 @@ class CleanPlate:
 
 @dataclass
 class FrameNotes:
-    """What has to be known of a frame after its pictures are written."""
+    """What is reported about a frame after its pictures are written."""
 
     previews: dict[str, Pixels]  # small pictures for layers.png by their kind; empty except for the middle frame
     hidden_share: float = 0.0  # share of the pixels whose background is visible in no frame
@@ -76,14 +77,14 @@ def export_layers(
     folder: Path,
     kinds: Sequence[str],
     remove_shadow: bool = False,
-    format: str = "png",
+    file_format: str = "png",
 ) -> None:
     """Write image sequences of the layers, named after the frames and of their native size, and layers.png.
 
     kinds: what to write, see KINDS in export_layers.py; each kind gets a folder of its name. atlas and atlas_folder:
     the exported atlases to which the ST maps refer and from which the plates are rendered; None if only mattes are
-    written. remove_shadow: take shadows that move with the objects out of the plates, too. format: "exr" writes all
-    kinds of a frame as layers of one file.
+    written. remove_shadow: take shadows that move with the objects out of the plates, too. file_format: "png", or "exr"
+    for one file for each frame, with all kinds as its layers.
     """
     background = run.model.layers.background.index
     images = {image.layer: image for image in atlas.layers} if atlas else {}
@@ -91,12 +92,13 @@ def export_layers(
     middle, native = len(run.clip) // 2, run.clip.native_size
 
     def write_frame(frame: Frame) -> FrameNotes:
-        """Write all pictures of a frame, and return what has to be known of it."""
+        """Write all pictures of a frame, and return what is reported about it."""
         name = run.clip.frame_paths[frame.t].stem
         separated = separate_frame(run, frame, plate, kinds, remove_shadow)
-        pictures = make_pictures(frame, separated, kinds)
+        needs_pictures = file_format == "png" or frame.t == middle
+        pictures = make_pictures(frame, separated, kinds) if needs_pictures else {}
         maps = map_positions(run, frame, images) if {"st_maps", "inverse_st_maps"} & set(kinds) else []
-        if format == "exr":
+        if file_format == "exr":
             layers = make_linear_layers(frame, separated, kinds) | (st_layers(maps) if "st_maps" in kinds else {})
             write_exr(media.make_folder(folder / "layers") / f"{name}.exr", layers, {"comments": LAYERS_CONVENTION})
         else:
@@ -170,8 +172,8 @@ def write_pictures(folder: Path, name: str, pictures: dict[str, NDArray]) -> Non
 def make_linear_layers(frame: Frame, separated: Separated, kinds: Sequence[str]) -> dict[str, NDArray]:
     """Return the layers of a frame as channels of an EXR file, in linear light, by names such as foreground.R.
 
-    The foreground is premultiplied: laid over the background, it gives the frame, R, G and B, except where the
-    background is brighter than the frame.
+    The foreground is premultiplied. Laid over the background behind it, it gives the frame, R, G and B, where it is
+    opaque, and nearly so at its outline, where no colour makes up for a background that is brighter than the frame.
     """
     layers: dict[str, NDArray] = {f"{name}.A": matte.astype(np.float16) for name, matte in separated.mattes.items()}
     clean = separated.clean
@@ -179,9 +181,10 @@ def make_linear_layers(frame: Frame, separated: Separated, kinds: Sequence[str])
         return layers
     source = make_linear(separated.source)
     number = np.float32 if separated.source.dtype == np.float32 else np.float16
-    is_untouched = (clean.picture == separated.shown).all(-1, keepdims=True)
-    plate = np.where(is_untouched, source, media.from_display(clean.picture, np.float32))
-    behind = np.where(is_untouched, source, media.from_display(clean.background, np.float32))
+    plate, behind = (
+        np.where((picture == separated.shown).all(-1, keepdims=True), source, media.from_display(picture, np.float32))
+        for picture in (clean.picture, clean.background)
+    )
     alpha = frame.coverage[..., None]
     foreground = np.dstack((np.maximum(source - (1 - alpha) * behind, 0) * (alpha > 0), alpha))
     pictures = {"": source, "background.": plate, "foreground.": foreground}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
@@ -246,9 +247,12 @@ def read_uneven_times(folder: Path, count: int, fps: float) -> tuple[float, ...]
     path = folder.with_name(folder.name + ".json")
     note = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     times = note.get("times_s") or []
+    are_numbers = isinstance(times, list) and all(isinstance(time, int | float) for time in times)
+    if not are_numbers or any(later <= earlier for earlier, later in pairwise(times)):
+        raise UserError(f"{path}: times_s is not a list of growing numbers, in seconds; correct or delete it")
     if len(times) <= count or note.get("frames") != len(media.list_images(folder)):
         return ()
-    times = [float(time) for time in times[: count + 1]]
+    times = times[: count + 1]
     tolerance = min(UNEVEN_S, UNEVEN_SHARE / fps)
     is_even = all(abs(time - times[0] - number / fps) <= tolerance for number, time in enumerate(times))
     return () if is_even else tuple(times)

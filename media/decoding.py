@@ -5,16 +5,16 @@ Files are decoded by PyAV, the libraries of FFmpeg.
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
 import av
 import av.filter
-import av.stream
 import cv2
 import numpy as np
 from av.container import InputContainer
@@ -22,21 +22,32 @@ from av.video.stream import VideoStream
 
 from command_line import UserError, warn
 from media.color import HDR_NAMES, Picture, to_rgb
-from media.images import Pixels
+from media.container import (
+    REMEDY,
+    SEEK_MARGINS_S,
+    describe,
+    file_start,
+    frame_spacing,
+    open_video,
+    seek,
+    time_frames,
+)
 
-DEFAULT_FPS = 25.0  # frames per second of a file that states neither times nor a rate
 SQUARE_TOLERANCE = 0.02  # pixels are square up to this relative difference of width and height
 PROBED_FRAMES = 3  # frames that are decoded to learn the properties of a video
-# Seconds before the wanted time at which decoding begins, one after the other until a whole picture comes early
-# enough; then the beginning of the file.
-SEEK_MARGINS_S = (1.0, 5.0, 30.0)
-REMEDY = "convert it first, for instance with HandBrake or ffmpeg to H.264 mp4"
 ALPHA_REMEDY = "export it as ProRes 4444, as VP9 in WebM or as a folder of PNG pictures, which keep the opacity"
-COVER_PICTURE = av.stream.Disposition.attached_pic
-UNIT_LENGTH_BYTES = 4
-MOST_DAMAGE = 100  # packets that cannot be decoded, after which reading ends
-LEAST_SPACING_S = 1e-4  # between two frames whose time stamps are equal or in the wrong order
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave opacity out.
+MOST_DAMAGE = 100  # packets that cannot be decoded, after which reading ends
+EARLY_END_S = 0.2  # Seconds by which the last frame may end before the file should.
+WITHOUT_TIMES = {"avi"}  # Formats that store only the order in which frames are decoded.
+
+
+@dataclass
+class DecodingNotes:
+    """What is learned of a file while it is decoded."""
+
+    damage: list[str] = field(default_factory=list)  # reasons why packets could not be decoded
+    hidden: int = 0  # number of frames that the file stores but does not show
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,8 @@ class VideoMetadata:
     codec: str
     rotation: int  # degrees, clockwise, by which players turn the stored frames
     has_audio: bool
-    has_alpha: bool
+    has_alpha: bool  # opacity is stored
+    is_transparent: bool  # the first frames are not opaque everywhere, as far as it is known
     hdr: str | None = None  # "PQ" or "HLG" if the dynamic range is high
     is_interlaced: bool = False
     has_oblong_pixels: bool = False
@@ -68,7 +80,7 @@ class TimedFrame:
 def read_video_metadata(path: Path) -> VideoMetadata:
     """Return the properties of a video file. Raises UserError if it is not a readable video."""
     with open_video(path) as (container, stream):
-        frames = list(itertools.islice(decode(stream, stream.codec_context, []), PROBED_FRAMES))
+        frames = list(itertools.islice(decode(stream, stream.codec_context, DecodingNotes()), PROBED_FRAMES))
         codec = stream.codec_context.name
         if not frames:
             raise UserError(f"{path}: its video can't be decoded (no picture of the kind {codec} is whole); {REMEDY}")
@@ -77,60 +89,23 @@ def read_video_metadata(path: Path) -> VideoMetadata:
         return VideoMetadata(
             width,
             height,
-            fps=float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS),
+            fps=1 / frame_spacing(stream),
             duration_s=read_duration(container, stream),
             codec=codec,
             rotation=-first.rotation % 360,
             has_audio=bool(container.streams.audio),
             has_alpha=has_alpha(stream, first),
+            is_transparent=has_alpha(stream, first) and not all(is_opaque(frame) for frame in frames),
             hdr=HDR_NAMES.get(int(first.color_trc)),
             is_interlaced=any(frame.interlaced_frame for frame in frames),
             has_oblong_pixels=pixel_aspect(stream) != 1,
         )
 
 
-@contextmanager
-def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a video file and choose its stream of pictures; a cover picture is none.
-
-    Raises UserError if there is no such file, no video in it, or no decoder for it.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: is empty (0 bytes); copy or download it again")
-    try:
-        # Without "file:", a name with a colon would be taken for a protocol.
-        container = av.open(f"file:{path.resolve()}", "r", metadata_errors="replace")
-    except (av.error.FFmpegError, ValueError) as error:
-        raise UserError(f"{path}: not a video that can be read ({describe(error)}); {REMEDY}") from None
-    with container:
-        moving = [stream for stream in container.streams.video if not stream.disposition & COVER_PICTURE]
-        if not moving:
-            kinds = " and ".join(sorted({stream.type for stream in container.streams})) or "metadata"
-            raise UserError(f"{path}: has no video stream, only {kinds}; give a file with pictures in it")
-        if moving[0].codec_context is None:
-            raise UserError(f"{path}: its video can't be decoded (a kind that FFmpeg does not know); {REMEDY}")
-        moving[0].thread_type = "AUTO"
-        yield container, moving[0]
-
-
-def describe(error: Exception) -> str:
-    """Return the reason of an error of FFmpeg, without the name of the file."""
-    return getattr(error, "strerror", None) or str(error)
-
-
-def file_start(container: InputContainer) -> float:
-    """Return the time stamp, in seconds, that players show as the beginning of a file.
-
-    Broadcast files begin at any time. Sound that begins a little before zero is not counted.
-    """
-    return max(0.0, (container.start_time or 0) / av.time_base)
-
-
 def read_duration(container: InputContainer, stream: VideoStream) -> float | None:
     """Return when the pictures of a file end, in seconds, or None if the file states it only with its sound."""
-    if stream.duration is not None and stream.time_base is not None:
+    # Formats that do not count the frames of a stream state only how long the whole file is.
+    if stream.duration is not None and stream.time_base is not None and stream.frames:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - file_start(container)
     is_alone = not container.streams.audio
     return container.duration / av.time_base if container.duration is not None and is_alone else None
@@ -168,30 +143,14 @@ def has_alpha(stream: VideoStream, frame: av.VideoFrame) -> bool:
     return stores_alpha(frame) or (is_noted and stream.codec_context.name in ALPHA_DECODERS)
 
 
+def is_opaque(frame: av.VideoFrame) -> bool:
+    """Return whether a decoded frame has opacity that is full everywhere."""
+    return stores_alpha(frame) and bool((frame.to_ndarray(format="rgba")[..., 3] == 255).all())
+
+
 def stores_alpha(frame: av.VideoFrame) -> bool:
     """Return whether a decoded frame has opacity."""
     return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-
-
-def has_hidden_alpha(path: Path) -> bool:
-    """Return whether a video is HEVC with opacity in a layer of its own, which FFmpeg does not decode."""
-    with open_video(path) as (container, stream):
-        if stream.codec_context.name != "hevc":
-            return False
-        units = split_units(bytes(next(container.demux(stream))))
-        return any(unit[0] & 1 or unit[1] >> 3 for unit in units)  # the number of the layer; 0 is the picture
-
-
-def split_units(packet: bytes) -> list[bytes]:
-    """Return the units of an HEVC packet, which follow start codes in broadcast files, or else their lengths."""
-    if packet.startswith((b"\0\0\1", b"\0\0\0\1")):
-        return [unit for unit in packet.split(b"\0\0\1")[1:] if len(unit) > 1]
-    units = []
-    while len(packet) > UNIT_LENGTH_BYTES + 1:
-        end = UNIT_LENGTH_BYTES + int.from_bytes(packet[:UNIT_LENGTH_BYTES], "big")
-        units.append(packet[UNIT_LENGTH_BYTES:end])
-        packet = packet[end:]
-    return [unit for unit in units if len(unit) > 1]
 
 
 def read_video(
@@ -210,64 +169,65 @@ def read_frames(
     alpha: yield the opacity instead of the colours. deinterlace: fields are made whole frames (bwdif). Raises UserError
     if no frame can be decoded. Warns after the last readable frame if the file is damaged.
     """
-    damage: list[str] = []
-    number, stated = 0, 0
-    with open_at(path, start_s, alpha, damage) as (container, stream, frames):
+    notes, number, stated, duration_s, end = DecodingNotes(), 0, 0, None, 0.0
+    with open_at(path, start_s, alpha, notes) as (container, stream, frames):
+        # Files round times to ticks, so a time may differ from the wanted one by half a tick.
         offset, half_tick = file_start(container), float(stream.time_base or 0) / 2
-        stated = stream.frames if start_s == 0 and end_s is None else 0
+        if start_s == 0 and end_s is None:
+            stated, duration_s = stream.frames, read_duration(container, stream)
         frames = keep_size(frames)
-        for time, frame in time_frames(weave_fields(frames) if deinterlace else frames, stream):
+        for time, frame in time_frames(deinterlace_frames(frames) if deinterlace else frames, stream):
             if end_s is not None and time - offset >= end_s - half_tick:
                 break
             if time - offset < start_s - half_tick:
                 continue
             number += 1
             duration = frame.duration * frame.time_base if frame.duration and frame.time_base else None
+            end = time - offset + max(float(duration or 0), frame_spacing(stream))
             pixels = show_pixels(frame, stream, alpha)
             yield TimedFrame(time - offset, None if duration is None else float(duration), pixels)
     if number == 0:
-        reason = damage[-1] if damage else "no frame lies between --start and --end"
+        reason = notes.damage[-1] if notes.damage else "no frame lies between --start and --end"
         raise UserError(f"{path}: no frame could be read ({reason}); {REMEDY}")
-    if number < stated and not damage:
-        damage.append(f"it should have {stated}")
-    if damage:
-        warn(f"{path}: damaged, {number} frames could be read ({damage[-1]}); look at them before training")
+    if number < stated - notes.hidden and not notes.damage:
+        notes.damage.append(f"it should have {stated - notes.hidden}")
+    elif duration_s is not None and end < duration_s - EARLY_END_S and not notes.damage:
+        notes.damage.append(f"it ends after {end:.2f} of {duration_s:.2f} s")
+    if notes.damage:
+        warn(f"{path}: damaged, {number} frames could be read ({notes.damage[-1]}); look at them before training")
 
 
 def show_pixels(frame: av.VideoFrame, stream: VideoStream, alpha: bool) -> Picture:
     """Return the colours (H, W, 3), or the opacity (H, W), of a stored frame, upright and with square pixels."""
-    if alpha:
-        pixels: Picture = full_opacity(frame)
-        if stores_alpha(frame):
-            pixels = frame.to_ndarray(format="rgba")[..., 3]
-    else:
+    pixels: Picture
+    if not alpha:
         pixels = to_rgb(frame)
+    elif stores_alpha(frame):
+        pixels = frame.to_ndarray(format="rgba")[..., 3]
+    else:
+        pixels = np.full((frame.height, frame.width), 255, np.uint8)
     width = square_width(frame, stream)
     if width != frame.width:
         pixels = cv2.resize(pixels, (width, frame.height), interpolation=cv2.INTER_CUBIC)
     return np.ascontiguousarray(turn_upright(pixels, frame))
 
 
-def full_opacity(frame: av.VideoFrame) -> Pixels:
-    """Return the opacity of a frame that stores none, (H, W) uint8."""
-    return np.full((frame.height, frame.width), 255, np.uint8)
-
-
 @contextmanager
 def open_at(
-    path: Path, start_s: float, alpha: bool, damage: list[str]
+    path: Path, start_s: float, alpha: bool, notes: DecodingNotes
 ) -> Iterator[tuple[InputContainer, VideoStream, Iterator[av.VideoFrame]]]:
     """Open a video, and decode its frames from a whole picture on that is not later than start_s.
 
     Containers find times inexactly, and frames before the first whole picture may lack what they refer to: it is tried
-    from further and further before, at last from the beginning of the file. damage: see `decode`.
+    from further and further before, at last from the beginning of the file. notes: see `decode`.
     """
     for margin in (*SEEK_MARGINS_S, math.inf):
         with open_video(path) as (container, stream):
-            target = start_s - margin
+            target, notes.hidden = start_s - margin, 0
+            notes.damage.clear()
             if target > 0 and not seek(container, stream, target + file_start(container)):
                 continue
-            frames = decode(stream, open_decoder(stream, alpha), damage if target <= 0 else [])
+            frames = decode(stream, open_decoder(stream, alpha), notes)
             if target > 0:
                 frames = itertools.dropwhile(lambda frame: not frame.key_frame, frames)
                 first = next(frames, None)
@@ -276,15 +236,6 @@ def open_at(
                 frames = itertools.chain([first], frames)
             yield container, stream, frames
             return
-
-
-def seek(container: InputContainer, stream: VideoStream, time_s: float) -> bool:
-    """Move to a time stamp of a file; return whether the file can do that."""
-    try:
-        container.seek(math.floor(time_s / float(stream.time_base or 1)), stream=stream)
-    except av.error.FFmpegError:
-        return False
-    return True
 
 
 def open_decoder(stream: VideoStream, alpha: bool) -> av.VideoCodecContext:
@@ -297,23 +248,29 @@ def open_decoder(stream: VideoStream, alpha: bool) -> av.VideoCodecContext:
     return decoder
 
 
-def decode(stream: VideoStream, decoder: av.VideoCodecContext, damage: list[str]) -> Iterator[av.VideoFrame]:
-    """Yield the frames of a stream from where its file stands. What cannot be decoded is noted in `damage`."""
-    packets = cast(InputContainer, stream.container).demux(stream)
+def decode(stream: VideoStream, decoder: av.VideoCodecContext, notes: DecodingNotes) -> Iterator[av.VideoFrame]:
+    """Yield the frames of a stream from where its file stands. What cannot be decoded is noted."""
+    container = cast(InputContainer, stream.container)
+    packets, decoding_times = container.demux(stream), deque[int | None]()
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
+            notes.hidden += packet.is_discard
+            if packet.size:
+                decoding_times.append(packet.dts)
             for frame in decoder.decode(packet if packet.size else None):
                 frame.time_base = stream.time_base  # The last frames come without one.
+                if container.format.name in WITHOUT_TIMES and decoding_times:
+                    frame.pts = decoding_times.popleft()  # The first time belongs to the first frame that is shown.
                 yield frame
         except av.error.EOFError:
             return
-        except (av.error.InvalidDataError, av.error.OSError, av.error.UnknownError) as error:
-            if len(damage) >= MOST_DAMAGE:
+        except av.error.FFmpegError as error:
+            if len(notes.damage) >= MOST_DAMAGE:
                 return
-            damage.append(describe(error))
+            notes.damage.append(describe(error))
 
 
 def keep_size(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -324,10 +281,10 @@ def keep_size(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
         yield frame if (frame.width, frame.height) == size else frame.reformat(*size)
 
 
-def weave_fields(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+def deinterlace_frames(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     """Yield frames of which those that were recorded as two fields are made whole (bwdif); others are unchanged.
 
-    A video without such frames at its beginning is not looked at further.
+    Only the first PROBED_FRAMES frames tell whether a video has such frames.
     """
     probed = list(itertools.islice(frames, PROBED_FRAMES))
     frames = itertools.chain(probed, frames)
@@ -350,46 +307,3 @@ def weave_fields(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
                 yield graph.vpull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 break
-
-
-def time_frames(frames: Iterator[av.VideoFrame], stream: VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Yield each frame with its time stamp in seconds. Frames without one follow the frame before at the stated rate.
-
-    Time stamps that do not grow are moved behind the one before: no frame is lost.
-    """
-    spacing, last = 1 / float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS), -math.inf
-    for frame in frames:
-        time = frame.time if frame.time is not None else max(last, file_start(stream.container) - spacing) + spacing
-        last = max(time, last + LEAST_SPACING_S)
-        yield last, frame
-
-
-def count_frames(path: Path, start_s: float, end_s: float | None, most: int) -> int:
-    """Return how many frames of a video lie in a part, without decoding them. Counting stops above `most`."""
-    end = math.inf if end_s is None else end_s
-    for margin in (SEEK_MARGINS_S[-1], math.inf):
-        with open_video(path) as (container, stream):
-            target = start_s - margin
-            if target > 0 and not seek(container, stream, target + file_start(container)):
-                continue
-            stamps = (stamp - file_start(container) for stamp in read_stamps(container, stream, end))
-            half_tick = float(stream.time_base or 0) / 2
-            chosen = (stamp for stamp in stamps if start_s - half_tick <= stamp < end - half_tick)
-            number = sum(1 for _ in itertools.islice(chosen, most + 1))
-        if number or target <= 0:
-            break
-    return number
-
-
-def read_stamps(container: InputContainer, stream: VideoStream, end_s: float) -> Iterator[float]:
-    """Yield the time stamp of each frame of a stream in seconds, in the order of the file, until one after end_s."""
-    tick, spacing = float(stream.time_base or 0), 1 / float(stream.average_rate or DEFAULT_FPS)
-    last, end = file_start(container) - spacing, end_s + file_start(container)
-    with suppress(av.error.FFmpegError):  # A damaged end: what was found so far is there.
-        for packet in container.demux(stream):
-            if packet.dts is not None and packet.dts * tick > end:
-                return  # Frames are never stored after they are shown.
-            if packet.size and not packet.is_discard:
-                stamp = packet.dts if packet.pts is None else packet.pts
-                last = last + spacing if stamp is None else stamp * tick
-                yield last

@@ -22,7 +22,7 @@ def to_display(picture: NDArray) -> NDArray[np.float32]:
     if picture.dtype.kind != "f":
         largest = 255 if picture.dtype == np.uint8 else LARGEST_16_BIT
         return picture.astype(np.float32) / np.float32(largest)
-    linear = np.clip(picture.astype(np.float32), 0, 1)
+    linear = np.clip(np.nan_to_num(picture.astype(np.float32)), 0, 1)
     return np.where(linear <= LINEAR_KNEE, 12.92 * linear, 1.055 * linear ** np.float32(1 / 2.4) - 0.055)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from command_line import UserError
+from media.color import BITS_8, bit_depth
 from media.files import write_atomically
 
 EXR_SUFFIX, DPX_SUFFIX = ".exr", ".dpx"
@@ -27,42 +28,35 @@ def check_openexr() -> None:
 
 
 @contextmanager
-def open_exr(path: Path) -> Iterator[Any]:
-    """Open an EXR file. Raises UserError if it is none or is damaged."""
+def open_exr(path: Path, header_only: bool = False) -> Iterator[Any]:
+    """Open an EXR file with a channel for each letter. Raises UserError if it is none or is damaged."""
     check_openexr()
     import OpenEXR
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        file = OpenEXR.File(str(path))
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not an EXR file that can be read ({error}); export it again") from None
-    with file:
-        yield file
+        with OpenEXR.File(str(path), separate_channels=True, header_only=header_only) as file:
+            yield file
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise UserError(f"{path}: damaged, or no EXR file that can be read ({error}); export it again") from None
 
 
 def exr_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of the picture that an EXR file shows, its display window."""
-    check_openexr()
-    import OpenEXR
-
-    try:
-        with OpenEXR.File(str(path), header_only=True) as file:
-            low, high = file.header()["displayWindow"]
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: not an EXR file that can be read ({error}); export it again") from None
+    with open_exr(path, header_only=True) as file:
+        low, high = file.header()["displayWindow"]
     return int(high[0] - low[0] + 1), int(high[1] - low[1] + 1)
 
 
 def read_exr(path: Path) -> NDArray:
     """Read the colours of an EXR file as linear light, (H, W, 3), or (H, W, 4) with premultiplied colours.
 
-    Halves stay float16, other numbers become float32. What lies between the data and the display window is black.
-    Raises UserError if the file cannot be read or has no colours.
+    Halves stay float16, other numbers become float32; what is no number becomes 0. What lies between the data and the
+    display window is black. Raises UserError if the file cannot be read or has no colours.
     """
     with open_exr(path) as file:
-        channels = {name: channel.pixels for name, channel in file.channels().items()}
+        channels = {name: channel.pixels.copy() for name, channel in file.channels().items()}
         low, high = (np.array(corner) for corner in file.header()["displayWindow"])
         data_low = np.array(file.header()["dataWindow"][0])
     pixels = choose_color_channels(path, channels)
@@ -77,20 +71,30 @@ def read_exr(path: Path) -> NDArray:
     return shown
 
 
-def read_exr_matte(path: Path) -> NDArray[np.float32]:
-    """Read a matte (H, W) in [0, 1] from an EXR file: its opacity if that varies, else its strongest channel."""
+def read_exr_matte(path: Path, is_opacity: bool) -> NDArray[np.float32]:
+    """Read a matte (H, W) in [0, 1] from an EXR file: its opacity, or its strongest channel."""
     pixels = read_exr(path)
-    opacity = pixels[..., 3] if pixels.shape[2] == 4 else np.ones(1)
-    matte = opacity if opacity.min() < 1 else pixels[..., :3].max(-1)
+    matte = pixels[..., 3] if is_opacity and pixels.shape[2] == 4 else pixels[..., :3].max(-1)
     return np.clip(matte.astype(np.float32), 0, 1)
 
 
+def has_exr_opacity(path: Path) -> bool:
+    """Return whether an EXR file has an opacity that is not 1 everywhere."""
+    pixels = read_exr(path)
+    return pixels.shape[2] == 4 and bool(pixels[..., 3].min() < 1)
+
+
 def choose_color_channels(path: Path, channels: Mapping[str, NDArray]) -> NDArray:
-    """Return the colours, and the opacity if there is one, from the channels of an EXR file."""
-    for names in (("RGBA",), ("RGB", "A"), ("RGB",), ("R", "G", "B", "A"), ("R", "G", "B"), ("Y",), ("A",)):
-        if all(name in channels for name in names):
-            pixels = np.dstack([channels[name] for name in names])
-            pixels = np.repeat(pixels, 3, -1) if len(names[0]) == len(names) == 1 else pixels
+    """Return the colours, and the opacity if there is one, from the channels of an EXR file.
+
+    Without channels of these names, those of its only layer are taken, such as beauty.R.
+    """
+    layers = {name.rpartition(".")[0] for name in channels}
+    prefix = f"{next(iter(layers))}." if len(layers) == 1 and layers != {""} else ""
+    for names in ("RGBA", "RGB", "Y", "A"):
+        if all(prefix + name in channels for name in names):
+            pixels = np.nan_to_num(np.dstack([channels[prefix + name] for name in names]))
+            pixels = np.repeat(pixels, 3, -1) if len(names) == 1 else pixels
             return pixels if pixels.dtype == np.float16 else pixels.astype(np.float32)
     listed = ", ".join(sorted(channels)[:8])
     raise UserError(f"{path}: has no channels R, G and B or Y, only {listed}; write its colours into those")
@@ -111,6 +115,8 @@ def write_exr(path: Path, channels: Mapping[str, NDArray], attributes: Mapping[s
 
 def dpx_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of a DPX file from its header."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     with path.open("rb") as file:
         header = file.read(DPX_SIZE_OFFSET + 8)
     order = DPX_BYTE_ORDERS.get(header[:4])
@@ -128,7 +134,6 @@ def read_dpx(path: Path) -> NDArray:
         # The file is given and not its name, in which a % would stand for the numbers of a sequence.
         with path.open("rb") as stored, av.open(stored, "r", format="dpx_pipe") as container:
             frame = next(container.decode(video=0))
-            is_deep = max(component.bits for component in frame.format.components) > 8
-            return frame.to_ndarray(format="rgb48le" if is_deep else "rgb24")
+            return frame.to_ndarray(format="rgb48le" if bit_depth(frame) > BITS_8 else "rgb24")
     except (av.error.FFmpegError, StopIteration) as error:
         raise UserError(f"{path}: not a DPX file that can be read ({error}); export it again") from None

@@ -23,13 +23,10 @@ MAX_LISTED = 5  # folders that a message lists at most
 LOSSY_SUFFIXES = {".jpg", ".jpeg", ".webp"}  # compression noise makes their small values meaningless
 TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that swap width and height
 EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
-SAME_PROFILE = 2  # Largest difference, of 255, that a colour profile makes which is as good as that of sRGB.
+SAME_PROFILE = 2  # Profiles that change no colour by more than this, of 255, count as sRGB.
 TIFF_BITS = 258  # number of the TIFF entry with the bits of a sample
-PNG_HEADER_BYTES, PNG_DEPTH, PNG_COLORED = (
-    26,
-    24,
-    (2, 6),
-)  # Bytes of its header: the bits, and then the kind of colours.
+PNG_HEADER_BYTES = 26  # Bytes of a PNG file up to its kind of colours.
+PNG_DEPTH = 24  # Position of the byte with the bits of a channel.
 FINE_SIGMA_PX = 4.0  # Up to twice this standard deviation a Gaussian is computed on the image itself, in pixels.
 
 Floats = NDArray[np.floating]
@@ -87,6 +84,8 @@ def explain_empty_folder(folder: Path) -> str:
 
 def open_image(path: Path) -> Image.Image:
     """Return a decoded and upright image. Raises UserError if the file is no image or is damaged."""
+    if path.suffix.lower() in FILM_SUFFIXES:
+        raise UserError(f"{path}: EXR and DPX files are read as frames and as masks, not here; save it as a PNG")
     try:
         image: Image.Image = Image.open(path)
         image.load()
@@ -134,10 +133,10 @@ def grey_to_8_bit(image: Image.Image) -> Pixels:
 
 
 @lru_cache(maxsize=8)
-def find_srgb_transform(profile: bytes, mode: str) -> Any:
-    """Return the transform from a colour profile to sRGB for images of a mode; None if it would change nothing.
+def find_srgb_transform(profile: bytes, mode: str) -> tuple[Any, str]:
+    """Return the transform from a colour profile to sRGB for images of a mode, and what is wrong with the profile.
 
-    Raises ValueError if the profile is damaged or of another mode.
+    The transform is None if it would change nothing, or if the profile is damaged or of another mode.
     """
     from PIL import ImageCms
 
@@ -145,14 +144,20 @@ def find_srgb_transform(profile: bytes, mode: str) -> Any:
         source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(source, target, mode, "RGB")
     except (ImageCms.PyCMSError, OSError) as error:
-        raise ValueError(str(error)) from None
+        return None, str(error)
     if mode != "RGB":
-        return transform
+        return transform, ""
     levels = np.arange(0, 256, 17).astype(np.uint8)
     ramps = Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), -1).reshape(16, -1, 3))
     changed = ImageCms.applyTransform(ramps, transform)
     difference = np.abs(np.asarray(changed, np.int16) - np.asarray(ramps)).max()
-    return transform if difference > SAME_PROFILE else None
+    return (transform if difference > SAME_PROFILE else None), ""
+
+
+@lru_cache(maxsize=64)
+def warn_of_profile(folder: Path, problem: str) -> None:
+    """Warn once for each folder that a colour profile cannot be used."""
+    warn(f"{folder}: a colour profile cannot be used ({problem}); colours are taken as sRGB")
 
 
 def to_srgb(image: Image.Image, path: Path) -> Image.Image:
@@ -165,11 +170,9 @@ def to_srgb(image: Image.Image, path: Path) -> Image.Image:
         return image
     opacity = image.getchannel("A") if "A" in image.getbands() else None
     base = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGB")
-    try:
-        transform = find_srgb_transform(profile, base.mode)
-    except ValueError as error:
-        warn(f"{path}: its colour profile cannot be used ({error}); its colours are taken as sRGB")
-        return image
+    transform, problem = find_srgb_transform(profile, base.mode)
+    if problem:
+        warn_of_profile(path.parent, problem)
     if transform is None:
         return image
     from PIL import ImageCms
@@ -197,7 +200,7 @@ def read_rgb(path: Path) -> Pixels:
 def read_picture(path: Path) -> NDArray:
     """Read an image at its own depth, (H, W, 3): uint8, uint16, or linear light in floats (EXR). Opacity is ignored.
 
-    Pictures with a colour profile have 8 bits, because they become sRGB.
+    Pictures with a colour profile have 8 bits, because they become sRGB, and so have those that are stored turned.
     """
     suffix = path.suffix.lower()
     if suffix == EXR_SUFFIX:
@@ -208,7 +211,7 @@ def read_picture(path: Path) -> NDArray:
 
 
 def is_deep_color(path: Path) -> bool:
-    """Return whether a PNG or TIFF file has colours of 16 bits and no colour profile. Only its header is read."""
+    """Return whether a PNG or TIFF file has 16 bits, no colour profile and no turn. Only its header is read."""
     if path.suffix.lower() not in (".png", ".tif", ".tiff"):
         return False
     try:
@@ -216,20 +219,22 @@ def is_deep_color(path: Path) -> bool:
             if image.info.get("icc_profile") or image.getexif().get(EXIF_ORIENTATION, 1) != 1:
                 return False
             if image.format == "TIFF":
-                return image.tag_v2.get(TIFF_BITS, (8,))[0] == 16 and len(image.getbands()) >= 3  # type: ignore[attr-defined]
+                return image.tag_v2.get(TIFF_BITS, (8,))[0] == 16  # type: ignore[attr-defined]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False  # Reading it will tell.
     with path.open("rb") as file:
         header = file.read(PNG_HEADER_BYTES)
-    return header[PNG_DEPTH] == 16 and header[PNG_DEPTH + 1] in PNG_COLORED
+    return header[PNG_DEPTH] == 16
 
 
 def read_deep_colors(path: Path) -> NDArray:
     """Read a picture of 16 bits as (H, W, 3) uint16. Raises UserError if it is damaged."""
     open_image(path)  # OpenCV does not say what is wrong.
     stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.ndim != 3:
+    if stored is None or stored.dtype != np.uint16:
         raise UserError(f"{path}: a picture of 16 bits that cannot be read; export it again as PNG")
+    if stored.ndim == 2:
+        return np.repeat(stored[..., None], 3, axis=-1)
     return cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB if stored.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 

@@ -13,10 +13,10 @@ from PIL.PngImagePlugin import PngInfo
 from command_line import UserError
 from media.depth import to_8_bit
 from media.files import write_atomically
-from media.film import EXR_SUFFIX, read_exr_matte
+from media.film import DPX_SUFFIX, EXR_SUFFIX, has_exr_opacity, read_dpx, read_exr_matte
 from media.images import LOSSY_SUFFIXES, Floats, Pixels, grey_to_8_bit, is_deep_grey, open_image, read_rgb
 
-VOID_LABEL, VOID_COLOR = 255, 0xE0E0C0  # Pixels that nobody labelled, in palettes and colours (VOC, DAVIS).
+VOID_LABEL, VOID_COLOR = 255, 0xE0E0C0  # Pixels that nobody labelled, in numbers and in colours (VOC, DAVIS).
 LEAST_OPACITY = 3  # Smaller values of a matte, of 255, are noise.
 WHITE_SHARE = 0.98  # Pictures whose largest grey value is at least this share of white are mattes.
 FAINT_SHARE = 0.5  # Hard pictures of one grey value below this share of white would be no object as mattes.
@@ -35,7 +35,9 @@ class MaskKind:
 
     is_labels: bool  # every value except 0 is the object; otherwise values are opacity
     has_void: bool = False  # one value means that nobody labelled the pixel
-    is_guess: bool = False  # the values could mean something else, too
+    has_opacity: bool = False  # the opacity of the pictures is the matte, whatever their colours are
+    is_ambiguous: bool = False  # the values could mean something else, too
+    is_photo: bool = False  # many colours, and no opacity
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class MaskPicture:
         if self.source == "colors":
             channels = [self.values >> shift & 255 for shift in (16, 8, 0)]
             return np.maximum.reduce(channels).astype(np.uint8)
-        return (self.values.astype(np.int64) * 255 // self.white).astype(np.uint8)
+        return (np.minimum(self.values.astype(np.int64), self.white) * 255 // self.white).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class MaskEvidence:
     source: Source
     is_lossless: bool
     peak: float  # largest value, as a share of white
-    levels: frozenset[int]  # distinct values; no more than MOST_LABELS + 1 of them are kept
+    levels: frozenset[int]  # distinct values; no more than MOST_LABELS + 1 of them are kept, and the largest
+    white_area: int  # pixels of the largest possible value
+    other_area: int  # pixels of other values except 0
     steps: int  # pixels where the value changes, along rows and columns
     ramps: int  # pixels where it changes twice in a row
 
@@ -75,8 +79,8 @@ def read_mask(path: Path, kind: MaskKind | None = None) -> Pixels:
     kind: what `find_mask_kind` says of the whole sequence; None decides by this picture alone. Of labels, every one
     except 0 (black) is the object. Of mattes, values are kept, but for noise.
     """
-    mask = open_mask(path, has_labels=kind is None or kind.is_labels)
-    kind = kind or judge_kind([measure_kind(mask)])
+    kind = kind or find_mask_kind([path])
+    mask = open_mask(path, kind)
     if not kind.is_labels or mask.source in ("opacity", "noted"):
         is_noise = mask.opacity < (0 if mask.source == "noted" else LEAST_OPACITY)
         return np.where(is_noise, 0, mask.opacity).astype(np.uint8)
@@ -107,49 +111,81 @@ def find_mask_kind(paths: Iterable[Path]) -> MaskKind:
 def judge_kind(pictures: Sequence[MaskEvidence]) -> MaskKind:
     """Return the kind that the pictures of a sequence show together.
 
-    Palettes are labels, opacity is a matte, and so are pictures that reach white or have smoothed borders. Few values
-    with hard borders are labels: numbers of classes, or colours. So is a single dark value, because a matte of it would
-    hide the object.
+    Palettes are labels, opacity is a matte, and so are pictures with smoothed borders. Few values with hard borders are
+    labels: colours, or numbers of classes. But grey pictures that reach white are mattes, unless white is the smaller
+    part of them, as pixels that nobody labelled are. A single dark value is a label, because a matte of it would hide
+    the object.
     """
     sources = {picture.source for picture in pictures}
-    levels = frozenset[int]().union(*(picture.levels for picture in pictures)) - {0}
+    all_levels = frozenset[int]().union(*(picture.levels for picture in pictures))
+    levels = all_levels - {0}
     has_void = (VOID_COLOR if "colors" in sources else VOID_LABEL) in levels and len(levels) > 1
     if "palette" in sources:
         return MaskKind(True, has_void)
-    steps, ramps = (sum(getattr(picture, name) for picture in pictures) for name in ("steps", "ramps"))
-    has_few = 0 < len(levels) <= MOST_LABELS and all(picture.is_lossless for picture in pictures)
-    if not has_few or ramps > MOST_RAMPS * steps or sources & {"opacity", "noted"}:
-        return MaskKind(False, has_void)
+    if sources & {"opacity", "noted"}:
+        return MaskKind(False, has_void, has_opacity="opacity" in sources)
+    peak = max((picture.peak for picture in pictures), default=0.0)
+    steps, ramps, white, other = (
+        sum(getattr(picture, name) for picture in pictures) for name in ("steps", "ramps", "white_area", "other_area")
+    )
+    is_lossless = all(picture.is_lossless for picture in pictures)
+    is_dark = 0 < peak < FAINT_SHARE
+    if is_lossless and is_dark and len(levels) == 1:
+        return MaskKind(True, is_ambiguous=True)
+    has_few = 0 < len(levels) <= MOST_LABELS and is_lossless
+    if not has_few or ramps > MOST_RAMPS * steps:
+        is_photo = "colors" in sources and len(levels) > MOST_LABELS
+        return MaskKind(False, has_void, is_ambiguous=is_dark, is_photo=is_photo)
     if "colors" in sources:
-        return MaskKind(True, has_void, is_guess=True)
-    peak = max(picture.peak for picture in pictures)
-    is_dark = peak < FAINT_SHARE or (peak < WHITE_SHARE and len(levels) > 1)
-    return MaskKind(is_dark, has_void, is_guess=peak < WHITE_SHARE)
+        return MaskKind(True, has_void, is_ambiguous=True)
+    if peak < WHITE_SHARE:
+        return MaskKind(is_dark or len(levels) > 1, is_ambiguous=True)
+    with_white = [picture for picture in pictures if picture.white_area]
+    are_mixed = all(picture.other_area for picture in with_white)  # An object that fades is white or grey, not both.
+    is_void = has_void and 0 in all_levels and white < other and are_mixed
+    return MaskKind(is_void, has_void, is_ambiguous=len(levels) > 1)
 
 
 def measure_kind(mask: MaskPicture) -> MaskEvidence:
     """Measure what the values of a picture show of its kind."""
-    levels = np.unique(mask.values)[: MOST_LABELS + 1]
+    levels = np.unique(mask.values)
     steps = ramps = 0
     for axis in (0, 1):
         changes = np.diff(mask.values, axis=axis) != 0
         before, after = (changes[:-1], changes[1:]) if axis == 0 else (changes[:, :-1], changes[:, 1:])
         steps += int((before | after).sum())
         ramps += int((before & after).sum())
-    peak = float(mask.values.max()) / mask.white
-    return MaskEvidence(mask.source, mask.is_lossless, peak, frozenset(levels.tolist()), steps, ramps)
+    white, black = (int((mask.values == value).sum()) for value in (mask.white, 0))
+    return MaskEvidence(
+        mask.source,
+        mask.is_lossless,
+        float(levels[-1]) / mask.white,
+        frozenset([*levels[: MOST_LABELS + 1].tolist(), int(levels[-1])]),
+        white,
+        mask.values.size - white - black,
+        steps,
+        ramps,
+    )
 
 
-def open_mask(path: Path, has_labels: bool = True) -> MaskPicture:
-    """Read the values of a mask picture, and where they come from. Without labels, a palette holds colours."""
+def open_mask(path: Path, kind: MaskKind | None = None) -> MaskPicture:
+    """Read the values of a mask picture, and where they come from.
+
+    kind: of its sequence, if it is known: whether it has opacity, and whether a palette holds labels or colours.
+    """
+    has_opacity = kind.has_opacity if kind is not None else None
     if path.suffix.lower() == EXR_SUFFIX:
-        return MaskPicture(to_8_bit(read_exr_matte(path)), "opacity")
+        if has_opacity or (has_opacity is None and has_exr_opacity(path)):
+            return MaskPicture(to_8_bit(read_exr_matte(path, is_opacity=True)), "opacity")
+        return MaskPicture(to_8_bit(read_exr_matte(path, is_opacity=False)), "grey", is_lossless=False)
+    if path.suffix.lower() == DPX_SUFFIX:
+        return from_colors(read_dpx(path), is_lossless=True)
     image = open_image(path)
-    if image.mode == "P" and not has_labels:
-        image = image.convert("RGBA")
     is_lossless = path.suffix.lower() not in LOSSY_SUFFIXES
     if image.info.get(MATTE_NOTE[0]) == MATTE_NOTE[1]:
         return MaskPicture(np.asarray(image.convert("L")), "noted")
+    if image.mode == "P" and kind is not None and not kind.is_labels:
+        image = image.convert("RGBA")
     if image.mode == "P":
         opaque = np.asarray(image.convert("RGBA").getchannel("A")) > 0 if "transparency" in image.info else None
         if not has_grey_palette(image):
@@ -158,23 +194,36 @@ def open_mask(path: Path, has_labels: bool = True) -> MaskPicture:
     if is_deep_grey(image):
         if image.mode == "F":
             return MaskPicture(grey_to_8_bit(image), "grey", is_lossless=False)  # Floats are no labels.
-        return MaskPicture(np.asarray(image).astype(np.int64), "grey", white=65535)
+        values = np.asarray(image).astype(np.int64)
+        return MaskPicture(values, "grey", white=65535 if values.max() <= 65535 else 2**31 - 1)
     if "A" in image.getbands():
         opacity = np.asarray(image.getchannel("A"))
-        if opacity.min() < 255:
+        if has_opacity or (has_opacity is None and opacity.min() < 255):
             return MaskPicture(opacity, "opacity")
     if image.mode in ("L", "1", "LA"):
         return MaskPicture(np.asarray(image.convert("L")), "grey", is_lossless=is_lossless)
-    red, green, blue = (np.asarray(band).astype(np.int64) for band in image.convert("RGB").split())
+    return from_colors(np.asarray(image.convert("RGB")), is_lossless)
+
+
+def from_colors(colors: NDArray, is_lossless: bool) -> MaskPicture:
+    """Return a mask picture of colours (H, W, 3), uint8 or uint16; it is grey if all its colours are."""
+    red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     if (red == green).all() and (red == blue).all():
-        return MaskPicture(red, "grey", is_lossless=is_lossless)
+        return MaskPicture(red, "grey", 255 if colors.dtype == np.uint8 else 65535, is_lossless)
+    if colors.dtype != np.uint8:
+        red, green, blue = red >> 8, green >> 8, blue >> 8
     return MaskPicture(red << 16 | green << 8 | blue, "colors", 0xFFFFFF, is_lossless)
 
 
 def has_grey_palette(image: Image.Image) -> bool:
-    """Return whether all used colours of a palette image are grey. Such an image holds grey values, not labels."""
-    colors = np.array(image.convert("RGB")).reshape(-1, 3)
-    return bool((colors == colors[:, :1]).all())
+    """Return whether a palette image holds grey values and not labels.
+
+    All colours that it uses are grey then, and white is among them, or the palette has no other colours at all.
+    """
+    used = np.array(image.convert("RGB")).reshape(-1, 3)
+    palette = np.array(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    is_grey, only_grey = ((colors == colors[:, :1]).all() for colors in (used, palette))
+    return bool(is_grey and (only_grey or used.max() == 255))
 
 
 def read_edit_with_mask(path: Path, mask_path: Path) -> Floats:

@@ -1,7 +1,7 @@
 """The sound of a video file: a part of it, in step with the pictures that are written."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,12 +13,13 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
 from command_line import warn
-from media.decoding import file_start
+from media.container import describe, file_start, open_media
 
 BITS_PER_SECOND = 192_000
 RATES_HZ = (44100, 48000, 88200, 96000, 32000, 22050)  # AAC knows these; the second one serves for all others.
 DEFAULT_RATE_HZ = 48000
 LAYOUTS = ("mono", "stereo", "5.1")  # other layouts of loudspeakers are mixed down to two
+SAMPLE_FORMAT = "fltp"  # numbers of the encoder of AAC
 FRAME_SAMPLES = 1024  # samples of one frame of AAC
 SEEK_MARGIN_S = 1.0  # seconds before the wanted sound at which decoding begins
 
@@ -39,10 +40,14 @@ def find_track(source: Path) -> int | None:
 
     Cameras and phones write tracks that nobody else decodes.
     """
-    with open_sound(source) as container:
-        count = len(container.streams.audio)
+    try:
+        with open_media(source) as container:
+            count = len(container.streams.audio)
+    except av.error.FFmpegError as error:
+        warn(f"{source}: cannot be read any more ({describe(error)}), so the edited video is silent")
+        return None
     for track in range(count):
-        with open_sound(source) as container:
+        with open_media(source) as container:
             stream = container.streams.audio[track]
             try:
                 if stream.codec_context is None or next(container.decode(stream), None) is None:
@@ -57,17 +62,12 @@ def find_track(source: Path) -> int | None:
     return None
 
 
-def open_sound(source: Path) -> av.container.InputContainer:
-    """Open a file to read its sound."""
-    return av.open(f"file:{source.resolve()}", "r", metadata_errors="replace")
-
-
 class SoundWriter:
     """Writes sound as AAC into a video that is being written; silence follows where the sound ends too early."""
 
     def __init__(self, audio: Audio, container: OutputContainer):
         self.container, self.audio = container, audio
-        with open_sound(audio.source) as source:
+        with open_media(audio.source) as source:
             template = source.streams.audio[audio.track]
             layout = template.layout.name if template.layout.name in LAYOUTS else LAYOUTS[1]
             rate = template.rate if template.rate in RATES_HZ else DEFAULT_RATE_HZ
@@ -92,35 +92,51 @@ class SoundWriter:
 def read_sound(audio: Audio, rate: int, layout: str) -> Iterator[av.AudioFrame]:
     """Yield the sound of a part of a file in frames of FRAME_SAMPLES, and then silence without end.
 
-    Sound that begins later than the part, and gaps in it, are filled with silence.
+    Sound that begins later than the part, and gaps in it, are filled with silence, and so is everything after sound
+    that cannot be decoded, with a warning.
     """
-    with open_sound(audio.source) as container:
+    with open_media(audio.source) as container:
         stream = container.streams.audio[audio.track]
         start = audio.start_s + file_start(container)
         end = math.inf if audio.end_s is None else audio.end_s + file_start(container)
-        graph = make_sound_graph(stream, rate, layout, start, end)
-        for frame in decode_sound(container, stream, start):
-            if frame.time is not None and frame.time >= end:
-                break
-            graph.push(frame)
-            yield from pull_frames(graph)
+        graph = make_sound_graph(rate, layout, start, end)
+        try:
+            for frame in convert_sound(decode_sound(container, stream, start), rate, layout):
+                if frame.time is not None and frame.time >= end:
+                    break
+                graph.push(frame)
+                yield from pull_frames(graph)
+        except av.error.FFmpegError as error:
+            warn(f"{audio.source}: its sound cannot be decoded further ({describe(error)}); silence follows")
         graph.push(None)
         while True:
             yield from pull_frames(graph)
 
 
-def make_sound_graph(stream: AudioStream, rate: int, layout: str, start_s: float, end_s: float) -> av.filter.Graph:
-    """Return the filters that cut a track between two time stamps, convert it and fill what is missing with silence."""
+def convert_sound(frames: Iterable[av.AudioFrame], rate: int, layout: str) -> Iterator[av.AudioFrame]:
+    """Yield sound in one format, whatever the frames have: broadcast sound may change from frame to frame."""
+    resampler, before = None, None
+    for frame in frames:
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if kind != before:
+            if resampler is not None:
+                yield from resampler.resample(None)
+            resampler, before = av.AudioResampler(SAMPLE_FORMAT, layout, rate), kind
+        assert resampler is not None  # It was made for the first frame.
+        yield from resampler.resample(frame)
+    if resampler is not None:
+        yield from resampler.resample(None)
+
+
+def make_sound_graph(rate: int, layout: str, start_s: float, end_s: float) -> av.filter.Graph:
+    """Return the filters that cut a track between two time stamps, and fill what is missing with silence."""
     graph = av.filter.Graph()
-    source = graph.add_abuffer(
-        sample_rate=stream.rate, format=stream.format, layout=stream.layout, time_base=stream.time_base
-    )
+    source = graph.add_abuffer(sample_rate=rate, format=SAMPLE_FORMAT, layout=layout, time_base=Fraction(1, rate))
     end = "" if end_s == math.inf else f":end={end_s:.6f}"
     filters = (
         ("atrim", f"start={start_s:.6f}{end}"),
         ("asetpts", f"PTS-{start_s:.6f}/TB"),
-        ("aresample", f"{rate}:async=1:first_pts=0"),
-        ("aformat", f"sample_fmts=fltp:sample_rates={rate}:channel_layouts={layout}"),
+        ("aresample", "async=1:first_pts=0"),
         ("apad", ""),
         ("asetnsamples", f"n={FRAME_SAMPLES}"),
     )

@@ -29,6 +29,7 @@ PUBLISHED_FPS = 10.0  # frames per second of the published videos, used for clip
 QUEUED_FRAMES = 2  # Frames that wait for the encoder at most.
 TICKS_PER_SECOND = 90000  # Time unit of frames that are spaced unevenly.
 LARGEST_DENOMINATOR = 1001  # Of a frame rate; broadcast rates are multiples of 1000/1001.
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # names of the formats by suffix
 BT709 = 1  # number of its matrix, primaries and transfer in the H.273 standard
 
 
@@ -74,12 +75,13 @@ class VideoWriter:
         times_s: Sequence[float] = (),
     ):
         self.path, self.kind, self.audio, self.crf, self.preset = path, kind, audio, crf, preset
-        self.rate, self.times_s = Fraction(fps).limit_denominator(LARGEST_DENOMINATOR), times_s
+        self.rate, self.times_s = exact_rate(fps), times_s
         self.temporary = temporary_path(path)
         self.encoder = ThreadPoolExecutor(1)
         self.pending: deque[Future[None]] = deque()
         self.container: OutputContainer | None = None
         self.count = 0
+        self.durations: dict[int, int] = {}  # of the frames in the encoder, by time stamp, in units of the time base
 
     def write(self, frame: Picture) -> None:
         """Append one frame. The first frame decides the size of the video."""
@@ -99,11 +101,19 @@ class VideoWriter:
             assert self.container is not None
             frame = make_frame(picture, self.pixel_format)
             frame.time_base, frame.pts = self.time_base, self.ticks(self.count)
-            frame.duration = self.ticks(self.count + 1) - frame.pts
+            self.durations[frame.pts] = self.ticks(self.count + 1) - frame.pts
             self.count += 1
-            self.container.mux(self.stream.encode(frame))
+            self.mux(self.stream.encode(frame))
             if self.sound is not None:
                 self.sound.write_until(float(self.ticks(self.count) * self.time_base))
+
+    def mux(self, packets: Sequence[av.Packet]) -> None:
+        """Write encoded frames with their durations, which encoders do not keep."""
+        assert self.container is not None
+        for packet in packets:
+            if packet.pts is not None:
+                packet.duration = self.durations.pop(packet.pts, packet.duration)
+            self.container.mux(packet)
 
     def ticks(self, number: int) -> int:
         """Return when a frame begins, in units of the time base."""
@@ -117,7 +127,8 @@ class VideoWriter:
         height, width, channels = picture.shape
         codec = choose_codec(self.kind, self.crf, self.preset, channels, picture.dtype == np.uint16)
         # Without "file:", a name with a colon would be taken for a protocol.
-        options = {"movflags": "+faststart"} if codec.suffix == ".mp4" else {}
+        is_matroska = codec.suffix == ".mkv"
+        options = {} if is_matroska else {"movflags": "+faststart", "movie_timescale": str(TICKS_PER_SECOND)}
         target = f"file:{self.temporary.resolve()}"
         self.container = av.open(target, "w", format=CONTAINERS[codec.suffix], container_options=options)
         self.time_base = Fraction(1, TICKS_PER_SECOND) if self.times_s else 1 / self.rate
@@ -128,6 +139,8 @@ class VideoWriter:
         if self.kind == "mp4":
             # One thread: many files are written side by side, and each thread costs memory.
             context.thread_count, context.gop_size = 1, 25
+            if self.times_s:  # The last frame that is stored has to be the last one that is shown, to last long enough.
+                context.max_b_frames = 0
         if codec.pixel_format.startswith("yuv"):
             # HD colour, written into the file: without these tags players guess by the size, and colours shift.
             context.colorspace = context.color_primaries = context.color_trc = BT709
@@ -139,7 +152,7 @@ class VideoWriter:
         """Write what the encoders still hold, and close the file."""
         assert self.container is not None
         with name_in_errors(self.path):
-            self.container.mux(self.stream.encode(None))
+            self.mux(self.stream.encode(None))
             if self.sound is not None:
                 self.sound.close()
             self.container.close()
@@ -172,7 +185,11 @@ class VideoWriter:
         self.close(keep=error_type is None)
 
 
-CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
+def exact_rate(fps: float) -> Fraction:
+    """Return frames per second as a fraction of small numbers, exact for broadcast rates; time lapses may be slow."""
+    if fps < 1:
+        return 1 / Fraction(1 / fps).limit_denominator(LARGEST_DENOMINATOR)
+    return Fraction(fps).limit_denominator(LARGEST_DENOMINATOR)
 
 
 @contextmanager

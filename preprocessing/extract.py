@@ -13,12 +13,13 @@ from tqdm import tqdm
 import media
 from command_line import UserError, warn
 from media.color import Picture
-from media.decoding import TimedFrame, VideoMetadata, count_frames, read_frames, read_video_metadata
+from media.container import count_frames
+from media.decoding import TimedFrame, VideoMetadata, read_frames, read_video_metadata
 from parallel.side_by_side import stream_side_by_side
 from preprocessing.scene_cuts import SceneCutDetector
 
 MAX_LISTED = 5  # Number of frames that a message lists at most.
-TIME_DIGITS = 6  # decimals of the times in a note, in seconds
+TIME_DIGITS = 9  # decimals of the times in a note, in seconds
 # Difference up to which the rate that a file states is that of its frames: relative, and in seconds from the first
 # frame to the last one, since many files round times to milliseconds.
 RATE_TOLERANCE, TIME_TOLERANCE_S = 0.005, 0.002

@@ -6,13 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import media
-from command_line import UserError
+from command_line import UserError, warn
 from media import Pixels
 from media.clip import has_same_aspect
 from media.color import Picture
-from media.decoding import ALPHA_REMEDY, count_frames, has_hidden_alpha, read_video, read_video_metadata
+from media.container import count_frames, has_hidden_alpha
+from media.decoding import ALPHA_REMEDY, read_video, read_video_metadata
 from preprocessing.extract import Span, read_clip_note
 
 
@@ -70,7 +72,11 @@ def read_folder_masks(
     """
     pictures = media.list_images(find_picture_folder(folder))
     by_name = {path.stem: path for path in pictures}
-    if missing := [frame.stem for frame in frames if frame.stem not in by_name]:
+    if (numbers := find_frame_numbers(frames[0].parent, len(pictures))) is not None:
+        first = pictures[numbers[0]].name
+        tqdm.write(f"{folder}: holds masks of the whole video; those of the part are taken, from {first} on")
+        chosen = [pictures[number] for number in numbers]
+    elif missing := [frame.stem for frame in frames if frame.stem not in by_name]:
         if not pictures:
             raise UserError(media.explain_empty_folder(folder))
         if len(pictures) != len(frames):
@@ -87,6 +93,26 @@ def read_folder_masks(
         yield path, media.read_mask(path, kind) if label is None else media.read_labels(path, label)
 
 
+def find_frame_numbers(frames: Path, pictures: int) -> list[int] | None:
+    """Return the numbers that the frames of a clip have in their video, if a folder has a picture for each of those.
+
+    Returns None if the clip is the whole video, if there are as many pictures as frames, or if nothing is known of the
+    video. Raises UserError if there are more pictures than frames of a part, but not those of the whole video: which
+    picture belongs to which frame is not known then.
+    """
+    note = read_clip_note(frames)
+    if note is None or pictures <= note.frames or (note.start_s, note.end_s, note.every) == (0, None, 1):
+        return None
+    source = Path(note.source)
+    if source.is_file() and count_frames(source, 0, None, pictures) == pictures:
+        first = count_frames(source, 0, note.start_s, pictures) if note.start_s > 0 else 0
+        return list(range(first, first + note.every * note.frames, note.every))
+    raise UserError(
+        f"{pictures} masks for {note.frames} frames, which are a part of {source.name}; give a mask for each of these "
+        "frames, or for each frame of the whole video"
+    )
+
+
 def choose_kind(folder: Path, pictures: list[Path], mask_kind: str | None) -> media.MaskKind:
     """Return how the values of all pictures are read, and print it: as asked for, or as they show together."""
     kind = media.find_mask_kind(pictures)
@@ -94,8 +120,11 @@ def choose_kind(folder: Path, pictures: list[Path], mask_kind: str | None) -> me
         kind = replace(kind, is_labels=mask_kind == "labels")
     meaning = "labels, every value but 0 is the object" if kind.is_labels else "a matte, their values are opacity"
     void = "; one value means that nobody labelled the pixel" if kind.is_labels and kind.has_void else ""
-    other = f" (--mask_kind {'matte' if kind.is_labels else 'labels'} reads them otherwise)" if kind.is_guess else ""
-    print(f"{folder}: read as {meaning}{void}{other}", flush=True)
+    other_kind = "matte" if kind.is_labels else "labels"
+    other = f" (--mask_kind {other_kind} reads them otherwise)" if kind.is_ambiguous else ""
+    tqdm.write(f"{folder}: read as {meaning}{void}{other}")  # It may stand above a progress bar.
+    if kind.is_photo and not kind.is_labels:
+        warn(f"{folder}: pictures of many colours without opacity are no usual masks; their strongest channel is taken")
     return kind
 
 

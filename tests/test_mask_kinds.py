@@ -1,6 +1,9 @@
 """Labels or matte: what the values of mask pictures mean is decided once for a whole sequence, and can be told."""
 
+import subprocess
+
 import cv2
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from conftest import draw_without_masks
@@ -153,3 +156,54 @@ def test_masks_in_the_only_subfolder_are_found_and_several_subfolders_are_named(
         path.unlink()
     with pytest.raises(UserError, match=r"its folders do \(first, second\); give one of them"):
         import_masks(clip, tmp_path / "a")
+
+
+def test_255_beside_numbers_of_classes_is_void_where_it_is_the_smaller_part(tmp_path):
+    labels = np.where(IS_DISC, 1, 0).astype(np.uint8)
+    labels[:3] = 255
+    masks = read_all(save(tmp_path / "a", [labels] * 2))
+    np.testing.assert_array_equal(masks[0] == 255, IS_DISC)
+    matte = np.where(IS_DISC, 255, 0).astype(np.uint8)
+    matte[:3] = 1
+    assert (read_all(save(tmp_path / "b", [matte] * 2))[0][IS_DISC] == 255).all()
+
+
+def test_a_cut_out_that_fills_a_frame_is_the_object_there(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 90, (*SIZE[::-1], 3), np.uint8)
+    pictures = [np.dstack((photo, opacity)) for opacity in (disc(255), np.full_like(disc(255), 255))]
+    masks = read_all(save(tmp_path / "a", pictures))
+    np.testing.assert_array_equal(masks[0], disc(255))
+    assert (masks[1] == 255).all()
+
+
+def test_thin_labels_and_large_numbers_are_labels(tmp_path):
+    lines = np.zeros(SIZE[::-1], np.uint8)
+    lines[::4] = lines[:, ::4] = 5
+    np.testing.assert_array_equal(read_all(save(tmp_path / "a", [lines]))[0] > 0, lines > 0)
+    numbers = np.where(IS_DISC, 100_000, 0).astype(np.int32)
+    np.testing.assert_array_equal(read_all(save(tmp_path / "b", [numbers], suffix="tif"))[0] > 0, IS_DISC)
+
+
+def test_a_grey_label_of_a_coloured_palette_is_a_label(tmp_path):
+    davis = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 128, 0, 128, 0, 128, 128, 128, 128, 128]
+    labels = np.where(IS_DISC, 7, 0).astype(np.uint8)
+    assert (read_all(save(tmp_path / "a", [labels], davis))[0][IS_DISC] == 255).all()
+
+
+def test_masks_in_dpx_and_exr_are_read(tmp_path):
+    from media.film import write_exr
+
+    media.write_png(tmp_path / "0.png", np.dstack([disc(255)] * 3))
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(tmp_path / "0.png")]
+    media.make_folder(tmp_path / "dpx")
+    subprocess.run([*ffmpeg, str(tmp_path / "dpx" / "0.dpx")], check=True)
+    np.testing.assert_array_equal(read_all(tmp_path / "dpx")[0], disc(255))
+    media.make_folder(tmp_path / "exr")
+    write_exr(tmp_path / "exr" / "0.exr", {"A": (disc(255) / 255).astype(np.float16)})
+    np.testing.assert_array_equal(read_all(tmp_path / "exr")[0], disc(255))
+
+
+def test_photographs_as_masks_are_warned_about(clip, tmp_path, capsys):
+    photo = np.random.default_rng(0).integers(0, 255, (*SIZE[::-1], 3), np.uint8)
+    import_masks(clip, save(tmp_path / "a", [photo] * 6))
+    assert "pictures of many colours without opacity are no usual masks" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Videos as people bring them: recordings of screens and calls, phones, cameras, broadcasts, and words that mislead."""
 
+import json
 import subprocess
 
 import av
@@ -11,7 +12,8 @@ import media
 from command_line import UserError
 from config import Config
 from media.clip import open_clip
-from media.decoding import count_frames, read_frames, read_video, read_video_metadata
+from media.container import count_frames
+from media.decoding import read_frames, read_video, read_video_metadata
 from media.sound import Audio, find_track
 from media.videos import VideoWriter
 from preprocessing.extract import Span, extract_frames
@@ -326,3 +328,127 @@ def test_a_cover_picture_is_no_video(pictures, tmp_path):
     ffmpeg(*sound, "-map", "0:a", "-map", "1:v", "-c:v", "png", "-disposition:v:0", "attached_pic", tmp_path / "a.m4a")
     with pytest.raises(UserError, match="has no video stream"):
         read_video_metadata(tmp_path / "a.m4a")
+
+
+def read_times(path) -> list[float]:
+    """Return the times of a video's frames in seconds."""
+    return [frame.time_s for frame in read_frames(path)]
+
+
+def test_frames_of_an_avi_with_reordered_frames_have_even_times(pictures, tmp_path):
+    """An AVI stores only the order of decoding."""
+    ffmpeg(*source_flags(pictures, 25, 24), "-c:v", "libx264", "-bf", 2, "-pix_fmt", "yuv420p", tmp_path / "a.avi")
+    times = read_times(tmp_path / "a.avi")
+    assert np.diff(times) == pytest.approx([0.04] * 23, abs=1e-6)
+
+
+def test_joined_recordings_follow_each_other(pictures, tmp_path):
+    ffmpeg(*source_flags(pictures, 25, 24), *X264, tmp_path / "a.ts")
+    (tmp_path / "twice.ts").write_bytes((tmp_path / "a.ts").read_bytes() * 2)
+    assert np.diff(read_times(tmp_path / "twice.ts")) == pytest.approx([0.04] * 47, abs=1e-4)
+
+
+def test_a_video_that_was_cut_without_encoding_is_not_damaged(pictures, tmp_path, capsys):
+    """It stores frames that it does not show."""
+    ffmpeg(*source_flags(pictures, 25, 24), *X264, "-g", 24, tmp_path / "a.mp4")
+    ffmpeg("-ss", 0.4, "-i", tmp_path / "a.mp4", "-c", "copy", tmp_path / "b.mp4")
+    assert len(read_times(tmp_path / "b.mp4")) == 14
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_matroska_that_ends_early_is_named(pictures, tmp_path, capsys):
+    ffmpeg(*source_flags(pictures, 25, 24), *X264, "-g", 4, tmp_path / "a.mkv")
+    whole = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(whole[: len(whole) // 2])
+    assert 0 < len(read_times(tmp_path / "half.mkv")) < 20
+    assert "half.mkv: damaged" in capsys.readouterr().err
+
+
+def test_every_kind_of_damage_is_one_line(cut_outs, tmp_path):
+    """Bytes in the middle of a file are replaced by others."""
+    random = np.random.default_rng(0)
+    for name, flags in ALPHA_KINDS.items():
+        ffmpeg("-framerate", 25, "-i", cut_outs / "%d.png", *flags, tmp_path / name)
+        data = bytearray((tmp_path / name).read_bytes())
+        for position in random.integers(len(data) // 4, len(data), 60):
+            data[position] = random.integers(256)
+        (tmp_path / name).write_bytes(data)
+        try:
+            list(read_video(tmp_path / name, alpha=True))
+        except UserError as error:
+            assert str(error).startswith(str(tmp_path / name))
+
+
+def test_the_last_frame_of_a_written_video_stays_as_long_as_it_should(pictures, tmp_path):
+    for kind, suffix in (("mp4", "mp4"), ("prores", "mov"), ("ffv1", "mkv")):
+        path = tmp_path / f"a.{suffix}"
+        with VideoWriter(path, 25, kind=kind, times_s=[0, 0.04, 0.1, 2.1]) as video:
+            for t in range(3):
+                video.write(media.read_rgb(pictures / f"{t}.png"))
+        assert read_times(path) == pytest.approx([0, 0.04, 0.1], abs=0.001)
+        assert read_video_metadata(path).duration_s == pytest.approx(2.1, abs=0.05)
+
+
+@pytest.mark.parametrize("fps", [0.0004, 23.976, 20000])
+def test_slow_and_fast_videos_keep_their_times(pictures, tmp_path, fps):
+    with VideoWriter(tmp_path / "a.mp4", fps) as video:
+        for t in range(6):
+            video.write(media.read_rgb(pictures / f"{t}.png"))
+    note, _ = extract(tmp_path / "a.mp4", tmp_path / "clip")
+    assert note.fps == pytest.approx(fps, rel=0.001)
+    assert open_clip(tmp_path / "clip", Config(data_folder=str(tmp_path / "clip"))).times_s == ()
+
+
+@pytest.mark.parametrize("flags", [["-c:a", "mp2"], ["-c:a", "ac3", "-ac", 6], ["-c:a", "aac", "-ar", 8000, "-ac", 1]])
+def test_sound_of_broadcasts_and_calls_is_kept(pictures, tmp_path, flags):
+    sound = ["-f", "lavfi", "-i", "sine=440:duration=1"]
+    ffmpeg(*sound, *source_flags(pictures, 25, 24), "-map", "1:v", "-map", "0:a", *X264, *flags, tmp_path / "a.ts")
+    with VideoWriter(tmp_path / "b.mp4", 25, audio=Audio(tmp_path / "a.ts")) as video:
+        for _ in range(20):
+            video.write(np.zeros((16, 16, 3), np.uint8))
+    with av.open(str(tmp_path / "b.mp4")) as written:
+        loudness = [np.abs(frame.to_ndarray()).max() for frame in written.decode(audio=0)]
+    assert np.mean(np.array(loudness) > 0.02) > 0.8
+
+
+def test_sound_that_changes_its_layout_goes_on(pictures, tmp_path):
+    sound = ["-f", "lavfi", "-i", "sine=440:duration=0.5"]
+    for name, channels, rate in (("a.ts", 1, 22050), ("b.ts", 2, 48000)):
+        ffmpeg(*sound, "-c:a", "aac", "-ac", channels, "-ar", rate, tmp_path / name)
+    joined = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+    (tmp_path / "both.ts").write_bytes(joined)
+    with VideoWriter(tmp_path / "c.mp4", 25, audio=Audio(tmp_path / "both.ts")) as video:
+        for _ in range(20):
+            video.write(np.zeros((16, 16, 3), np.uint8))
+    assert read_video_metadata(tmp_path / "c.mp4").has_audio
+
+
+def test_sound_of_a_file_that_was_replaced_is_silence(tmp_path, capsys):
+    (tmp_path / "a.mp4").write_bytes(b"nonsense" * 99)
+    assert find_track(tmp_path / "a.mp4") is None
+    assert "cannot be read any more" in capsys.readouterr().err
+
+
+def test_a_folder_of_masks_of_the_whole_video_is_cut_to_the_part(pictures, tmp_path, capsys):
+    ffmpeg(*source_flags(pictures, 25, 24), *X264, tmp_path / "a.mp4")
+    for t in range(24):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:, t : t + 8] = 255
+        media.write_png(media.make_folder(tmp_path / "masks") / f"{t:05d}.png", mask)
+    extract(tmp_path / "a.mp4", tmp_path / "clip", start_s=0.2, every=2)
+    masks = list(read_masks(tmp_path / "masks", media.list_images(tmp_path / "clip")))
+    assert [int(mask[0].argmax()) for mask in masks] == list(range(5, 24, 2))
+    assert "holds masks of the whole video; those of the part are taken, from 00005.png on" in capsys.readouterr().out
+    (tmp_path / "masks" / "00023.png").unlink()
+    with pytest.raises(UserError, match=r"23 masks for 10 frames, which are a part of a\.mp4; give a mask for each"):
+        list(read_masks(tmp_path / "masks", media.list_images(tmp_path / "clip")))
+
+
+@pytest.mark.parametrize("times", [5, ["a", 1, 2], [0, 2, 1, 3]])
+def test_times_in_a_note_that_make_no_sense_are_one_line(pictures, tmp_path, times):
+    ffmpeg(*source_flags(pictures), *X264, tmp_path / "a.mp4")
+    extract(tmp_path / "a.mp4", tmp_path / "clip")
+    path = tmp_path / "clip.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"times_s": times}))
+    with pytest.raises(UserError, match=r"clip\.json: times_s is not a list of growing numbers"):
+        open_clip(tmp_path / "clip", Config(data_folder=str(tmp_path / "clip")))

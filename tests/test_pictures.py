@@ -101,7 +101,7 @@ def test_a_profile_of_srgb_changes_nothing_and_a_damaged_one_is_named(tmp_path, 
     np.testing.assert_array_equal(media.read_rgb(tmp_path / "a.png"), PICTURE)
     image.save(tmp_path / "b.png", icc_profile=b"nonsense" * 30)
     np.testing.assert_array_equal(media.read_rgb(tmp_path / "b.png"), PICTURE)
-    assert "b.png: its colour profile cannot be used" in capsys.readouterr().err
+    assert "a colour profile cannot be used" in capsys.readouterr().err
 
 
 def test_two_pictures_of_one_name_are_refused(tmp_path):
@@ -143,6 +143,35 @@ def test_a_damaged_picture_is_one_line(tmp_path, name):
     for read in (media.read_rgb, media.image_size, media.read_picture):
         with pytest.raises(UserError, match=rf"{name}: .*(can be read|incomplete|damaged)"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_a_truncated_picture_is_one_line(tmp_path, share):
+    write_exr(tmp_path / "a.exr", {"RGB": np.random.default_rng(0).random((40, 40, 3)).astype(np.float32)})
+    media.write_png(tmp_path / "a.png", PICTURE.astype(np.uint16) * 251)
+    for name in ("a.exr", "a.png"):
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(data[: int(share * len(data))])
+        with pytest.raises(UserError, match=rf"{name}: .*(can be read|incomplete|damaged)"):
+            media.read_picture(tmp_path / name)
+
+
+def test_odd_exr_files_are_read(tmp_path):
+    """Mixed numbers, one layer with a name, values that are no numbers."""
+    red, others = np.full((4, 6), 0.5, np.float16), np.full((4, 6), 0.25, np.float32)
+    write_exr(tmp_path / "mixed.exr", {"R": red, "G": others, "B": others})
+    write_exr(tmp_path / "layer.exr", {"beauty.R": others, "beauty.G": others, "beauty.B": others})
+    others[0, 0] = np.nan
+    write_exr(tmp_path / "nan.exr", {"R": others, "G": others, "B": others})
+    np.testing.assert_array_equal(media.read_picture(tmp_path / "mixed.exr")[1, 1], [0.5, 0.25, 0.25])
+    np.testing.assert_array_equal(media.read_picture(tmp_path / "layer.exr")[1, 1], [0.25] * 3)
+    np.testing.assert_array_equal(media.read_rgb(tmp_path / "nan.exr")[0, :2, 0], [0, 137])
+
+
+def test_grey_pictures_of_16_bits_keep_them(tmp_path):
+    grey = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
+    media.write_png(tmp_path / "a.png", grey)
+    np.testing.assert_array_equal(media.read_picture(tmp_path / "a.png"), np.repeat(grey[..., None], 3, -1))
 
 
 def test_a_video_of_10_bits_gives_frames_that_keep_them(tmp_path):
@@ -221,7 +250,26 @@ def test_the_edit_alone_has_opacity_in_exr_and_ffv1(deep_run, tmp_path):
     opacity = next(read_video(tmp_path / "ffv1" / "edited_demo.mkv", alpha=True))
     assert opacity.max() == 255 and opacity.min() == 0
     rgba = read_exr(media.list_images(tmp_path / "exr" / "edited_demo")[0])
-    assert rgba.shape[2] == 4 and (rgba[..., :3] <= rgba[..., 3:] + 1e-3).all()
+    assert rgba.shape[2] == 4 and rgba[..., 3].min() == 0 < rgba[..., 3].max()
+
+
+def test_the_edit_alone_over_the_source_is_the_edited_video_in_linear_light(deep_run, tmp_path):
+    run, clip = deep_run
+    paint = np.zeros((32, 48, 4), np.uint8)
+    paint[10:20, 12:24] = (255, 0, 0, 120)
+    media.write_png(tmp_path / "paint.png", paint)
+    flags = [f"--trained_model_folder={run}", "--format", "exr", "--edit_frame", f"0:{tmp_path / 'paint.png'}"]
+    only_edit.main([*flags, f"--output_folder={tmp_path / 'video'}"])
+    only_edit.main([*flags, f"--output_folder={tmp_path / 'alone'}", "--only_edit_layer"])
+    folders = (clip, tmp_path / "video" / "edited_demo", tmp_path / "alone" / "edited_demo")
+    source, video, alone = (media.read_picture(media.list_images(folder)[0]) for folder in folders[:2] + folders[:1])
+    alone = read_exr(media.list_images(folders[2])[0]).astype(np.float32)
+    source = media.depth.make_linear(source).astype(np.float32)
+    composite = alone[..., :3] + (1 - alone[..., 3:]) * source
+    is_dark = (source <= 1).all(
+        -1
+    )  # Paint over light that is brighter than a screen shows is composited on the screen.
+    assert np.abs(composite - video)[is_dark].max() < 0.01
 
 
 def test_a_file_of_film_has_the_tags_of_its_colours(tmp_path):

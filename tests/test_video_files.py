@@ -8,7 +8,8 @@ import pytest
 
 import media
 from command_line import UserError
-from media.decoding import count_frames, read_frames, read_video, read_video_metadata
+from media.container import count_frames
+from media.decoding import read_frames, read_video, read_video_metadata
 from preprocessing.scene_cuts import detect_cuts
 from scenes.catalogue import SCENES
 
