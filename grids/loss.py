@@ -112,8 +112,7 @@ class GridLoss:
             logit, box_mask = own.logit(index, part), own.box_mask(index, part)
             alpha = torch.sigmoid(logit) * box_mask
             color = own.color(index, part)
-            behind = rendered[:, :, rows, columns]
-            rendered = rendered.clone()
+            behind = rendered[:, :, rows, columns].clone()
             rendered[:, :, rows, columns] = torch.lerp(behind, color, alpha)
             # Only inside the frame's own box, so that it does not matter which frames share a part.
             hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
@@ -143,22 +142,15 @@ class GridLoss:
         "photometric" is the sum of PHOTOMETRIC_PARTS: colour and gradient with light, and (`unlit_coeff`) without it.
         The parts cannot be differentiated.
         """
-        config, terms = self.config, {}
-        target = stage.frames[frames.t].contiguous() / 255
+        config, terms, light = self.config, {}, None
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
-        weights = config.rgb_coeff, gradient_weight
-        photometric = []
         if len(self.model.light):
             terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in frames.nodes["light"])
-            if config.unlit_coeff:
-                total, color, gradient = Photometric.apply(rendered, target, *weights)
-                photometric.append(config.unlit_coeff * total)
-                terms["color_unlit"] = config.unlit_coeff * config.rgb_coeff * color
-                terms["gradient_unlit"] = config.unlit_coeff * gradient_weight * gradient
-            rendered = rendered * frames.light(stage.lattice)
-        total, color, gradient = Photometric.apply(rendered, target, *weights)
-        terms["photometric"] = add_tensors([*photometric, total])
-        return terms | {"color": config.rgb_coeff * color, "gradient": gradient_weight * gradient}
+            light = frames.light(stage.lattice)
+        weights = config.rgb_coeff, gradient_weight
+        total, parts = Photometric.apply(rendered, light, stage.frames[frames.t], weights, config.unlit_coeff)
+        count = len(PHOTOMETRIC_PARTS) if light is not None and config.unlit_coeff else 2
+        return terms | {"photometric": total} | dict(zip(PHOTOMETRIC_PARTS[:count], parts, strict=False))
 
     def unhidden_probability(self, index: int, t: Tensor) -> Tensor:
         """Return the probability that no object in front hides this one in frames t (K,), (K, 1, ny, nx)."""

@@ -103,11 +103,11 @@ def read_video_metadata(path: Path) -> VideoMetadata:
 
 
 def read_duration(container: InputContainer, stream: VideoStream) -> float | None:
-    """Return when the pictures of a file end, in seconds, or None if the file states it only with its sound."""
+    """Return when the pictures of a file end, in seconds; None if it states only when everything in it ends."""
     # Formats that do not count the frames of a stream state only how long the whole file is.
     if stream.duration is not None and stream.time_base is not None and stream.frames:
         return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - file_start(container)
-    is_alone = not container.streams.audio
+    is_alone = len(container.streams) == 1
     return container.duration / av.time_base if container.duration is not None and is_alone else None
 
 
@@ -191,7 +191,7 @@ def read_frames(
         raise UserError(f"{path}: no frame could be read ({reason}); {REMEDY}")
     if number < stated - notes.hidden and not notes.damage:
         notes.damage.append(f"it should have {stated - notes.hidden}")
-    elif duration_s is not None and end < duration_s - EARLY_END_S and not notes.damage:
+    elif duration_s is not None and end < duration_s - EARLY_END_S and not notes.hidden and not notes.damage:
         notes.damage.append(f"it ends after {end:.2f} of {duration_s:.2f} s")
     if notes.damage:
         warn(f"{path}: damaged, {number} frames could be read ({notes.damage[-1]}); look at them before training")

@@ -1,6 +1,7 @@
 """The benchmark: metrics that need exact ground truth, one table, and continuing after a stop."""
 
 import json
+import re
 import subprocess
 
 import numpy as np
@@ -217,3 +218,11 @@ def test_the_benchmark_of_the_whole_way_runs_every_script(tmp_path, capsys):
     assert "nan" not in printed
     with pytest.raises(UserError, match=r"has no unwrap_video\.py"):
         whole_way.main([str(tmp_path / "pan.mp4"), "--code", str(tmp_path)])
+
+
+def test_the_benchmark_of_a_step_names_its_operators_and_its_floor(tmp_path):
+    clip = draw(tmp_path, frames=4)
+    result = run_script("benchmarks/grid_step.py", "--clip", clip, "--seconds", 0.2)
+    assert result.returncode == 0, result.stderr
+    for row in ("s per step, all cores", "reading atlases", "interpolating fields", "times the floor"):
+        assert re.search(rf"\| {row} \| [\d.]+ \| [\d.]+ \| [\d.]+ \|", result.stdout)

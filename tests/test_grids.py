@@ -12,6 +12,7 @@ from conftest import curve, draw, tiny_config, write_config
 import loss_utils
 from command_line import UserError
 from config import load_config
+from grids import losses
 from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
 from grids.learner import GridLearner, remove_opacity_specks
 from grids.loss import GridLoss
@@ -147,19 +148,32 @@ def test_rows_that_a_batch_does_not_use_keep_their_values():
 # losses
 
 
-def test_the_photometric_term_has_the_values_and_the_gradient_of_its_parts():
-    target = torch.rand(2, 3, 6, 7)
-    rendered = torch.rand(2, 3, 6, 7, requires_grad=True)
-    total, color, gradient = Photometric.apply(rendered, target, 5.0, 2.0)
-    (derivative,) = torch.autograd.grad(total, rendered)
-    error = rendered - target
-    expected_gradient = error.diff(dim=3).square().sum(1).mean() + error.diff(dim=2).square().sum(1).mean()
-    expected_color = loss_utils.color_loss(rendered.movedim(1, -1), target.movedim(1, -1)).mean()
-    torch.testing.assert_close(color, expected_color)
-    torch.testing.assert_close(gradient, expected_gradient)
-    torch.testing.assert_close(total, 5 * expected_color + 2 * expected_gradient)
-    (expected_derivative,) = torch.autograd.grad(5 * expected_color + 2 * expected_gradient, rendered)
-    torch.testing.assert_close(derivative, expected_derivative)
+@pytest.mark.parametrize("height", [1, 6, 8, 21])
+@pytest.mark.parametrize("has_light", [False, True])
+def test_the_photometric_term_has_the_values_and_the_derivatives_of_its_parts(monkeypatch, height, has_light):
+    """Rows are compared in blocks; their borders must not show."""
+    monkeypatch.setattr(losses, "BLOCK_PIXELS", 2 * 7 * 4)  # four rows of two images
+    torch.manual_seed(0)
+    target = torch.randint(0, 256, (2, 3, height, 7), dtype=torch.uint8)
+    rendered = torch.rand(2, 3, height, 7, requires_grad=True)
+    light = (1 + 0.1 * torch.rand(2, 3, height, 7)).requires_grad_() if has_light else None
+
+    def parts_of(shown):
+        error = shown - target / 255
+        color = error.square().sum(1).mean()
+        steps = (error.diff(dim=axis).square().sum(1) for axis in (3, 2))
+        return 5 * color, 2 * sum(each.mean() for each in steps if each.numel())
+
+    expected = [*parts_of(rendered if light is None else rendered * light)]
+    expected += [0.3 * each for each in parts_of(rendered)] if has_light else [torch.zeros(())] * 2
+    total, parts = Photometric.apply(rendered, light, target, (5.0, 2.0), 0.3)
+    torch.testing.assert_close(parts, torch.stack(expected))
+    torch.testing.assert_close(total, sum(expected))
+    inputs = [rendered] if light is None else [rendered, light]
+    for derivative, wanted in zip(
+        torch.autograd.grad(total, inputs), torch.autograd.grad(sum(expected), inputs), strict=True
+    ):
+        torch.testing.assert_close(derivative, wanted)
 
 
 def test_a_mapping_that_kept_its_start_has_the_least_rigidity_loss_at_any_scale():

@@ -91,7 +91,11 @@ def resume_run(
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
     if trainer.is_finished:
-        warn(f"{folder} is finished; raise iters_num or time_budget_s in its config.json to continue it")
+        spent = f"{trainer.stopwatch.seconds:.0f} s and {trainer.iteration} iterations"
+        warn(
+            f"{folder} is finished after {spent}; continue it with a --time_budget above these seconds, or raise "
+            "iters_num in its config.json"
+        )
     return trainer
 
 
