@@ -126,9 +126,9 @@ class VideoWriter:
         """Open the file, and the streams for pictures of this kind and for sound."""
         height, width, channels = picture.shape
         codec = choose_codec(self.kind, self.crf, self.preset, channels, picture.dtype == np.uint16)
-        # Without "file:", a name with a colon would be taken for a protocol.
         is_matroska = codec.suffix == ".mkv"
         options = {} if is_matroska else {"movflags": "+faststart", "movie_timescale": str(TICKS_PER_SECOND)}
+        # Without "file:", a name with a colon would be taken for a protocol.
         target = f"file:{self.temporary.resolve()}"
         self.container = av.open(target, "w", format=CONTAINERS[codec.suffix], container_options=options)
         self.time_base = Fraction(1, TICKS_PER_SECOND) if self.times_s else 1 / self.rate
