@@ -185,6 +185,7 @@ def check_given_frames(options: argparse.Namespace, seconds: dict[str, float]) -
     """Check a given folder of frames for scene cuts, and return it. The frames are used where they are."""
     import media
     from media.clip import open_clip
+    from media.film import EXR_SUFFIX
     from preprocessing.extract import check_cuts
     from preprocessing.scene_cuts import detect_cuts
 
@@ -195,6 +196,8 @@ def check_given_frames(options: argparse.Namespace, seconds: dict[str, float]) -
     check_length(options, len(paths), size, has_to_extract=False)
     with time_stage("frames", seconds):
         check_cuts(detect_cuts(media.read_rgb(path) for path in paths), frames, options.allow_cuts, None)
+        if paths[0].suffix.lower() == EXR_SUFFIX:
+            print("the frames are linear light; layers are learned from what a screen shows, edits keep the light")
         print(f"{len(paths)} frames, used where they are: {frames}; videos of them get {clip.fps:g} frames per second")
     return frames
 
