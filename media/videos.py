@@ -26,7 +26,7 @@ from media.sound import Audio, SoundWriter
 
 PUBLISHED_FPS = 10.0  # frames per second of the published videos, used for clips without a known rate
 
-QUEUED_FRAMES = 2  # Frames that wait for the encoder at most.
+QUEUED_FRAMES = 1  # Frames that wait for each encoder at most; an evaluation has fifteen of them.
 TICKS_PER_SECOND = 90000  # Time unit of frames that are spaced unevenly.
 LARGEST_DENOMINATOR = 1001  # Of a frame rate; broadcast rates are multiples of 1000/1001.
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}  # names of the formats by suffix
