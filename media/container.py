@@ -23,6 +23,8 @@ SEEK_MARGINS_S = (1.0, 5.0, 30.0)
 REMEDY = "convert it first, for instance with HandBrake or ffmpeg to H.264 mp4"
 COVER_PICTURE = av.stream.Disposition.attached_pic
 UNIT_LENGTH_BYTES, PICTURE_UNITS = 4, 32  # HEVC: bytes of a unit's length, and number of the kinds that hold pictures
+# A time stamp so much later is the same in formats whose stamps may begin anew; in others it is a pause.
+BROADCAST_FORMATS, JUMP_AHEAD_S = {"mpegts", "mpeg"}, 10.0
 JUMP_S = 0.1  # A time stamp that lies this much before the last one is the beginning of another recording.
 
 
@@ -87,18 +89,23 @@ def frame_spacing(stream: VideoStream) -> float:
 def time_frames(frames: Iterator[av.VideoFrame], stream: VideoStream) -> Iterator[tuple[float, av.VideoFrame]]:
     """Yield each frame with its time stamp in seconds; they grow from frame to frame.
 
-    A frame without a time stamp follows the one before at the stated rate. Where stamps jump back, as in recordings
-    that were joined, all later ones are shifted behind what came before. Equal stamps are moved apart a little.
+    A frame without a time stamp follows the one before at the stated rate. Where stamps jump back, or far ahead in a
+    broadcast format, as in recordings that were joined, all later ones are shifted so that they follow what came
+    before. Equal stamps are moved apart a little.
     """
     spacing, tick = frame_spacing(stream), float(stream.time_base or 0)
-    last, shift = -math.inf, 0.0
+    longest_pause = JUMP_AHEAD_S if stream.container.format.name in BROADCAST_FORMATS else math.inf
+    last: float | None = None
+    shift = 0.0
     for frame in frames:
         if frame.time is None:
-            time = max(last, file_start(stream.container) - spacing) + spacing
-        elif (time := frame.time + shift) < last - JUMP_S:
-            shift += last + spacing - time
-            time = last + spacing
-        last = max(time, last + tick)
+            time = file_start(stream.container) if last is None else last + spacing
+        else:
+            time = frame.time + shift
+            if last is not None and not last - JUMP_S <= time <= last + longest_pause:
+                shift += last + spacing - time
+                time = last + spacing
+        last = time if last is None else max(time, last + tick)
         yield last, frame
 
 

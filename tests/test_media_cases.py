@@ -345,7 +345,10 @@ def test_frames_of_an_avi_with_reordered_frames_have_even_times(pictures, tmp_pa
 def test_joined_recordings_follow_each_other(pictures, tmp_path):
     ffmpeg(*source_flags(pictures, 25, 24), *X264, tmp_path / "a.ts")
     (tmp_path / "twice.ts").write_bytes((tmp_path / "a.ts").read_bytes() * 2)
-    assert np.diff(read_times(tmp_path / "twice.ts")) == pytest.approx([0.04] * 47, abs=1e-4)
+    ffmpeg("-i", tmp_path / "a.ts", "-c", "copy", "-output_ts_offset", 900, tmp_path / "late.ts")
+    (tmp_path / "ahead.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "late.ts").read_bytes())
+    for name in ("twice.ts", "ahead.ts"):
+        assert np.diff(read_times(tmp_path / name)) == pytest.approx([0.04] * 47, abs=1e-4)
 
 
 def test_a_video_that_was_cut_without_encoding_is_not_damaged(pictures, tmp_path, capsys):
