@@ -207,3 +207,8 @@ def test_photographs_as_masks_are_warned_about(clip, tmp_path, capsys):
     photo = np.random.default_rng(0).integers(0, 255, (*SIZE[::-1], 3), np.uint8)
     import_masks(clip, save(tmp_path / "a", [photo] * 6))
     assert "pictures of many colours without opacity are no usual masks" in capsys.readouterr().err
+
+
+def test_pictures_that_belong_to_no_frame_are_counted(clip, tmp_path, capsys):
+    import_masks(clip, save(tmp_path / "a", [disc(255)] * 8))
+    assert "2 of 8 pictures belong to no frame and are left out" in capsys.readouterr().err
