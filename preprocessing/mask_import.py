@@ -88,10 +88,8 @@ def read_folder_masks(
         chosen = pictures
     else:
         chosen = [by_name[frame.stem] for frame in frames]
-        if len(pictures) > len(chosen):
-            warn(
-                f"{folder}: {len(pictures) - len(chosen)} of {len(pictures)} pictures belong to no frame and are left out"
-            )
+        if (extra := len(pictures) - len(chosen)) > 0:
+            warn(f"{folder}: {extra} of {len(pictures)} pictures belong to no frame and are left out")
     kind = None if label is not None else choose_kind(folder, chosen, mask_kind)
     for path in chosen:
         yield path, media.read_mask(path, kind) if label is None else media.read_labels(path, label)
