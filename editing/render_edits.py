@@ -181,10 +181,11 @@ def edit_frame(run: TrainedRun, frame: Frame, edits: list[LayerEdit], request: E
     attached_layers = {edit.layer for edit in edits if edit.is_attached}
     attached_frame = attach_paint(frame, attached_layers)
     source = run.clip.native_frame(frame.t) if is_native(run, request) else run.clip.frame(frame.t)
-    edited = source.copy()
     if request.edit_only:
         dtype = np.float32 if request.is_linear and source.dtype.kind != "f" else source.dtype
         edited = np.zeros((height, width, 4), dtype)
+    else:
+        edited = source.copy()
     box = edit_bounding_box(run, frame, attached_frame, edits) if uses_box else WHOLE_FRAME
     if box is None:
         return source, edited

@@ -71,19 +71,6 @@ def read_exr(path: Path) -> NDArray:
     return shown
 
 
-def read_exr_matte(path: Path, is_opacity: bool) -> NDArray[np.float32]:
-    """Read a matte (H, W) in [0, 1] from an EXR file: its opacity, or its strongest channel."""
-    pixels = read_exr(path)
-    matte = pixels[..., 3] if is_opacity and pixels.shape[2] == 4 else pixels[..., :3].max(-1)
-    return np.clip(matte.astype(np.float32), 0, 1)
-
-
-def has_exr_opacity(path: Path) -> bool:
-    """Return whether an EXR file has an opacity that is not 1 everywhere."""
-    pixels = read_exr(path)
-    return pixels.shape[2] == 4 and bool(pixels[..., 3].min() < 1)
-
-
 def choose_color_channels(path: Path, channels: Mapping[str, NDArray]) -> NDArray:
     """Return the colours, and the opacity if there is one, from the channels of an EXR file.
 

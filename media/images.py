@@ -26,6 +26,7 @@ EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
 SAME_PROFILE = 2  # Profiles that change no colour by more than this, of 255, count as sRGB.
 TIFF_BITS = 258  # number of the TIFF entry with the bits of a sample
 PNG_HEADER_BYTES = 26  # Bytes of a PNG file up to its kind of colours.
+PNG_END, PNG_END_BYTES = b"IEND", 12  # The last block of a whole PNG file.
 PNG_DEPTH = 24  # Position of the byte with the bits of a channel.
 FINE_SIGMA_PX = 4.0  # Up to twice this standard deviation a Gaussian is computed on the image itself, in pixels.
 
@@ -229,8 +230,10 @@ def is_deep_color(path: Path) -> bool:
 
 def read_deep_colors(path: Path) -> NDArray:
     """Read a picture of 16 bits as (H, W, 3) uint16. Raises UserError if it is damaged."""
-    open_image(path)  # OpenCV does not say what is wrong.
-    stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    data = path.read_bytes()
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or (path.suffix.lower() == ".png" and PNG_END not in data[-PNG_END_BYTES:]):
+        open_image(path)  # raises the UserError that describes the damage; OpenCV may return a part of the picture
     if stored is None or stored.dtype != np.uint16:
         raise UserError(f"{path}: a picture of 16 bits that cannot be read; export it again as PNG")
     if stored.ndim == 2:

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from command_line import UserError
 from media.depth import to_8_bit
 from media.files import write_atomically
-from media.film import DPX_SUFFIX, EXR_SUFFIX, has_exr_opacity, read_dpx, read_exr_matte
+from media.film import DPX_SUFFIX, EXR_SUFFIX, read_dpx, read_exr
 from media.images import LOSSY_SUFFIXES, Floats, Pixels, grey_to_8_bit, is_deep_grey, open_image, read_rgb
 
 VOID_LABEL, VOID_COLOR = 255, 0xE0E0C0  # Pixels that nobody labelled, in numbers and in colours (VOC, DAVIS).
@@ -104,8 +104,12 @@ def read_labels(path: Path, label: int) -> Pixels:
 
 
 def find_mask_kind(paths: Iterable[Path]) -> MaskKind:
-    """Decide once for a sequence of mask pictures how their values are read."""
-    return judge_kind([measure_kind(open_mask(path)) for path in paths])
+    """Decide once for a sequence of mask pictures how their values are read.
+
+    Those that note that they are mattes are read as such anyway, and say nothing of the others.
+    """
+    masks = (open_mask(path) for path in paths)
+    return judge_kind([measure_kind(mask) for mask in masks if mask.source != "noted"])
 
 
 def judge_kind(pictures: Sequence[MaskEvidence]) -> MaskKind:
@@ -122,8 +126,8 @@ def judge_kind(pictures: Sequence[MaskEvidence]) -> MaskKind:
     has_void = (VOID_COLOR if "colors" in sources else VOID_LABEL) in levels and len(levels) > 1
     if "palette" in sources:
         return MaskKind(True, has_void)
-    if sources & {"opacity", "noted"}:
-        return MaskKind(False, has_void, has_opacity="opacity" in sources)
+    if "opacity" in sources:
+        return MaskKind(False, has_void, has_opacity=True)
     peak = max((picture.peak for picture in pictures), default=0.0)
     steps, ramps, white, other = (
         sum(getattr(picture, name) for picture in pictures) for name in ("steps", "ramps", "white_area", "other_area")
@@ -175,9 +179,11 @@ def open_mask(path: Path, kind: MaskKind | None = None) -> MaskPicture:
     """
     has_opacity = kind.has_opacity if kind is not None else None
     if path.suffix.lower() == EXR_SUFFIX:
-        if has_opacity or (has_opacity is None and has_exr_opacity(path)):
-            return MaskPicture(to_8_bit(read_exr_matte(path, is_opacity=True)), "opacity")
-        return MaskPicture(to_8_bit(read_exr_matte(path, is_opacity=False)), "grey", is_lossless=False)
+        pixels = read_exr(path).astype(np.float32)
+        matte = pixels[..., 3] if pixels.shape[2] == 4 else None
+        if matte is not None and (has_opacity or (has_opacity is None and matte.min() < 1)):
+            return MaskPicture(to_8_bit(matte), "opacity")
+        return MaskPicture(to_8_bit(pixels[..., :3].max(-1)), "grey", is_lossless=False)
     if path.suffix.lower() == DPX_SUFFIX:
         return from_colors(read_dpx(path), is_lossless=True)
     image = open_image(path)

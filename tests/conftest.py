@@ -107,6 +107,11 @@ def run_script(*arguments, cwd: Path = ROOT, **options) -> subprocess.CompletedP
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
 
 
+def ffmpeg(*arguments) -> None:
+    """Run ffmpeg, which makes inputs for tests, and raise an error if it fails."""
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
+
+
 def read_video(path: Path):
     """Yield the frames (H, W, 3) uint8 of a video file."""
     with closing(imageio_ffmpeg.read_frames(str(path), pix_fmt="rgb24")) as source:

@@ -1,12 +1,9 @@
 """Labels or matte: what the values of mask pictures mean is decided once for a whole sequence, and can be told."""
 
-import subprocess
-
 import cv2
-import imageio_ffmpeg
 import numpy as np
 import pytest
-from conftest import draw_without_masks
+from conftest import draw_without_masks, ffmpeg
 from PIL import Image
 
 import media
@@ -122,6 +119,15 @@ def test_masks_that_the_project_wrote_are_mattes_whatever_their_values(tmp_path)
     np.testing.assert_array_equal(read_all(tmp_path / "a")[0], disc(9))
 
 
+def test_labels_beside_masks_that_the_project_wrote_stay_labels(tmp_path):
+    """Somebody's own masks may lie in one folder with masks that were found for the other frames."""
+    folder = save(tmp_path / "a", [disc(1)] * 2)
+    media.write_mask(folder / "00002.png", disc(255, softness=1))
+    masks = read_all(folder)
+    np.testing.assert_array_equal(masks[0] == 255, IS_DISC)
+    np.testing.assert_array_equal(masks[2], disc(255, softness=1))
+
+
 def import_masks(clip, source, *flags) -> np.ndarray:
     """Import masks by the script and return them as the clip has them then."""
     preprocess_mask_rcnn.main(["--vid-path", str(clip), "--method", "import", "--masks", str(source), *flags])
@@ -194,9 +200,7 @@ def test_masks_in_dpx_and_exr_are_read(tmp_path):
     from media.film import write_exr
 
     media.write_png(tmp_path / "0.png", np.dstack([disc(255)] * 3))
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(tmp_path / "0.png")]
-    media.make_folder(tmp_path / "dpx")
-    subprocess.run([*ffmpeg, str(tmp_path / "dpx" / "0.dpx")], check=True)
+    ffmpeg("-i", tmp_path / "0.png", media.make_folder(tmp_path / "dpx") / "0.dpx")
     np.testing.assert_array_equal(read_all(tmp_path / "dpx")[0], disc(255))
     media.make_folder(tmp_path / "exr")
     write_exr(tmp_path / "exr" / "0.exr", {"A": (disc(255) / 255).astype(np.float16)})

@@ -1,12 +1,11 @@
 """Videos as people bring them: recordings of screens and calls, phones, cameras, broadcasts, and words that mislead."""
 
 import json
-import subprocess
 
 import av
-import imageio_ffmpeg
 import numpy as np
 import pytest
+from conftest import ffmpeg
 
 import media
 from command_line import UserError
@@ -24,11 +23,6 @@ X264 = ["-c:v", "libx264", "-crf", 12, "-pix_fmt", "yuv420p"]
 JITTER = r"settb=1/1000,setpts='N/30/TB+mod(N*7\,5)*0.003/TB'"  # seconds by which a recording's frames come late
 UNEVEN_FLAGS = ["-fps_mode", "passthrough", "-enc_time_base", "1/1000"]
 BARS = [(235, 235, 235), (200, 40, 40), (40, 180, 60), (40, 60, 200), (16, 16, 16), (200, 200, 40), (190, 60, 190)]
-
-
-def ffmpeg(*arguments) -> None:
-    """Run ffmpeg and raise an error if it fails."""
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """Pictures as people bring them: EXR, DPX, TGA, colour profiles, 16 bits, names; and edits that change nothing else."""
 
-import subprocess
-
 import av
-import imageio_ffmpeg
 import numpy as np
 import OpenEXR
 import pytest
-from conftest import draw, tiny_config
+from conftest import draw, ffmpeg, tiny_config
 from PIL import Image, ImageCms
 
 import media
@@ -21,11 +18,6 @@ from preprocessing.extract import Span, extract_frames
 PICTURE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 # The matrix of Display P3 and the curve of sRGB, as phones write them, from a profile of primaries and white.
 P3_PRIMARIES = ((0.68, 0.32), (0.265, 0.69), (0.15, 0.06))
-
-
-def ffmpeg(*arguments) -> None:
-    """Run ffmpeg and raise an error if it fails."""
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 def test_linear_light_of_exr_is_shown_as_a_screen_does(tmp_path):

@@ -1,10 +1,8 @@
 """Reading video files: their properties, their frames, and messages about damaged files."""
 
-import subprocess
-
-import imageio_ffmpeg
 import numpy as np
 import pytest
+from conftest import ffmpeg
 
 import media
 from command_line import UserError
@@ -12,11 +10,6 @@ from media.container import count_frames
 from media.decoding import read_frames, read_video, read_video_metadata
 from preprocessing.scene_cuts import detect_cuts
 from scenes.catalogue import SCENES
-
-
-def ffmpeg(*arguments) -> None:
-    """Run ffmpeg and raise an error if it fails."""
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 @pytest.fixture(scope="module")
