@@ -212,6 +212,17 @@ class Model(Protocol):
         """Return how a layer's frames were laid onto its atlas before training: "plane", "cylinder" or "learned"."""
         ...
 
+    def mapping_kinks(self) -> tuple[list[float], list[float]]:
+        """Return the rows and columns of a frame, in pixels, at which mappings have kinks; they are smooth between."""
+        ...
+
+    def lattice_uv(self, t: int, rows_px: Tensor, columns_px: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """Return the uv of all layers in frame t at all crossings of rows (r,) and columns (c,), (L, r, c, 2).
+
+        size: of the clip, (T, H, W).
+        """
+        ...
+
     def checkpoint(self) -> dict[str, Any]:
         """Return the content of a checkpoint: everything that is needed to restore the model."""
         ...
@@ -332,6 +343,16 @@ class AtlasModel(nn.Module):
     def projection(self, layer: int) -> str:
         """Return "learned": networks may lay the frames onto the atlas in any way."""
         return "learned"
+
+    def mapping_kinks(self) -> tuple[list[float], list[float]]:
+        """Return no rows and no columns: mappings are smooth everywhere."""
+        return [], []
+
+    def lattice_uv(self, t: int, rows_px: Tensor, columns_px: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """See `Model.lattice_uv`."""
+        y, x = torch.meshgrid(rows_px, columns_px, indexing="ij")
+        points = torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3).float()
+        return self.uvs(normalize(points.to(self.atlas_centers.device), size)).unflatten(1, x.shape)
 
     def named_networks(self) -> dict[str, nn.Module]:
         """Return the networks by their published names, in the published order: mappings, opacities, atlas."""

@@ -4,15 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script, warn
+from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, run_script
 
 if TYPE_CHECKING:
     from editing.requests import EditRequest, Output
-    from media.clip import Clip
     from media.sound import Audio
 
-ROUNDING = 0.01  # Frames by which a time may be too short to count as one frame less.
-FPS_TOLERANCE = 0.01  # Frames per second by which the speed of the clip may differ from its source and keep the sound.
 FRAME_LAYERS = ("edit_frame_foreground", "edit_frame_background", "edit_frame_object")
 FRAME_FLAGS = ("edit_frame_path", "edit_frame_index", "edit_frame_attach", "edit_frame_shape", *FRAME_LAYERS)
 
@@ -26,6 +23,7 @@ def main(arguments: list[str] | None = None) -> None:
     from editing.requests import check_request
     from media import fresh_folder, make_folder
     from media.film import check_openexr
+    from preprocessing.clip_sound import find_audio
     from rendering.trained_run import open_run
 
     request = make_request(options)
@@ -111,6 +109,9 @@ def add_atlas_edit_flags(parser: argparse.ArgumentParser) -> None:
             metavar="X,Y",
             help="the picture is a part of the exported one, at its resolution, that begins at this pixel",
         )
+    group.add_argument(
+        "--project", type=Path, metavar="FILE", help="the project.json of edit_in_browser.py: all its layers of paint"
+    )
     group.add_argument(
         "--transfer_from", type=Path, metavar="OLD_RUN", help="the atlas edits were painted for this run of the clip"
     )
@@ -217,10 +218,10 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError(
             f"--{frame_flags[0]} was given without --use_edit_frame or --edit_frame N:PNG; add one to edit by a frame"
         )
-    elif not atlas_edit:
+    elif not atlas_edit and not options.project:
         raise UserError(
-            "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_object, --edit_frame or "
-            "--use_edit_frame"
+            "nothing to paint: give --edit_foreground_path, --edit_background_path, --edit_object, --edit_frame, "
+            "--use_edit_frame or --project"
         )
     check_attachment_flags(options)
     check_watch_flags(options)
@@ -238,6 +239,8 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--transfer_from is for atlas edits; leave it out, edits of frames fit every run")
     if options.transfer_from and options.edit_object_attach:
         raise UserError("--transfer_from moves paint within outlines; leave --edit_object_attach out")
+    if options.transfer_from and options.project:
+        raise UserError("--transfer_from is for atlas edits; a project keeps its place in the atlases without it")
     if options.transfer_from and not atlas_edit:
         raise UserError("--transfer_from is for atlas edits; give --edit_foreground_path or another one")
     if not 0 <= options.opacity <= 1:
@@ -286,6 +289,7 @@ def check_attachment_flags(options: argparse.Namespace) -> None:
 
 def make_request(options: argparse.Namespace) -> "EditRequest":
     """Turn the flags into an edit request."""
+    from editing.project import read_project
     from editing.requests import ALL_OBJECTS, BACKGROUND, AtlasEdit, EditRequest, FrameEdit
 
     atlas_edits = [AtlasEdit(number - 1, path) for number, path in options.edit_object]
@@ -309,6 +313,7 @@ def make_request(options: argparse.Namespace) -> "EditRequest":
         frame_layers=tuple(layers or layer_flags),
         attached_object=None if options.edit_frame_attach is None else options.edit_frame_attach - 1,
         attached_atlases=frozenset(number - 1 for number in options.edit_object_attach),
+        project=None if options.project is None else read_project(options.project),
         blend=options.blend,
         opacity=options.opacity,
         is_native=options.edit_space == "native",
@@ -323,34 +328,6 @@ def make_output(options: argparse.Namespace, audio: "Audio | None") -> "Output":
 
     kind = options.format or ("png" if options.only_edit_layer else "mp4")
     return Output(kind, options.crf, options.save_frames, audio)
-
-
-def find_audio(clip: "Clip") -> "Audio | None":
-    """Return the sound of the video from which the clip's frames were extracted.
-
-    Returns None if the video is unknown or has no sound, and, with a warning, if it is missing or if the clip plays at
-    another speed.
-    """
-    from media.sound import Audio, find_track
-    from preprocessing.extract import read_clip_note
-
-    note = read_clip_note(clip.folder)
-    if note is None or not note.has_audio:
-        return None
-    if abs(clip.fps - note.fps) > FPS_TOLERANCE:
-        warn(f"the video is written at {clip.fps:g} frames per second instead of {note.fps:g}, without its sound")
-        return None
-    source = Path(note.source)
-    if not source.is_file():
-        warn(f"{source} does not exist any more, so the edited video is silent")
-        return None
-    track = find_track(source)
-    if track is None:
-        return None
-    first_s = note.times_s[0] if note.times_s else note.start_s
-    # Sound that begins earlier than the pictures is kept, in whole frames; the rest is cut off.
-    lead_s = int((first_s - note.start_s) * note.fps + ROUNDING) / note.fps
-    return Audio(source, first_s - lead_s, note.end_s, lead_s, track)
 
 
 if __name__ == "__main__":

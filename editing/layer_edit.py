@@ -73,6 +73,10 @@ class LayerEdit:
     # The image is no paint: where it is opaque, the object gives way to what is behind it, see `editing.new_shape`.
     is_free_part: bool = False
     blend: str | None = None  # one of BLEND_MODES; None: that of the request
+    # Where the image is opaque, the colours of the picture below change by this matrix (3, 3); its own colours are
+    # without meaning then.
+    adjustment: Floats | None = None
+    step: int = 0  # Edits of one step are composited together, and a later step over the result.
 
     @cached_property
     def mipmap(self) -> MipMap:

@@ -17,6 +17,7 @@ from editing.attachment import attach_paint
 from editing.layer_edit import LayerEdit, front_transmittance, paint_visibility
 from editing.layered_files import ATLAS_LAYER, GUIDE_LAYER, read_paint
 from editing.new_shape import clear_free_part, find_free_part, find_freed_pixels
+from editing.project import make_project_edits
 from editing.requests import (
     EditRequest,
     Output,
@@ -57,6 +58,8 @@ def write_edited_video(run: TrainedRun, request: EditRequest, folder: Path, outp
 def make_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Frame]) -> list[LayerEdit]:
     """Turn all edits of a request into edits of layers. frames: see `make_atlas_edits`."""
     edits = make_atlas_edits(run, request, frames) + make_frame_edits(run, request)
+    if request.project is not None:
+        edits += make_project_edits(request.project, run)
     return [edit.scale_opacity(request.opacity) for edit in edits]
 
 
@@ -240,13 +243,24 @@ def edit_picture(
     color, opacity = behind, cleared
     # Neighbours in the order of painting that have one blend mode are composited together, over what is below them.
     paint = (edit for edit in edits if not edit.is_free_part)
-    for blend, group in groupby(paint, lambda edit: edit.blend or request.blend):
+    for (_, blend), group in groupby(paint, lambda edit: (edit.step, edit.blend or request.blend)):
         painted = list(group)
-        layers, attached = sample_edit_layers(run, frame, painted), sample_attached(run, attached_frame, painted)
         below = picture * (1 - opacity) + color
-        added, added_opacity = composite_edits(below, layers, frame.light, blend, attached)
+        if painted[0].adjustment is not None:
+            added, added_opacity = adjust_colors(run, frame, below, painted[0])
+        else:
+            layers, attached = sample_edit_layers(run, frame, painted), sample_attached(run, attached_frame, painted)
+            added, added_opacity = composite_edits(below, layers, frame.light, blend, attached)
         color, opacity = color * (1 - added_opacity) + added, 1 - (1 - opacity) * (1 - added_opacity)
     return color, opacity
+
+
+def adjust_colors(run: TrainedRun, frame: Frame, picture: Floats, edit: LayerEdit) -> tuple[Floats, Floats]:
+    """Return the changed colours (H, W, 3) of a picture, premultiplied, and their opacity (H, W, 1)."""
+    assert edit.adjustment is not None
+    ((rgba, visibility),) = sample_edit_layers(run, frame, [edit])
+    opacity = rgba[..., 3:] * visibility[..., None]
+    return (picture @ edit.adjustment.T).clip(0, 1) * opacity, opacity
 
 
 def edit_bounding_box(run: TrainedRun, frame: Frame, attached_frame: Frame, edits: list[LayerEdit]) -> Box | None:

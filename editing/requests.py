@@ -8,6 +8,7 @@ from command_line import UserError
 from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, LayerImage, read_atlas_file
 from editing.attachment import shows_object
 from editing.layered_files import LAYERED_SUFFIXES, PaintPart, read_paint
+from editing.project import Project, check_project
 from media.clip import Clip
 from media.sound import Audio
 from rendering.frames import Floats, render_frame
@@ -46,6 +47,7 @@ class EditRequest:
     frame_layers: tuple[int, ...] = (ALL_OBJECTS, BACKGROUND)  # layers that take the paint of frame edits
     attached_object: int | None = None  # object, from 0, that frame edits follow beyond its outline; None: no object
     attached_atlases: frozenset[int] = frozenset()  # objects, from 0, whose atlas edits show beyond the outline, too
+    project: Project | None = None  # of the editor in the browser
     blend: str = "normal"  # one of rendering.blending.BLEND_MODES
     opacity: float = 1.0  # factor of the opacity of all edits, 0 to 1
     is_native: bool = False  # edit the frames at their own size instead of the working size
@@ -143,6 +145,8 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
             check_square(atlas_edit.path, (width, height))
         elif atlas_edit.corner is None:
             check_aspect(atlas_edit.path, (width, height), atlas.layer(layer))
+    if request.project is not None:
+        check_project(request.project, run)
     frame_edit_layers(request, run)
     attached = [*request.attached_atlases, *([] if request.attached_object is None else [request.attached_object])]
     for number in attached:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
 from pathlib import Path
 
 import cv2
@@ -115,33 +115,58 @@ def plan_layer_image(
     frame.
     """
     measured_frames = evenly_spaced_indices(store.count, SAMPLED_FRAMES)
+    extents = store.map(lambda frame: measure_extent(frame, layer, frame.t in measured_frames))
+    extent_uv = reduce(LayerExtent.join, (extent for extent in extents if extent is not None), LayerExtent())
+    return plan_image(run, extent_uv, layer, name, resolution, padding_px, margin_px)
 
-    def measure(frame: Frame) -> tuple[Floats, Floats, Floats] | None:
-        """Return the smallest and the largest uv of the visible pixels of a frame, and in some frames their steps."""
-        is_visible = frame.visibility[layer] > VISIBLE
-        if not is_visible.any():
-            return None
-        uv = frame.uv[layer][is_visible]
-        steps = uv_step(frame.uv[layer])[is_visible] if frame.t in measured_frames else np.empty(0, np.float32)
-        return uv.min(0), uv.max(0), steps
 
-    low, high, steps = np.full(2, np.inf), np.full(2, -np.inf), []
-    for measured in store.map(measure):
-        if measured is not None:
-            low, high = np.minimum(low, measured[0]), np.maximum(high, measured[1])
-            steps.append(measured[2])
-    if not sum(map(len, steps)):
+@dataclass
+class LayerExtent:
+    """The part of a layer's square that frames show, and how far uv goes from pixel to pixel there."""
+
+    low: Floats = field(default_factory=lambda: np.full(2, np.inf))  # smallest (u, v)
+    high: Floats = field(default_factory=lambda: np.full(2, -np.inf))  # largest (u, v)
+    steps: Floats = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) of some visible pixels
+
+    def join(self, other: "LayerExtent") -> "LayerExtent":
+        """Return the extent of both together."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return LayerExtent(low, high, np.concatenate((self.steps, other.steps)))
+
+
+def measure_extent(frame: Frame, layer: int, with_steps: bool) -> LayerExtent | None:
+    """Return the extent of a layer in a frame, if asked for with its steps; None if it is not visible there."""
+    is_visible = frame.visibility[layer] > VISIBLE
+    if not is_visible.any():
         return None
-    extent = (high - low).clip(1e-6, None)
+    uv = frame.uv[layer][is_visible]
+    steps = uv_step(frame.uv[layer])[is_visible] if with_steps else np.empty(0, np.float32)
+    return LayerExtent(uv.min(0), uv.max(0), steps)
+
+
+def plan_image(
+    run: TrainedRun,
+    measured: LayerExtent,
+    layer: int,
+    name: str,
+    resolution: int | None = None,
+    padding_px: int = 0,
+    margin_px: int = MARGIN_PX,
+    largest_side_px: int = LARGEST_SIDE_PX,
+) -> LayerImage | None:
+    """Return the size of a layer's image from the layer's extent; see `plan_layer_image`."""
+    if not len(measured.steps):
+        return None
+    extent = (measured.high - measured.low).clip(1e-6, None)
     if resolution is None:
-        step = float(np.quantile(np.concatenate(steps), STEP_QUANTILE)) / run.clip.native_scale[0]
-        if extent.max() / step > LARGEST_SIDE_PX:
-            step = float(extent.max()) / LARGEST_SIDE_PX
-            warn(f"{name}: limited to {LARGEST_SIDE_PX} px, so some parts are coarser than in the video")
+        step = float(np.quantile(measured.steps, STEP_QUANTILE)) / run.clip.native_scale[0]
+        if extent.max() / step > largest_side_px:
+            step = float(extent.max()) / largest_side_px
+            warn(f"{name}: limited to {largest_side_px} px, so some parts are coarser than in the video")
     else:
         step = float(extent.max()) / max(resolution - 1 - 2 * margin_px, 1)
     width, height = (np.ceil(extent / step).astype(int) + 1 + 2 * margin_px).tolist()
-    u, v = (low - margin_px * step).tolist()
+    u, v = (measured.low - margin_px * step).tolist()
     return LayerImage(name, layer, width, height, u, v, step, padding_px, run.model.projection(layer))
 
 

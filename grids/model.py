@@ -148,6 +148,20 @@ class GridModel(nn.Module):
         """Return the projection of a layer's atlas; see `Model.projection`."""
         return "plane" if self.surface(layer) is None else "cylinder"
 
+    def mapping_kinks(self) -> tuple[list[float], list[float]]:
+        """Return the rows and columns, in pixels, on which the nodes of mappings lie."""
+        height, width = self.shape.size[1:]
+        grids = [grid.values.shape for grid in self.named_fields()["mappings.0"]]
+        rows, columns = ({step for shape in grids for step in node_steps(shape[axis])} for axis in (2, 3))
+        return [step * (height - 1) for step in sorted(rows)], [step * (width - 1) for step in sorted(columns)]
+
+    def lattice_uv(self, t: int, rows_px: Tensor, columns_px: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """See `Model.lattice_uv`. Raises UserError if the model was trained on a clip of another size."""
+        self.check_size(size)
+        grid_frames, lattice = self.at_frames(t), Lattice(rows_px.float(), columns_px.float(), size[1:])
+        texels = [grid_frames.texels(layer, lattice)[0].permute(1, 2, 0) for layer in range(len(self.layers))]
+        return torch.stack([self.to_uv(layer_texels, layer) for layer, layer_texels in enumerate(texels)])
+
     def start_jacobians(self, layer: int) -> Tensor:
         """Return the derivatives of a layer's closed-form start at the middle of each frame, (T, 2, 2)."""
         return middle_jacobians(self.transforms[layer], self.shape.size[1:], self.surface(layer))
@@ -435,6 +449,11 @@ def combine_logits(learned: Tensor, mask: Tensor, is_kept: Tensor) -> Tensor:
     """
     softened = mask + LEARNED_FACTOR * mask.abs().clamp(max=LEARNED_LIMIT) * torch.tanh(learned)
     return torch.where(is_kept | (mask.abs() >= LEAST_STROKE_LOGIT), softened, learned)
+
+
+def node_steps(nodes: int) -> list[float]:
+    """Return the positions of nodes along an axis, from 0 for the first to 1 for the last."""
+    return [number / (nodes - 1) for number in range(nodes)]
 
 
 def sampling_units(size: tuple[int, int]) -> tuple[float, ...]:

@@ -50,6 +50,20 @@ BLEND_MODES: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
 LIT_BLEND_MODES = {"normal", "screen"}  # In the other modes the light of the scene comes from the frame itself.
 
 
+def color_matrix(hue_degrees: float, saturation: float, brightness: float) -> NDArray[np.float32]:
+    """Return the matrix (3, 3) that turns the hue of colours and multiplies their saturation and brightness.
+
+    It is that of the filters hue-rotate, saturate and brightness of web pages (W3C Filter Effects).
+    """
+    luma = np.array([0.213, 0.715, 0.072])
+    grey = np.tile(luma, (3, 1))
+    turn = np.array([[-0.213, -0.715, 0.928], [0.143, 0.140, -0.283], [-0.787, 0.715, 0.072]])
+    angle = np.deg2rad(hue_degrees)
+    hue = grey + np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * turn
+    saturate = grey + saturation * (np.eye(3) - grey)
+    return np.asarray(brightness * saturate @ hue, np.float32)
+
+
 def alpha_over(edits: Sequence[Floats]) -> Floats:
     """Composite premultiplied RGBA images (H, W, 4), each over the ones before it, into one image (H, W, 4)."""
     result = edits[0]
