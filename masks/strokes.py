@@ -3,7 +3,9 @@
 A stroke is grown to the region that it means (GrabCut, Rother et al. 2004), and the region is carried to other frames
 along the flow. Strokes themselves are never contradicted."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,6 +53,35 @@ def read_strokes(folder: Path, clip: Clip) -> dict[int, NDArray[np.uint8]]:
             f"named like its frame, for example {clip.frame_paths[0].stem}.png"
         )
     return strokes
+
+
+def draw_strokes(strokes: Iterable[dict[str, Any]], clip: Clip, folder: Path) -> Path:
+    """Write strokes that are given by points as PNGs that `read_strokes` reads, and return their folder.
+
+    strokes: each has "frame", "object" (1, 2, ...; 0 for background), "points" (x, y) and "size", the width of the
+    stroke, both in pixels of working size. Raises UserError for values that cannot be used.
+    """
+    pictures: dict[int, NDArray[np.uint8]] = {}
+    for number, stroke in enumerate(strokes, 1):
+        try:
+            t, label = int(stroke["frame"]), int(stroke["object"])
+            points = np.array([point[:2] for point in stroke["points"]], float).reshape(-1, 2)
+            width = max(1, round(float(stroke["size"])))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"mask stroke {number}: needs frame, object, points and size") from None
+        if not 0 <= t < len(clip) or not 0 <= label <= clip.objects or not len(points):
+            raise UserError(
+                f"mask stroke {number}: frame {t}, object {label}; expected frames 0 to {len(clip) - 1}, objects 1 to "
+                f"{clip.objects} (0 is background), and at least one point"
+            )
+        picture = pictures.setdefault(t, np.zeros((clip.height, clip.width, 4), np.uint8))
+        color = (*(OBJECT_COLORS[label - 1] if label else BACKGROUND_COLOR), 255)
+        line = np.rint(np.repeat(points, 2, axis=0) if len(points) == 1 else points).astype(np.int32)
+        cv2.polylines(picture, [line[:, None]], False, color, width)
+    media.make_folder(folder)
+    for t, picture in pictures.items():
+        media.write_png(folder / f"{clip.frame_paths[t].stem}.png", picture)
+    return folder
 
 
 def find_frame(path: Path, clip: Clip) -> int:

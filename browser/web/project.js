@@ -1,0 +1,164 @@
+// The project: layers of paint with their objects, and what mends the mapping. A state is never changed, only replaced,
+// so undoing is going back to an earlier state.
+
+export const DEFAULT_LAYER = { visible: true, locked: false, opacity: 1, blend: "normal", attached: false };
+
+export function makeId() {
+  return Math.random().toString(36).slice(2, 10);
+}
+
+export function emptyProject(bake) {
+  return {
+    format: 1,
+    clip: bake.clip,
+    run: bake.run,
+    checkpoint: bake.checkpoint,
+    surfaces: bake.layers.map((layer) => layer.surface),
+    hidden: [],
+    layers: [],
+    mend: { pins: [], strokes: [], rigidity: {} },
+  };
+}
+
+export class Store {
+  constructor(project) {
+    this.project = project;
+    this.past = [];
+    this.future = [];
+    this.listeners = [];
+  }
+
+  onChange(listener) {
+    this.listeners.push(listener);
+  }
+
+  tell() {
+    for (const listener of this.listeners) listener(this.project);
+  }
+
+  // Replace the state. Changes with the same key, one after the other, such as those of a slider, are undone at once.
+  commit(project, key = null) {
+    if (project === this.project) return;
+    if (key === null || key !== this.lastKey) {
+      this.past.push(this.project);
+      this.future = [];
+    }
+    this.lastKey = key;
+    this.project = project;
+    this.tell();
+  }
+
+  change(values, key = null) {
+    this.commit({ ...this.project, ...values }, key);
+  }
+
+  undo() {
+    this.step(this.past, this.future);
+  }
+
+  redo() {
+    this.step(this.future, this.past);
+  }
+
+  step(from, to) {
+    if (!from.length) return;
+    to.push(this.project);
+    this.project = from.pop();
+    this.lastKey = null;
+    this.tell();
+  }
+
+  // Take another project, for which nothing can be undone.
+  replace(project) {
+    this.project = project;
+    this.past = [];
+    this.future = [];
+    this.tell();
+  }
+
+  layer(id) {
+    return this.project.layers.find((layer) => layer.id === id);
+  }
+
+  addLayer(values) {
+    const layer = { id: makeId(), kind: "paint", objects: [], ...DEFAULT_LAYER, ...values };
+    this.change({ layers: [...this.project.layers, layer] });
+    return layer;
+  }
+
+  changeLayer(id, values, key = null) {
+    const layers = this.project.layers.map((layer) => (layer.id === id ? { ...layer, ...values } : layer));
+    this.change({ layers }, key);
+  }
+
+  removeLayer(id) {
+    this.change({ layers: this.project.layers.filter((layer) => layer.id !== id) });
+  }
+
+  // Move a layer up (1) or down (-1) in the order of painting.
+  moveLayer(id, step) {
+    const layers = [...this.project.layers];
+    const from = layers.findIndex((layer) => layer.id === id);
+    const to = from + step;
+    if (from < 0 || to < 0 || to >= layers.length) return;
+    layers.splice(to, 0, ...layers.splice(from, 1));
+    this.change({ layers });
+  }
+
+  addObject(layerId, object) {
+    const added = { id: makeId(), ...object };
+    this.changeLayer(layerId, { objects: [...this.layer(layerId).objects, added] });
+    return added;
+  }
+
+  changeObject(layerId, id, values, key = null) {
+    const objects = this.layer(layerId).objects.map((each) => (each.id === id ? { ...each, ...values } : each));
+    this.changeLayer(layerId, { objects }, key);
+  }
+
+  removeObject(layerId, id) {
+    this.changeLayer(layerId, { objects: this.layer(layerId).objects.filter((each) => each.id !== id) });
+  }
+
+  changeMend(values, key = null) {
+    this.change({ mend: { ...this.project.mend, ...values } }, key);
+  }
+}
+
+// Return the project for another bake of the clip: paint keeps its place (u, v) in the atlases.
+export function moveToBake(project, bake) {
+  const surfaces = bake.layers.map((layer) => layer.surface);
+  const layers = project.layers.map((layer) => {
+    const [from, to] = [project.surfaces[layer.layer], surfaces[layer.layer]];
+    if (!from || !to || !layer.objects) return layer;
+    const scale = from.uv_per_pixel / to.uv_per_pixel;
+    const move = (point) => [
+      (from.u + point[0] * from.uv_per_pixel - to.u) / to.uv_per_pixel,
+      (from.v + point[1] * from.uv_per_pixel - to.v) / to.uv_per_pixel,
+      ...point.slice(2),
+    ];
+    const isSame = scale === 1 && from.u === to.u && from.v === to.v;
+    return isSame ? layer : { ...layer, objects: layer.objects.map((object) => moveObject(object, move, scale)) };
+  });
+  return { ...project, surfaces, layers, run: bake.run, checkpoint: bake.checkpoint };
+}
+
+// Return an object with all its points moved by a function, and its width multiplied by a factor.
+export function moveObject(object, move, scale = 1) {
+  if (object.type === "stroke") return { ...object, points: object.points.map(move), size: object.size * scale };
+  return { ...object, corners: object.corners.map(move) };
+}
+
+// The matrix that turns hue (degrees) and multiplies saturation and brightness, row by row (rendering/blending.py).
+export function colorMatrix(hue, saturation, brightness) {
+  const luma = [0.213, 0.715, 0.072];
+  const turn = [[-0.213, -0.715, 0.928], [0.143, 0.14, -0.283], [-0.787, 0.715, 0.072]];
+  const [cos, sin] = [Math.cos((hue * Math.PI) / 180), Math.sin((hue * Math.PI) / 180)];
+  const grid = [0, 1, 2];
+  const identity = (row, column) => (row === column ? 1 : 0);
+  const hueMatrix = grid.map((r) => grid.map((c) => luma[c] + cos * (identity(r, c) - luma[c]) + sin * turn[r][c]));
+  const saturate = grid.map((r) => grid.map((c) => luma[c] + saturation * (identity(r, c) - luma[c])));
+  return grid.flatMap((r) =>
+    grid.map((c) => brightness * grid.reduce((sum, k) => sum + saturate[r][k] * hueMatrix[k][c], 0)),
+  );
+}
