@@ -15,6 +15,7 @@ from typing import Any, get_args
 from command_line import UserError
 
 Levels = tuple[tuple[int, int], ...]  # (pixels, frames) between the nodes of each grid; the grids are added up
+Factors = tuple[float, ...]  # one for each layer of a video
 
 MOST_OBJECTS = 3  # the square that all atlases share has no room for more
 LARGEST = 2**53  # above it whole numbers lose digits on their way through JSON
@@ -219,6 +220,11 @@ class Config:
     use_gradient_loss: bool = setting("Whether the gradient term (Eq. 7) is used.", True)
     gradient_loss_coeff: float = setting("Weight of the gradient term.", 1000.0)
     rigidity_coeff: float = setting("Weight of rigidity (Eq. 9); multiplies the global rigidity too.", 1.0)
+    layer_rigidity: Factors = setting(
+        "Factors of rigidity_coeff for each layer, the front object first and the background last; layers without one "
+        "have 1.",
+        (),
+    )
     derivative_amount: int = setting("Networks: step of the derivatives in Eq. 9, pixels.", 1, at_least=1)
     include_global_rigidity_loss: bool = setting("Networks: whether global rigidity is used.", True)
     global_rigidity_derivative_amount_fg: int = setting(
@@ -253,6 +259,12 @@ def load_config(path: Path, changes: Mapping[str, object] | None = None) -> Conf
     return config
 
 
+def rigidity_weight(config: Config, layer: int) -> float:
+    """Return the weight of the rigidity of a layer, by its index."""
+    factors = config.layer_rigidity
+    return config.rigidity_coeff * (factors[layer] if layer < len(factors) else 1.0)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The JSON object in a config file. Raises ConfigError."""
     try:
@@ -284,7 +296,9 @@ def check_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             value = EARLIER_VALUES.get((key, value), value)
         if problem := find_value_problem(known[key], value):
             raise ConfigError(f"{where}: {given} {problem}, got {value!r}")
-        checked[key] = tuple(map(tuple, value)) if known[key].type == Levels else value
+        if known[key].type == Levels:
+            value = tuple(map(tuple, value))
+        checked[key] = tuple(value) if known[key].type == Factors else value
     return checked
 
 
@@ -336,6 +350,8 @@ def find_value_problem(described: Field, value: object) -> str | None:
     if described.type == Levels:
         is_right = is_list_of_levels(value)
         return None if is_right else "must be a list of one or more pairs [pixels, frames] of whole numbers from 1 on"
+    if described.type == Factors:
+        return None if is_list_of_factors(value) else "must be a list of numbers of at least 0, one for each layer"
     accepted = field_types(described)
     if float in accepted:
         accepted += (int,)
@@ -364,6 +380,13 @@ def is_list_of_levels(value: object) -> bool:
         and len(value) > 0
         and all(isinstance(level, list) and len(level) == 2 for level in value)
         and all(type(each) is int and 1 <= each <= LARGEST for level in value for each in level)
+    )
+
+
+def is_list_of_factors(value: object) -> bool:
+    """True for a list of numbers of at least 0."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= LARGEST for each in value
     )
 
 

@@ -6,8 +6,12 @@ import socket
 import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from command_line import UserError, add_device_flag, make_parser, run_script, warn
+
+if TYPE_CHECKING:
+    from browser.editor import Editor
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 USUAL_PORT = 8765  # taken if it is free
@@ -67,7 +71,7 @@ def make_editor_parser() -> argparse.ArgumentParser:
     return flags
 
 
-def serve(editor: "Editor", options: argparse.Namespace) -> None:  # noqa: F821  # imported when it is needed
+def serve(editor: "Editor", options: argparse.Namespace) -> None:
     """Serve the editor until Ctrl-C. Raises UserError if the address cannot be used."""
     import uvicorn
 

@@ -16,17 +16,21 @@ def main(arguments: list[str] | None = None) -> None:
     check_flags(options)
 
     from config import load_config, parse_setting
-    from training.runs import resume_run, start_run
+    from training.runs import Corrections, resume_run, start_run
 
     if options.resume:
-        trainer = resume_run(options.resume, options.time_budget, options.device, options.strokes)
+        corrections = Corrections(options.strokes, options.pins, dict(options.rigidity))
+        trainer = resume_run(options.resume, options.time_budget, options.device, corrections)
     else:
         changes = dict(map(parse_setting, options.set))
         changes |= {"time_budget_s": options.time_budget} if options.time_budget else {}
         changes |= {"light": False} if options.no_light else {}
         changes |= {"strokes_folder": str(options.strokes)} if options.strokes else {}
         trainer = start_run(load_config(options.config, changes), options.device)
-    trainer.run()
+    trainer.run(with_evaluation=not options.no_evaluation)
+    if options.no_evaluation:
+        print(f"finished after iteration {trainer.iteration}; wrote {trainer.checkpoint_path}")
+        return
     print(f"finished; open {trainer.folder / 'preview.png'} and {trainer.evaluation_folder / 'index.html'}")
 
 
@@ -61,8 +65,37 @@ def make_training_parser() -> argparse.ArgumentParser:
         help="PNGs named like their frames: red says object 1, black background, transparent nothing; with --resume "
         "they correct a finished run in --time_budget more seconds (20)",
     )
+    flags.add_argument(
+        "--pins",
+        type=Path,
+        metavar="FILE",
+        help="with --resume: a JSON of places in several frames that are one place, as the editor in the browser "
+        "writes it; the mapping is mended, and trained for --time_budget more seconds (20)",
+    )
+    flags.add_argument(
+        "--rigidity",
+        type=parse_dial,
+        action="append",
+        default=[],
+        metavar="N:FACTOR",
+        help="with --resume: multiply the rigidity of layer N (1 is the front object, the last one the background); "
+        "more is stiffer",
+    )
+    flags.add_argument("--no_evaluation", action="store_true", help="write the checkpoint at the end, and nothing else")
     add_device_flag(flags)
     return flags
+
+
+def parse_dial(text: str) -> tuple[int, float]:
+    """Return the index of the layer and the factor of a flag's N:FACTOR."""
+    number, _, factor = text.partition(":")
+    try:
+        layer, value = int(number) - 1, float(factor)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected N:FACTOR such as 1:0.5") from None
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a factor of at least 0")
+    return layer, value
 
 
 def check_flags(options: argparse.Namespace) -> None:
@@ -76,6 +109,9 @@ def check_flags(options: argparse.Namespace) -> None:
             "--set works for a new run only; to change the settings of a run that is continued, edit "
             f"{options.resume / 'config.json'}"
         )
+    for name in ("pins", "rigidity"):
+        if getattr(options, name) and not options.resume:
+            raise UserError(f"--{name} corrects a finished run; add --resume RUN_FOLDER")
     if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
         raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
 

@@ -348,7 +348,7 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     from evaluate import evaluate, has_full_set
     from rendering.trained_run import open_run
     from training.earlier_runs import find_newest_run, is_evaluated, last_evaluation
-    from training.runs import has_had_strokes, resume_run, start_run
+    from training.runs import Corrections, has_had_strokes, resume_run, start_run
 
     config = make_config(options, frames, media.image_size(media.list_images(frames)[0]))
     run, is_full = find_newest_run(config), options.full_evaluation
@@ -361,7 +361,7 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
     else:
         resume_run(run, options.time_budget, options.device, full_evaluation=is_full).run()
     if options.strokes is not None and not has_had_strokes(run, options.strokes):
-        resume_run(run, device=options.device, strokes=options.strokes, full_evaluation=is_full).run()
+        resume_run(run, device=options.device, corrections=Corrections(options.strokes), full_evaluation=is_full).run()
     if is_full and not has_full_set(last_evaluation(run)):
         print("the videos that the earlier evaluation left out are written now")
         evaluate(open_run(run, device=options.device), last_evaluation(run))

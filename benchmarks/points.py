@@ -41,6 +41,11 @@ class PlacedTracks:
     is_visible: Flags  # (N, T)
     is_object: Flags | None = None  # (N,) True on the object; None: not known
 
+    def choose(self, chosen: Flags) -> "PlacedTracks":
+        """Return some of the points. chosen: (N,)."""
+        is_object = None if self.is_object is None else self.is_object[chosen]
+        return PlacedTracks(self.queries[chosen], self.positions[chosen], self.is_visible[chosen], is_object)
+
 
 @dataclass(frozen=True)
 class PlacedJoints:

@@ -50,7 +50,7 @@ def measure_strokes(run: Path, budget_s: float) -> list[float]:
     import numpy as np
 
     from masks.strokes import object_strokes, read_strokes
-    from training.runs import resume_run
+    from training.runs import Corrections, resume_run
 
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder; give a folder that train.py wrote")
@@ -64,7 +64,7 @@ def measure_strokes(run: Path, budget_s: float) -> list[float]:
             )
         opacity, truth = read_opacity(before), read_truth(before.clip)
         paint_strokes(strokes, before.clip, opacity, truth)
-        after = resume_run(copy, budget_s, strokes=strokes)
+        after = resume_run(copy, budget_s, corrections=Corrections(strokes))
         after.train_without_evaluating()
         corrected = read_opacity(after)
         labels = read_strokes(strokes, after.clip)

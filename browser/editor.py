@@ -4,11 +4,10 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import numpy as np
-import torch
 
 import media
 from browser.bake import bake_run, describe_clip
@@ -119,7 +118,7 @@ class Editor:
     # jobs
 
     def start_job(self, kind: str, arguments: list[str], finish: Callable[[Job], Event_]) -> None:
-        """Start a script. Raises UserError if another one is running. finish: returns the event of a job that is done."""
+        """Start a script. finish: returns the event when it is done. Raises UserError if another one is running."""
         if self.job is not None and self.job.state == "running":
             raise UserError(f"the {self.job.kind} is still running; wait for it, or cancel it")
 

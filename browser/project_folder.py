@@ -66,7 +66,7 @@ class ProjectFolder:
             return self.revision
 
     def save_layer_picture(self, name: str, content: bytes) -> str:
-        """Write the picture of a layer, a PNG, and return its name in the project. Raises UserError for another name."""
+        """Write the picture of a layer, and return its name in the project. Raises UserError for other names."""
         if not LAYER_PICTURE.fullmatch(name):
             raise UserError(f"{name!r} is no name for a picture of a layer")
         return self.write_picture(f"layer_{name}", decode_picture(name, content))

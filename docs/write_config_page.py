@@ -11,7 +11,7 @@ from pathlib import Path
 PAGE = Path(__file__).with_name("config.md")
 sys.path.insert(0, str(PAGE.parents[1]))
 
-from config import Config, Levels, type_name
+from config import Config, Factors, Levels, type_name
 
 HEAD = """# Settings
 
@@ -31,6 +31,8 @@ def values_text(described: Field) -> str:
         return ", ".join(f'`"{choice}"`' for choice in limits["choices"])
     if described.type == Levels:
         return "list of pairs [pixels, frames]"
+    if described.type == Factors:
+        return "list of numbers, at least 0"
     text = type_name(described)
     if "number" not in text:
         return text

@@ -4,6 +4,8 @@ The page keeps strokes, texts and pictures as objects that can be changed later,
 as one picture for each layer. Only these pictures are read here, so every program draws the same.
 """
 
+import base64
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from command_line import UserError, warn
 from editing.atlas_file import LayerImage, checkpoint_fingerprint
@@ -19,10 +22,12 @@ from editing.layer_edit import LayerEdit
 from editing.layered_files import PaintPart, read_paint
 from rendering.atlas_view import AtlasView
 from rendering.blending import BLEND_MODES, color_matrix
+from rendering.frames import Floats
 from rendering.trained_run import TrainedRun
 
 PROJECT_FILE = "project.json"
 PROJECT_FORMAT = 1
+INLINE = "data:image/png;base64,"  # Beginning of a picture that the project's file holds itself.
 PAINT, FILE, RECOLOR = "paint", "file", "recolor"  # kinds of layers
 EVERYWHERE = AtlasView(-1000.0, -1000.0, 2000.0)  # Holds every position, also where an object is nowhere.
 
@@ -38,7 +43,7 @@ class ProjectLayer:
     opacity: float  # 0 to 1
     blend: str  # one of BLEND_MODES
     is_attached: bool  # the paint follows the object beyond its outline, too
-    picture: Path | None  # of the paint, or the file somebody paints in; None: empty
+    picture: Path | bytes | None  # of the paint, or the file somebody paints in; bytes: a PNG; None: empty
     hue_degrees: float = 0.0
     saturation: float = 1.0  # factor
     brightness: float = 1.0  # factor
@@ -59,7 +64,7 @@ class Project:
     @property
     def files(self) -> list[Path]:
         """The project's file and those of its layers."""
-        return [self.path, *(layer.picture for layer in self.layers if layer.picture is not None)]
+        return [self.path, *(layer.picture for layer in self.layers if isinstance(layer.picture, Path))]
 
 
 def read_project(path: Path) -> Project:
@@ -107,11 +112,21 @@ def parse_layer(path: Path, values: dict[str, Any], surfaces: tuple[LayerImage |
         float(np.clip(values["opacity"], 0, 1)),
         blend,
         bool(values.get("attached", False)),
-        resolve_picture(path, values["picture"]) if values.get("picture") else None,
+        find_layer_picture(path, values["picture"]) if values.get("picture") else None,
         float(values.get("hue", 0)),
         float(values.get("saturation", 1)),
         float(values.get("brightness", 1)),
     )
+
+
+def find_layer_picture(project: Path, name: str) -> Path | bytes:
+    """Return the path of a layer's picture, or its content if the project holds it, as one from a single page does.
+
+    Raises UserError for a picture outside of the project's folder, and ValueError for a damaged one.
+    """
+    if name.startswith(INLINE):
+        return base64.b64decode(name.removeprefix(INLINE), validate=True)
+    return resolve_picture(project, name)
 
 
 def resolve_picture(project: Path, name: str) -> Path:
@@ -150,12 +165,24 @@ def check_project(project: Project, run: TrainedRun) -> None:
 def read_project_paint(project: Project, layer: ProjectLayer) -> list[PaintPart]:
     """Read the paint of a layer. Raises UserError if its picture is missing or damaged."""
     assert layer.picture is not None
+    if isinstance(layer.picture, bytes):
+        return [PaintPart(decode_inline_picture(project, layer.name, layer.picture))]
     if not layer.picture.is_file():
         raise UserError(
             f'{project.path}: the picture {layer.picture.name} of the layer "{layer.name}" is gone; put it back into '
             f"{layer.picture.parent}, or remove the layer in the editor"
         )
     return read_paint(layer.picture)
+
+
+def decode_inline_picture(project: Project, name: str, content: bytes) -> Floats:
+    """Decode a PNG that the project's file holds, (h, w, 4) premultiplied. Raises UserError if it is damaged."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            rgba = np.asarray(image.convert("RGBA")).astype(np.float32) / 255
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UserError(f'{project.path}: the picture of the layer "{name}" is damaged; download it again') from None
+    return np.dstack((rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]))
 
 
 def make_project_edits(project: Project, run: TrainedRun) -> list[LayerEdit]:

@@ -43,7 +43,8 @@ class Connections:
     weight: Tensor  # (P, N); padding has weight 0
 
 
-Row = tuple[int, int, NDArray, NDArray, float]  # source, target, points (n, 2), their ends (n, 2), weight of a point
+# Source, target, points (n, 2), their ends (n, 2), and the weight of all points or of each.
+Row = tuple[int, int, NDArray, NDArray, float | NDArray]
 
 
 def follow_lattice(video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS) -> list[Row]:
@@ -94,7 +95,7 @@ def join_rows(rows: list[Row]) -> Connections:
     for index, (_, _, start, end, weight) in enumerate(rows):
         joined.start_px[index, :, : len(start)] = torch.from_numpy(start.T)
         joined.end_px[index, :, : len(end)] = torch.from_numpy(end.T)
-        joined.weight[index, : len(start)] = weight
+        joined.weight[index, : len(start)] = torch.as_tensor(weight)
     return joined
 
 
@@ -145,7 +146,10 @@ class FlowEnergy:
             self.lattice.interpolate(grid.interpolate_values(values, self.all_frames))
             for grid, values in zip(self.grids, nodes, strict=True)
         )
-        total = torch.stack(list(parts)).sum(0) / self.frame_scale
+        return self.smoothness_of(torch.stack(list(parts)).sum(0) / self.frame_scale)
+
+    def smoothness_of(self, total: Tensor) -> Tensor:
+        """Return the energy of displacements (T, 2, ny, nx), in pixels, at the nodes of the finest grid."""
         down, across = total.diff(dim=2), total.diff(dim=3)
         bending = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
         stretch = down.square().sum() + across.square().sum()

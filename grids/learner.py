@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignment.pins import Pin
 from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
@@ -17,6 +18,7 @@ from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_g
 from grids.matting import solve_mattes
 from grids.model import GridModel, Spacing
 from grids.optimizer import RowSparseAdam
+from grids.pins import fit_to_pins
 from grids.start import LIKELY, average_atlases, reduce_frames, start_model
 from implicit_neural_networks import Model, check_object_count
 from masks.refinement import remove_specks
@@ -45,6 +47,7 @@ class GridLearner:
         self.pending_pairs: list[int] = []  # first frames of the pairs that are still to come in this round
         self.round = 0
         self.frames_used: float = 0
+        self.pins: list[Pin] = []
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None]) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
@@ -99,6 +102,8 @@ class GridLearner:
     def finish(self) -> None:
         """Bring the atlases to full resolution, even if a run ends early, and clean and soften the opacity."""
         self.set_resolution(STRIDES[-1])
+        if self.pins:
+            self.hold_pins()
         self.model.forget_mattes()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
         self.model.mattes = solve_mattes(self.model, self.video)
@@ -108,6 +113,19 @@ class GridLearner:
         probability = correct_by_strokes(self.model, self.probability, self.video)
         self.set_model(self.model, probability, self.stage.stride)
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
+
+    def apply_pins(self, pins: list[Pin]) -> None:
+        """Change the mappings by pins now and at the end of training, and average the atlases with them."""
+        self.pins = pins
+        self.hold_pins()
+        average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
+
+    def hold_pins(self) -> None:
+        """Change the mappings so that the places of each pin are one place again; training may have moved them."""
+        device, cpu = self.video.device, torch.device("cpu")
+        self.model.to(cpu)
+        fit_to_pins(self.model, self.video.to(cpu), self.pins)
+        self.model.to(device)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import loss_utils
-from config import Config
+from config import Config, rigidity_weight
 from grids.fields import Lattice, add_tensors, to_device_async
 from grids.losses import Photometric, prior_loss, relative_jacobians
 from grids.model import GridFrames, GridModel
@@ -176,7 +176,7 @@ class GridLoss:
             start_inverse = self.start_inverse_at(layer.index, own.t, lattice)
             columns = relative_jacobians(texels[layer.index], start_inverse, (step, step))
             rigidity = loss_utils.rigidity_of_columns(*columns, dim=1).mean()
-            terms[f"rigidity_{layer.name}"] = self.config.rigidity_coeff * share * rigidity
+            terms[f"rigidity_{layer.name}"] = rigidity_weight(self.config, layer.index) * share * rigidity
         return terms | self.flow_terms(frames, batch, texels, alpha)
 
     def start_inverse_at(self, layer: int, t: Tensor, lattice: Lattice) -> Tensor:

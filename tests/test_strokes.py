@@ -14,7 +14,7 @@ from masks.cues import shrink_video
 from masks.strokes import carry_along_flow, grow_strokes, object_strokes, read_strokes
 from media.clip import open_clip
 from rendering.frames import VISIBLE, render_frame, render_frames
-from training.runs import resume_run, start_run
+from training.runs import Corrections, resume_run, start_run
 from unwrap_utils import load_video
 
 SIZE = {"width": 96, "height": 64, "frames": 6}
@@ -131,14 +131,16 @@ def test_strokes_correct_a_finished_run(folder, clip, tmp_path):
     run.run()
     before = coverage(run)
     strokes = paint(tmp_path / "strokes", "00003.png", (RED, (2, 5, 2, 6)), (BLACK, (30, 33, 46, 50)))
-    corrected = resume_run(run.folder, time_budget_s=1.0, strokes=strokes)
+    corrected = resume_run(run.folder, time_budget_s=1.0, corrections=Corrections(strokes))
     assert corrected.iteration == run.iteration and not corrected.is_finished
     corrected.run()
     check_strokes(corrected, read_strokes(strokes, clip))
     changed = (coverage(corrected) > VISIBLE) != (before > VISIBLE)
     assert changed.mean() < 0.15  # What no stroke is about stays.
     again = resume_run(
-        run.folder, time_budget_s=1.0, strokes=paint(tmp_path / "more", "00001.png", (RED, (9, 11, 2, 6)))
+        run.folder,
+        time_budget_s=1.0,
+        corrections=Corrections(paint(tmp_path / "more", "00001.png", (RED, (9, 11, 2, 6)))),
     )
     again.run()
     check_strokes(again, read_strokes(strokes, clip))
@@ -159,7 +161,7 @@ def check_strokes(trainer, strokes):
 def test_networks_cannot_be_corrected_after_training(finished_run, tmp_path):
     strokes = paint(tmp_path, "00001.png", (RED, (2, 5, 3, 9)), size=(48, 32))
     with pytest.raises(UserError, match="representation 'grid' alone"):
-        resume_run(finished_run, strokes=strokes)
+        resume_run(finished_run, corrections=Corrections(strokes))
 
 
 def test_an_enlarged_atlas_keeps_every_texel_in_place():

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from alignment.pins import Pin
 from implicit_neural_networks import Model
 from media import Pixels
 
@@ -44,6 +45,13 @@ class Learner(Protocol):
 
     def apply_strokes(self) -> None:
         """Correct the opacity of a trained model by the strokes of the video. Raises UserError if it cannot be done."""
+        ...
+
+    def apply_pins(self, pins: list[Pin]) -> None:
+        """Change the mappings so that all places of a pin are one place, now and at the end of training.
+
+        Raises UserError if it cannot be done.
+        """
         ...
 
     def finish(self) -> None:

@@ -58,6 +58,7 @@ class Trainer:
         self.iteration = 0
         self.saved_iteration: int | None = None  # of the last checkpoint
         self.psnr: float | None = None  # dB, of the last evaluation
+        self.with_evaluation = True
         strokes = read_strokes(Path(config.strokes_folder), self.clip) if config.strokes_folder else {}
         self.video = load_video(self.clip, self.device, read_mask_sources(self.clip))
         self.video.strokes = strokes
@@ -118,11 +119,12 @@ class Trainer:
 
     # the loop
 
-    def run(self) -> None:
-        """Train until the config ends the run, with reports, checkpoints and evaluations.
+    def run(self, with_evaluation: bool = True) -> None:
+        """Train until the config ends the run, with reports, checkpoints and (with_evaluation) evaluations.
 
         Raises Stopped after a signal, with the checkpoint written, and UserError if the loss becomes NaN.
         """
+        self.with_evaluation = with_evaluation
         with self.stop_signal.install():
             try:
                 with open_tensorboard(self.folder, self.iteration) as events:
@@ -243,7 +245,9 @@ class Trainer:
         return row
 
     def write_evaluation(self, events: "SummaryWriter") -> None:
-        """Write the published outputs to a folder named after the iteration, and report them."""
+        """Write the published outputs to a folder named after the iteration, and report them, if they are wanted."""
+        if not self.with_evaluation:
+            return
         run = TrainedRun(self.model, self.clip, self.config.alpha_range == "full", self.checkpoint_path)
         with self.stopwatch.pause():
             evaluation = evaluate(run, self.evaluation_folder, is_full=self.config.full_evaluation)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 import loss_utils
 from alignment.layers import align_layers, box_corners, layer_pixels, object_boxes, refine_long_range
+from alignment.pins import Pin
 from command_line import UserError
-from config import Config
+from config import Config, rigidity_weight
 from implicit_neural_networks import AtlasModel, Layer, Sample, visibility
 from masks.strokes import correct_masks
 from training.learner import ShowStart
@@ -49,13 +50,13 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
     uv_here, uv_left, uv_above = uv[:, batch.rigidity].unbind(1)
     jacobians = loss_utils.jacobian(uv_here, uv_left, uv_above, px_per_uv, config.derivative_amount)
     for layer, rigidity in zip(model.layers, loss_utils.rigidity_loss(jacobians), strict=True):
-        add(f"rigidity_{layer.name}", rigidity, batch.rigidity_weight, config.rigidity_coeff)
+        add(f"rigidity_{layer.name}", rigidity, batch.rigidity_weight, rigidity_weight(config, layer.index))
 
     if config.include_global_rigidity_loss and iteration <= config.stop_global_rigidity:
         for layer in model.layers:
             rigidity = global_rigidity(model, video, batch, layer, uv[layer.index], config)
             factor = config.global_rigidity_coeff_bg if layer.is_background else config.global_rigidity_coeff_fg
-            coefficient = config.rigidity_coeff * factor
+            coefficient = rigidity_weight(config, layer.index) * factor
             add(f"global_rigidity_{layer.name}", rigidity, batch.global_rigidity_weight, coefficient)
 
     matches = slice(batch.num_color, batch.num_alpha)
@@ -200,6 +201,10 @@ class NetworkLearner:
         raise UserError(
             "strokes correct a finished run of representation 'grid' alone; train networks anew with --strokes"
         )
+
+    def apply_pins(self, pins: list[Pin]) -> None:
+        """Raise UserError: networks have no nodes that could be moved."""
+        raise UserError("pins mend a finished run of representation 'grid' alone; train one with config/fast.json")
 
     def finish(self) -> None:
         """Do nothing: networks have one resolution only."""

@@ -3,9 +3,10 @@
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from alignment.pins import read_pins
 from command_line import UserError, warn
 from config import Config, config_text, load_config
 from implicit_neural_networks import read_checkpoint
@@ -13,6 +14,19 @@ from masks.provenance import folder_fingerprint
 from media import fresh_folder, list_images, write_text
 from training.log import Log
 from training.loop import Trainer
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What corrects a finished run."""
+
+    strokes: Path | None = None  # folder of strokes, see `masks.strokes`
+    pins: Path | None = None  # file of pins, see `alignment.pins`
+    rigidity: dict[int, float] = field(default_factory=dict)  # factors of the rigidity of layers, by their index
+
+    def __bool__(self) -> bool:
+        return self.strokes is not None or self.pins is not None or bool(self.rigidity)
+
 
 STROKES_NOTE = "strokes.json"  # File of a run that says which strokes it has had.
 CORRECTION_BUDGET_S = 20.0  # Seconds of further training after strokes if no budget is given.
@@ -56,15 +70,16 @@ def resume_run(
     folder: Path,
     time_budget_s: float | None = None,
     device: str | None = None,
-    strokes: Path | None = None,
+    corrections: Corrections | None = None,
     full_evaluation: bool | None = None,
 ) -> Trainer:
     """Return the run of a folder as it was at its last checkpoint.
 
-    time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. strokes: folder of
-    strokes that correct the run; then time_budget_s are seconds of further training. full_evaluation: as in the config;
-    None keeps what its config says. Raises UserError if the folder does not hold a run that can be continued.
+    time_budget_s: seconds from the beginning of the run; None keeps the budget of its config. corrections: what
+    corrects the run; then time_budget_s are seconds of further training. full_evaluation: as in the config; None keeps
+    what its config says. Raises UserError if the folder does not hold a run that can be continued.
     """
+    corrections = corrections or Corrections()
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
     if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
@@ -75,19 +90,28 @@ def resume_run(
     if full_evaluation is not None:
         config = replace(config, full_evaluation=full_evaluation)
     # Strokes of the beginning are in the checkpoint.
-    config = replace(config, strokes_folder="" if strokes is None else str(strokes))
+    config = replace(config, strokes_folder="" if corrections.strokes is None else str(corrections.strokes))
     saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
-    if strokes is not None:
+    if corrections:
         seconds = float(saved.get("seconds", 0.0)) + (time_budget_s or CORRECTION_BUDGET_S)
         config = replace(config, time_budget_s=seconds, iters_num=sys.maxsize)
+        config = replace(config, layer_rigidity=turn_dials(config, corrections.rigidity))
     trainer = Trainer(config, folder, device)
+    pins = []
+    if corrections.pins is not None:
+        pins = read_pins(corrections.pins, trainer.clip.size, trainer.clip.objects + 1)
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
     trainer.log.restore(trainer.iteration)
-    if strokes is not None:
+    if pins:
+        trainer.learner.apply_pins(pins)
+    if corrections.strokes is not None:
         trainer.learner.apply_strokes()
         trainer.save()  # Before the note: a run that is killed now has the strokes, or will get them.
-        note_strokes(folder, strokes)
+        note_strokes(folder, corrections.strokes)
+    if corrections.rigidity:
+        saved_config = replace(load_config(folder / "config.json"), layer_rigidity=config.layer_rigidity)
+        write_text(folder / "config.json", config_text(saved_config))
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
     if trainer.is_finished:
@@ -97,6 +121,21 @@ def resume_run(
             "iters_num in its config.json"
         )
     return trainer
+
+
+def turn_dials(config: Config, rigidity: dict[int, float]) -> tuple[float, ...]:
+    """Return the factors of rigidity of all layers, after some are multiplied, by their index.
+
+    Raises UserError for a layer that the run does not have.
+    """
+    layers = config.objects + 1
+    if unknown := [layer for layer in rigidity if not 0 <= layer < layers]:
+        raise UserError(
+            f"--rigidity {unknown[0] + 1}: the run has {layers} layers, 1 to {layers}, the front object first and the "
+            "background last"
+        )
+    factors = [*config.layer_rigidity, *[1.0] * layers][:layers]
+    return tuple(factor * rigidity.get(layer, 1.0) for layer, factor in enumerate(factors))
 
 
 def note_strokes(run: Path, strokes: Path) -> None:

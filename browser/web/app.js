@@ -21,10 +21,11 @@ const CANVAS_BLENDS = { normal: "source-over", multiply: "multiply", screen: "sc
 const JOB_NAMES = { export: "Exporting", refit: "Refitting" };
 
 export class App {
-  constructor({ bake, project, source, server, pictures, project_file: file, job }) {
+  constructor({ bake, project, source, server, pictures, file_parts: inlineParts, project_file: file, job }) {
     this.server = server;
     this.isStatic = server === null;
     this.inlinePictures = pictures ?? {};
+    this.inlineParts = inlineParts ?? {};
     this.bake = bake;
     this.source = source;
     this.projectFile = file;
@@ -376,14 +377,22 @@ export class App {
   }
 
   async loadFile(name) {
-    if (!this.server) return;
     try {
-      const parts = await this.server.loadParts(name);
+      const parts = this.server ? await this.server.loadParts(name) : await this.loadInlineParts(name);
       this.uploadParts(name, parts.map((part, i) => ({ ...part, id: `file ${name} ${i}` })));
       this.say(`${name} was read`);
     } catch (error) {
       this.say(error.message, true); // For example while it is being saved; the next save is read again.
     }
+  }
+
+  loadInlineParts(name) {
+    return Promise.all(
+      (this.inlineParts[name] ?? []).map(async ({ blend, picture }) => {
+        const bitmap = await createImageBitmap(await (await fetch(picture)).blob(), { premultiplyAlpha: "premultiply" });
+        return { blend, bitmap };
+      }),
+    );
   }
 
   uploadParts(name, parts) {

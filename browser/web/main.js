@@ -8,8 +8,8 @@ export async function start() {
   try {
     const inline = document.getElementById("inline-run");
     if (inline) {
-      const { bake, project, files, pictures } = JSON.parse(inline.textContent);
-      window.app = new App({ bake, project, source: new PageSource(files), server: null, pictures });
+      const { files, ...run } = JSON.parse(inline.textContent);
+      window.app = new App({ ...run, source: new PageSource(files), server: null });
     } else {
       const server = new Server();
       const state = await server.open();

@@ -1,0 +1,64 @@
+"""Pins: places in several frames that somebody says are one place of a layer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from command_line import UserError
+
+EXAMPLE = '{"pins": [{"layer": 0, "places": [[0, 120.5, 48], [30, 140, 51.5]]}]}'
+BEYOND_FRAME = 1.0  # Share of the frame by which a place may lie outside of it.
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Places of one point of a layer."""
+
+    layer: int  # index of the layer, the front object first
+    frames: NDArray[np.int64]  # (K,) increasing
+    places_px: NDArray[np.float64]  # (K, 2) x, y in these frames, in pixels of working size
+
+
+def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:
+    """Read the pins of a clip of (T, H, W) with a number of layers. Pins with one place say nothing and are left out.
+
+    Raises UserError if the file is missing or damaged, if a layer or frame does not exist, if a place is far outside of
+    its frame, or if no pin has two places.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        described = values["pins"]
+        pins = [parse_pin(path, number, each, size, layers) for number, each in enumerate(described, 1)]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --pins takes a JSON such as {EXAMPLE}") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: no list of pins; expected {EXAMPLE}") from None
+    pins = [pin for pin in pins if len(pin.frames) > 1]
+    if not pins:
+        raise UserError(f"{path}: no pin has places in two frames; expected {EXAMPLE}")
+    return pins
+
+
+def parse_pin(path: Path, number: int, values: dict[str, Any], size: tuple[int, int, int], layers: int) -> Pin:
+    """Check one pin. Raises UserError that names it, and ValueError, KeyError or TypeError for another structure."""
+    frames, height, width = size
+    layer, places = int(values["layer"]), np.array(values["places"], float).reshape(-1, 3)
+    if not 0 <= layer < layers:
+        raise UserError(f"{path}: pin {number} is on layer {layer}, expected 0 to {layers - 1}, the background last")
+    for t, x, y in places:
+        if t != int(t) or not 0 <= t < frames:
+            raise UserError(f"{path}: pin {number} names frame {t:g}, the clip has frames 0 to {frames - 1}")
+        is_near = all(abs(2 * at / side - 1) <= 1 + 2 * BEYOND_FRAME for at, side in ((x, width), (y, height)))
+        if not is_near:
+            raise UserError(
+                f"{path}: pin {number} lies at {x:g}, {y:g} in frame {t:g}, far outside of {width} x {height}; give "
+                "pixels of working size"
+            )
+    if len(set(places[:, 0])) < len(places):
+        raise UserError(f"{path}: pin {number} has two places in one frame; keep one of them")
+    places = places[places[:, 0].argsort()]
+    return Pin(layer, places[:, 0].astype(np.int64), places[:, 1:])
