@@ -36,12 +36,12 @@ from rendering.frames import VISIBLE, Floats, Frame, map_frames
 from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
-BAKE_FORMAT = 1  # Raised when the files change, so that older ones are written again.
+BAKE_FORMAT = 2  # Raised when the files change, so that older ones are written again.
 DESCRIPTION = "bake.json"
 LATTICE_PX = 8  # Largest distance of the nodes of mappings and trust, in pixels of working size.
 KINKED_LATTICE_PX = 16  # The same for mappings that are almost linear between their kinks.
 LIGHT_LATTICE_PX = 16  # Largest distance of the nodes of light.
-FRAME_QUALITY, ATLAS_QUALITY = 85, 92  # of the JPEG files
+FRAME_QUALITY, ATLAS_QUALITY = 90, 90  # of the JPEG files
 MEASURED_FRAMES = 24  # Frames in which the scale of the mappings is measured.
 MEASURED_STEPS = 5_000  # Values of each of them.
 LARGEST_SURFACE_PX = 4096  # Longest side of the picture that is painted on; browsers allow no more everywhere.
@@ -329,9 +329,9 @@ def with_next(items: Iterator[BakedFrame]) -> Iterator[tuple[BakedFrame, BakedFr
 
 
 def encode_jpeg(picture: Pixels, quality: int) -> bytes:
-    """Return a picture (H, W, 3) as JPEG."""
+    """Return a picture (H, W, 3) as JPEG, with colours at full resolution."""
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "JPEG", quality=quality)
+    Image.fromarray(picture).save(stream, "JPEG", quality=quality, subsampling=0)
     return stream.getvalue()
 
 

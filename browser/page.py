@@ -65,7 +65,7 @@ def describe_run(editor: Editor) -> str:
 def collect_pictures(
     folder: ProjectFolder, project: dict[str, Any]
 ) -> tuple[dict[str, str], dict[str, list[dict[str, str | None]]]]:
-    """Return the pictures that somebody placed, and the parts of files that other programs painted, as data, by name."""
+    """Return placed pictures, and the parts of files that other programs painted, as data, by name."""
     pictures, parts = {}, {}
     for layer in project["layers"]:
         if layer["kind"] == FILE:

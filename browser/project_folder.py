@@ -32,7 +32,7 @@ class ProjectFolder:
 
     def __init__(self, folder: Path):
         self.folder, self.lock = folder, Lock()
-        self.revision = 0  # of the project in the file, as this process knows it
+        self.revision = 0  # of the project in the file, which it keeps, too: pages stay open while the program restarts
 
     @property
     def path(self) -> Path:
@@ -50,6 +50,8 @@ class ProjectFolder:
                 f"{self.path}: is no JSON; rename it to keep it, and the editor begins a new project"
             ) from None
         parse_project(self.path, values)
+        revision = values.get("revision", 0)
+        self.revision = revision if isinstance(revision, int) else 0
         return values
 
     def save(self, values: Any, revision: int) -> int:
@@ -61,8 +63,8 @@ class ProjectFolder:
         with self.lock:
             if revision != self.revision:
                 raise OutdatedProject
-            media.write_text(self.path, json.dumps(values) + "\n")
-            self.revision += 1
+            media.write_text(self.path, json.dumps(values | {"revision": revision + 1}) + "\n")
+            self.revision = revision + 1
             return self.revision
 
     def save_layer_picture(self, name: str, content: bytes) -> str:

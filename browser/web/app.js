@@ -100,7 +100,6 @@ export class App {
   async reopen(state, source) {
     this.source = source;
     this.bake = state.bake;
-    this.server.revision = state.revision;
     this.server.forgetPictures();
     const moved = moveToBake(this.store.project, this.bake);
     this.openBake();
@@ -628,7 +627,7 @@ export class App {
   // The program was started again: go on with its state of the run, and save what it does not know.
   async meetAgain() {
     try {
-      const state = await this.server.open();
+      const state = await this.server.readState();
       if (state.bake.checkpoint !== this.bake.checkpoint) await this.reopen(state, new this.source.constructor(state.bake_url));
       this.showSaved("saved");
       if (this.server.isDirty) this.server.save();
@@ -653,7 +652,7 @@ export class App {
     if (event.state === "failed") this.say(`${name} failed: ${event.message}`, true);
     if (event.state !== "done") return;
     if (event.event === "bake") {
-      const state = await this.server.open();
+      const state = await this.server.readState();
       await this.reopen(state, new this.source.constructor(state.bake_url));
       this.say(`Refitted: the new run is ${event.run}. The run before stays as it is.`);
     } else {

@@ -132,16 +132,17 @@ export class Compositor {
     const gl = this.gl;
     const { bake } = this;
     const [columns, rows] = [bake.lattice.columns_px.length, bake.lattice.rows_px.length];
-    const fromPicture = (format, layout, picture) => {
+    const fromPicture = (format, layout, picture, isReduced = false) => {
       const texture = gl.createTexture();
       gl.bindTexture(gl.TEXTURE_2D, texture);
       gl.texImage2D(gl.TEXTURE_2D, 0, format, layout, gl.UNSIGNED_BYTE, picture);
-      this.setFilter(gl.NEAREST, gl.NEAREST);
+      if (isReduced) gl.generateMipmap(gl.TEXTURE_2D);
+      this.setFilter(isReduced ? gl.NEAREST_MIPMAP_NEAREST : gl.NEAREST, gl.NEAREST);
       return texture;
     };
     const textures = {
       frame: fromPicture(gl.RGBA8, gl.RGBA, frame.picture),
-      alphas: fromPicture(gl.R8, gl.RED, frame.alpha),
+      alphas: fromPicture(gl.R8, gl.RED, frame.alpha, true),
       mapping: this.makeTexture(gl.RG32F, columns, rows * bake.layers.length, gl.RG, gl.FLOAT, frame.uv),
       trust: this.makeTexture(gl.R8, columns, rows, gl.RED, gl.UNSIGNED_BYTE, frame.trust),
     };

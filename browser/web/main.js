@@ -12,7 +12,8 @@ export async function start() {
       window.app = new App({ ...run, source: new PageSource(files), server: null });
     } else {
       const server = new Server();
-      const state = await server.open();
+      const state = await server.readState();
+      server.revision = state.revision;
       window.app = new App({ ...state, source: new ServerSource(state.bake_url), server });
     }
     await window.app.begin();

@@ -6,6 +6,7 @@ import { colorMatrix } from "editor/project.js";
 
 const TEXT_PX = 100; // Size at which texts are laid out.
 const LINE_HEIGHT = 1.2;
+const LEAST_BLUR_PX = 1; // Browsers draw no shadow at all for less.
 const AWAY_PX = 20000; // The shape of a soft stroke is drawn that far outside, and only its shadow is seen.
 
 export class Raster {
@@ -131,9 +132,10 @@ function drawStroke(context, object) {
   const softness = 1 - (object.hardness ?? 1);
   const path = pathOf(strokeOutline(object, 1 - 0.5 * softness));
   context.fillStyle = object.color;
-  if (softness > 0.01) {
+  const blur = object.size * softness * 0.6;
+  if (blur > LEAST_BLUR_PX) {
     context.shadowColor = object.color;
-    context.shadowBlur = object.size * softness * 0.6;
+    context.shadowBlur = blur;
     context.shadowOffsetX = AWAY_PX;
     context.translate(-AWAY_PX, 0);
   }

@@ -79,7 +79,19 @@ vec3 atlasColor(int layer, ivec2 pixel) {
   return textureLod(atlas3, place / vec2(textureSize(atlas3, 0)), 0.0).rgb;
 }
 
+// Whether an object is anywhere near: read from the opacity reduced to a quarter, which is much faster.
+bool isNearObject(ivec2 pixel) {
+  for (int object = 0; object < objects; object++) {
+    for (int i = 0; i < 9; i++) {
+      ivec2 at = clamp(pixel / 4 + ivec2(i % 3 - 1, i / 3 - 1), ivec2(0), size / 4 - 1);
+      if (texelFetch(alphas, at + ivec2(0, object * (size.y / 4)), 2).r > 0.0) return true;
+    }
+  }
+  return false;
+}
+
 float hiddenCoverage(ivec2 pixel) {
+  if (!isNearObject(pixel)) return 0.0;
   float covered = 0.0;
   for (int dy = -RADIUS - 1; dy <= RADIUS + 1; dy++) {
     for (int dx = -RADIUS - 1; dx <= RADIUS + 1; dx++) {

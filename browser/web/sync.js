@@ -30,10 +30,8 @@ export class Server {
     this.onReturn = () => {};
   }
 
-  async open() {
-    const state = await ask("api/state");
-    this.revision = state.revision;
-    return state;
+  readState() {
+    return ask("api/state");
   }
 
   follow() {
@@ -108,7 +106,7 @@ export class Server {
 
   // Go on after another tab has changed the project: with its state, or by saving this one over it.
   async resolveConflict(keepsMine) {
-    const state = await ask("api/state");
+    const state = await this.readState();
     this.revision = state.revision;
     this.isBlocked = false;
     if (keepsMine) await this.save();
