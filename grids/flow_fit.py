@@ -43,8 +43,8 @@ class Connections:
     weight: Tensor  # (P, N); padding has weight 0
 
 
-# Source, target, points (n, 2), their ends (n, 2), and the weight of all points or of each.
-Row = tuple[int, int, NDArray, NDArray, float | NDArray]
+# Source, target, points (n, 2), their ends (n, 2), and the weight of a point.
+Row = tuple[int, int, NDArray, NDArray, float]
 
 
 def follow_lattice(video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS) -> list[Row]:
@@ -95,12 +95,14 @@ def join_rows(rows: list[Row]) -> Connections:
     for index, (_, _, start, end, weight) in enumerate(rows):
         joined.start_px[index, :, : len(start)] = torch.from_numpy(start.T)
         joined.end_px[index, :, : len(end)] = torch.from_numpy(end.T)
-        joined.weight[index, : len(start)] = torch.as_tensor(weight)
+        joined.weight[index, : len(start)] = weight
     return joined
 
 
 class FlowEnergy:
     """The least-squares problem of one layer, as a function of the values at the nodes of its mapping's grids."""
+
+    bending = BENDING
 
     def __init__(self, model: GridModel, layer: int, pairs: Connections):
         self.pairs, self.size = pairs, model.shape.size
@@ -153,7 +155,7 @@ class FlowEnergy:
         down, across = total.diff(dim=2), total.diff(dim=3)
         bending = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
         stretch = down.square().sum() + across.square().sum()
-        return BENDING * bending + STRETCH * stretch + ANCHOR * total.square().sum()
+        return self.bending * bending + STRETCH * stretch + ANCHOR * total.square().sum()
 
     def inverse_curvature(self, weights: Tensor) -> list[Tensor]:
         """Return for each node about the inverse of the energy's second derivative by its value.

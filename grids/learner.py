@@ -20,6 +20,7 @@ from grids.model import GridModel, Spacing
 from grids.optimizer import RowSparseAdam
 from grids.pins import fit_to_pins
 from grids.start import LIKELY, average_atlases, reduce_frames, start_model
+from grids.stiffness import change_stiffness
 from implicit_neural_networks import Model, check_object_count
 from masks.refinement import remove_specks
 from media import Pixels
@@ -47,7 +48,6 @@ class GridLearner:
         self.pending_pairs: list[int] = []  # first frames of the pairs that are still to come in this round
         self.round = 0
         self.frames_used: float = 0
-        self.pins: list[Pin] = []
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None]) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
@@ -102,8 +102,6 @@ class GridLearner:
     def finish(self) -> None:
         """Bring the atlases to full resolution, even if a run ends early, and clean and soften the opacity."""
         self.set_resolution(STRIDES[-1])
-        if self.pins:
-            self.hold_pins()
         self.model.forget_mattes()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
         self.model.mattes = solve_mattes(self.model, self.video)
@@ -114,18 +112,16 @@ class GridLearner:
         self.set_model(self.model, probability, self.stage.stride)
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 
-    def apply_pins(self, pins: list[Pin]) -> None:
-        """Change the mappings by pins now and at the end of training, and average the atlases with them."""
-        self.pins = pins
-        self.hold_pins()
-        average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
-
-    def hold_pins(self) -> None:
-        """Change the mappings so that the places of each pin are one place again; training may have moved them."""
+    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
+        """Change the mappings by dials and pins, and average the atlases with them."""
         device, cpu = self.video.device, torch.device("cpu")
+        video = self.video.to(cpu)
         self.model.to(cpu)
-        fit_to_pins(self.model, self.video.to(cpu), self.pins)
+        for layer, factor in rigidity.items():
+            change_stiffness(self.model, video, layer, factor)
+        fit_to_pins(self.model, video, pins)
         self.model.to(device)
+        average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:

@@ -1,8 +1,9 @@
 """Mend a mapping by pins: places of several frames that are one place of a layer.
 
-The displacements of the layer follow the flow again, as at the start (`grids.flow_fit`), but pins are certain, whatever
-the flow says. A pin moves what is around it, too, and its change fades slowly in time: if it changed one frame alone,
-the frames between two places would not follow."""
+Displacements are added that bring the places of each pin together and change as little else as possible: what the
+mapping connects over the frames, along the flow, stays connected, and the change bends little in space and is steady in
+time. So a pin never spoils what is right far away from it. It is one linear least-squares problem for each layer,
+solved as the start is (`grids.flow_fit`)."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -18,24 +19,24 @@ from grids.model import GridModel
 from implicit_neural_networks import visibility
 from unwrap_utils import Video
 
-OUTLIERS_PX = (10.0, 5.0, 3.0)  # Residuals of flow above these have little weight, from the first round to the last.
-STEPS = 30  # Steps of conjugate gradients in each round.
-PIN_WEIGHT, NEAR_WEIGHT = 1000.0, 50.0  # Weights of a pin, and of a point near it; a point of the flow has 1.
-NEAR_PX, NEAR_STEP_PX = 12.0, 6.0  # How far a pin moves what is around it, and the distance of the points there.
-STEADINESS = 2.0  # Weight of the squared change of displacements from frame to frame.
+STEPS = 60  # Steps of conjugate gradients.
+PIN_WEIGHT = 1000.0  # Weight of a pin; a point that follows the flow has 1.
+BENDING, STEADINESS = 10.0, 100.0  # Weights of squared second differences in space, and first differences in time.
 SHOWN = 0.5  # Visibility above which a layer counts as seen.
 
 
 class PinEnergy(FlowEnergy):
     """The least-squares problem of a layer with pins, which are the last pairs of the connections."""
 
+    bending = BENDING
+
     def __init__(self, model: GridModel, layer: int, pairs: Connections, flow_pairs: int):
         super().__init__(model, layer, pairs)
-        self.is_certain = (torch.arange(len(pairs.source)) >= flow_pairs)[:, None]
-
-    def weights(self, nodes: list[Tensor], outlier_px: float) -> Tensor:
-        """Return the weight (P, N) of each point. Pins are never outliers."""
-        return torch.where(self.is_certain, self.pairs.weight, super().weights(nodes, outlier_px))
+        # Residuals are measured in pixels of the frame that shows the layer larger.
+        scale = model.texels_per_pixel(layer)
+        finer = torch.minimum(scale[pairs.source], scale[pairs.target])[:, None, None]
+        self.offset, self.pair_scale = self.offset * self.pair_scale / finer, finer
+        self.offset[:flow_pairs] = 0  # The mapping may be better than the flow: only its change is held together.
 
     def smoothness_of(self, total: Tensor) -> Tensor:
         """Return the energy of displacements (T, 2, ny, nx) that bend, stretch or shift the layer, or are unsteady."""
@@ -52,41 +53,24 @@ def fit_to_pins(model: GridModel, video: Video, pins: Iterable[Pin]) -> None:
         by_layer.setdefault(pin.layer, []).append(pin)
     for layer, layer_pins in by_layer.items():
         flow = follow_lattice(video, find_shown(model, layer))
-        rows = flow + [row for pin in layer_pins for row in pin_rows(pin)]
-        problem = PinEnergy(model, layer, join_rows(rows), len(flow))
-        nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
-        for outlier_px in OUTLIERS_PX:
-            weights = problem.weights(nodes, outlier_px)
+        pairs = join_rows(flow + [row for pin in layer_pins for row in pin_rows(pin)])
+        problem = PinEnergy(model, layer, pairs, len(flow))
 
-            def energy(
-                values: list[Tensor], with_offset: bool, problem: FlowEnergy = problem, weights: Tensor = weights
-            ) -> Tensor:
-                return problem.evaluate(values, weights, with_offset)
+        def energy(nodes: list[Tensor], with_offset: bool, problem: PinEnergy = problem) -> Tensor:
+            return problem.evaluate(nodes, problem.pairs.weight, with_offset)
 
-            nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
+        start = [torch.zeros_like(grid.values) for grid in problem.grids]
+        nodes = conjugate_gradients(energy, start, problem.inverse_curvature(pairs.weight), STEPS)
         for grid, values in zip(problem.grids, nodes, strict=True):
             grid.values.data.add_(values)
 
 
 def pin_rows(pin: Pin) -> list[Row]:
     """Return the connections of a pin: each place with the next one, and with the first one."""
-    near = np.arange(-NEAR_PX, NEAR_PX + 1, NEAR_STEP_PX)
-    offsets = np.stack(np.meshgrid(near, near), axis=-1).reshape(-1, 2)
-    distance = np.linalg.norm(offsets, axis=1)
-    offsets, distance = offsets[distance <= NEAR_PX], distance[distance <= NEAR_PX]
-    weights = np.where(distance == 0, PIN_WEIGHT, NEAR_WEIGHT * np.exp(-((distance / NEAR_PX) ** 2)))
     count = len(pin.frames)
     pairs = dict.fromkeys([*pairwise(range(count)), *((0, number) for number in range(1, count))])
-    return [
-        (
-            int(pin.frames[first]),
-            int(pin.frames[second]),
-            pin.places_px[first] + offsets,
-            pin.places_px[second] + offsets,
-            weights,
-        )
-        for first, second in pairs
-    ]
+    frames, places = pin.frames.tolist(), pin.places_px
+    return [(frames[a], frames[b], places[a : a + 1], places[b : b + 1], PIN_WEIGHT) for a, b in pairs]
 
 
 @torch.no_grad()

@@ -47,8 +47,10 @@ class Learner(Protocol):
         """Correct the opacity of a trained model by the strokes of the video. Raises UserError if it cannot be done."""
         ...
 
-    def apply_pins(self, pins: list[Pin]) -> None:
-        """Change the mappings so that all places of a pin are one place, now and at the end of training.
+    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
+        """Change the mappings: some layers become stiffer or softer, and all places of a pin become one place.
+
+        rigidity: factors by the index of the layer.
 
         Raises UserError if it cannot be done.
         """

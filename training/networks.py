@@ -202,9 +202,11 @@ class NetworkLearner:
             "strokes correct a finished run of representation 'grid' alone; train networks anew with --strokes"
         )
 
-    def apply_pins(self, pins: list[Pin]) -> None:
+    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
         """Raise UserError: networks have no nodes that could be moved."""
-        raise UserError("pins mend a finished run of representation 'grid' alone; train one with config/fast.json")
+        raise UserError(
+            "pins and dials mend a finished run of representation 'grid' alone; train one with config/fast.json"
+        )
 
     def finish(self) -> None:
         """Do nothing: networks have one resolution only."""

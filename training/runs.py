@@ -103,8 +103,8 @@ def resume_run(
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
     trainer.log.restore(trainer.iteration)
-    if pins:
-        trainer.learner.apply_pins(pins)
+    if pins or corrections.rigidity:
+        trainer.learner.mend(pins, corrections.rigidity)
     if corrections.strokes is not None:
         trainer.learner.apply_strokes()
         trainer.save()  # Before the note: a run that is killed now has the strokes, or will get them.

@@ -1,0 +1,72 @@
+"""The dial of a layer's rigidity in a finished run: stiffer displacements, or softer ones that follow the flow more.
+
+Training at the end of a run moves mappings by fractions of a pixel, so its rigidity term alone would change nothing that
+one could see. A stiffer layer has the displacements that bend less and lie near those that it had. A softer layer is
+fitted to the flow once more, with less weight on bending than at the start."""
+
+import torch
+from torch import Tensor
+
+from grids.fields import Lattice
+from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows
+from grids.model import GridModel
+from grids.pins import find_shown
+from unwrap_utils import Video
+
+STEPS = 40  # Steps of conjugate gradients.
+OUTLIER_PX = 3.0  # Residuals of flow above this have little weight.
+STIFFENED = 1.0  # Weight of squared second differences, against squared changes, for a factor of 2.
+
+
+def change_stiffness(model: GridModel, video: Video, layer: int, factor: float) -> None:
+    """Make a layer's mapping stiffer (factor above 1) or softer (below 1). model and video: on the CPU."""
+    if factor > 1:
+        stiffen(model, layer, STIFFENED * (factor - 1))
+    elif factor < 1:
+        soften(model, video, layer, factor)
+
+
+def stiffen(model: GridModel, layer: int, bending: float) -> None:
+    """Replace a layer's displacements by smoother ones. bending: weight of their squared second differences."""
+    grids = model.named_fields()[f"mappings.{layer}"]
+    finest, frames = grids[-1].values.shape, torch.arange(model.shape.size[0])
+    lattice = Lattice.of_nodes((finest[2], finest[3]), model.shape.size[1:])
+
+    def total(nodes: list[Tensor]) -> Tensor:
+        parts = (
+            lattice.interpolate(grid.interpolate_values(each, frames)) for grid, each in zip(grids, nodes, strict=True)
+        )
+        return torch.stack(list(parts)).sum(0)
+
+    before = total([grid.values.detach() for grid in grids])
+
+    def energy(nodes: list[Tensor], with_offset: bool) -> Tensor:
+        change = total(nodes)
+        field = change + before if with_offset else change
+        down, across = field.diff(dim=2), field.diff(dim=3)
+        bent = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
+        return 0.5 * (change.square().sum() + bending * bent)
+
+    start = [torch.zeros_like(grid.values) for grid in grids]
+    changes = conjugate_gradients(energy, start, [torch.ones_like(values) for values in start], STEPS)
+    for grid, change in zip(grids, changes, strict=True):
+        grid.values.data.add_(change)
+
+
+def soften(model: GridModel, video: Video, layer: int, factor: float) -> None:
+    """Fit a layer's displacements to the flow once more, with less weight on bending. Without flow nothing changes."""
+    rows = follow_lattice(video, find_shown(model, layer))
+    if not rows:
+        return
+    problem = FlowEnergy(model, layer, join_rows(rows))
+    problem.bending = BENDING * factor
+    start = [torch.zeros_like(grid.values) for grid in problem.grids]
+    weights = problem.weights(start, OUTLIER_PX)
+
+    def energy(nodes: list[Tensor], with_offset: bool) -> Tensor:
+        return problem.evaluate(nodes, weights, with_offset)
+
+    for grid, change in zip(
+        problem.grids, conjugate_gradients(energy, start, problem.inverse_curvature(weights), STEPS), strict=True
+    ):
+        grid.values.data.add_(change)
