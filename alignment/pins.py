@@ -20,7 +20,7 @@ class Pin:
 
     layer: int  # index of the layer, the front object first
     frames: NDArray[np.int64]  # (K,) increasing
-    places_px: NDArray[np.float64]  # (K, 2) x, y in these frames, in pixels of working size
+    places_px: NDArray[np.floating]  # (K, 2) x, y in these frames, in pixels of working size
 
 
 def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:

@@ -39,6 +39,7 @@ from rendering.trained_run import TrainedRun
 BAKE_FORMAT = 2  # Raised when the files change, so that older ones are written again.
 DESCRIPTION = "bake.json"
 LATTICE_PX = 8  # Largest distance of the nodes of mappings and trust, in pixels of working size.
+LATTICE_SHARE = 1 / 96  # The same as a share of the long edge: mappings of small frames bend within fewer pixels.
 KINKED_LATTICE_PX = 16  # The same for mappings that are almost linear between their kinks.
 LIGHT_LATTICE_PX = 16  # Largest distance of the nodes of light.
 FRAME_QUALITY, ATLAS_QUALITY = 90, 90  # of the JPEG files
@@ -191,7 +192,8 @@ def mapping_nodes(run: TrainedRun) -> Nodes:
     Where mappings have kinks, as those of grids, the nodes lie on them, because interpolation over a kink loses much.
     """
     kinks, sides = run.model.mapping_kinks(), (run.clip.height, run.clip.width)
-    gap = LATTICE_PX if not kinks[0] else KINKED_LATTICE_PX
+    smooth_gap = min(LATTICE_PX, max(1.0, max(sides) * LATTICE_SHARE))
+    gap = KINKED_LATTICE_PX if kinks[0] else smooth_gap
     return Nodes(*(spread_nodes(side, axis, gap) for side, axis in zip(sides, kinks, strict=True)))
 
 

@@ -1,13 +1,13 @@
 """The dial of a layer's rigidity in a finished run: stiffer displacements, or softer ones that follow the flow more.
 
-Training at the end of a run moves mappings by fractions of a pixel, so its rigidity term alone would change nothing that
-one could see. A stiffer layer has the displacements that bend less and lie near those that it had. A softer layer is
+Training at the end of a run moves mappings by fractions of a pixel, so its rigidity term alone would change nothing
+that one could see. A stiffer layer has displacements that bend less and lie near those that it had. A softer layer is
 fitted to the flow once more, with less weight on bending than at the start."""
 
 import torch
 from torch import Tensor
 
-from grids.fields import Lattice
+from grids.fields import Lattice, add_tensors
 from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows
 from grids.model import GridModel
 from grids.pins import find_shown
@@ -33,10 +33,8 @@ def stiffen(model: GridModel, layer: int, bending: float) -> None:
     lattice = Lattice.of_nodes((finest[2], finest[3]), model.shape.size[1:])
 
     def total(nodes: list[Tensor]) -> Tensor:
-        parts = (
-            lattice.interpolate(grid.interpolate_values(each, frames)) for grid, each in zip(grids, nodes, strict=True)
-        )
-        return torch.stack(list(parts)).sum(0)
+        fields = zip(grids, nodes, strict=True)
+        return add_tensors(lattice.interpolate(grid.interpolate_values(values, frames)) for grid, values in fields)
 
     before = total([grid.values.detach() for grid in grids])
 
@@ -66,7 +64,6 @@ def soften(model: GridModel, video: Video, layer: int, factor: float) -> None:
     def energy(nodes: list[Tensor], with_offset: bool) -> Tensor:
         return problem.evaluate(nodes, weights, with_offset)
 
-    for grid, change in zip(
-        problem.grids, conjugate_gradients(energy, start, problem.inverse_curvature(weights), STEPS), strict=True
-    ):
+    changes = conjugate_gradients(energy, start, problem.inverse_curvature(weights), STEPS)
+    for grid, change in zip(problem.grids, changes, strict=True):
         grid.values.data.add_(change)

@@ -1,0 +1,157 @@
+"""Pins and dials mend the mapping of a finished run, and leave the rest of it as it is."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw, last_line, run_script, tiny_config
+
+from alignment.pins import Pin, read_pins
+from command_line import UserError
+from config import load_config
+from grids.pins import fit_to_pins
+from grids.stiffness import change_stiffness
+from rendering.frames import render_frame
+from rendering.inverse import locate_uv
+from training.runs import Corrections, resume_run, start_run
+
+SIZE = (6, 64, 96)
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory):
+    """A finished run of grids."""
+    clip = draw(tmp_path_factory.mktemp("data"), width=96, height=64, frames=6)
+    config = tiny_config(
+        clip,
+        tmp_path_factory.mktemp("runs"),
+        representation="grid",
+        maximum_number_of_frames=6,
+        iters_num=20,
+        evaluate_every=1000,
+        checkpoint_every=1000,
+    )
+    trainer = start_run(config)
+    trainer.run(with_evaluation=False)
+    return trainer
+
+
+def find_in_frame(model, clip, layer, start, place, t):
+    """Return where the mapping sees a place of frame `start` in frame t."""
+    uv = render_frame(model, clip, start, True, with_colors=False).uv[layer]
+    target = render_frame(model, clip, t, True, with_colors=False).uv[layer]
+    x, y = place
+    positions, _ = locate_uv(uv[y : y + 1, x], target)
+    return positions[0]
+
+
+def mapped(model, clip, t):
+    return render_frame(model, clip, t, True, with_colors=False).uv
+
+
+def test_the_places_of_a_pin_become_one_place_and_what_is_far_away_stays(trainer):
+    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    place = (20, 12)
+    before = [mapped(model, clip, t) for t in range(6)]
+    target = find_in_frame(model, clip, 1, 0, place, 4) + (3, -2)
+    fit_to_pins(model, trainer.video, [Pin(1, np.array([0, 4]), np.array([place, target], float))])
+    assert np.linalg.norm(find_in_frame(model, clip, 1, 0, place, 4) - target) < 0.2
+    scale = model.px_per_uv(1, clip.size)
+    change = np.stack([np.linalg.norm(mapped(model, clip, t)[1] - before[t][1], axis=-1) for t in range(6)]) * scale
+    assert change[:, 40:, 60:].max() < 0.5 * change.max()
+    for t in range(6):
+        np.testing.assert_array_equal(mapped(model, clip, t)[0], before[t][0])
+
+
+def test_a_pin_that_agrees_with_the_mapping_changes_nothing(trainer):
+    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    before = mapped(model, clip, 2)
+    target = find_in_frame(model, clip, 1, 0, (20, 12), 4)
+    fit_to_pins(model, trainer.video, [Pin(1, np.array([0, 4]), np.array([(20, 12), target], float))])
+    np.testing.assert_allclose(mapped(model, clip, 2), before, atol=1e-4)
+
+
+def test_a_change_by_a_pin_is_steady_in_time(trainer):
+    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    target = find_in_frame(model, clip, 1, 0, (20, 12), 5) + (5, 0)
+    shifts = [find_in_frame(model, clip, 1, 0, (20, 12), t) for t in range(6)]
+    fit_to_pins(model, trainer.video, [Pin(1, np.array([0, 5]), np.array([(20, 12), target], float))])
+    moved = [find_in_frame(model, clip, 1, 0, (20, 12), t)[0] - shifts[t][0] for t in range(6)]
+    steps = np.diff(moved)
+    assert (steps > 0).all()
+    assert steps.max() < 3 * steps.min()
+
+
+@pytest.mark.parametrize(("factor", "bends_less"), [(4.0, True), (0.25, False)])
+def test_a_dial_makes_a_layer_stiffer_or_softer(trainer, factor, bends_less):
+    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.mappings[1][-1].values += torch.randn_like(model.mappings[1][-1].values)
+
+    def bending():
+        return np.mean([np.square(np.diff(mapped(model, clip, t)[1], 2, axis=1)).mean() for t in range(6)])
+
+    before = bending()
+    change_stiffness(model, trainer.video, 1, factor)
+    if bends_less:
+        assert bending() < 0.6 * before
+    else:
+        assert not np.isclose(bending(), before)
+
+
+def test_resuming_with_pins_writes_a_checkpoint_in_which_they_hold(trainer, tmp_path):
+    clip = trainer.clip
+    target = find_in_frame(trainer.model, clip, 0, 0, (30, 34), 4) + (2, 1)
+    pins = tmp_path / "pins.json"
+    pins.write_text(json.dumps({"pins": [{"layer": 0, "places": [[0, 30, 34], [4, *target]]}]}))
+    mended = resume_run(trainer.folder, 0.5, corrections=Corrections(pins=pins, rigidity={1: 2.0}))
+    mended.run(with_evaluation=False)
+    assert np.linalg.norm(find_in_frame(mended.model, clip, 0, 0, (30, 34), 4) - target) < 0.5
+    assert load_config(trainer.folder / "config.json").layer_rigidity == (1.0, 2.0)
+    assert not [path for path in trainer.folder.iterdir() if path.is_dir() and path.name.isdecimal()], "no evaluation"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing", "no list of pins"),
+        ('{"pins": [{"places": []}]}', "no list of pins"),
+        ('{"pins": [{"layer": 2, "places": [[0, 1, 1], [1, 2, 2]]}]}', "pin 1 is on layer 2, expected 0 to 1"),
+        (
+            '{"pins": [{"layer": 0, "places": [[0, 1, 1], [9, 2, 2]]}]}',
+            "pin 1 names frame 9, the clip has frames 0 to 5",
+        ),
+        ('{"pins": [{"layer": 0, "places": [[0, 1, 1], [1, 999, 2]]}]}', "far outside of 96 x 64"),
+        ('{"pins": [{"layer": 0, "places": [[1, 1, 1], [1, 9, 2]]}]}', "two places in one frame"),
+        ('{"pins": [{"layer": 0, "places": [[1, 1, 1]]}]}', "no pin has places in two frames"),
+    ],
+)
+def test_a_file_of_pins_that_cannot_be_used_is_explained(tmp_path, text, message):
+    path = tmp_path / "pins.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_pins(path, SIZE, 2)
+
+
+def test_pins_need_a_finished_run_and_a_file(trainer, tmp_path):
+    done = run_script("train.py", "config/fast.json", "--pins=none.json")
+    assert (done.returncode, last_line(done.stderr)) == (
+        2,
+        "error: --pins corrects a finished run; add --resume RUN_FOLDER",
+    )
+    done = run_script("train.py", f"--resume={trainer.folder}", f"--pins={tmp_path / 'none.json'}")
+    assert done.returncode == 2
+    assert "no such file; --pins takes a JSON such as" in last_line(done.stderr)
+    done = run_script("train.py", f"--resume={trainer.folder}", "--rigidity=3:2")
+    assert done.returncode == 2
+    assert "--rigidity 3: the run has 2 layers" in last_line(done.stderr)
+
+
+def test_networks_have_no_pins(finished_run, tmp_path):
+    pins = tmp_path / "pins.json"
+    pins.write_text('{"pins": [{"layer": 0, "places": [[0, 1, 1], [1, 2, 2]]}]}')
+    with pytest.raises(UserError, match="representation 'grid' alone"):
+        resume_run(finished_run, corrections=Corrections(pins=pins))
