@@ -51,7 +51,7 @@ def editor(grid_run, tmp_path_factory):
 
 @pytest.fixture
 def client(editor):
-    return TestClient(make_app(editor, {"127.0.0.1:80"}, None), base_url="http://127.0.0.1:80")
+    return TestClient(make_app(editor, {"127.0.0.1:8000"}, None), base_url="http://127.0.0.1:8000")
 
 
 def baked_mappings(folder, description, t):
@@ -109,7 +109,7 @@ def test_baked_files_are_used_again_until_the_run_changes(grid_run, tmp_path):
 
 def test_only_the_page_itself_may_use_the_server(client):
     assert client.get("/api/state").status_code == 200
-    own = {"Origin": "http://127.0.0.1:80"}
+    own = {"Origin": "http://127.0.0.1:8000"}
     assert client.post("/api/cancel", headers=own).status_code == 200
     for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Host": "evil.example"}):
         answer = client.post("/api/cancel", headers=headers)
