@@ -103,6 +103,7 @@ def open_listener(host: str, port: int | None) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, candidate))
+            listener.listen(128)  # Before the address is printed: whoever reads it may come at once.
             return listener
         except (OSError, OverflowError) as error:
             listener.close()

@@ -13,13 +13,13 @@ from conftest import ROOT, draw, read_video, tiny_config
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
+from benchmarks.browser_page import Page, Server, find_browser, open_chromium, serve
+from command_line import UserError
 from media import write_png
 from rendering.frames import render_frame
 from rendering.point_tracks import Points, follow_in_frame, pick_in_frame
 from rendering.trained_run import open_run
 from training.runs import start_run
-
-from browser_page import Page, Server, open_chromium, serve  # isort: skip
 
 FRAMES = 6
 ON_OBJECT, ON_BACKGROUND = (60.0, 58.0), (30.0, 14.0)  # places in frame 0
@@ -48,6 +48,10 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
+    try:
+        find_browser()
+    except UserError as error:
+        pytest.skip(str(error))
     with open_chromium(tmp_path_factory.mktemp("chromium")) as driver:
         yield driver
 

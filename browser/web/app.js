@@ -141,7 +141,9 @@ export class App {
     for (const layer of layers) {
       if (layer.kind === "file") continue;
       const extra = this.extra?.layer.id === layer.id ? this.extra.object : null;
-      if (this.raster.update(layer, extra)) this.compositor.setPaint(layer.id, this.raster.canvas(layer.id));
+      if (!this.raster.update(layer, extra)) continue;
+      const canvas = this.raster.canvas(layer.id);
+      this.compositor.setPaint(layer.id, canvas, canvas && this.raster.bounds(layer.id));
     }
     this.schedule();
   }

@@ -28,6 +28,7 @@ export class Compositor {
     this.atlases = bake.layers.map(() => this.empty);
     this.frames = new Map();
     this.paints = new Map(); // textures by the id of a layer of paint
+    this.bounds = new Map(); // boxes around what is painted, by the same id
   }
 
   compile(fragment) {
@@ -100,7 +101,9 @@ export class Compositor {
   }
 
   // Take the picture of a layer of paint, a canvas or a bitmap; null: it is empty.
-  setPaint(id, picture) {
+  // bounds: [left, top, right, bottom] around what is painted, in its pixels; null: it may be anywhere.
+  setPaint(id, picture, bounds = null) {
+    this.bounds.set(id, bounds);
     const gl = this.gl;
     if (!picture) {
       this.forgetPaint(id);
@@ -169,12 +172,14 @@ export class Compositor {
       const surfaces = [0, 1, 2, 3].flatMap((layer) => surfaceNumbers(this.bake.layers[layer]?.surface));
       set("surfaces", "uniform3fv", surfaces);
     }, Object.fromEntries([0, 1, 2, 3].map((layer) => [`atlas${layer}`, this.atlases[layer] ?? this.empty])));
-    let current = 0;
     const black = { layer: background, adjustment: NO_COLOR, opacity: 1, blend: "normal" };
     for (const each of hidden.includes(background) ? [black, ...layers] : layers) {
       const paint = each.id === undefined ? undefined : this.paints.get(each.id);
       if (!paint && !each.adjustment) continue;
-      this.run("paint", this.targets[1 - current], hidden, shared, (set) => {
+      const box = paint ? this.findBox(frame, each.layer, this.bounds.get(each.id)) : this.wholeBox;
+      if (!box) continue;
+      this.setBox(box);
+      this.run("paint", this.targets[1], hidden, shared, (set) => {
         set("surface", "uniform3fv", surfaceNumbers(this.bake.layers[each.layer].surface));
         set("layer", "uniform1i", each.layer);
         set("isAttached", "uniform1i", each.attached ? 1 : 0);
@@ -183,14 +188,65 @@ export class Compositor {
         set("isAdjustment", "uniform1i", each.adjustment ? 1 : 0);
         set("isEverywhere", "uniform1i", each.adjustment && !paint ? 1 : 0);
         if (each.adjustment) set("adjustment", "uniformMatrix3fv", each.adjustment);
-      }, { below: this.targets[current].texture, paint: paint ?? this.empty });
-      current = 1 - current;
+      }, { below: this.targets[0].texture, paint: paint ?? this.empty });
+      this.copyBack(box);
     }
+    this.setBox(null);
     this.run("show", { buffer: null }, hidden, shared, (set) => {
       set("showsTrust", "uniform1i", showsTrust ? 1 : 0);
       set("trustSteps", "uniform1f", this.bake.trust_steps_per_px);
-    }, { picture: this.targets[current].texture });
+    }, { picture: this.targets[0].texture });
     return this.canvas;
+  }
+
+  get wholeBox() {
+    return [0, 0, this.bake.clip.width, this.bake.clip.height];
+  }
+
+  // Return the box [left, top, right, bottom] of a frame in which paint within some bounds of a surface can show; null
+  // if it cannot show at all. Only this part is drawn, which is much faster without a graphics card.
+  findBox(frame, layer, bounds) {
+    if (!bounds) return this.wholeBox;
+    const { surface } = this.bake.layers[layer];
+    const { rows_px: rows, columns_px: columns } = this.bake.lattice;
+    const [left, right] = [bounds[0], bounds[2]].map((x) => surface.u + x * surface.uv_per_pixel);
+    const [top, bottom] = [bounds[1], bounds[3]].map((y) => surface.v + y * surface.uv_per_pixel);
+    const box = [Infinity, Infinity, -Infinity, -Infinity];
+    const first = layer * rows.length * columns.length;
+    for (let r = 0; r + 1 < rows.length; r++) {
+      for (let c = 0; c + 1 < columns.length; c++) {
+        const at = 2 * (first + r * columns.length + c);
+        const below = at + 2 * columns.length;
+        const [u0, u1, u2, u3] = [frame.uv[at], frame.uv[at + 2], frame.uv[below], frame.uv[below + 2]];
+        if (Math.max(u0, u1, u2, u3) < left || Math.min(u0, u1, u2, u3) > right) continue;
+        const [v0, v1, v2, v3] = [frame.uv[at + 1], frame.uv[at + 3], frame.uv[below + 1], frame.uv[below + 3]];
+        if (Math.max(v0, v1, v2, v3) < top || Math.min(v0, v1, v2, v3) > bottom) continue;
+        box[0] = Math.min(box[0], columns[c]);
+        box[1] = Math.min(box[1], rows[r]);
+        box[2] = Math.max(box[2], columns[c + 1]);
+        box[3] = Math.max(box[3], rows[r + 1]);
+      }
+    }
+    const { width, height } = this.bake.clip;
+    if (box[0] > box[2]) return null;
+    return [Math.floor(box[0]), Math.floor(box[1]), Math.min(width, Math.ceil(box[2]) + 1), Math.min(height, Math.ceil(box[3]) + 1)];
+  }
+
+  setBox(box) {
+    const gl = this.gl;
+    if (!box) {
+      gl.disable(gl.SCISSOR_TEST);
+      return;
+    }
+    gl.enable(gl.SCISSOR_TEST);
+    gl.scissor(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+  }
+
+  copyBack([left, top, right, bottom]) {
+    const gl = this.gl;
+    gl.bindFramebuffer(gl.READ_FRAMEBUFFER, this.targets[1].buffer);
+    gl.bindFramebuffer(gl.DRAW_FRAMEBUFFER, this.targets[0].buffer);
+    gl.blitFramebuffer(left, top, right, bottom, left, top, right, bottom, gl.COLOR_BUFFER_BIT, gl.NEAREST);
   }
 
   run(name, target, hidden, shared, setOwn, ownTextures) {

@@ -83,6 +83,16 @@ export class Raster {
     return entry && entry.nodes.size ? entry.konva.getNativeCanvasElement() : null;
   }
 
+  // Return the box [left, top, right, bottom] around everything on a layer, in pixels of its surface.
+  bounds(id) {
+    const boxes = [...this.layers.get(id).nodes.values()].map(({ drawn }) => {
+      const [xs, ys] = [0, 1].map((axis) => outlineOf(drawn).map((point) => point[axis]));
+      const margin = 2 + (drawn.type === "stroke" ? drawn.size * (1 - (drawn.hardness ?? 1)) : 0);
+      return [Math.min(...xs) - margin, Math.min(...ys) - margin, Math.max(...xs) + margin, Math.max(...ys) + margin];
+    });
+    return [0, 1, 2, 3].map((side) => Math[side < 2 ? "min" : "max"](...boxes.map((box) => box[side])));
+  }
+
   // Return the id of the uppermost object of a layer at a place; null if there is none.
   hit(id, [x, y]) {
     const shape = this.layers.get(id)?.konva.getIntersection({ x, y });

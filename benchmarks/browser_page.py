@@ -1,4 +1,4 @@
-"""The editor's page in a real browser, for tests: Chromium without a window, which draws in software."""
+"""The editor's page in a real browser, for tests and measurements: Chromium without a window, drawn in software."""
 
 import base64
 import io
@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
+from command_line import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60.0
+BROWSER_PROGRAMS = (  # a variable that may hold the path of a program, and names under which it may be found
+    ("CHROME", "chromium", "chromium-browser", "google-chrome"),
+    ("CHROMEDRIVER", "chromedriver"),
+)
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -32,12 +37,15 @@ FLAGS = (
 )
 
 
-def find_program(variable: str, *names: str) -> str:
-    """Return the path of a program; without it the test is skipped."""
-    found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"needs {names[0]} on the PATH, or its path in {variable}")
-    return found
+def find_browser() -> tuple[str, str]:
+    """Return the paths of Chromium and of its driver. Raises UserError if one of them is missing."""
+    found = []
+    for variable, *names in BROWSER_PROGRAMS:
+        path = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
+        if path is None:
+            raise UserError(f"needs {names[0]} on the PATH, or its path in {variable}")
+        found.append(path)
+    return found[0], found[1]
 
 
 class Server:
@@ -78,11 +86,11 @@ def serve(run: Path, project: Path, *flags: str) -> Iterator[Server]:
 def open_chromium(folder: Path) -> Iterator[webdriver.Chrome]:
     """Open a browser whose files are in a folder."""
     options = webdriver.ChromeOptions()
-    options.binary_location = find_program("CHROME", "chromium", "chromium-browser", "google-chrome")
+    options.binary_location, chromedriver = find_browser()
     for flag in (*FLAGS, f"--user-data-dir={folder}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(find_program("CHROMEDRIVER", "chromedriver")))
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
     driver.set_script_timeout(PATIENCE_S)
     size = {"width": 1280, "height": 720, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
