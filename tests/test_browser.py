@@ -65,7 +65,16 @@ def project(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(run, project):
     with serve(run, project) as server:
+        sharpen_frames(run, project)
         yield server
+
+
+def sharpen_frames(run: Path, project: Path) -> None:
+    """Write the page's frames again almost without loss, so that what is compared is the compositing alone."""
+    clip = open_run(run).clip
+    (folder,) = project.glob("baked/*/")
+    for t in range(FRAMES):
+        Image.fromarray(clip.frame(t)).save(folder / f"{t:05d}.jpg", quality=100, subsampling=0)
 
 
 @pytest.fixture
@@ -144,7 +153,7 @@ def test_blend_modes_agree_with_the_scripts(page, run, project, tmp_path, blend)
     expected = edit(run, project, tmp_path / "edited")[3]
     painted = np.abs(expected - before).max(-1) > 20
     assert painted.mean() > 0.03
-    assert psnr(page.frame(3), expected, painted) > 36, "JPEG blurs what shines through"
+    assert psnr(page.frame(3), expected, painted) > SAME_DB
 
 
 def test_a_recoloured_layer_agrees_with_the_scripts(page, run, project, tmp_path):
@@ -156,7 +165,7 @@ def test_a_recoloured_layer_agrees_with_the_scripts(page, run, project, tmp_path
     (expected,) = edit(run, project, tmp_path / "edited")[2:3]
     recolored = np.abs(expected - before).max(-1) > 30
     assert 0.01 < recolored.mean() < 0.1, "only where the mask was painted"
-    assert psnr(page.frame(2), expected, recolored) > 33, "JPEG blurs what is recoloured"
+    assert psnr(page.frame(2), expected, recolored) > SAME_DB
 
 
 def test_a_hidden_object_shows_what_is_behind_it(page, run, project, tmp_path):
