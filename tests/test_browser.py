@@ -215,6 +215,13 @@ def test_paint_on_an_atlas_is_paint_on_the_video(page):
     assert (np.abs(page.frame(0) - before).max(-1) > 60).sum() > 50
 
 
+def test_the_page_keeps_few_frames_of_a_long_clip(page):
+    page.run("app.frames.most = 2")
+    shown = [page.frame(t) for t in range(FRAMES)]
+    assert page.run("return [app.frames.loaded.size, app.compositor.frames.size]") == [2, 2]
+    np.testing.assert_array_equal(page.frame(0), shown[0])
+
+
 # saving
 
 
