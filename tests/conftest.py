@@ -84,6 +84,18 @@ def tiny_config(clip: Path, results: Path, **changes) -> Config:
     return dataclasses.replace(Config(data_folder=str(clip), results_folder_name=str(results)), **(TINY | changes))
 
 
+def finish_grid_run(factory, width: int, height: int, iterations: int, **changes):
+    """Return the trainer of a finished run of grids on a tiny clip of six frames, without an evaluation."""
+    from training.runs import start_run
+
+    clip = draw(factory.mktemp("data"), width=width, height=height, frames=6)
+    settings = {"representation": "grid", "maximum_number_of_frames": 6, "iters_num": iterations}
+    settings |= {"evaluate_every": 1000, "checkpoint_every": 1000, "log_every": 10}
+    trainer = start_run(tiny_config(clip, factory.mktemp("runs"), **(settings | changes)))
+    trainer.run(with_evaluation=False)
+    return trainer
+
+
 def write_config(path: Path, config: Config) -> Path:
     """Write a config as a file; return its path."""
     path.write_text(config_text(config))

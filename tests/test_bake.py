@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import draw, last_line, run_script, tiny_config
+from conftest import finish_grid_run, last_line, run_script
 from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -20,7 +20,6 @@ from masks.strokes import draw_strokes, read_strokes
 from media import write_png
 from rendering.frames import render_frames
 from rendering.trained_run import open_run
-from training.runs import start_run
 
 LARGEST_ERROR_PX = 0.1  # of the interpolated mapping where a layer is seen
 
@@ -28,20 +27,7 @@ LARGEST_ERROR_PX = 0.1  # of the interpolated mapping where a layer is seen
 @pytest.fixture(scope="module")
 def grid_run(tmp_path_factory):
     """Folder of a finished run of grids."""
-    clip = draw(tmp_path_factory.mktemp("data"), width=96, height=64, frames=6)
-    config = tiny_config(
-        clip,
-        tmp_path_factory.mktemp("runs"),
-        representation="grid",
-        light=True,
-        maximum_number_of_frames=6,
-        iters_num=20,
-        evaluate_every=1000,
-        checkpoint_every=1000,
-    )
-    trainer = start_run(config)
-    trainer.run(with_evaluation=False)
-    return trainer.folder
+    return finish_grid_run(tmp_path_factory, 96, 64, 20, light=True).folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import draw, last_line, run_script, tiny_config
+from conftest import finish_grid_run, last_line, run_script
 
 from alignment.pins import Pin, read_pins
 from command_line import UserError
@@ -15,7 +15,7 @@ from grids.pins import fit_to_pins
 from grids.stiffness import change_stiffness
 from rendering.frames import render_frame
 from rendering.inverse import locate_uv
-from training.runs import Corrections, resume_run, start_run
+from training.runs import Corrections, resume_run
 
 SIZE = (6, 64, 96)
 
@@ -23,19 +23,7 @@ SIZE = (6, 64, 96)
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
     """A finished run of grids."""
-    clip = draw(tmp_path_factory.mktemp("data"), width=96, height=64, frames=6)
-    config = tiny_config(
-        clip,
-        tmp_path_factory.mktemp("runs"),
-        representation="grid",
-        maximum_number_of_frames=6,
-        iters_num=20,
-        evaluate_every=1000,
-        checkpoint_every=1000,
-    )
-    trainer = start_run(config)
-    trainer.run(with_evaluation=False)
-    return trainer
+    return finish_grid_run(tmp_path_factory, 96, 64, 20)
 
 
 def find_in_frame(model, clip, layer, start, place, t):
