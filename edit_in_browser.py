@@ -1,9 +1,11 @@
 """Open a finished run in the browser: paint on a frame or an atlas, see it move, and mend what slips."""
 
 import argparse
+import os
 import secrets
 import socket
 import webbrowser
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from browser.editor import Editor
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::")  # all addresses of this computer
+PACKAGES = ("fastapi", "uvicorn", "websockets")  # of the server
 USUAL_PORT = 8765  # taken if it is free
 
 
@@ -25,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{options.trained_model_folder}: no such folder; give a folder that train.py wrote, with config.json and "
             "checkpoint"
         )
-    if options.export_page is None and (missing := [name for name in ("fastapi", "uvicorn") if not find_spec(name)]):
+    if options.export_page is None and (missing := [name for name in PACKAGES if not find_spec(name)]):
         raise UserError(f"the editor needs {' and '.join(missing)}: pip install -r requirements.txt")
 
     from browser.editor import Editor
@@ -47,7 +51,7 @@ def make_editor_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's flags."""
     flags = make_parser(
         "Open a finished run in the browser: paint on a frame or on an atlas, and see it move in the whole video.\n"
-        "Work is saved every few seconds. Ctrl-C ends the program; the same command goes on where it was.",
+        "Work is saved a second after each change. Ctrl-C ends the program; the same command goes on where it was.",
         "python edit_in_browser.py --trained_model_folder=results/swan_2026",
     )
     flags.add_argument(
@@ -81,8 +85,11 @@ def serve(editor: "Editor", options: argparse.Namespace) -> None:
     listener = open_listener(options.host, options.port)
     port = listener.getsockname()[1]
     token = None if is_loopback else secrets.token_urlsafe(24)
-    hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")} if is_loopback else None
-    shown_host = f"[{options.host}]" if ":" in options.host else options.host
+    names = ("127.0.0.1", "localhost", "[::1]")
+    # Browsers leave the usual port of a web server out.
+    hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set()) if is_loopback else None
+    host = socket.gethostname() if options.host in EVERYWHERE else options.host
+    shown_host = f"[{host}]" if ":" in host else host
     address = f"http://{shown_host}:{port}/" + (f"?token={token}" if token else "")
     print(f"the editor is at {address}")
     print(f"the project is saved in {editor.project.path}; Ctrl-C ends the program", flush=True)
@@ -91,7 +98,8 @@ def serve(editor: "Editor", options: argparse.Namespace) -> None:
     if not options.no_browser:
         webbrowser.open(address)
     config = uvicorn.Config(make_app(editor, hosts, token), log_level="warning", lifespan="on", ws_max_size=1 << 20)
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # Ctrl-C is how the program is ended.
+        uvicorn.Server(config).run(sockets=[listener])
     print(f"ended; the project is in {editor.project.path}")
 
 
@@ -100,7 +108,8 @@ def open_listener(host: str, port: int | None) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in (USUAL_PORT, 0) if port is None else (port,):
         listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name != "nt":  # There it would let two programs share a port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, candidate))
             listener.listen(128)  # Before the address is printed: whoever reads it may come at once.

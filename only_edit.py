@@ -259,6 +259,7 @@ def check_watch_flags(options: argparse.Namespace) -> None:
     """Raise UserError for flags that --watch has no use for."""
     needless = {
         "transfer_from": options.transfer_from,
+        "project": options.project,
         "only_edit_layer": options.only_edit_layer,
         "save_frames": options.save_frames,
         "edit_space native": options.edit_space == "native",

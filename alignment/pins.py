@@ -46,7 +46,9 @@ def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:
 def parse_pin(path: Path, number: int, values: dict[str, Any], size: tuple[int, int, int], layers: int) -> Pin:
     """Check one pin. Raises UserError that names it, and ValueError, KeyError or TypeError for another structure."""
     frames, height, width = size
-    layer, places = int(values["layer"]), np.array(values["places"], float).reshape(-1, 3)
+    layer, places = int(values["layer"]), np.array(values["places"], float)
+    if places.ndim != 2 or places.shape[1] != 3 or not np.isfinite(places).all():
+        raise ValueError("places are frame, x and y")
     if not 0 <= layer < layers:
         raise UserError(f"{path}: pin {number} is on layer {layer}, expected 0 to {layers - 1}, the background last")
     for t, x, y in places:

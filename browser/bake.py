@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import reduce
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import media
-from command_line import UserError
+from command_line import UserError, warn
 from editing.atlas_file import LayerImage, checkpoint_fingerprint
 from editing.attachment import continue_mapping
 from export.atlas import LayerExtent, measure_extent, plan_image
@@ -103,7 +104,9 @@ def bake_run(run: TrainedRun, folder: Path, audio: Audio | None = None) -> dict[
         picture = to_8_bit(render_atlas(run.model, surface.view(run.model, size, None), size))
         write_jpeg(folder / surface.image, picture, ATLAS_QUALITY)
     if audio is not None:
-        write_sound(folder / "sound.m4a", audio, len(run.clip) / run.clip.fps)
+        times_s = run.clip.times_s
+        seconds = times_s[-1] - times_s[0] if times_s else len(run.clip) / run.clip.fps
+        write_sound(folder / "sound.m4a", audio, seconds)
     description = describe_bake(run, surfaces, len(thumbnails), None if audio is None else audio.lead_s, has_light)
     media.write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")  # Last: it says all is there.
     return description
@@ -115,9 +118,16 @@ def read_bake(folder: Path, run: TrainedRun) -> dict[str, Any] | None:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    now = {"format": BAKE_FORMAT, "checkpoint": checkpoint_fingerprint(run.checkpoint), "clip": describe_clip(run.clip)}
-    is_current = isinstance(description, dict) and all(description.get(key) == value for key, value in now.items())
+    is_current = isinstance(description, dict) and description.get("fingerprint") == bake_fingerprint(run)
     return description if is_current else None
+
+
+def bake_fingerprint(run: TrainedRun) -> str:
+    """Return 16 hexadecimal digits that change with the checkpoint, the frames, their times, and the baked files."""
+    clip = run.clip
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in clip.frame_paths]
+    known = [BAKE_FORMAT, checkpoint_fingerprint(run.checkpoint), describe_clip(clip), clip.fps, clip.times_s, files]
+    return sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def describe_clip(clip: Clip) -> dict[str, Any]:
@@ -134,7 +144,7 @@ def describe_bake(
     """
     clip = run.clip
     return {
-        "format": BAKE_FORMAT,
+        "fingerprint": bake_fingerprint(run),
         "checkpoint": checkpoint_fingerprint(run.checkpoint),
         "run": run.name,
         "clip": describe_clip(clip),
@@ -263,7 +273,10 @@ def measure_trust(run: TrainedRun, frame: Frame, following: Frame | None) -> NDA
     trust = np.zeros(shown.shape)
     flow = None
     if following is not None and run.clip.sibling_folder("_flow").is_dir():
-        flow = run.clip.flow(frame.t, FORWARD)
+        try:
+            flow = run.clip.flow(frame.t, FORWARD)
+        except UserError as error:  # Paint needs no flow.
+            warn(f"{error}; the trust map has no distances in frame {frame.t}")
     for layer, px_per_uv in enumerate(run.px_per_uv):
         is_layer = shown == layer
         if flow is not None and following is not None:

@@ -3,31 +3,35 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
 
 import media
-from browser.bake import bake_run, describe_clip
+from browser.bake import bake_fingerprint, bake_run, describe_clip
 from browser.jobs import SCRIPTS, Job
-from browser.project_folder import ProjectFolder
+from browser.project_folder import ProjectFolder, find_revision
 from command_line import UserError, warn
-from editing.atlas_file import LayerImage, checkpoint_fingerprint
+from config import config_text, load_config
+from editing.atlas_file import LayerImage
 from editing.project import parse_project
 from export.openraster import write_openraster
+from grids.model import GridModel
 from masks.strokes import draw_strokes
 from media import to_8_bit
+from media.clip import Clip
 from preprocessing.clip_sound import find_audio
 from rendering.atlas_view import render_atlas
 from rendering.trained_run import TrainedRun, open_run
 
 REFIT_BUDGET_S = 15.0  # Seconds of training of a refit.
 POLL_S = 0.25  # Seconds between two looks at files that other programs paint.
-RUN_FILES = ("config.json", "checkpoint", "log.jsonl")  # of a run that a refit goes on from
+MOST_REFIT_S = 3600.0
 
-Event_ = dict[str, Any]
+Message = dict[str, Any]
 
 
 class Editor:
@@ -40,37 +44,39 @@ class Editor:
         """
         self.project = ProjectFolder(media.make_folder(project_folder))
         self.original_folder, self.run_arguments = run_folder, run_arguments
-        self.send: Callable[[Event_], None] = lambda event: None  # Sends an event to all pages.
+        self.send: Callable[[Message], None] = lambda message: None  # Sends a message to all pages.
         self.job: Job | None = None
-        self.last_export: Path | None = None
+        self.job_lock = Lock()
+        self.baked_folder = (self.project.folder / "baked").resolve()
         saved = self.project.load()
-        self.run_folder = find_latest_run(run_folder, saved)
-        if self.run_folder != run_folder:
-            print(f"the project was mended last in {self.run_folder}, so that run is opened")
-        self.open_run()
-        if saved is not None:
-            check_clip(self.project.path, saved, self.run)
-        self.is_closed = Event()
-
-    def open_run(self) -> None:
-        """Open the current run and bake it, and remove the baked files of others."""
-        self.run = open_run(self.run_folder, **self.run_arguments)
-        baked = self.project.folder / "baked"
-        self.bake_folder = baked / checkpoint_fingerprint(self.run.checkpoint)
-        self.bake = bake_run(self.run, self.bake_folder, find_audio(self.run.clip))
-        for folder in baked.iterdir():
+        latest = find_latest_run(run_folder, saved)
+        if latest != run_folder:
+            print(f"the project was mended last in {latest}, so that run is opened")
+        self.open_run(latest, saved)
+        for folder in self.baked_folder.iterdir():
             if folder != self.bake_folder and folder.is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
+        self.is_closed = Event()
+
+    def open_run(self, run_folder: Path, project: dict[str, Any] | None = None) -> None:
+        """Open a run and bake it; only then it becomes the current one. project: it must fit the run's clip."""
+        run = open_run(run_folder, **self.run_arguments)
+        if project is not None:
+            check_clip(self.project.path, project, run)
+        bake_folder = self.baked_folder / bake_fingerprint(run)
+        bake = bake_run(run, bake_folder, find_audio(run.clip))
+        self.run_folder, self.run, self.bake_folder, self.bake = run_folder, run, bake_folder, bake
 
     def describe(self) -> dict[str, Any]:
         """Return everything that a page needs when it is opened."""
+        project = self.project.load()
         return {
             "bake": self.bake,
-            "bake_url": f"bake/{self.bake_folder.name}/",
-            "project": self.project.load(),
-            "revision": self.project.revision,
+            "bake_url": f"bake/{self.bake['fingerprint']}/",
+            "can_mend": isinstance(self.run.model, GridModel),
+            "project": project,
+            "revision": find_revision(project),
             "project_file": str(self.project.path),
-            "run_folder": str(self.run_folder),
             "job": self.job.describe() if self.job and self.job.state == "running" else None,
         }
 
@@ -117,23 +123,30 @@ class Editor:
 
     # jobs
 
-    def start_job(self, kind: str, arguments: list[str], finish: Callable[[Job], Event_]) -> None:
-        """Start a script. finish: returns the event when it is done. Raises UserError if another one is running."""
-        if self.job is not None and self.job.state == "running":
-            raise UserError(f"the {self.job.kind} is still running; wait for it, or cancel it")
+    def start_job(
+        self,
+        kind: str,
+        make_arguments: Callable[[], list[str]],
+        finish: Callable[[Job], Message],
+        abandon: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start a script. Raises UserError if another one is running.
+
+        make_arguments: returns the command line. finish: see `Job`. abandon: called if the script fails or is
+        cancelled.
+        """
 
         def tell(job: Job) -> None:
-            event: Event_ = {"event": "job", **job.describe()}
-            if job.state == "done":
-                try:
-                    event |= finish(job)
-                except UserError as error:
-                    event |= {"state": "failed", "message": str(error)}
+            if job.state in ("failed", "cancelled"):
+                abandon()
             if job.state == "failed":
                 warn(f"{kind}: {job.lines[-1] if job.lines else 'the script ended with an error'}")
-            self.send(event)
+            self.send({"event": "job", **job.describe()})
 
-        self.job = Job(kind, arguments, tell)
+        with self.job_lock:
+            if self.job is not None and self.job.state == "running":
+                raise UserError(f"the {self.job.kind} is still running; wait for it, or cancel it")
+            self.job = Job(kind, make_arguments(), tell, finish)
 
     def cancel_job(self) -> None:
         """Stop the job that is running, if there is one."""
@@ -148,15 +161,25 @@ class Editor:
         file_format = values.get("format", "mp4")
         if file_format not in ("mp4", "prores", "ffv1", "png", "exr"):
             raise UserError(f"format is {file_format!r}, expected mp4, prores, ffv1, png or exr")
-        arguments = [*self.script("only_edit.py"), f"--project={self.project.path}", f"--format={file_format}"]
-        arguments += [f"--output_folder={self.project.folder / 'export'}"]
-        arguments += ["--edit_space=native"] if values.get("native", True) else []
-        arguments += ["--only_edit_layer"] if values.get("edit_only") else []
-        self.start_job("export", arguments, lambda job: {"result": job.find_result()})
+        folder: Path | None = None
+
+        def make_arguments() -> list[str]:
+            nonlocal folder
+            folder = media.fresh_folder(self.project.folder / "export")
+            arguments = [*self.script("only_edit.py"), f"--project={self.project.path}", f"--format={file_format}"]
+            arguments += [f"--output_folder={folder}", "--overwrite"]  # It is empty, and no other export takes it.
+            arguments += ["--edit_space=native"] if values.get("native", True) else []
+            return [*arguments, *(["--only_edit_layer"] if values.get("edit_only") else [])]
+
+        def abandon() -> None:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        self.start_job("export", make_arguments, lambda job: {"result": str(folder)}, abandon)
 
     def script(self, name: str) -> list[str]:
         """Return the beginning of the command line of a script for the current run."""
-        arguments = [str(SCRIPTS / name), f"--trained_model_folder={self.run_folder}"]
+        arguments = [str(SCRIPTS / name), f"--trained_model_folder={self.run_folder}", "--alpha_range=full"]
         for flag in ("video_name", "data_folder", "device", "fps"):
             if (value := self.run_arguments.get(flag)) is not None:
                 arguments.append(f"--{flag}={value}")
@@ -167,32 +190,68 @@ class Editor:
 
         Raises UserError if there are none, or if they cannot be used.
         """
-        saved = self.project.load() or {}
-        mend = saved.get("mend", {})
-        pins = [pin for pin in mend.get("pins", []) if len(pin.get("places", [])) > 1]
-        strokes, rigidity = mend.get("strokes", []), mend.get("rigidity", {})
-        if not (pins or strokes or any(float(factor) != 1 for factor in rigidity.values())):
-            raise UserError("nothing to refit: drag a pin in a second frame, paint a mask stroke, or turn a dial")
-        folder = copy_run(self.run_folder, self.original_folder)
-        arguments = [str(SCRIPTS / "train.py"), f"--resume={folder}", "--no_evaluation"]
-        arguments.append(f"--time_budget={float(values.get('seconds', REFIT_BUDGET_S))}")
-        if pins:
-            path = folder / "pins.json"
-            media.write_text(path, json.dumps({"pins": pins}, indent=2) + "\n")
-            arguments.append(f"--pins={path}")
-        if strokes:
-            arguments.append(f"--strokes={draw_strokes(strokes, self.run.clip, folder / 'strokes')}")
-        arguments += [f"--rigidity={int(layer) + 1}:{float(factor)}" for layer, factor in rigidity.items()]
-        if device := self.run_arguments.get("device"):
-            arguments.append(f"--device={device}")
+        if not isinstance(self.run.model, GridModel):
+            raise UserError("only runs of representation 'grid' can be mended; train one with config/fast.json")
+        mend = read_mend(self.project.load() or {})
+        seconds = values.get("seconds", REFIT_BUDGET_S)
+        if not isinstance(seconds, int | float) or not 0 < seconds < MOST_REFIT_S:
+            raise UserError(f"a refit takes seconds above 0 and below {MOST_REFIT_S:g}, got {seconds!r}")
+        folder: Path | None = None
 
-        def finish(job: Job) -> Event_:
-            self.run_folder = folder
-            self.send({"event": "job", **job.describe(), "state": "running", "stage": "preparing the frames"})
-            self.open_run()
-            return {"event": "bake", "run": folder.name}
+        def make_arguments() -> list[str]:
+            nonlocal folder
+            folder = copy_run(self.run_folder, self.original_folder, self.run.clip)
+            arguments = [str(SCRIPTS / "train.py"), f"--resume={folder}", "--no_evaluation", f"--time_budget={seconds}"]
+            if mend.pins:
+                path = folder / "pins.json"
+                media.write_text(path, json.dumps({"pins": mend.pins}, indent=2) + "\n")
+                arguments.append(f"--pins={path}")
+            if mend.strokes:
+                arguments.append(f"--strokes={draw_strokes(mend.strokes, self.run.clip, folder / 'strokes')}")
+            arguments += [f"--rigidity={layer + 1}:{factor}" for layer, factor in mend.rigidity.items()]
+            device = self.run_arguments.get("device")
+            return [*arguments, *([f"--device={device}"] if device else [])]
 
-        self.start_job("refit", arguments, finish)
+        def finish(job: Job) -> Message:
+            assert folder is not None
+            self.send({"event": "job", **job.describe(), "stage": "preparing the frames"})
+            self.open_run(folder)
+            used = [stroke.get("id") for stroke in mend.strokes]
+            dials = {str(layer): factor for layer, factor in mend.rigidity.items()}
+            return {"event": "bake", "run": folder.name, "used_strokes": used, "used_dials": dials}
+
+        def abandon() -> None:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        try:
+            self.start_job("refit", make_arguments, finish, abandon)
+        except UserError:
+            abandon()
+            raise
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What a project says about its mapping."""
+
+    pins: list[dict[str, Any]]  # as `alignment.pins.read_pins` reads them, with places in two frames or more
+    strokes: list[dict[str, Any]]  # as `masks.strokes.draw_strokes` takes them
+    rigidity: dict[int, float]  # factors of the rigidity of layers that are not 1, by their index
+
+
+def read_mend(project: dict[str, Any]) -> Mend:
+    """Return what a project says about its mapping. Raises UserError if it says nothing, or is damaged."""
+    try:
+        mend = project.get("mend", {})
+        pins = [pin for pin in mend.get("pins", []) if len(pin["places"]) > 1]
+        rigidity = {int(layer): float(factor) for layer, factor in mend.get("rigidity", {}).items()}
+        found = Mend(pins, list(mend.get("strokes", [])), {key: each for key, each in rigidity.items() if each != 1})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError("the pins, strokes or dials of the project are damaged; clear and set them again") from None
+    if not (found.pins or found.strokes or found.rigidity):
+        raise UserError("nothing to refit: drag a pin in a second frame, paint a mask stroke, or turn a dial")
+    return found
 
 
 def find_latest_run(run_folder: Path, project: dict[str, Any] | None) -> Path:
@@ -215,12 +274,17 @@ def check_clip(path: Path, project: dict[str, Any], run: TrainedRun) -> None:
         )
 
 
-def copy_run(run_folder: Path, original: Path) -> Path:
-    """Copy what is needed to train on from a run into a new folder beside the original, and return it."""
+def copy_run(run_folder: Path, original: Path, clip: Clip) -> Path:
+    """Copy what is needed to train on from a run into a new folder beside the original, and return it.
+
+    clip: the run's clip, which may have been moved since.
+    """
     folder = media.fresh_folder(original.resolve().with_name(f"{original.resolve().name}_refit"))
-    for name in RUN_FILES:
+    for name in ("checkpoint", "log.jsonl"):
         if (run_folder / name).is_file():
             shutil.copy2(run_folder / name, folder / name)
+    config = load_config(run_folder / "config.json", {"data_folder": str(clip.folder.resolve())})
+    media.write_text(folder / "config.json", config_text(config))
     return folder
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
+from command_line import UserError
+
 SCRIPTS = Path(__file__).resolve().parent.parent  # Folder of the scripts.
 PROGRESS = re.compile(r"^(?P<name>[^:]*): +(?P<percent>\d+)%\|")  # a line of a progress bar
 KEPT_LINES = 40  # Last lines of a script that are kept, for its errors.
@@ -17,9 +19,20 @@ KEPT_LINES = 40  # Last lines of a script that are kept, for its errors.
 class Job:
     """A script that runs in a process of its own."""
 
-    def __init__(self, kind: str, arguments: list[str], on_change: Callable[["Job"], None]):
-        """Start a script. kind: what it does, for the page. on_change: called in another thread with each change."""
-        self.kind, self.on_change = kind, on_change
+    def __init__(
+        self,
+        kind: str,
+        arguments: list[str],
+        on_change: Callable[["Job"], None],
+        finish: Callable[["Job"], dict[str, object]],
+    ):
+        """Start a script.
+
+        kind: what it does, for the page. on_change: called in another thread with each change. finish: called there
+        when the script has succeeded; the job runs until it has returned what the page is told.
+        """
+        self.kind, self.on_change, self.finish = kind, on_change, finish
+        self.result: dict[str, object] = {}  # what the page is told when the job is done
         self.state = "running"  # then "done", "failed" or "cancelled"
         self.progress, self.stage = 0.0, "starting"  # 0 to 1; what is done now
         self.lines: list[str] = []  # what the script printed, without its progress bars
@@ -33,6 +46,7 @@ class Job:
             stderr=subprocess.STDOUT,
             env=environment,
             cwd=Path.cwd(),
+            start_new_session=True,  # A Ctrl-C in the terminal reaches it once, through `cancel`.
             **windows,
         )
         self.thread = Thread(target=self.follow, daemon=True)
@@ -47,6 +61,7 @@ class Job:
             "progress": self.progress,
             "stage": self.stage,
             "message": message,
+            **self.result,
         }
 
     def follow(self) -> None:
@@ -59,11 +74,18 @@ class Job:
                 self.take_line(line)
         self.take_line(text)
         code = self.process.wait()
-        self.state = "cancelled" if self.is_cancelled else "done" if code == 0 else "failed"
+        state = "cancelled" if self.is_cancelled else "done" if code == 0 else "failed"
+        if state == "done":
+            try:
+                self.result = self.finish(self)
+            except (UserError, OSError, RuntimeError) as error:
+                self.lines.append(str(error))
+                state = "failed"
+        self.state = state
         self.on_change(self)
 
     def take_line(self, line: str) -> None:
-        """Understand one line that the script printed."""
+        """Keep a line that the script printed, or the progress that it tells."""
         if (bar := PROGRESS.match(line)) is not None:
             self.stage, self.progress = bar["name"].strip(), int(bar["percent"]) / 100
             self.on_change(self)
@@ -71,11 +93,7 @@ class Job:
             self.lines = [*self.lines, line.strip()][-KEPT_LINES:]
 
     def cancel(self) -> None:
-        """Stop the script as Ctrl-C does, so that it removes unfinished files."""
+        """Stop the script as Ctrl-C does, so that it removes unfinished files. On Windows it ends at once."""
         self.is_cancelled = True
         if self.process.poll() is None:
             self.process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)  # type: ignore[attr-defined]
-
-    def find_result(self) -> str | None:
-        """Return the folder that the script says it wrote."""
-        return next((line.removeprefix("wrote ") for line in reversed(self.lines) if line.startswith("wrote ")), None)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import media
+from browser import WEB
 from browser.editor import Editor
 from browser.project_folder import ProjectFolder, encode_part
-from browser.server import WEB
 from command_line import UserError
 from editing.project import FILE
 
@@ -32,7 +32,7 @@ def write_page(editor: Editor, path: Path) -> int:
         STYLE: f"<style>\n{(WEB / 'style.css').read_text(encoding='utf-8')}</style>",
         LIBRARY: f"<script>{escape_end(library)}</script>",
         IMPORTS: json.dumps({"imports": inline_modules()}),
-        START: f'<script type="application/json" id="inline-run">{escape_end(describe_run(editor))}</script>\n{START}',
+        START: f'<script type="application/json" id="inline-run">{describe_run(editor)}</script>\n{START}',
     }
     for place, content in parts.items():
         assert html.count(place) == 1, place
@@ -59,7 +59,7 @@ def describe_run(editor: Editor) -> str:
     }
     pictures, file_parts = collect_pictures(editor.project, project or {"layers": []})
     run = {"bake": editor.bake, "project": project, "files": files, "pictures": pictures, "file_parts": file_parts}
-    return json.dumps(run)
+    return json.dumps(run).replace("<", "\\u003c")  # Nothing in it can end or open an element of the page.
 
 
 def collect_pictures(

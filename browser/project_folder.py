@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import re
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +16,7 @@ from editing.project import PROJECT_FILE, parse_project, resolve_picture
 from media import to_8_bit
 
 PICTURES = "pictures"  # Folder of the pictures of a project.
-LAYER_PICTURE = re.compile(r"[a-z0-9]{1,32}\.png")  # Names that the page may choose.
+LAYER_PREFIX = "layer_"  # Beginning of the names of the pictures of layers.
 PAINT_SUFFIXES = {".png", *LAYERED_SUFFIXES}  # of files that other programs paint
 MOST_PIXELS = 100_000_000  # of a picture that somebody brings
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -32,7 +31,6 @@ class ProjectFolder:
 
     def __init__(self, folder: Path):
         self.folder, self.lock = folder, Lock()
-        self.revision = 0  # of the project in the file, which it keeps, too: pages stay open while the program restarts
 
     @property
     def path(self) -> Path:
@@ -40,53 +38,54 @@ class ProjectFolder:
         return self.folder / PROJECT_FILE
 
     def load(self) -> dict[str, Any] | None:
-        """Read the project; None if there is none yet. Raises UserError if it is damaged."""
-        if not self.path.is_file():
-            return None
+        """Read the project; None if there is none yet. Raises UserError if it is damaged.
+
+        Its "revision" counts how often it was saved. It is in the file, so that pages that stay open while the program
+        is started again, and a second program, know what they would overwrite.
+        """
         try:
             values = json.loads(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
         except ValueError:
             raise UserError(
                 f"{self.path}: is no JSON; rename it to keep it, and the editor begins a new project"
             ) from None
         parse_project(self.path, values)
-        revision = values.get("revision", 0)
-        self.revision = revision if isinstance(revision, int) else 0
         return values
 
     def save(self, values: Any, revision: int) -> int:
         """Write the project, and return its new revision.
 
-        Raises OutdatedProject if `revision` is not that of the last save, and UserError for values that cannot be used.
+        Pictures of layers that it does not name any more are removed. Raises OutdatedProject if `revision` is not that
+        of the project in the file, and UserError for values that cannot be used.
         """
         parse_project(self.path, values)
         with self.lock:
-            if revision != self.revision:
+            if revision != find_revision(self.load()):
                 raise OutdatedProject
             media.write_text(self.path, json.dumps(values | {"revision": revision + 1}) + "\n")
-            self.revision = revision + 1
-            return self.revision
+            named = {layer.get("picture") for layer in values["layers"]}
+            for path in (self.folder / PICTURES).glob(f"{LAYER_PREFIX}*.png"):
+                if f"{PICTURES}/{path.name}" not in named:
+                    path.unlink(missing_ok=True)
+            return revision + 1
 
-    def save_layer_picture(self, name: str, content: bytes) -> str:
-        """Write the picture of a layer, and return its name in the project. Raises UserError for other names."""
-        if not LAYER_PICTURE.fullmatch(name):
-            raise UserError(f"{name!r} is no name for a picture of a layer")
-        return self.write_picture(f"layer_{name}", decode_picture(name, content))
+    def add_picture(self, name: str, content: bytes, is_layer: bool = False) -> str:
+        """Keep a picture, and return its name in the project. Equal pictures are kept once.
 
-    def add_picture(self, name: str, content: bytes) -> str:
-        """Keep a picture that somebody brings, and return its name in the project. Equal pictures are kept once.
-
-        Raises UserError if it cannot be read.
+        is_layer: it shows a layer of paint, and is removed when no layer has it any more. Others are kept, because an
+        undo may bring them back. The name follows from the content, so that no page can overwrite what another one has
+        saved. Raises UserError if it cannot be read.
         """
+        file_name = f"{LAYER_PREFIX if is_layer else ''}{hashlib.sha256(content).hexdigest()[:16]}.png"
+        path = media.make_folder(self.folder / PICTURES) / file_name
         picture = decode_picture(name, content)
-        return self.write_picture(f"{hashlib.sha256(content).hexdigest()[:16]}.png", picture)
-
-    def write_picture(self, name: str, picture: Image.Image) -> str:
-        """Write a picture as PNG, and return its name in the project."""
-        path = media.make_folder(self.folder / PICTURES) / name
-        with media.write_atomically(path) as temporary:
-            picture.save(temporary, "PNG", compress_level=1)
-        return f"{PICTURES}/{name}"
+        with self.lock:
+            if not path.is_file():
+                with media.write_atomically(path) as temporary:
+                    picture.save(temporary, "PNG", compress_level=1)
+        return f"{PICTURES}/{file_name}"
 
     def find_picture(self, name: str) -> Path:
         """Return the path of a picture of the project. Raises UserError if it is outside of its folder, or missing."""
@@ -103,6 +102,12 @@ class ProjectFolder:
     def read_paint_file(self, name: str) -> list[PaintPart]:
         """Read the paint of a file. Raises UserError if it cannot be read."""
         return read_paint(self.find_picture(name))
+
+
+def find_revision(project: dict[str, Any] | None) -> int:
+    """Return how often a project was saved."""
+    revision = (project or {}).get("revision", 0)
+    return revision if isinstance(revision, int) else 0
 
 
 def decode_picture(name: str, content: bytes) -> Image.Image:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-COOKIE = "editor_token"
+COOKIE = "editor_token"  # Beginning of the cookie's name; the port follows, because browsers share cookies among ports.
 POLICY_VIOLATION = 1008  # code with which a WebSocket is closed (RFC 6455)
 
 
@@ -31,7 +31,8 @@ class OwnPageOnly:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if (reason := self.find_reason(headers, given)) is None:
-            await self.app(scope, receive, self.set_cookie(send) if self.token and given else send)
+            cookie = cookie_name(headers.get("host", ""))
+            await self.app(scope, receive, self.set_cookie(cookie, send) if self.token and given else send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason})
         else:
@@ -46,27 +47,32 @@ class OwnPageOnly:
             return f"the request comes from a page of {origin}; only the editor's own page may use it"
         if self.token is None:
             return None
-        known = [given, read_cookie(headers.get("cookie", ""))]
+        known = [given, read_cookie(cookie_name(host), headers.get("cookie", ""))]
         if not any(secrets.compare_digest(self.token.encode(), each.encode()) for each in known):
             return "the token is missing or wrong; open the whole address that the terminal shows"
         return None
 
-    def set_cookie(self, send: Send) -> Send:
-        """Return a function that sends an answer and stores the token in the browser, for the files of the page."""
+    def set_cookie(self, cookie: str, send: Send) -> Send:
+        """Return a function that sends an answer and stores the token in a cookie, for the files of the page."""
 
         async def send_with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
-                value = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+                value = f"{cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
                 message = {**message, "headers": [*message["headers"], (b"set-cookie", value.encode())]}
             await send(message)
 
         return send_with_cookie
 
 
-def read_cookie(header: str) -> str:
+def cookie_name(host: str) -> str:
+    """Return the name of the cookie for a host with its port."""
+    return f"{COOKIE}_{host.rpartition(':')[2]}" if host.rpartition(":")[2].isdecimal() else COOKIE
+
+
+def read_cookie(name: str, header: str) -> str:
     """Return the token in a cookie header; empty if there is none."""
     try:
         cookie = SimpleCookie(header)
     except CookieError:
         return ""
-    return cookie[COOKIE].value if COOKIE in cookie else ""
+    return cookie[name].value if name in cookie else ""

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import mimetypes
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -13,12 +13,12 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
+from browser import WEB
 from browser.editor import Editor
 from browser.project_folder import OutdatedProject, encode_part
 from browser.safety import OwnPageOnly
 from command_line import UserError
 
-WEB = Path(__file__).parent / "web"
 MOST_UPLOAD_BYTES = 64_000_000
 SCRIPTS_OF_PAGE = "script-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -73,8 +73,8 @@ def make_app(editor: Editor, hosts: set[str] | None, token: str | None) -> OwnPa
 
     @app.get("/bake/{fingerprint}/{name}")
     def get_baked(fingerprint: str, name: str) -> Response:
-        path = editor.bake_folder / name
-        if fingerprint != editor.bake_folder.name or path.parent != editor.bake_folder or not path.is_file():
+        path = editor.baked_folder / fingerprint / name
+        if path.parent.parent != editor.baked_folder or ".." in (fingerprint, name) or not path.is_file():
             return JSONResponse({"error": f"{name}: not baked"}, 404)
         return FileResponse(path, headers={"Cache-Control": "private, max-age=31536000, immutable"})
 
@@ -88,6 +88,7 @@ def make_app(editor: Editor, hosts: set[str] | None, token: str | None) -> OwnPa
         except WebSocketDisconnect:
             pages.sockets.discard(socket)
 
+    mimetypes.add_type("text/javascript", ".js")  # On Windows it may be registered as plain text.
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     return OwnPageOnly(app, hosts, token)
 
@@ -128,15 +129,10 @@ def add_project_routes(app: FastAPI, editor: Editor) -> None:
         revision = await run_in_threadpool(project.save, values["project"], values["revision"])
         return {"revision": revision}
 
-    @app.put("/api/layers/{name}")
-    async def save_layer_picture(name: str, request: Request) -> dict[str, str]:
-        content = await read_body(request)
-        return {"picture": await run_in_threadpool(project.save_layer_picture, name, content)}
-
     @app.post("/api/pictures")
-    async def add_picture(request: Request, name: str = "the picture") -> dict[str, str]:
+    async def add_picture(request: Request, name: str = "the picture", layer: bool = False) -> dict[str, str]:
         content = await read_body(request)
-        return {"picture": await run_in_threadpool(project.add_picture, name, content)}
+        return {"picture": await run_in_threadpool(project.add_picture, name, content, layer)}
 
     @app.get("/api/picture")
     def get_picture(name: str) -> FileResponse:

@@ -43,6 +43,7 @@ class ProjectLayer:
     opacity: float  # 0 to 1
     blend: str  # one of BLEND_MODES
     is_attached: bool  # the paint follows the object beyond its outline, too
+    surface: LayerImage  # the picture of the atlas over which the paint lies
     picture: Path | bytes | None  # of the paint, or the file somebody paints in; bytes: a PNG; None: empty
     hue_degrees: float = 0.0
     saturation: float = 1.0  # factor
@@ -102,7 +103,9 @@ def parse_layer(path: Path, values: dict[str, Any], surfaces: tuple[LayerImage |
     for key, value, known in (("kind", kind, (PAINT, FILE, RECOLOR)), ("blend", blend, tuple(BLEND_MODES))):
         if value not in known:
             raise UserError(f'{path}: layer "{name}": {key} is {value!r}, expected one of {", ".join(known)}')
-    if not 0 <= layer < len(surfaces) or surfaces[layer] is None:
+    own = values.get("surface")  # Files of other programs keep the picture that they were painted over.
+    surface = LayerImage(**own) if own else surfaces[layer] if 0 <= layer < len(surfaces) else None
+    if surface is None or not 0 <= layer < len(surfaces):
         raise UserError(f'{path}: layer "{name}" paints on layer {layer} of the video, which has no atlas there')
     return ProjectLayer(
         name,
@@ -112,6 +115,7 @@ def parse_layer(path: Path, values: dict[str, Any], surfaces: tuple[LayerImage |
         float(np.clip(values["opacity"], 0, 1)),
         blend,
         bool(values.get("attached", False)),
+        surface,
         find_layer_picture(path, values["picture"]) if values.get("picture") else None,
         float(values.get("hue", 0)),
         float(values.get("saturation", 1)),
@@ -132,7 +136,7 @@ def find_layer_picture(project: Path, name: str) -> Path | bytes:
 def resolve_picture(project: Path, name: str) -> Path:
     """Return the path of a project's picture. Raises UserError if it leaves the project's folder."""
     folder = project.resolve().parent
-    path = (folder / name).resolve()
+    path = (folder / name.replace("\0", "")).resolve()
     if not path.is_relative_to(folder):
         raise UserError(f"{project}: the picture {name!r} is outside of its folder; put it beside the project")
     return path
@@ -209,8 +213,7 @@ def hide_layers(project: Project, run: TrainedRun) -> list[LayerEdit]:
 
 def make_layer_edits(project: Project, layer: ProjectLayer, run: TrainedRun) -> Iterator[LayerEdit]:
     """Yield the edits of one layer of a project; a file may hold several, with their own blend modes."""
-    surface = project.surfaces[layer.layer]
-    assert surface is not None  # `parse_layer` has checked it.
+    surface = layer.surface
     if layer.kind == RECOLOR:
         matrix = color_matrix(layer.hue_degrees, layer.saturation, layer.brightness)
         mask, view = torch.ones(2, 2, 4), EVERYWHERE

@@ -62,7 +62,6 @@ def read_fingerprint(request: EditRequest) -> Fingerprint:
     paths = [edit.path for edit in request.atlas_edits]
     for edit in request.frame_edits:
         paths += [path for path in (edit.path, edit.mask_path, edit.shape_path) if path is not None]
-    paths += request.project.files if request.project is not None else []
     found = []
     for path in paths:
         try:

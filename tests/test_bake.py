@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from browser.bake import bake_run, mapping_nodes, read_bake, spread_nodes
 from browser.editor import Editor
-from browser.project_folder import MOST_PIXELS, OutdatedProject, ProjectFolder
+from browser.project_folder import OutdatedProject, ProjectFolder, find_revision
 from browser.server import MOST_UPLOAD_BYTES, make_app
 from command_line import UserError
 from editing.project import read_project
@@ -85,7 +85,7 @@ def test_baked_files_are_used_again_until_the_run_changes(grid_run, tmp_path):
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert bake_run(run, tmp_path) == description
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
-    changed = json.loads((tmp_path / "bake.json").read_text()) | {"checkpoint": "another"}
+    changed = json.loads((tmp_path / "bake.json").read_text()) | {"fingerprint": "another"}
     (tmp_path / "bake.json").write_text(json.dumps(changed))
     assert read_bake(tmp_path, run) is None
 
@@ -122,9 +122,8 @@ def test_no_path_leaves_the_folders(client, editor, tmp_path):
         answer = client.get("/api/picture", params={"name": name})
         assert answer.status_code == 400, name
     fingerprint = editor.bake_folder.name
-    for address in (f"/bake/{fingerprint}/..%2F..%2Fproject.json", "/bake/other/bake.json", "/web/../server.py"):
+    for address in (f"/bake/{fingerprint}/..%2F..%2Fproject.json", "/bake/../bake.json", "/bake/other/bake.json"):
         assert client.get(address).status_code == 404, address
-    assert client.put("/api/layers/..%2Fx.png", content=b"x").status_code in (400, 404)
 
 
 def test_uploads_are_limited_and_decoded(client):
@@ -140,7 +139,6 @@ def test_uploads_are_limited_and_decoded(client):
 
 def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("browser.project_folder.MOST_PIXELS", 99)
-    assert MOST_PIXELS > 99
     write_png(tmp_path / "large.png", np.zeros((10, 10, 4), np.uint8))
     with pytest.raises(UserError, match="has 10 x 10 pixels"):
         ProjectFolder(tmp_path).add_picture("large.png", (tmp_path / "large.png").read_bytes())
@@ -251,7 +249,7 @@ def test_a_project_is_only_saved_over_the_state_that_the_page_knows(editor, tmp_
         folder.save(make_project(editor, hidden=[0]), first)
     again = ProjectFolder(tmp_path)
     assert again.load()["hidden"] == []
-    assert again.revision == 2, "a page stays right when the program is started again"
+    assert find_revision(again.load()) == 2, "a page stays right when the program is started again"
 
 
 def test_a_damaged_project_is_kept_and_named(grid_run, tmp_path):
@@ -284,6 +282,6 @@ def test_mask_strokes_become_pictures_that_training_reads(editor, tmp_path):
 
 
 def test_a_refit_without_anything_to_mend_is_refused(editor):
-    editor.project.save(make_project(editor), editor.project.revision)
+    editor.project.save(make_project(editor), find_revision(editor.project.load()))
     with pytest.raises(UserError, match="nothing to refit"):
         editor.refit({})

@@ -59,6 +59,7 @@ class Trainer:
         self.saved_iteration: int | None = None  # of the last checkpoint
         self.psnr: float | None = None  # dB, of the last evaluation
         self.with_evaluation = True
+        self.is_corrected = False  # strokes, pins or dials have changed the model since its checkpoint
         strokes = read_strokes(Path(config.strokes_folder), self.clip) if config.strokes_folder else {}
         self.video = load_video(self.clip, self.device, read_mask_sources(self.clip))
         self.video.strokes = strokes
@@ -141,9 +142,9 @@ class Trainer:
         if self.is_finished:
             self.learner.finish()
             self.save()
-        # A stop may have interrupted this evaluation before the run was resumed; and strokes that leave no time for
-        # another step have changed what was evaluated.
-        is_outdated = self.is_finished and bool(self.video.strokes)
+        # A stop may have interrupted this evaluation before the run was resumed; and corrections that leave no time
+        # for another step have changed what was evaluated.
+        is_outdated = self.is_finished and self.is_corrected
         if is_evaluation_due and (is_outdated or not (self.evaluation_folder / "metrics.json").exists()):
             self.write_evaluation(events)
         with self.make_progress_bar() as bar:

@@ -105,6 +105,7 @@ def resume_run(
     trainer.log.restore(trainer.iteration)
     if pins or corrections.rigidity:
         trainer.learner.mend(pins, corrections.rigidity)
+        trainer.save()  # Before the config: a run that is killed now is mended, or will be mended, once.
     if corrections.strokes is not None:
         trainer.learner.apply_strokes()
         trainer.save()  # Before the note: a run that is killed now has the strokes, or will get them.
@@ -112,6 +113,7 @@ def resume_run(
     if corrections.rigidity:
         saved_config = replace(load_config(folder / "config.json"), layer_rigidity=config.layer_rigidity)
         write_text(folder / "config.json", config_text(saved_config))
+    trainer.is_corrected = bool(corrections)
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
     if trainer.is_finished:

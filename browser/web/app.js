@@ -8,7 +8,7 @@ import { Mapping } from "editor/mapping.js";
 import { drawMarks, findHandles, findPins } from "editor/marks.js";
 import { Panels } from "editor/panel.js";
 import { Player } from "editor/player.js";
-import { emptyProject, makeId, moveToBake, Store } from "editor/project.js";
+import { emptyProject, moveObject, moveToBake, Store } from "editor/project.js";
 import { layersToDraw, measureText, Pictures, Raster } from "editor/raster.js";
 import { downloadProject, toPng } from "editor/files.js";
 import { makeTools } from "editor/tools.js";
@@ -21,7 +21,7 @@ const CANVAS_BLENDS = { normal: "source-over", multiply: "multiply", screen: "sc
 const JOB_NAMES = { export: "Exporting", refit: "Refitting" };
 
 export class App {
-  constructor({ bake, project, source, server, pictures, file_parts: inlineParts, project_file: file, job }) {
+  constructor({ bake, project, source, server, pictures, file_parts: inlineParts, project_file: file, job, can_mend: canMend }) {
     this.server = server;
     this.isStatic = server === null;
     this.inlinePictures = pictures ?? {};
@@ -31,6 +31,7 @@ export class App {
     this.projectFile = file;
     this.store = new Store(project ? moveToBake(project, bake) : emptyProject(bake));
     this.firstJob = job;
+    this.canMend = canMend ?? true;
     this.find = (id) => document.getElementById(id);
     this.brush = { color: "#e4322b", size: 12, opacity: 1, hardness: 0.9, follows: true, font: "sans-serif", textSize: 36, bold: true, maskObject: 1 };
     this.tool = "brush";
@@ -56,6 +57,7 @@ export class App {
     this.openBake();
     this.panels = new Panels(this);
     this.listen();
+    this.downloaded = this.store.project; // of a page without the program
     this.store.onChange(() => this.projectChanged());
     if (this.server) this.listenToServer();
     for (const layer of this.store.project.layers) if (layer.kind === "file") this.loadFile(layer.picture);
@@ -73,10 +75,13 @@ export class App {
 
   openBake() {
     const { bake } = this;
+    this.compositor?.destroy();
+    this.frames?.destroy();
     this.compositor = new Compositor(bake);
     this.mapping = new Mapping(bake);
     this.frames = new Frames(bake, this.source);
-    this.frames.onForget = (frame) => this.compositor.forgetFrame(frame);
+    const { compositor } = this;
+    this.frames.onForget = (frame) => compositor.forgetFrame(frame);
     this.frames.onLoad = () => this.schedule();
     this.frames.onError = (error) => this.say(error.message, true);
     this.raster?.destroy();
@@ -93,20 +98,27 @@ export class App {
     this.find("play-canvas").height = bake.clip.height;
     const options = [["frame", "Paint on the frame"], ...bake.layers.flatMap((layer, i) => (layer.surface ? [[String(i), `Paint on the atlas of the ${layer.name}`]] : []))];
     this.find("paint-on").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
+    if (this.atlasLayer !== null && !bake.layers[this.atlasLayer].surface) this.atlasLayer = null;
+    this.find("paint-on").value = this.atlasLayer === null ? "frame" : String(this.atlasLayer);
     this.setCanvasSize();
     this.fitPlayer();
   }
 
-  async reopen(state, source) {
+  // usedStrokes, usedDials: mask strokes (by id) and dials (by layer) that are in the new run, and are not needed again.
+  async reopen(state, source, usedStrokes = [], usedDials = {}) {
     this.source = source;
     this.bake = state.bake;
     this.server.forgetPictures();
-    const moved = moveToBake(this.store.project, this.bake);
     this.openBake();
     this.player.setBake(this.bake);
+    if (this.player.sound) this.player.sound.src = source.url("sound.m4a");
     for (const [name, parts] of this.fileParts) this.uploadParts(name, parts);
-    // Pins have done their work: they are kept, but mask strokes are in the new run, and painting them again changes nothing.
-    this.store.replace({ ...moved, mend: { ...moved.mend, strokes: [], rigidity: {} } });
+    this.store.convert((project) => {
+      const moved = moveToBake(project, this.bake);
+      const strokes = moved.mend.strokes.filter((stroke) => !usedStrokes.includes(stroke.id));
+      const dials = Object.entries(moved.mend.rigidity).filter(([layer, factor]) => usedDials[layer] !== factor);
+      return { ...moved, mend: { ...moved.mend, strokes, rigidity: Object.fromEntries(dials) } };
+    });
     await this.frames.load(this.t);
     this.paintChanged();
   }
@@ -138,6 +150,7 @@ export class App {
   // Draw all layers of paint that have changed, and show the result.
   paintChanged() {
     const { layers } = this.store.project;
+    for (const id of this.raster.keepOnly(layers.map((layer) => layer.id))) this.compositor.forgetPaint(id);
     for (const layer of layers) {
       if (layer.kind === "file") continue;
       const extra = this.extra?.layer.id === layer.id ? this.extra.object : null;
@@ -153,6 +166,8 @@ export class App {
     this.isScheduled = true;
     requestAnimationFrame(() => {
       this.isScheduled = false;
+      if (this.isPaintDirty) this.paintChanged();
+      this.isPaintDirty = false;
       this.showPainted();
       if (!this.player.isPlaying) this.showPlayed(this.player.t);
     });
@@ -202,6 +217,7 @@ export class App {
     if (atlas) context.drawImage(atlas, 0, 0);
     for (const layer of this.store.project.layers) {
       if (layer.layer !== this.atlasLayer || !layer.visible || layer.kind === "recolor") continue;
+      if (layer.kind !== "file") this.raster.update(layer, this.extra?.layer.id === layer.id ? this.extra.object : null);
       const parts = layer.kind === "file" ? this.fileParts.get(layer.picture) ?? [] : [{ bitmap: this.raster.canvas(layer.id), blend: null }];
       for (const part of parts) {
         if (!part.bitmap) continue;
@@ -310,6 +326,7 @@ export class App {
     this.probe ??= new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
     const [column, row] = [Math.max(0, Math.min(width - 1, Math.round(x))), Math.max(0, Math.min(height - 1, Math.round(y)))];
     for (let object = 0; object < background; object++) {
+      if (this.store.project.hidden.includes(object)) continue;
       this.probe.drawImage(frame.alpha, column, row + object * height, 1, 1, 0, 0, 1, 1);
       if (this.probe.getImageData(0, 0, 1, 1).data[0] > 127 && this.bake.layers[object].surface) return object;
     }
@@ -357,7 +374,7 @@ export class App {
   }
 
   addRecolor() {
-    const target = this.atlasLayer ?? this.activeLayer()?.layer ?? 0;
+    const target = this.atlasLayer ?? this.activeLayer()?.layer ?? this.bake.layers.findIndex((each) => each.surface);
     const layer = this.store.addLayer({ kind: "recolor", name: "Recolour", layer: target, hue: 60, saturation: 1, brightness: 1 });
     this.selectLayer(layer.id);
     this.say("The whole layer is recoloured; paint on it to choose a part.");
@@ -368,7 +385,9 @@ export class App {
       const chosen = await this.dialogs.askFile(await this.server.listFiles(), this.bake.layers);
       if (!chosen) return;
       const name = chosen.name ?? (await this.server.makeFile(chosen.make)).name;
-      const layer = this.store.addLayer({ kind: "file", name, layer: chosen.layer ?? chosen.make, picture: name });
+      const target = chosen.layer ?? chosen.make;
+      // The file keeps the surface that it is painted over: a refit may choose another one.
+      const layer = this.store.addLayer({ kind: "file", name, layer: target, picture: name, surface: this.bake.layers[target].surface });
       this.selectLayer(layer.id);
       await this.loadFile(name);
       this.say(`Open ${name} in the folder of ${this.projectFile}, paint in the layer "paint here", and save.`);
@@ -407,17 +426,23 @@ export class App {
   retarget(id, target) {
     const layer = this.store.layer(id);
     const frame = this.frames.get(this.t);
-    if (!frame || !layer.objects?.length) {
-      this.store.changeLayer(id, { layer: target });
+    if (!layer.objects?.length) {
+      this.store.changeLayer(id, { layer: target, ...(layer.kind === "file" ? { surface: this.bake.layers[target].surface } : {}) });
       return;
     }
+    let isComplete = Boolean(frame);
+    let scale = 1;
     const move = (point) => {
-      const place = this.mapping.toFrame(frame, layer.layer, point);
+      const place = frame && this.mapping.toFrame(frame, layer.layer, point);
       const moved = place && this.mapping.toSurface(frame, target, place);
+      if (moved) scale = this.mapping.scale(frame, target, place) / this.mapping.scale(frame, layer.layer, place);
+      else isComplete = false;
       return moved ? [...moved, ...point.slice(2)] : point;
     };
-    const objects = layer.objects.map((object) => (object.type === "stroke" ? { ...object, points: object.points.map(move) } : { ...object, corners: object.corners.map(move) }));
-    this.store.changeLayer(id, { layer: target, objects });
+    const objects = layer.objects.map((object) => moveObject(object, move)).map((object) => (object.size ? { ...object, size: object.size * scale } : object));
+    if (isComplete) this.store.changeLayer(id, { layer: target, objects });
+    else this.say("This frame does not show all of the paint; go to a frame that does, and choose again.", true);
+    this.panels.update();
   }
 
   toggleVideoLayer(i) {
@@ -459,7 +484,7 @@ export class App {
       const pins = this.store.project.mend.pins.filter((pin) => pin.id !== this.pinId);
       this.pinId = null;
       this.store.changeMend({ pins });
-    } else if (this.selection) {
+    } else if (this.selection && !this.activeLayer()?.locked) {
       this.store.removeObject(this.selection.layerId, this.selection.objectId);
     }
   }
@@ -468,9 +493,8 @@ export class App {
     const selected = this.selectedObject();
     if (!selected) return;
     const { id, ...copy } = selected.object;
-    const shift = ([x, y, ...rest]) => [x + 12, y + 12, ...rest];
-    const moved = copy.type === "stroke" ? { ...copy, points: copy.points.map(shift) } : { ...copy, corners: copy.corners.map(shift) };
-    const added = this.store.addObject(selected.layer.id, moved);
+    if (selected.layer.locked) return;
+    const added = this.store.addObject(selected.layer.id, moveObject(copy, ([x, y, ...rest]) => [x + 12, y + 12, ...rest]));
     this.select({ layerId: selected.layer.id, objectId: added.id });
   }
 
@@ -478,9 +502,9 @@ export class App {
     const selected = this.selectedObject();
     if (!selected) return;
     const { layer, object } = selected;
-    const move = ([x, y, ...rest]) => [x + dx, y + dy, ...rest];
-    const changed = object.type === "stroke" ? { points: object.points.map(move) } : { corners: object.corners.map(move) };
-    this.store.changeObject(layer.id, object.id, changed, `nudge ${object.id}`);
+    if (layer.locked) return;
+    const { id, ...moved } = moveObject(object, ([x, y, ...rest]) => [x + dx, y + dy, ...rest]);
+    this.store.changeObject(layer.id, id, moved, `nudge ${id}`);
   }
 
   changeText(layer, id, text) {
@@ -522,7 +546,8 @@ export class App {
 
   drawExtra(layer, object) {
     this.extra = layer ? { layer, object } : null;
-    this.paintChanged();
+    this.isPaintDirty = true; // Many points arrive in the time of one frame of the screen; they are drawn together.
+    this.schedule();
   }
 
   pickColor([x, y]) {
@@ -569,6 +594,7 @@ export class App {
   // saving and jobs
 
   async projectToSave(savePicture) {
+    while (this.extra) await new Promise((done) => setTimeout(done, 100)); // A stroke is being drawn.
     const { project } = this.store;
     const layers = [];
     for (const layer of project.layers) {
@@ -576,7 +602,8 @@ export class App {
         layers.push(layer);
         continue;
       }
-      this.raster.update(layer);
+      await this.pictures.wait(layer.objects.map((object) => object.source).filter(Boolean));
+      if (this.raster.update(layer)) this.compositor.setPaint(layer.id, this.raster.canvas(layer.id), this.raster.canvas(layer.id) && this.raster.bounds(layer.id));
       const canvas = layer.objects.length ? this.raster.canvas(layer.id) : null;
       layers.push({ ...layer, picture: canvas ? await savePicture(layer, canvas) : null });
     }
@@ -587,7 +614,7 @@ export class App {
     const { server } = this;
     server.onState = (state, message) => this.showSaved(state, message);
     server.onEvent = (event) => this.takeEvent(event);
-    server.onReturn = () => this.meetAgain();
+    server.onReturn = () => this.reconnect();
     server.follow();
     this.showSaved("saved");
     if (this.firstJob) this.takeEvent({ event: "job", ...this.firstJob });
@@ -617,21 +644,26 @@ export class App {
   }
 
   async resolveConflict(keepsMine) {
-    const state = await this.server.resolveConflict(keepsMine);
-    if (!keepsMine) {
+    try {
+      const state = await this.server.resolveConflict(keepsMine);
+      if (keepsMine) return; // The server says whether that was saved.
       this.store.replace(moveToBake(state.project, this.bake));
       clearTimeout(this.server.timer);
       this.server.isDirty = false;
+      for (const layer of state.project.layers) if (layer.kind === "file") this.loadFile(layer.picture);
+      this.showSaved("saved");
+    } catch (error) {
+      this.showSaved("failed", error.message);
     }
-    this.showSaved("saved");
   }
 
-  // The program was started again: go on with its state of the run, and save what it does not know.
-  async meetAgain() {
+  // The program answers again: go on with its state of the run, and save what it does not know.
+  async reconnect() {
     try {
       const state = await this.server.readState();
-      if (state.bake.checkpoint !== this.bake.checkpoint) await this.reopen(state, new this.source.constructor(state.bake_url));
-      this.showSaved("saved");
+      this.showJob(state.job ?? { state: "none" });
+      if (state.bake.fingerprint !== this.bake.fingerprint) await this.reopen(state, new this.source.constructor(state.bake_url));
+      this.showSaved(this.server.isBlocked ? "conflict" : this.server.isDirty ? "unsaved" : "saved");
       if (this.server.isDirty) this.server.save();
     } catch (error) {
       this.say(error.message, true);
@@ -644,10 +676,7 @@ export class App {
       if (isUsed) await this.loadFile(event.name);
       return;
     }
-    this.isBusy = event.state === "running";
-    this.find("progress").hidden = this.find("cancel").hidden = !this.isBusy;
-    this.find("progress").value = event.progress;
-    this.panels.update();
+    this.showJob(event);
     const name = JOB_NAMES[event.job];
     if (event.state === "running") this.say(`${name}: ${event.stage}`);
     if (event.state === "cancelled") this.say(`${name} was cancelled; nothing was changed`);
@@ -655,7 +684,7 @@ export class App {
     if (event.state !== "done") return;
     if (event.event === "bake") {
       const state = await this.server.readState();
-      await this.reopen(state, new this.source.constructor(state.bake_url));
+      await this.reopen(state, new this.source.constructor(state.bake_url), event.used_strokes, event.used_dials);
       this.say(`Refitted: the new run is ${event.run}. The run before stays as it is.`);
     } else {
       this.say(`Exported to ${event.result}`);
@@ -663,8 +692,18 @@ export class App {
     }
   }
 
+  showJob(job) {
+    this.isBusy = job.state === "running";
+    this.find("progress").hidden = this.find("cancel").hidden = !this.isBusy;
+    if (this.isBusy) this.find("progress").value = job.progress;
+    this.panels.update();
+  }
+
   async startJob(kind, values) {
-    if (this.isBusy) return;
+    if (this.isBusy) {
+      this.say("Another job is still running; wait for it, or cancel it.", true);
+      return;
+    }
     try {
       await this.server.flush();
       await this.server.startJob(kind, values);
@@ -690,8 +729,8 @@ export class App {
 
   listen() {
     const on = (id, kind, action) => this.find(id).addEventListener(kind, action);
-    on("undo", "click", () => this.store.undo());
-    on("redo", "click", () => this.store.redo());
+    on("undo", "click", () => this.undo());
+    on("redo", "click", () => this.redo());
     on("export", "click", () => this.export());
     on("help", "click", () => this.dialogs.showKeys());
     on("fit", "click", () => this.view.fit());
@@ -714,8 +753,16 @@ export class App {
     new ResizeObserver(() => this.fitPlayer()).observe(this.find("play-stage"));
     document.addEventListener("keydown", makeKeyHandler(this));
     window.addEventListener("beforeunload", (event) => {
-      if (this.server?.isDirty) event.preventDefault();
+      if (this.server ? this.server.hasUnsaved : this.store.project !== this.downloaded) event.preventDefault();
     });
+  }
+
+  undo() {
+    if (!this.isDragging) this.store.undo();
+  }
+
+  redo() {
+    if (!this.isDragging) this.store.redo();
   }
 
   optionChanged() {
@@ -731,9 +778,19 @@ export class App {
   listenToPointer() {
     const stage = this.find("paint-stage");
     let active = null;
+    let pointer = null; // The first pointer draws; a palm or a second finger does not.
+    const end = (action) => (event) => {
+      if (event.pointerId !== pointer) return;
+      pointer = null;
+      this.isDragging = false;
+      (active?.[action] ?? active?.up)?.call(active);
+      active = null;
+    };
     const placeOf = (event) => this.view.toPicture(this.view.screenOf(event));
     stage.addEventListener("pointerdown", (event) => {
-      if (event.button > 1 || !this.frames.get(this.t)) return;
+      if (pointer !== null || event.button > 1 || !this.frames.get(this.t)) return;
+      pointer = event.pointerId;
+      this.isDragging = true;
       stage.setPointerCapture(event.pointerId);
       stage.focus({ preventScroll: true });
       active = event.button === 1 || (event.ctrlKey && this.isSpaceDown) ? this.tools.hand : this.tools[this.tool];
@@ -742,17 +799,11 @@ export class App {
     });
     stage.addEventListener("pointermove", (event) => {
       const events = event.getCoalescedEvents?.() ?? [];
-      for (const each of events.length ? events : [event]) active?.move?.(placeOf(each), each);
+      if (event.pointerId === pointer) for (const each of events.length ? events : [event]) active?.move?.(placeOf(each), each);
       this.drawMarks(this.view.screenOf(event));
     });
-    stage.addEventListener("pointerup", () => {
-      active?.up?.();
-      active = null;
-    });
-    stage.addEventListener("pointercancel", () => {
-      (active?.cancel ?? active?.up)?.call(active);
-      active = null;
-    });
+    stage.addEventListener("pointerup", end("up"));
+    stage.addEventListener("pointercancel", end("cancel"));
     stage.addEventListener("pointerleave", () => this.drawMarks(null));
     stage.addEventListener("wheel", (event) => {
       this.view.zoomAt(this.view.screenOf(event), Math.exp(-event.deltaY * 0.0015));

@@ -118,6 +118,11 @@ export class Compositor {
     this.setFilter(gl.LINEAR_MIPMAP_LINEAR, gl.LINEAR);
   }
 
+  // Give the memory of the graphics card back.
+  destroy() {
+    this.gl.getExtension("WEBGL_lose_context")?.loseContext();
+  }
+
   forgetPaint(id) {
     this.gl.deleteTexture(this.paints.get(id) ?? null);
     this.paints.delete(id);
@@ -180,7 +185,9 @@ export class Compositor {
       if (!box) continue;
       this.setBox(box);
       this.run("paint", this.targets[1], hidden, shared, (set) => {
-        set("surface", "uniform3fv", surfaceNumbers(this.bake.layers[each.layer].surface));
+        const surface = each.surface ?? this.bake.layers[each.layer].surface;
+        set("surface", "uniform3fv", surfaceNumbers(surface));
+        set("surfaceSize", "uniform2fv", [surface?.width ?? 1, surface?.height ?? 1]);
         set("layer", "uniform1i", each.layer);
         set("isAttached", "uniform1i", each.attached ? 1 : 0);
         set("blend", "uniform1i", BLEND_MODES.indexOf(each.blend));

@@ -34,6 +34,7 @@ export class Dialogs {
   // Show a form, and return what was chosen when it is closed; null if it is left.
   async show(html, read) {
     const { dialog } = this;
+    if (dialog.open) return null;
     dialog.innerHTML = `<form method="dialog">${html}</form>`;
     dialog.returnValue = "";
     dialog.showModal();

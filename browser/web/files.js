@@ -33,9 +33,12 @@ export async function toPng(file) {
 // Give the project as one file, with the pictures of its layers in it; only_edit.py --project renders it.
 export async function downloadProject(app) {
   const project = await app.projectToSave((layer, canvas) => canvas.toDataURL("image/png"));
+  // Only what layers look like is inside, which is all that only_edit.py needs; layers that are files lie elsewhere.
+  project.layers = project.layers.filter((layer) => layer.kind !== "file");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(project)], { type: "application/json" }));
   link.download = `${app.bake.clip.name}_project.json`;
   link.click();
+  app.downloaded = app.store.project;
   app.say(`${link.download} was downloaded; only_edit.py --project renders it`);
 }

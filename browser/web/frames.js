@@ -1,6 +1,7 @@
 // The frames of a baked run: loaded when they are needed, a few ahead, and forgotten when there are too many.
 
-const MOST_BYTES = 260e6; // of the frames that are kept; a frame of 768 x 432 takes about 2 MB on the graphics card
+const MOST_BYTES = 600e6; // of the frames that are kept
+const BYTES_PER_PIXEL = 14; // bitmaps and textures of a frame and of the opacity of one object
 const AHEAD = 12; // frames that are loaded in advance while the video plays
 
 const PICTURE = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
@@ -13,7 +14,7 @@ export class Frames {
     this.loaded = new Map(); // in the order of their last use
     this.pending = new Map();
     const { width, height } = bake.clip;
-    this.most = Math.max(AHEAD * 2, Math.floor(MOST_BYTES / (width * height * 6)));
+    this.most = Math.max(AHEAD * 2, Math.floor(MOST_BYTES / (width * height * BYTES_PER_PIXEL)));
     this.onLoad = () => {}; // called with the number of each frame that has arrived
     this.onForget = () => {}; // called with each frame that is dropped
     this.onError = () => {};
@@ -69,6 +70,17 @@ export class Frames {
       old.alpha.close();
     }
     this.onLoad(t);
+  }
+
+  // Forget all frames; those that are on their way are dropped when they arrive.
+  destroy() {
+    this.most = 0;
+    this.onLoad = this.onForget = this.onError = () => {};
+    for (const frame of this.loaded.values()) {
+      frame.picture.close();
+      frame.alpha.close();
+    }
+    this.loaded.clear();
   }
 
   async read(t) {

@@ -46,8 +46,8 @@ export function makeKeyHandler(app) {
     },
   };
   const withControl = {
-    z: (event) => (event.shiftKey ? app.store.redo() : app.store.undo()),
-    y: () => app.store.redo(),
+    z: (event) => (event.shiftKey ? app.redo() : app.undo()),
+    y: () => app.redo(),
     d: () => app.duplicateSelected(),
     e: () => app.export(),
     s: () => (app.server ? app.server.flush().catch((error) => app.say(error.message, true)) : app.export()),
@@ -60,7 +60,8 @@ export function makeKeyHandler(app) {
   return (event) => {
     const isTyping = event.target.matches?.("input:not([type=range]):not([type=checkbox]):not([type=radio]), textarea, select") || app.dialogs.dialog.open;
     if (isTyping) return;
-    const isControl = event.ctrlKey || event.metaKey;
+    // AltGr, by which many keyboards write [ and {, counts as Ctrl and Alt.
+    const isControl = (event.ctrlKey || event.metaKey) && !event.getModifierState("AltGraph");
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const isWidget = event.target.matches?.("button, input, li, [role=separator]");
     if (isWidget && [" ", "Enter"].includes(key)) return;

@@ -158,7 +158,7 @@ export class Panels {
     const { app } = this;
     const target = app.bake.layers[layer.layer].name;
     const kind = KIND_NAMES[layer.kind] ? `${KIND_NAMES[layer.kind]}, ` : "";
-    const row = element(`<li tabindex="0" data-id="${layer.id}" aria-selected="${layer.id === app.layerId}" class="${layer.visible ? "" : "off"}">
+    const row = element(`<li tabindex="0" data-id="${escapeHtml(layer.id)}" aria-selected="${layer.id === app.layerId}" class="${layer.visible ? "" : "off"}">
       <button class="icon" data-do="visible" title="Show or hide" aria-pressed="${!layer.visible}" aria-label="${layer.visible ? "Hide" : "Show"}">${layer.visible ? EYE : NO_EYE}</button>
       <button class="icon" data-do="locked" title="Lock or unlock" aria-pressed="${layer.locked}" aria-label="${layer.locked ? "Unlock" : "Lock"}">${layer.locked ? LOCK : NO_LOCK}</button>
       <span class="name" title="Double-click to rename">${escapeHtml(layer.name)}</span><span class="on">${kind}${escapeHtml(target)}</span></li>`);
@@ -239,11 +239,13 @@ export class Panels {
     const { store } = this.app;
     const read = (key, otherwise) => () => store.layer(layer.id)?.objects.find((each) => each.id === object.id)?.[key] ?? otherwise;
     const write = (key) => (value, undoKey) => store.changeObject(layer.id, object.id, { [key]: value }, undoKey && `${key} ${undoKey}`);
-    const heading = element(`<h2 class="wide">Selected ${object.type}</h2>`);
+    const heading = element(`<h2 class="wide">Selected ${escapeHtml(object.type)}</h2>`);
     const rows = [{ cells: [heading], update: () => {} }];
     if (object.type !== "picture" && !object.erase) {
       const color = element('<input type="color" aria-label="Colour of the object">');
-      color.addEventListener("input", () => write("color")(color.value, "pick"));
+      let key = null;
+      color.addEventListener("input", () => write("color")(color.value, key ?? (key = makeId())));
+      color.addEventListener("change", () => (key = null));
       rows.push({ cells: [element("<label>Colour</label>"), color, element("<span></span>")], update: () => (color.value = read("color", "#ffffff")()) });
     }
     if (object.type === "text") {
@@ -306,8 +308,8 @@ export class Panels {
     const buttons = element('<div class="row wide"></div>');
     const refit = button("Refit (15 s)", "Train on with pins, mask strokes and dials; the run stays as it is", () => app.refit());
     refit.id = "refit";
-    refit.hidden = app.isStatic;
-    buttons.append(refit, button("Clear", "Remove all pins and mask strokes", () => store.changeMend({ pins: [], strokes: [], rigidity: {} })));
+    refit.hidden = app.isStatic || !app.canMend;
+    buttons.append(refit, button("Clear", "Remove all pins and mask strokes, and turn the dials back", () => store.changeMend({ pins: [], strokes: [], rigidity: {} })));
     return [...rows, { cells: [buttons], update: () => (refit.disabled = app.isBusy) }];
   }
 }

@@ -89,10 +89,12 @@ export class Player {
     this.t = t;
     this.isShown = this.show(t);
     if (!this.isShown) {
-      // The frame is still on its way: the clock waits for it.
+      // The frame is still on its way: the clock and the sound wait for it.
       this.startedAt = now - this.timeOf(t) * 1000;
+      if (this.sound && !this.sound.paused) this.sound.pause();
       return;
     }
+    if (this.sound?.paused) this.begin();
     this.shownTimes.push(now);
     while (this.shownTimes[0] < now - MEASURED_S * 1000) this.shownTimes.shift();
     this.onChange();

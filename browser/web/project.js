@@ -73,6 +73,16 @@ export class Store {
     this.project = project;
     this.past = [];
     this.future = [];
+    this.lastKey = null;
+    this.tell();
+  }
+
+  // Change all states, also those that an undo leads to.
+  convert(change) {
+    this.past = this.past.map(change);
+    this.future = this.future.map(change);
+    this.project = change(this.project);
+    this.lastKey = null;
     this.tell();
   }
 
@@ -82,7 +92,7 @@ export class Store {
 
   addLayer(values) {
     const layer = { id: makeId(), kind: "paint", objects: [], ...DEFAULT_LAYER, ...values };
-    this.change({ layers: [...this.project.layers, layer] });
+    this.change({ layers: [...this.project.layers, layer] }, `new ${layer.id}`);
     return layer;
   }
 
@@ -107,7 +117,9 @@ export class Store {
 
   addObject(layerId, object) {
     const added = { id: makeId(), ...object };
-    this.changeLayer(layerId, { objects: [...this.layer(layerId).objects, added] });
+    // A new layer and its first object are undone together.
+    this.changeLayer(layerId, { objects: [...this.layer(layerId).objects, added] }, `new ${layerId}`);
+    this.lastKey = null;
     return added;
   }
 
@@ -127,7 +139,7 @@ export class Store {
 
 // Return the project for another bake of the clip: paint keeps its place (u, v) in the atlases.
 export function moveToBake(project, bake) {
-  const surfaces = bake.layers.map((layer) => layer.surface);
+  const surfaces = bake.layers.map((layer, i) => layer.surface ?? project.surfaces[i]);
   const layers = project.layers.map((layer) => {
     const [from, to] = [project.surfaces[layer.layer], surfaces[layer.layer]];
     if (!from || !to || !layer.objects) return layer;

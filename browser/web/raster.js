@@ -22,6 +22,7 @@ export class Raster {
 
   // Draw a layer again if its objects have changed. extra: an object that is being drawn. Return whether it changed.
   update(layer, extra = null) {
+    if (!this.stages[layer.layer]) return false; // No frame shows that layer of the video any more.
     const objects = extra ? [...layer.objects, extra] : layer.objects;
     let entry = this.layers.get(layer.id);
     if (entry && entry.target !== layer.layer) {
@@ -44,7 +45,7 @@ export class Raster {
       let node = entry.nodes.get(object.id);
       if (!node || node.drawn !== object) {
         node?.shape.destroy();
-        node = { drawn: object, shape: this.makeShape(object, entry) };
+        node = { drawn: object, shape: this.makeShape(object, entry), box: boxOf(object) };
         entry.nodes.set(object.id, node);
         entry.konva.add(node.shape);
       }
@@ -85,11 +86,7 @@ export class Raster {
 
   // Return the box [left, top, right, bottom] around everything on a layer, in pixels of its surface.
   bounds(id) {
-    const boxes = [...this.layers.get(id).nodes.values()].map(({ drawn }) => {
-      const [xs, ys] = [0, 1].map((axis) => outlineOf(drawn).map((point) => point[axis]));
-      const margin = 2 + (drawn.type === "stroke" ? drawn.size * (1 - (drawn.hardness ?? 1)) : 0);
-      return [Math.min(...xs) - margin, Math.min(...ys) - margin, Math.max(...xs) + margin, Math.max(...ys) + margin];
-    });
+    const boxes = [...this.layers.get(id).nodes.values()].map((node) => node.box);
     return [0, 1, 2, 3].map((side) => Math[side < 2 ? "min" : "max"](...boxes.map((box) => box[side])));
   }
 
@@ -97,6 +94,13 @@ export class Raster {
   hit(id, [x, y]) {
     const shape = this.layers.get(id)?.konva.getIntersection({ x, y });
     return shape ? shape.name() : null;
+  }
+
+  // Forget the layers that are not among these, and return their ids.
+  keepOnly(ids) {
+    const gone = [...this.layers.keys()].filter((id) => !ids.includes(id));
+    for (const id of gone) this.remove(id);
+    return gone;
   }
 
   remove(id) {
@@ -217,6 +221,14 @@ function drawText(context, object) {
   drawInQuad(context, canvas, width, height, object.corners);
 }
 
+// Return the box [left, top, right, bottom] around everything that is drawn of an object.
+function boxOf(object) {
+  const outline = outlineOf(object);
+  const [xs, ys] = [0, 1].map((axis) => outline.map((point) => point[axis]));
+  const margin = 2 + (object.type === "stroke" ? object.size * (1 - (object.hardness ?? 1)) : 0);
+  return [Math.min(...xs) - margin, Math.min(...ys) - margin, Math.max(...xs) + margin, Math.max(...ys) + margin];
+}
+
 // Return the polygon by which an object is picked.
 export function outlineOf(object) {
   return object.type === "stroke" ? strokeOutline(object) : object.corners;
@@ -248,18 +260,29 @@ export class Pictures {
     this.onLoad = onLoad;
     this.onError = onError;
     this.bitmaps = new Map();
+    this.loading = new Map();
+  }
+
+  // Wait until pictures are there. Throws an error that names the one that cannot be loaded.
+  async wait(sources) {
+    for (const source of sources) {
+      this.get(source);
+      await this.loading.get(source);
+      if (!this.bitmaps.get(source)) throw new Error(`the picture ${source.slice(0, 60)} cannot be loaded`);
+    }
   }
 
   get(source) {
     if (!this.bitmaps.has(source)) {
       this.bitmaps.set(source, null);
-      this.load(source)
+      const loading = this.load(source)
         .then((blob) => createImageBitmap(blob))
         .then((bitmap) => {
           this.bitmaps.set(source, bitmap);
           this.onLoad();
         })
         .catch((error) => this.onError(source, error));
+      this.loading.set(source, loading);
     }
     return this.bitmaps.get(source);
   }

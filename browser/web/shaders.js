@@ -83,8 +83,8 @@ vec3 atlasColor(int layer, ivec2 pixel) {
 bool isNearObject(ivec2 pixel) {
   for (int object = 0; object < objects; object++) {
     for (int i = 0; i < 9; i++) {
-      ivec2 at = clamp(pixel / 4 + ivec2(i % 3 - 1, i / 3 - 1), ivec2(0), size / 4 - 1);
-      if (texelFetch(alphas, at + ivec2(0, object * (size.y / 4)), 2).r > 0.0) return true;
+      ivec2 reduced = ivec2(pixel.x, pixel.y + object * size.y) / 4 + ivec2(i % 3 - 1, i / 3 - 1);
+      if (texelFetch(alphas, clamp(reduced, ivec2(0), textureSize(alphas, 2) - 1), 2).r > 0.0) return true;
     }
   }
   return false;
@@ -128,6 +128,7 @@ export const PAINT = `${COMMON}
 uniform sampler2D below;
 uniform sampler2D paint;
 uniform vec3 surface; // u, v and uv per pixel
+uniform vec2 surfaceSize; // in pixels; the paint may have more or fewer
 uniform int layer;
 uniform bool isAttached;
 uniform int blend;    // 0 normal, 1 multiply, 2 screen, 3 overlay, 4 color
@@ -148,8 +149,8 @@ vec3 blended(vec3 picture, vec3 color, float alpha) {
 void main() {
   ivec2 pixel = ivec2(gl_FragCoord.xy);
   vec3 picture = texelFetch(below, pixel, 0).rgb;
-  vec2 place = (uvOf(layer, pixel) - surface.xy) / surface.z;
   vec2 paintSize = vec2(textureSize(paint, 0));
+  vec2 place = ((uvOf(layer, pixel) - surface.xy) / surface.z + 0.5) * paintSize / surfaceSize - 0.5;
   float texels = min(length(dFdx(place)), length(dFdy(place)));
   vec4 edit = textureLod(paint, (place + 0.5) / paintSize, log2(max(texels / 2.0, 1.0)));
   // Up to half a pixel beyond the border the paint fades, farther away there is none.

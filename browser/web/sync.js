@@ -21,7 +21,6 @@ function askWithBody(method, address, values) {
 
 export class Server {
   constructor() {
-    this.listeners = [];
     this.isSaving = false;
     this.isDirty = false;
     this.savedPictures = new Map(); // the objects of each layer as they were drawn into its saved picture
@@ -54,7 +53,7 @@ export class Server {
   saveSoon(getProject) {
     this.isDirty = true;
     this.getProject = getProject;
-    if (!this.isBlocked) this.onState("unsaved");
+    if (!this.isBlocked && !this.hasFailed) this.onState("unsaved");
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.save(), SAVE_AFTER_MS);
   }
@@ -75,27 +74,33 @@ export class Server {
     try {
       const project = await this.getProject((layer, canvas) => this.savePicture(layer, canvas));
       this.revision = (await askWithBody("PUT", "api/project", { project, revision: this.revision })).revision;
+      this.hasFailed = false;
+      this.isSaving = false;
       this.onState(this.isDirty ? "unsaved" : "saved");
+      if (this.isDirty) this.saveSoon(this.getProject);
     } catch (error) {
       this.isDirty = true;
+      this.isSaving = false;
+      this.hasFailed = true;
       if (error.status === 409) {
         this.isBlocked = true;
         this.onState("conflict");
       } else {
-        this.onState(error.status ? "failed" : "lost", error.message);
+        this.onState(error instanceof TypeError && !error.status ? "lost" : "failed", error.message);
         this.timer = setTimeout(() => this.save(), RETRY_MS);
       }
-    } finally {
-      this.isSaving = false;
     }
-    if (this.isDirty && !this.isBlocked) this.saveSoon(this.getProject);
+  }
+
+  get hasUnsaved() {
+    return Boolean(this.isDirty || this.isSaving || this.isBlocked);
   }
 
   async savePicture(layer, canvas) {
     const known = this.savedPictures.get(layer.id);
     if (known?.objects === layer.objects && known.target === layer.layer) return known.picture;
     const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
-    const { picture } = await ask(`api/layers/${layer.id}.png`, { method: "PUT", body: blob });
+    const { picture } = await ask("api/pictures?layer=true", { method: "POST", body: blob });
     this.savedPictures.set(layer.id, { objects: layer.objects, target: layer.layer, picture });
     return picture;
   }
@@ -109,6 +114,7 @@ export class Server {
     const state = await this.readState();
     this.revision = state.revision;
     this.isBlocked = false;
+    this.forgetPictures(); // Those that the other tab did not name are gone.
     if (keepsMine) await this.save();
     else this.isDirty = false;
     return state;
