@@ -271,6 +271,25 @@ def test_two_tabs_do_not_overwrite_each_other(page, server, project):
     page.driver.get_log("browser")
 
 
+def test_a_second_program_does_not_overwrite_the_project(page, driver, server, run, project):
+    paint(page, ON_OBJECT, (68, 66))
+    page.save()
+    first = driver.current_window_handle
+    with serve(run, project) as other_server:
+        driver.switch_to.new_window("tab")
+        other = Page(driver, other_server.address)
+        paint(other, ON_BACKGROUND, (60, 30))
+        other.save()
+        driver.close()
+    driver.switch_to.window(first)
+    paint(page, (50, 50), (60, 50))
+    page.wait(lambda: "Another tab" in page.banner)
+    assert len(json.loads((project / "project.json").read_text())["layers"]) == 2
+    page.run("document.querySelectorAll('#banner button')[0].click()")
+    page.wait(lambda: page.banner == "" and page.run("return app.store.project.layers.length") == 2)
+    driver.get_log("browser")
+
+
 def test_a_file_that_another_program_saves_shows_at_once(page, project):
     before = page.frame(0)
     name = page.driver.execute_async_script(
@@ -284,6 +303,25 @@ def test_a_file_that_another_program_saves_shows_at_once(page, project):
     np.testing.assert_array_equal(page.frame(0), before)
     write_png(project / "sky.png", np.full((surface["height"], surface["width"], 4), (255, 0, 0, 255), np.uint8))
     page.wait(lambda: np.abs(page.frame(0) - before).max() > 100)
+
+
+def test_a_file_of_another_size_than_the_atlas_lies_where_the_scripts_put_it(page, run, project, tmp_path):
+    before = page.frame(2)
+    surface = page.run("return app.bake.layers[1].surface")
+    half = np.zeros((surface["height"] // 2, surface["width"] // 2, 4), np.uint8)
+    half[: half.shape[0] // 3, : half.shape[1] // 2] = (255, 0, 0, 255)
+    write_png(project / "half.png", half)
+    page.run(
+        "app.store.addLayer({kind: 'file', name: 'half', layer: 1, picture: 'half.png', surface: arguments[0]});"
+        "app.loadFile('half.png')",
+        surface,
+    )
+    page.wait(lambda: "half.png was read" in page.message)
+    page.save()
+    expected = edit(run, project, tmp_path / "edited")[2]
+    painted = np.abs(expected - before).max(-1) > 20
+    assert painted.mean() > 0.05
+    assert psnr(page.frame(2), expected, np.ones(painted.shape, bool)) > 34
 
 
 def test_a_file_that_is_no_picture_is_named_and_nothing_is_lost(page):

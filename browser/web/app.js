@@ -11,6 +11,8 @@ import { Player } from "editor/player.js";
 import { emptyProject, moveObject, moveToBake, Store } from "editor/project.js";
 import { layersToDraw, measureText, Pictures, Raster } from "editor/raster.js";
 import { downloadProject, toPng } from "editor/files.js";
+import { listenToPointer, listenToTimeline } from "editor/input.js";
+import { listenToServer, projectToSave, startJob } from "editor/session.js";
 import { makeTools } from "editor/tools.js";
 import { View } from "editor/view.js";
 
@@ -18,7 +20,6 @@ const ONION_FRAMES = [-4, 4]; // neighbours that the onion view shows
 const ONION_OPACITY = 0.28;
 const PICTURE_SHARE = 0.25; // of the width of the view that a new picture takes
 const CANVAS_BLENDS = { normal: "source-over", multiply: "multiply", screen: "screen", overlay: "overlay", color: "color" };
-const JOB_NAMES = { export: "Exporting", refit: "Refitting" };
 
 export class App {
   constructor({ bake, project, source, server, pictures, file_parts: inlineParts, project_file: file, job, can_mend: canMend }) {
@@ -59,7 +60,7 @@ export class App {
     this.listen();
     this.downloaded = this.store.project; // of a page without the program
     this.store.onChange(() => this.projectChanged());
-    if (this.server) this.listenToServer();
+    if (this.server) listenToServer(this);
     for (const layer of this.store.project.layers) if (layer.kind === "file") this.loadFile(layer.picture);
     this.setTool("brush");
     this.find("title").textContent = this.bake.clip.name;
@@ -142,7 +143,7 @@ export class App {
   projectChanged() {
     if (!this.store.layer(this.layerId)) this.layerId = this.store.project.layers.at(-1)?.id ?? null;
     if (this.selection && !this.selectedObject()) this.selection = null;
-    if (this.server) this.server.saveSoon((savePicture) => this.projectToSave(savePicture));
+    if (this.server) this.server.saveSoon((savePicture) => projectToSave(this, savePicture));
     this.paintChanged();
     this.panels.update();
   }
@@ -153,12 +154,16 @@ export class App {
     for (const id of this.raster.keepOnly(layers.map((layer) => layer.id))) this.compositor.forgetPaint(id);
     for (const layer of layers) {
       if (layer.kind === "file") continue;
-      const extra = this.extra?.layer.id === layer.id ? this.extra.object : null;
-      if (!this.raster.update(layer, extra)) continue;
-      const canvas = this.raster.canvas(layer.id);
-      this.compositor.setPaint(layer.id, canvas, canvas && this.raster.bounds(layer.id));
+      this.drawLayer(layer, this.extra?.layer.id === layer.id ? this.extra.object : null);
     }
     this.schedule();
+  }
+
+  // Draw a layer of paint if it has changed. extra: an object that is being drawn on it.
+  drawLayer(layer, extra = null) {
+    if (!this.raster.update(layer, extra)) return;
+    const canvas = this.raster.canvas(layer.id);
+    this.compositor.setPaint(layer.id, canvas, canvas && this.raster.bounds(layer.id));
   }
 
   schedule() {
@@ -217,7 +222,6 @@ export class App {
     if (atlas) context.drawImage(atlas, 0, 0);
     for (const layer of this.store.project.layers) {
       if (layer.layer !== this.atlasLayer || !layer.visible || layer.kind === "recolor") continue;
-      if (layer.kind !== "file") this.raster.update(layer, this.extra?.layer.id === layer.id ? this.extra.object : null);
       const parts = layer.kind === "file" ? this.fileParts.get(layer.picture) ?? [] : [{ bitmap: this.raster.canvas(layer.id), blend: null }];
       for (const part of parts) {
         if (!part.bitmap) continue;
@@ -593,125 +597,6 @@ export class App {
 
   // saving and jobs
 
-  async projectToSave(savePicture) {
-    while (this.extra) await new Promise((done) => setTimeout(done, 100)); // A stroke is being drawn.
-    const { project } = this.store;
-    const layers = [];
-    for (const layer of project.layers) {
-      if (layer.kind === "file") {
-        layers.push(layer);
-        continue;
-      }
-      await this.pictures.wait(layer.objects.map((object) => object.source).filter(Boolean));
-      if (this.raster.update(layer)) this.compositor.setPaint(layer.id, this.raster.canvas(layer.id), this.raster.canvas(layer.id) && this.raster.bounds(layer.id));
-      const canvas = layer.objects.length ? this.raster.canvas(layer.id) : null;
-      layers.push({ ...layer, picture: canvas ? await savePicture(layer, canvas) : null });
-    }
-    return { ...project, layers };
-  }
-
-  listenToServer() {
-    const { server } = this;
-    server.onState = (state, message) => this.showSaved(state, message);
-    server.onEvent = (event) => this.takeEvent(event);
-    server.onReturn = () => this.reconnect();
-    server.follow();
-    this.showSaved("saved");
-    if (this.firstJob) this.takeEvent({ event: "job", ...this.firstJob });
-  }
-
-  showSaved(state, message = "") {
-    const now = new Date().toLocaleTimeString();
-    const texts = { saved: `saved at ${now}`, saving: "saving…", unsaved: "not saved yet", failed: "not saved", lost: "not connected", conflict: "not saved" };
-    this.find("saved").textContent = texts[state];
-    this.find("saved").title = this.projectFile;
-    const banner = this.find("banner");
-    if (state === "conflict") {
-      banner.innerHTML = "Another tab has changed this project. <button>Take its state</button> <button>Keep this one</button>";
-      const [take, keep] = banner.querySelectorAll("button");
-      take.onclick = () => this.resolveConflict(false);
-      keep.onclick = () => this.resolveConflict(true);
-      banner.hidden = false;
-    } else if (state === "lost") {
-      banner.textContent = `The program has ended, or does not answer. What was saved is in ${this.projectFile}; start it again with the same command, and this page goes on and saves the rest.`;
-      banner.hidden = false;
-    } else if (state === "failed") {
-      banner.textContent = `The project could not be saved: ${message}`;
-      banner.hidden = false;
-    } else {
-      banner.hidden = true;
-    }
-  }
-
-  async resolveConflict(keepsMine) {
-    try {
-      const state = await this.server.resolveConflict(keepsMine);
-      if (keepsMine) return; // The server says whether that was saved.
-      this.store.replace(moveToBake(state.project, this.bake));
-      clearTimeout(this.server.timer);
-      this.server.isDirty = false;
-      for (const layer of state.project.layers) if (layer.kind === "file") this.loadFile(layer.picture);
-      this.showSaved("saved");
-    } catch (error) {
-      this.showSaved("failed", error.message);
-    }
-  }
-
-  // The program answers again: go on with its state of the run, and save what it does not know.
-  async reconnect() {
-    try {
-      const state = await this.server.readState();
-      this.showJob(state.job ?? { state: "none" });
-      if (state.bake.fingerprint !== this.bake.fingerprint) await this.reopen(state, new this.source.constructor(state.bake_url));
-      this.showSaved(this.server.isBlocked ? "conflict" : this.server.isDirty ? "unsaved" : "saved");
-      if (this.server.isDirty) this.server.save();
-    } catch (error) {
-      this.say(error.message, true);
-    }
-  }
-
-  async takeEvent(event) {
-    if (event.event === "file") {
-      const isUsed = this.store.project.layers.some((layer) => layer.kind === "file" && layer.picture === event.name);
-      if (isUsed) await this.loadFile(event.name);
-      return;
-    }
-    this.showJob(event);
-    const name = JOB_NAMES[event.job];
-    if (event.state === "running") this.say(`${name}: ${event.stage}`);
-    if (event.state === "cancelled") this.say(`${name} was cancelled; nothing was changed`);
-    if (event.state === "failed") this.say(`${name} failed: ${event.message}`, true);
-    if (event.state !== "done") return;
-    if (event.event === "bake") {
-      const state = await this.server.readState();
-      await this.reopen(state, new this.source.constructor(state.bake_url), event.used_strokes, event.used_dials);
-      this.say(`Refitted: the new run is ${event.run}. The run before stays as it is.`);
-    } else {
-      this.say(`Exported to ${event.result}`);
-      this.dialogs.showResult("Exported", `The edited video is in ${event.result}`);
-    }
-  }
-
-  showJob(job) {
-    this.isBusy = job.state === "running";
-    this.find("progress").hidden = this.find("cancel").hidden = !this.isBusy;
-    if (this.isBusy) this.find("progress").value = job.progress;
-    this.panels.update();
-  }
-
-  async startJob(kind, values) {
-    if (this.isBusy) {
-      this.say("Another job is still running; wait for it, or cancel it.", true);
-      return;
-    }
-    try {
-      await this.server.flush();
-      await this.server.startJob(kind, values);
-    } catch (error) {
-      this.say(error.message, true);
-    }
-  }
-
   async export() {
     if (this.isStatic) {
       await downloadProject(this);
@@ -723,6 +608,10 @@ export class App {
 
   refit() {
     return this.startJob("refit", {});
+  }
+
+  startJob(kind, values) {
+    return startJob(this, kind, values);
   }
 
   // events of the page
@@ -748,8 +637,8 @@ export class App {
       this.drawMarks();
     };
     if (this.isStatic) this.find("export").textContent = "Download project";
-    this.listenToPointer();
-    this.listenToTimeline();
+    listenToPointer(this);
+    listenToTimeline(this);
     new ResizeObserver(() => this.fitPlayer()).observe(this.find("play-stage"));
     document.addEventListener("keydown", makeKeyHandler(this));
     window.addEventListener("beforeunload", (event) => {
@@ -773,91 +662,6 @@ export class App {
   togglePlaying() {
     this.player.toggle();
     if (!this.player.isPlaying) this.goTo(this.player.t);
-  }
-
-  listenToPointer() {
-    const stage = this.find("paint-stage");
-    let active = null;
-    let pointer = null; // The first pointer draws; a palm or a second finger does not.
-    const end = (action) => (event) => {
-      if (event.pointerId !== pointer) return;
-      pointer = null;
-      this.isDragging = false;
-      (active?.[action] ?? active?.up)?.call(active);
-      active = null;
-    };
-    const placeOf = (event) => this.view.toPicture(this.view.screenOf(event));
-    stage.addEventListener("pointerdown", (event) => {
-      if (pointer !== null || event.button > 1 || !this.frames.get(this.t)) return;
-      pointer = event.pointerId;
-      this.isDragging = true;
-      stage.setPointerCapture(event.pointerId);
-      stage.focus({ preventScroll: true });
-      active = event.button === 1 || (event.ctrlKey && this.isSpaceDown) ? this.tools.hand : this.tools[this.tool];
-      active.down(placeOf(event), event);
-      event.preventDefault();
-    });
-    stage.addEventListener("pointermove", (event) => {
-      const events = event.getCoalescedEvents?.() ?? [];
-      if (event.pointerId === pointer) for (const each of events.length ? events : [event]) active?.move?.(placeOf(each), each);
-      this.drawMarks(this.view.screenOf(event));
-    });
-    stage.addEventListener("pointerup", end("up"));
-    stage.addEventListener("pointercancel", end("cancel"));
-    stage.addEventListener("pointerleave", () => this.drawMarks(null));
-    stage.addEventListener("wheel", (event) => {
-      this.view.zoomAt(this.view.screenOf(event), Math.exp(-event.deltaY * 0.0015));
-      event.preventDefault();
-    }, { passive: false });
-    stage.addEventListener("dragover", (event) => event.preventDefault());
-    stage.addEventListener("drop", (event) => {
-      event.preventDefault();
-      const file = event.dataTransfer.files[0];
-      if (file) this.placePicture(file, placeOf(event));
-    });
-  }
-
-  listenToTimeline() {
-    const timeline = this.find("timeline");
-    const frameOf = (event) => {
-      const box = timeline.getBoundingClientRect();
-      return Math.floor(((event.clientX - box.left) / box.width) * this.player.count);
-    };
-    this.listenToDrag(timeline, (event) => this.goTo(frameOf(event)));
-    const line = this.find("wipe-line");
-    this.listenToDrag(line, (event) => {
-      const box = this.find("play-stage").getBoundingClientRect();
-      this.wipe = Math.max(0, Math.min(1, (event.clientX - box.left - this.playArea.left) / this.playArea.width));
-      this.fitPlayer();
-      this.schedule();
-    });
-    const splitter = this.find("splitter");
-    const setSplit = (share) => {
-      this.split = Math.max(0.2, Math.min(0.85, share));
-      this.find("paint-pane").style.flex = `${this.split} 1 0`;
-      this.find("play-pane").style.flex = `${1 - this.split} 1 0`;
-    };
-    setSplit(0.5);
-    this.listenToDrag(splitter, (event) => {
-      const box = splitter.parentElement.getBoundingClientRect();
-      setSplit((event.clientX - box.left) / box.width);
-    });
-    splitter.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -0.05, ArrowRight: 0.05 }[event.key];
-      if (!step) return;
-      setSplit(this.split + step);
-      event.stopPropagation();
-    });
-  }
-
-  listenToDrag(element, action) {
-    element.addEventListener("pointerdown", (event) => {
-      element.setPointerCapture(event.pointerId);
-      action(event);
-    });
-    element.addEventListener("pointermove", (event) => {
-      if (element.hasPointerCapture(event.pointerId)) action(event);
-    });
   }
 
   toggleSecondPane() {

@@ -1,5 +1,7 @@
 // Files that the page takes and gives.
 
+import { projectToSave } from "editor/session.js";
+
 const LARGEST_PX = 4096; // Longest side of a picture that is placed; larger ones are made smaller.
 const VECTOR_PX = 2048; // Width at which drawings without a size of their own are taken.
 
@@ -32,7 +34,7 @@ export async function toPng(file) {
 
 // Give the project as one file, with the pictures of its layers in it; only_edit.py --project renders it.
 export async function downloadProject(app) {
-  const project = await app.projectToSave((layer, canvas) => canvas.toDataURL("image/png"));
+  const project = await projectToSave(app, (layer, canvas) => canvas.toDataURL("image/png"));
   // Only what layers look like is inside, which is all that only_edit.py needs; layers that are files lie elsewhere.
   project.layers = project.layers.filter((layer) => layer.kind !== "file");
   const link = document.createElement("a");

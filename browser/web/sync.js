@@ -49,7 +49,7 @@ export class Server {
     };
   }
 
-  // Save soon. getProject: returns the project and draws its layers, see `App.projectToSave`.
+  // Save soon. getProject: returns the project and draws its layers, see `projectToSave` in session.js.
   saveSoon(getProject) {
     this.isDirty = true;
     this.getProject = getProject;
