@@ -511,7 +511,7 @@ export class App {
     this.store.changeObject(layer.id, id, moved, `nudge ${id}`);
   }
 
-  changeText(layer, id, text) {
+  changeText(layer, id, text, key) {
     const object = this.store.layer(layer.id).objects.find((each) => each.id === id);
     if (!text.trim() || text === object.text) return;
     const [before, after] = [measureText(object), measureText({ ...object, text })];
@@ -519,7 +519,7 @@ export class App {
     const across = [0, 1].map((axis) => ((right[axis] - origin[axis]) * after[0]) / before[0]);
     const down = [0, 1].map((axis) => ((below[axis] - origin[axis]) * after[1]) / before[1]);
     const at = (a, b) => [0, 1].map((axis) => origin[axis] + a * across[axis] + b * down[axis]);
-    this.store.changeObject(layer.id, id, { text, corners: [at(0, 0), at(1, 0), at(1, 1), at(0, 1)] });
+    this.store.changeObject(layer.id, id, { text, corners: [at(0, 0), at(1, 0), at(1, 1), at(0, 1)] }, key);
   }
 
   // Place an object of a width and height, in pixels of the picture, with its center at a place.

@@ -251,7 +251,9 @@ export class Panels {
     if (object.type === "text") {
       const text = element('<textarea class="wide" rows="2" aria-label="Text"></textarea>');
       text.addEventListener("keydown", (event) => event.stopPropagation());
-      text.addEventListener("change", () => this.app.changeText(layer, object.id, text.value));
+      let key = makeId();
+      text.addEventListener("input", () => this.app.changeText(layer, object.id, text.value, key));
+      text.addEventListener("change", () => (key = makeId()));
       rows.push({ cells: [text], update: () => document.activeElement !== text && (text.value = read("text", "")()) });
     }
     if (object.type === "stroke") {
