@@ -165,7 +165,7 @@ export class Panels {
     row.addEventListener("click", (event) => {
       const key = event.target.closest("button")?.dataset.do;
       if (key) app.store.changeLayer(layer.id, { [key]: !layer[key] });
-      else app.selectLayer(layer.id);
+      else if (app.layerId !== layer.id) app.selectLayer(layer.id); // A second click may rename it.
     });
     row.addEventListener("keydown", (event) => {
       if (event.target !== row) return;

@@ -51,7 +51,7 @@ export function showSaved(app, state, message = "") {
   } else if (state === "failed") {
     banner.textContent = `The project could not be saved: ${message}`;
     banner.hidden = false;
-  } else {
+  } else if (state !== "saving") { // While it tries again, what went wrong stays visible.
     banner.hidden = true;
   }
 }
