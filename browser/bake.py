@@ -175,11 +175,6 @@ class Nodes:
     rows_px: NDArray[np.float64]
     columns_px: NDArray[np.float64]
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of rows and columns."""
-        return len(self.rows_px), len(self.columns_px)
-
     def pixels(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the row and the column of the pixel nearest to each node, (rows, columns) each."""
         axes = (axis.round().astype(np.int64) for axis in (self.rows_px, self.columns_px))

@@ -187,7 +187,6 @@ async def read_body(request: Request) -> bytes:
 
 async def read_json(request: Request) -> dict[str, Any]:
     """Read the body of a request as a JSON object. Raises UserError if it is none."""
-
     try:
         values = json.loads(await read_body(request) or b"{}")
     except ValueError:

@@ -62,11 +62,6 @@ class Project:
     hidden: frozenset[int]  # layers of the video that are not shown
     layers: tuple[ProjectLayer, ...]  # from the lowest to the uppermost
 
-    @property
-    def files(self) -> list[Path]:
-        """The project's file and those of its layers."""
-        return [self.path, *(layer.picture for layer in self.layers if isinstance(layer.picture, Path))]
-
 
 def read_project(path: Path) -> Project:
     """Read a project; `path` is its file or its folder. Raises UserError if it is missing or damaged."""
