@@ -212,6 +212,14 @@ class Model(Protocol):
         """Return how a layer's frames were laid onto its atlas before training: "plane", "cylinder" or "learned"."""
         ...
 
+    def uv_units(self, layer: int) -> tuple[float, float, float]:
+        """Return (scale, u, v) with which scale * uv + (u, v) is the layer's uv before its atlas was ever enlarged.
+
+        An atlas that is enlarged later still covers [-1, 1], so its uv changes; with these units pictures that were
+        painted before keep their place.
+        """
+        ...
+
     def mapping_kinks(self) -> tuple[list[float], list[float]]:
         """Return the rows and columns of a frame, in pixels, at which mappings have kinks; they are smooth between."""
         ...
@@ -343,6 +351,10 @@ class AtlasModel(nn.Module):
     def projection(self, layer: int) -> str:
         """Return "learned": networks may lay the frames onto the atlas in any way."""
         return "learned"
+
+    def uv_units(self, layer: int) -> tuple[float, float, float]:
+        """Return the units of uv, which networks never change; see `Model.uv_units`."""
+        return 1.0, 0.0, 0.0
 
     def mapping_kinks(self) -> tuple[list[float], list[float]]:
         """Return no rows and no columns: mappings are smooth everywhere."""

@@ -8,12 +8,12 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import cv2
@@ -37,7 +37,7 @@ from rendering.frames import VISIBLE, Floats, Frame, map_frames
 from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
-BAKE_FORMAT = 2  # Raised when the files change, so that older ones are written again.
+BAKE_FORMAT = 3  # Raised when the files change, so that older ones are written again.
 DESCRIPTION = "bake.json"
 LATTICE_PX = 8  # Largest distance of the nodes of mappings and trust, in pixels of working size.
 LATTICE_SHARE = 1 / 96  # The same as a share of the long edge: mappings of small frames bend within fewer pixels.
@@ -108,8 +108,9 @@ def bake_run(run: TrainedRun, folder: Path, audio: Audio | None = None) -> dict[
         seconds = times_s[-1] - times_s[0] if times_s else len(run.clip) / run.clip.fps
         write_sound(folder / "sound.m4a", audio, seconds)
     description = describe_bake(run, surfaces, len(thumbnails), None if audio is None else audio.lead_s, has_light)
-    media.write_text(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")  # Last: it says all is there.
-    return description
+    text = json.dumps(description, indent=2) + "\n"
+    media.write_text(folder / DESCRIPTION, text)  # Last: it says all is there.
+    return cast("dict[str, Any]", json.loads(text))
 
 
 def read_bake(folder: Path, run: TrainedRun) -> dict[str, Any] | None:
@@ -307,7 +308,7 @@ def plan_surface(run: TrainedRun, extent: LayerExtent, index: int) -> LayerImage
         corner - (side - inner) // 2 * bare.uv_per_pixel
         for corner, side, inner in zip((bare.u, bare.v), sides, (bare.width, bare.height), strict=True)
     )
-    return LayerImage(name, index, sides[0], sides[1], u, v, bare.uv_per_pixel, 0, bare.projection)
+    return replace(bare, width=sides[0], height=sides[1], u=u, v=v)
 
 
 def write_frame(folder: Path, baked: BakedFrame, trust: NDArray[np.uint8]) -> None:

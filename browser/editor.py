@@ -1,6 +1,8 @@
 """What the page works on: a run with its baked files, a project, and jobs that run beside it."""
 
+import glob
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,11 +76,32 @@ class Editor:
             "bake": self.bake,
             "bake_url": f"bake/{self.bake['fingerprint']}/",
             "can_mend": isinstance(self.run.model, GridModel),
+            "runs": [folder.name for folder in list_runs(self.original_folder)],
             "project": project,
             "revision": find_revision(project),
             "project_file": str(self.project.path),
             "job": self.job.describe() if self.job and self.job.state == "running" else None,
         }
+
+    def choose_run(self, name: str) -> None:
+        """Go on with another run of `list_runs`, and tell the pages. It takes seconds if it was not baked yet.
+
+        Raises UserError if there is no such run, it cannot be used, or a job is running.
+        """
+        folders = {folder.name: folder for folder in list_runs(self.original_folder)}
+        if name not in folders:
+            raise UserError(
+                f"{name}: no such run beside {self.original_folder}; reload the page to see those there are"
+            )
+        with self.job_lock:
+            self.check_idle()
+            self.open_run(folders[name], self.project.load())
+        self.send({"event": "bake", "state": "done", "run": name, "is_chosen": True})
+
+    def check_idle(self) -> None:
+        """Raise UserError if a job is running."""
+        if self.job is not None and self.job.state == "running":
+            raise UserError(f"the {self.job.kind} is still running; wait for it, or cancel it")
 
     # files of other programs
 
@@ -144,8 +167,7 @@ class Editor:
             self.send({"event": "job", **job.describe()})
 
         with self.job_lock:
-            if self.job is not None and self.job.state == "running":
-                raise UserError(f"the {self.job.kind} is still running; wait for it, or cancel it")
+            self.check_idle()
             self.job = Job(kind, make_arguments(), tell, finish)
 
     def cancel_job(self) -> None:
@@ -257,11 +279,21 @@ def read_mend(project: dict[str, Any]) -> Mend:
 def find_latest_run(run_folder: Path, project: dict[str, Any] | None) -> Path:
     """Return the run in which a project was mended last, if it is there, else the run that was asked for."""
     name = (project or {}).get("run")
-    if isinstance(name, str) and name.startswith(f"{run_folder.resolve().name}_refit"):
-        latest = run_folder.resolve().parent / Path(name).name
-        if (latest / "checkpoint").is_file():
-            return latest
-    return run_folder
+    return next((folder for folder in list_runs(run_folder) if folder.name == name), run_folder)
+
+
+def list_runs(original: Path) -> list[Path]:
+    """Return the folder of a run, and those of its refits, the oldest first."""
+    refits = [
+        path.parent for path in original.resolve().parent.glob(f"{glob.escape(refit_name(original))}*/checkpoint")
+    ]
+    refits = [path for path in refits if re.fullmatch(r"(_\d+)?", path.name.removeprefix(refit_name(original)))]
+    return [original, *sorted(refits, key=lambda path: (len(path.name), path.name))]
+
+
+def refit_name(original: Path) -> str:
+    """Return the name of the first refit of a run; later ones have a number behind it."""
+    return f"{original.resolve().name}_refit"
 
 
 def check_clip(path: Path, project: dict[str, Any], run: TrainedRun) -> None:
@@ -279,7 +311,7 @@ def copy_run(run_folder: Path, original: Path, clip: Clip) -> Path:
 
     clip: the run's clip, which may have been moved since.
     """
-    folder = media.fresh_folder(original.resolve().with_name(f"{original.resolve().name}_refit"))
+    folder = media.fresh_folder(original.resolve().with_name(refit_name(original)))
     for name in ("checkpoint", "log.jsonl"):
         if (run_folder / name).is_file():
             shutil.copy2(run_folder / name, folder / name)

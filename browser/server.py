@@ -169,6 +169,12 @@ def add_job_routes(app: FastAPI, editor: Editor) -> None:
         await run_in_threadpool(starters[kind], await read_json(request))
         return {"job": kind}
 
+    @app.post("/api/run")
+    async def choose_run(request: Request) -> dict[str, str]:
+        name = str((await read_json(request)).get("name"))
+        await run_in_threadpool(editor.choose_run, name)
+        return {"run": name}
+
     @app.post("/api/cancel")
     def cancel() -> dict[str, bool]:
         editor.cancel_job()

@@ -4,7 +4,8 @@ With it, paint on an exported image returns to the right place.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,20 +31,33 @@ class LayerImage:
     uv_per_pixel: float
     padding_px: int = 0  # pixels by which the opaque part is larger than the part that is visible in frames
     projection: str = "plane"  # how the frames were laid onto the atlas, see `Model.projection`
+    units: Sequence[float] = (1.0, 0.0, 0.0)  # of u and v, see `Model.uv_units`
+
+    def convert_units(self, units: Sequence[float]) -> "LayerImage":
+        """Return the same image with u and v in other units."""
+        scale, *offset = self.units
+        new_scale, *new_offset = units
+        u, v = (
+            (scale * at + old - new) / new_scale
+            for at, old, new in zip((self.u, self.v), offset, new_offset, strict=True)
+        )
+        return replace(self, u=u, v=v, uv_per_pixel=self.uv_per_pixel * scale / new_scale, units=tuple(units))
 
     def view(self, model: Model, size: tuple[int, int], corner: tuple[float, float] | None) -> AtlasView:
         """Return the part of the shared atlas that an edit of `size` (width, height) covers.
 
         Without a corner, the edit covers the whole image, at any resolution. With a corner, it covers a part of the
-        image at the image's resolution; the corner is the pixel (x, y) of the image at which this part begins.
+        image at the image's resolution; the corner is the pixel (x, y) of the image at which this part begins. It is
+        the right part even if the atlas has been enlarged since.
         """
+        image = self.convert_units(model.uv_units(self.layer))
         scale = (self.width / size[0], self.height / size[1]) if corner is None else (1.0, 1.0)
         first_pixel = corner or tuple(0.5 * factor - 0.5 for factor in scale)
-        steps = [0.5 * self.uv_per_pixel * factor for factor in scale]
+        steps = [0.5 * image.uv_per_pixel * factor for factor in scale]
         atlas_center = model.atlas_centers[self.layer, 0].tolist()
         left, top = (
-            uv_to_atlas(origin + pixel * self.uv_per_pixel, center)
-            for origin, pixel, center in zip((self.u, self.v), first_pixel, atlas_center, strict=True)
+            uv_to_atlas(origin + pixel * image.uv_per_pixel, center)
+            for origin, pixel, center in zip((image.u, image.v), first_pixel, atlas_center, strict=True)
         )
         return AtlasView(left, top, steps[0] * (size[0] - 1), steps[1] * (size[1] - 1))
 
@@ -70,7 +84,7 @@ def layer_image_of_view(model: Model, name: str, layer: int, view: AtlasView, si
     """Return the description of a square image of `size` (width, height) that covers a view."""
     atlas_center = model.atlas_centers[layer, 0].tolist()
     u, v = (atlas_to_uv(corner, center) for corner, center in zip((view.left, view.top), atlas_center, strict=True))
-    return LayerImage(name, layer, *size, u, v, 2 * view.edge / (size[0] - 1))
+    return LayerImage(name, layer, *size, u, v, 2 * view.edge / (size[0] - 1), units=model.uv_units(layer))
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:

@@ -167,7 +167,8 @@ def plan_image(
         step = float(extent.max()) / max(resolution - 1 - 2 * margin_px, 1)
     width, height = (np.ceil(extent / step).astype(int) + 1 + 2 * margin_px).tolist()
     u, v = (measured.low - margin_px * step).tolist()
-    return LayerImage(name, layer, width, height, u, v, step, padding_px, run.model.projection(layer))
+    projection, units = run.model.projection(layer), run.model.uv_units(layer)
+    return LayerImage(name, layer, width, height, u, v, step, padding_px, projection, units)
 
 
 def uv_step(uv: Floats) -> Floats:

@@ -34,6 +34,8 @@ def enlarge_atlas(model: GridModel, layer: int, corners: Floats) -> None:
     shift = torch.eye(3).to(model.transforms)
     shift[0, 2], shift[1, 2] = left, top
     model.transforms[layer] = shift @ model.transforms[layer]
-    sizes = list(model.shape.atlas_sizes)
+    sizes, parts = list(model.shape.atlas_sizes), [model.shape.first_part(index) for index in range(len(model.layers))]
     sizes[layer] = (height + top + bottom, width + left + right)
-    model.shape = replace(model.shape, atlas_sizes=tuple(sizes))
+    first_left, first_top, *first_size = parts[layer]
+    parts[layer] = (first_left + left, first_top + top, *first_size)
+    model.shape = replace(model.shape, atlas_sizes=tuple(sizes), first_parts=tuple(parts))

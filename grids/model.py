@@ -56,6 +56,13 @@ class Shape:
     atlas_sizes: tuple[tuple[int, int], ...]  # (height, width) of each layer's atlas, in texels
     spacing: Spacing
     has_cylinder: bool = False  # the background's atlas is an unrolled cylinder, not a plane
+    # (left, top, width, height) of the part of each atlas that it had before it was enlarged, in texels; empty: all
+    first_parts: tuple[tuple[int, int, int, int], ...] = ()
+
+    def first_part(self, layer: int) -> tuple[int, int, int, int]:
+        """Return the part (left, top, width, height) of a layer's atlas that it had before it was enlarged."""
+        height, width = self.atlas_sizes[layer]
+        return self.first_parts[layer] if self.first_parts else (0, 0, width, height)
 
 
 class GridModel(nn.Module):
@@ -139,6 +146,19 @@ class GridModel(nn.Module):
         """Return the texel (x, y) at uv = 0, (2,)."""
         height, width = self.shape.atlas_sizes[layer]
         return self.transforms.new_tensor([(width - 1) / 2, (height - 1) / 2])
+
+    def uv_units(self, layer: int) -> tuple[float, float, float]:
+        """See `Model.uv_units`."""
+        (height, width), (left, top, first_width, first_height) = (
+            self.shape.atlas_sizes[layer],
+            self.shape.first_part(layer),
+        )
+        first_texels_per_uv = max(first_width - 1, first_height - 1, 1) / 2
+        return (
+            self.texels_per_uv(layer) / first_texels_per_uv,
+            ((width - first_width) / 2 - left) / first_texels_per_uv,
+            ((height - first_height) / 2 - top) / first_texels_per_uv,
+        )
 
     def surface(self, layer: int) -> Tensor | None:
         """Return the surface of a layer's atlas, as the functions in `grids.surfaces` take it."""
@@ -260,6 +280,7 @@ class GridModel(nn.Module):
             "atlas_sizes": [list(size) for size in self.shape.atlas_sizes],
             "spacing": asdict(self.shape.spacing),
             "has_cylinder": self.shape.has_cylinder,
+            "first_parts": [list(part) for part in self.shape.first_parts],
         }
         return {"grid_shape": shape, "grid_state_dict": self.state_dict()}
 
@@ -272,7 +293,9 @@ class GridModel(nn.Module):
             shape, state = checkpoint["grid_shape"], dict(checkpoint["grid_state_dict"])
             sizes = tuple(tuple(size) for size in shape["atlas_sizes"])
             has_cylinder = bool(shape.get("has_cylinder", False))
-            model = cls(Shape(tuple(shape["size"]), sizes, Spacing.from_checkpoint(shape), has_cylinder))
+            first_parts = tuple(tuple(part) for part in shape.get("first_parts", ()))
+            spacing = Spacing.from_checkpoint(shape)
+            model = cls(Shape(tuple(shape["size"]), sizes, spacing, has_cylinder, first_parts))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
                 f"{path}: holds no grids, though config.json beside it says representation 'grid'; "

@@ -1,5 +1,7 @@
 """Strokes: reading them, growing them, carrying them along the flow, and what they do to a run."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ from conftest import ROOT, draw, last_line, run_script, tiny_config
 
 import media
 from command_line import UserError
+from editing.atlas_file import LayerImage
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.model import GridModel, Shape, Spacing
+from implicit_neural_networks import uv_to_atlas
 from masks.cues import shrink_video
 from masks.strokes import carry_along_flow, grow_strokes, object_strokes, read_strokes
 from media.clip import open_clip
@@ -168,9 +172,20 @@ def test_an_enlarged_atlas_keeps_every_texel_in_place():
     model = GridModel(Shape((2, 20, 30), ((20, 30), (20, 30)), Spacing(((16, 1),), ((8, 1),), 0)))
     model.atlases[0].data = torch.rand(1, 3, 20, 30)
     texels = model.at_frames(0).texels(0, lattice := Lattice.of_raster((30, 20), (20, 30)))
-    before = model.colors(torch.stack([model.to_uv(texels[0].flatten(1).T, 0)] * 2))[0]
+    uv_before = model.to_uv(texels[0].flatten(1).T, 0)
+    before = model.colors(torch.stack([uv_before] * 2))[0]
+    painted = LayerImage("object_1.png", 0, 30, 20, -1.0, -0.6, 2 / 29, units=model.uv_units(0))
+    view_before = painted.view(model, (30, 20), None)
     enlarge_atlas(model, 0, np.array([[-9.0, -14], [30, 20]]))
     assert model.shape.atlas_sizes[0] == (20 + 14 + 4, 30 + 9 + 4)
     texels = model.at_frames(0).texels(0, lattice)
-    after = model.layer_color(model.to_uv(texels[0].flatten(1).T, 0), 0)
-    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+    uv = model.to_uv(texels[0].flatten(1).T, 0)
+    torch.testing.assert_close(model.layer_color(uv, 0), before, atol=1e-5, rtol=0)
+    # Pictures that were painted over the smaller atlas lie over the same part of it.
+    scale, *offset = model.uv_units(0)
+    torch.testing.assert_close(scale * uv + torch.tensor(offset), uv_before, atol=1e-5, rtol=0)
+    pixels = painted.view(model, (30, 20), None).to_pixels(uv_to_atlas(uv, model.atlas_centers[0]), (30, 20))
+    pixels_before = view_before.to_pixels(uv_to_atlas(uv_before, model.atlas_centers[0]), (30, 20))
+    torch.testing.assert_close(pixels, pixels_before, atol=1e-4, rtol=0)
+    saved = GridModel.from_checkpoint(model.checkpoint(), Path("checkpoint"))
+    assert saved.uv_units(0) == model.uv_units(0) and saved.uv_units(1) == (1, 0, 0)

@@ -8,8 +8,8 @@ import { Mapping } from "editor/mapping.js";
 import { drawMarks, findHandles, findPins } from "editor/marks.js";
 import { Panels } from "editor/panel.js";
 import { Player } from "editor/player.js";
-import { emptyProject, moveObject, moveToBake, Store } from "editor/project.js";
-import { layersToDraw, measureText, Pictures, Raster } from "editor/raster.js";
+import { emptyProject, mendForRun, moveObject, moveToBake, Store } from "editor/project.js";
+import { layersToDraw, measureText, Pictures, Raster, recolorCanvas } from "editor/raster.js";
 import { downloadProject, toPng } from "editor/files.js";
 import { listenToPointer, listenToTimeline } from "editor/input.js";
 import { listenToServer, projectToSave, startJob } from "editor/session.js";
@@ -18,11 +18,13 @@ import { View } from "editor/view.js";
 
 const ONION_FRAMES = [-4, 4]; // neighbours that the onion view shows
 const ONION_OPACITY = 0.28;
-const PICTURE_SHARE = 0.25; // of the width of the view that a new picture takes
+const PICTURE_SHARE = 0.15; // of the width of the view that a new picture takes
+const TRUST_LEGEND = "Trust map: grey where the mapping agrees with the motion, yellow where it slips by a pixel per frame, red where it slips by four or folds over.";
+const MESSAGE_MS = 15000; // A message that is no error goes after this time.
 const CANVAS_BLENDS = { normal: "source-over", multiply: "multiply", screen: "screen", overlay: "overlay", color: "color" };
 
 export class App {
-  constructor({ bake, project, source, server, pictures, file_parts: inlineParts, project_file: file, job, can_mend: canMend }) {
+  constructor({ bake, project, source, server, pictures, file_parts: inlineParts, project_file: file, job, can_mend: canMend, runs }) {
     this.server = server;
     this.isStatic = server === null;
     this.inlinePictures = pictures ?? {};
@@ -33,6 +35,7 @@ export class App {
     this.store = new Store(project ? moveToBake(project, bake) : emptyProject(bake));
     this.firstJob = job;
     this.canMend = canMend ?? true;
+    this.runs = runs ?? [];
     this.find = (id) => document.getElementById(id);
     this.brush = { color: "#e4322b", size: 12, opacity: 1, hardness: 0.9, follows: true, font: "sans-serif", textSize: 36, bold: true, maskObject: 1 };
     this.tool = "brush";
@@ -61,7 +64,7 @@ export class App {
     this.downloaded = this.store.project; // of a page without the program
     this.store.onChange(() => this.projectChanged());
     if (this.server) listenToServer(this);
-    for (const layer of this.store.project.layers) if (layer.kind === "file") this.loadFile(layer.picture);
+    for (const layer of this.store.project.layers) if (layer.kind === "file") this.loadFile(layer.picture, true);
     this.setTool("brush");
     this.find("title").textContent = this.bake.clip.name;
     document.title = `${this.bake.clip.name}, Layered Neural Atlases`;
@@ -105,10 +108,12 @@ export class App {
     this.fitPlayer();
   }
 
-  // usedStrokes, usedDials: mask strokes (by id) and dials (by layer) that are in the new run, and are not needed again.
-  async reopen(state, source, usedStrokes = [], usedDials = {}) {
+  // refit: mask strokes (by id) and rigidity (by layer) of the refit that has made the new run; see `mendForRun`.
+  async reopen(state, source, refit = null) {
+    const from = this.bake.run;
     this.source = source;
     this.bake = state.bake;
+    this.runs = state.runs;
     this.server.forgetPictures();
     this.openBake();
     this.player.setBake(this.bake);
@@ -116,9 +121,7 @@ export class App {
     for (const [name, parts] of this.fileParts) this.uploadParts(name, parts);
     this.store.convert((project) => {
       const moved = moveToBake(project, this.bake);
-      const strokes = moved.mend.strokes.filter((stroke) => !usedStrokes.includes(stroke.id));
-      const dials = Object.entries(moved.mend.rigidity).filter(([layer, factor]) => usedDials[layer] !== factor);
-      return { ...moved, mend: { ...moved.mend, strokes, rigidity: Object.fromEntries(dials) } };
+      return { ...moved, mend: mendForRun(moved.mend, this.bake.run, refit && { run: this.bake.run, from, ...refit }) };
     });
     await this.frames.load(this.t);
     this.paintChanged();
@@ -221,7 +224,11 @@ export class App {
     context.globalCompositeOperation = "source-over";
     if (atlas) context.drawImage(atlas, 0, 0);
     for (const layer of this.store.project.layers) {
-      if (layer.layer !== this.atlasLayer || !layer.visible || layer.kind === "recolor") continue;
+      if (layer.layer !== this.atlasLayer || !layer.visible) continue;
+      if (layer.kind === "recolor") {
+        recolorCanvas(context, layer, this.raster.canvas(layer.id));
+        continue;
+      }
       const parts = layer.kind === "file" ? this.fileParts.get(layer.picture) ?? [] : [{ bitmap: this.raster.canvas(layer.id), blend: null }];
       for (const part of parts) {
         if (!part.bitmap) continue;
@@ -294,8 +301,10 @@ export class App {
   }
 
   say(text, isError = false) {
-    this.find("message").textContent = text;
+    this.find("message").textContent = this.find("message").title = text;
     this.find("message").classList.toggle("error", isError);
+    clearTimeout(this.messageTimer);
+    if (!isError) this.messageTimer = setTimeout(() => this.say("", true), MESSAGE_MS);
   }
 
   // places
@@ -358,6 +367,10 @@ export class App {
     if (isKept && (this.isOnFrame() || active.layer === this.atlasLayer)) return active;
     const target = this.layerUnder(place);
     if (canTake(active) && active.layer === target) return active;
+    if (active?.layer === target && active.kind !== "file") {
+      this.say(`“${active.name}” is ${active.locked ? "locked" : "hidden"}; ${active.locked ? "unlock" : "show"} it, or choose another layer.`, true);
+      return null;
+    }
     const other = this.store.project.layers.findLast((layer) => canTake(layer) && layer.kind === "paint" && layer.layer === target);
     if (other) {
       this.selectLayer(other.id);
@@ -371,17 +384,18 @@ export class App {
   }
 
   addPaintLayer(target = this.atlasLayer ?? this.activeLayer()?.layer ?? this.bake.layers.findIndex((layer) => layer.surface)) {
-    const count = this.store.project.layers.filter((layer) => layer.kind === "paint").length;
-    const layer = this.store.addLayer({ name: `Paint ${count + 1}`, layer: target });
+    const numbers = this.store.project.layers.map((layer) => Number(/^Paint (\d+)$/.exec(layer.name)?.[1] ?? 0));
+    const layer = this.store.addLayer({ name: `Paint ${Math.max(0, ...numbers) + 1}`, layer: target });
     this.selectLayer(layer.id);
     return layer;
   }
 
   addRecolor() {
-    const target = this.atlasLayer ?? this.activeLayer()?.layer ?? this.bake.layers.findIndex((each) => each.surface);
-    const layer = this.store.addLayer({ kind: "recolor", name: "Recolour", layer: target, hue: 60, saturation: 1, brightness: 1 });
+    const target = this.atlasLayer ?? this.bake.layers.findIndex((each) => each.surface);
+    // It lies below the paint, which keeps its colours.
+    const layer = this.store.addLayer({ kind: "recolor", name: "Recolour", layer: target, hue: 60, saturation: 1, brightness: 1 }, true);
     this.selectLayer(layer.id);
-    this.say("The whole layer is recoloured; paint on it to choose a part.");
+    this.say(`The whole ${this.bake.layers[target].name} is recoloured, below all paint; paint on it to choose a part.`);
   }
 
   async addFile() {
@@ -393,18 +407,18 @@ export class App {
       // The file keeps the surface that it is painted over: a refit may choose another one.
       const layer = this.store.addLayer({ kind: "file", name, layer: target, picture: name, surface: this.bake.layers[target].surface });
       this.selectLayer(layer.id);
-      await this.loadFile(name);
+      await this.loadFile(name, true);
       this.say(`Open ${name} in the folder of ${this.projectFile}, paint in the layer "paint here", and save.`);
     } catch (error) {
       this.say(error.message, true);
     }
   }
 
-  async loadFile(name) {
+  async loadFile(name, isQuiet = false) {
     try {
       const parts = this.server ? await this.server.loadParts(name) : await this.loadInlineParts(name);
       this.uploadParts(name, parts.map((part, i) => ({ ...part, id: `file ${name} ${i}` })));
-      this.say(`${name} was read`);
+      if (!isQuiet) this.say(`${name} was read`);
     } catch (error) {
       this.say(error.message, true); // For example while it is being saved; the next save is read again.
     }
@@ -484,12 +498,15 @@ export class App {
   }
 
   deleteSelected() {
+    const focusedLayer = document.activeElement?.closest?.("#layers li")?.dataset.id;
     if (this.tool === "pin" && this.pinId) {
       const pins = this.store.project.mend.pins.filter((pin) => pin.id !== this.pinId);
       this.pinId = null;
       this.store.changeMend({ pins });
     } else if (this.selection && !this.activeLayer()?.locked) {
       this.store.removeObject(this.selection.layerId, this.selection.objectId);
+    } else if (focusedLayer && !this.store.layer(focusedLayer).locked) {
+      this.store.removeLayer(focusedLayer);
     }
   }
 
@@ -511,15 +528,17 @@ export class App {
     this.store.changeObject(layer.id, id, moved, `nudge ${id}`);
   }
 
-  changeText(layer, id, text, key) {
+  // Change a text or its look (text, font, bold); its letters keep their size.
+  changeText(layer, id, values, key) {
     const object = this.store.layer(layer.id).objects.find((each) => each.id === id);
-    if (!text.trim() || text === object.text) return;
-    const [before, after] = [measureText(object), measureText({ ...object, text })];
+    const changed = { ...object, ...values };
+    if (!changed.text.trim()) return;
+    const [before, after] = [measureText(object), measureText(changed)];
     const [origin, right, , below] = object.corners;
     const across = [0, 1].map((axis) => ((right[axis] - origin[axis]) * after[0]) / before[0]);
     const down = [0, 1].map((axis) => ((below[axis] - origin[axis]) * after[1]) / before[1]);
     const at = (a, b) => [0, 1].map((axis) => origin[axis] + a * across[axis] + b * down[axis]);
-    this.store.changeObject(layer.id, id, { text, corners: [at(0, 0), at(1, 0), at(1, 1), at(0, 1)] }, key);
+    this.store.changeObject(layer.id, id, { ...values, corners: [at(0, 0), at(1, 0), at(1, 1), at(0, 1)] }, key);
   }
 
   // Place an object of a width and height, in pixels of the picture, with its center at a place.
@@ -541,6 +560,7 @@ export class App {
       const source = this.server ? (await this.server.addPicture(blob, file.name)).picture : await dataUrl(blob);
       this.pictures.set(source, bitmap);
       const layer = this.layerForPaint(place);
+      if (!layer) return;
       const width = PICTURE_SHARE * this.view.canvas.width;
       this.placeQuad(layer, place, [width, (width * bitmap.height) / bitmap.width], { type: "picture", source, opacity: this.brush.opacity });
     } catch (error) {
@@ -586,6 +606,7 @@ export class App {
   paintOn(value) {
     this.atlasLayer = value === "frame" ? null : Number(value);
     this.find("paint-on").value = value;
+    for (const id of ["onion", "trust"]) this.find(id).disabled = !this.isOnFrame(); // They show frames.
     this.setCanvasSize();
     this.schedule();
   }
@@ -610,6 +631,19 @@ export class App {
     return this.startJob("refit", {});
   }
 
+  // Go on with the run as it was before a refit, or after it.
+  async chooseRun(name) {
+    if (name === this.bake.run) return;
+    this.say(`Opening ${name}…`);
+    try {
+      await this.server.flush();
+      await this.server.chooseRun(name);
+    } catch (error) {
+      this.say(error.message, true);
+    }
+    this.panels.update();
+  }
+
   startJob(kind, values) {
     return startJob(this, kind, values);
   }
@@ -625,6 +659,7 @@ export class App {
     on("fit", "click", () => this.view.fit());
     on("paint-on", "change", (event) => this.paintOn(event.target.value));
     for (const id of ["onion", "trust", "wipe"]) on(id, "change", () => this.optionChanged());
+    on("trust", "change", () => this.find("trust").checked && this.say(TRUST_LEGEND));
     on("play", "click", () => this.togglePlaying());
     on("mute", "click", () => this.player.mute());
     on("cancel", "click", () => this.server.cancelJob());
@@ -641,6 +676,7 @@ export class App {
     listenToTimeline(this);
     new ResizeObserver(() => this.fitPlayer()).observe(this.find("play-stage"));
     document.addEventListener("keydown", makeKeyHandler(this));
+    letGoOfChoices();
     window.addEventListener("beforeunload", (event) => {
       if (this.server ? this.server.hasUnsaved : this.store.project !== this.downloaded) event.preventDefault();
     });
@@ -670,6 +706,15 @@ export class App {
     pane.style.display = pane.hidden ? "none" : "";
     this.find("splitter").style.display = pane.hidden ? "none" : "";
   }
+}
+
+// A list that was opened with the pointer gives the keyboard back when something is chosen in it.
+function letGoOfChoices() {
+  let touched = null;
+  document.addEventListener("pointerdown", (event) => (touched = event.target.closest("select")));
+  document.addEventListener("change", (event) => {
+    if (event.target === touched && !touched.closest("dialog")) touched.blur();
+  });
 }
 
 function dataUrl(blob) {

@@ -59,8 +59,8 @@ export function listenToTimeline(app) {
   const splitter = app.find("splitter");
   const setSplit = (share) => {
     app.split = Math.max(0.2, Math.min(0.85, share));
-    app.find("paint-pane").style.flex = `${app.split} 1 0`;
-    app.find("play-pane").style.flex = `${1 - app.split} 1 0`;
+    app.find("paint-pane").style.flexGrow = 100 * app.split; // Sums below 1 would leave a part of the width empty.
+    app.find("play-pane").style.flexGrow = 100 * (1 - app.split);
   };
   setSplit(0.5);
   listenToDrag(app, splitter, (event) => {

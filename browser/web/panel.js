@@ -9,6 +9,7 @@ const EYE = '<svg viewBox="0 0 24 24" width="16" height="16" fill="none" stroke=
 const NO_EYE = '<svg viewBox="0 0 24 24" width="16" height="16" fill="none" stroke="currentColor" stroke-width="1.6" opacity=".5"><path d="M2.5 12S6 5.5 12 5.5 21.5 12 21.5 12M4 20L20 4"/></svg>';
 const LOCK = '<svg viewBox="0 0 24 24" width="15" height="15" fill="none" stroke="currentColor" stroke-width="1.6"><rect x="5" y="11" width="14" height="9" rx="1.5"/><path d="M8 11V8a4 4 0 018 0v3"/></svg>';
 const NO_LOCK = '<svg viewBox="0 0 24 24" width="15" height="15" fill="none" stroke="currentColor" stroke-width="1.6" opacity=".5"><rect x="5" y="11" width="14" height="9" rx="1.5"/><path d="M8 11V8a4 4 0 017.5-2"/></svg>';
+const LAYER_DRAG = "text/x-layer"; // kind of what is dragged in the list of layers
 const FONTS = ["sans-serif", "serif", "monospace", "cursive"];
 const KIND_NAMES = { paint: "", recolor: "recolour", file: "file" };
 
@@ -133,7 +134,7 @@ export class Panels {
     const font = choice("Font", FONTS.map((each) => [each, each]), () => brush.font, set("font"));
     const textSize = slider("Size", [6, 200, 1], () => brush.textSize, set("textSize"), (value) => `${value} px`);
     return {
-      select: [hint("Click an object; drag it, its corners, or the round handle to turn it."), distort],
+      select: [hint("Click an object; drag it, its corners (Alt: around the middle), or the round handle to turn it."), distort],
       brush: [colorOption, size, opacity, hardness, follow],
       line: [colorOption, size, opacity, hardness, follow],
       eraser: [size, opacity, hardness, follow],
@@ -161,7 +162,7 @@ export class Panels {
     const row = element(`<li tabindex="0" data-id="${escapeHtml(layer.id)}" aria-selected="${layer.id === app.layerId}" class="${layer.visible ? "" : "off"}">
       <button class="icon" data-do="visible" title="Show or hide" aria-pressed="${!layer.visible}" aria-label="${layer.visible ? "Hide" : "Show"}">${layer.visible ? EYE : NO_EYE}</button>
       <button class="icon" data-do="locked" title="Lock or unlock" aria-pressed="${layer.locked}" aria-label="${layer.locked ? "Unlock" : "Lock"}">${layer.locked ? LOCK : NO_LOCK}</button>
-      <span class="name" title="Double-click to rename">${escapeHtml(layer.name)}</span><span class="on">${kind}${escapeHtml(target)}</span></li>`);
+      <span class="name" title="Double-click or F2 to rename, Delete to remove, drag to reorder">${escapeHtml(layer.name)}</span><span class="on">${kind}${escapeHtml(target)}</span></li>`);
     row.addEventListener("click", (event) => {
       const key = event.target.closest("button")?.dataset.do;
       if (key) app.store.changeLayer(layer.id, { [key]: !layer[key] });
@@ -173,6 +174,13 @@ export class Panels {
       if (event.key === "F2") this.rename(row, layer);
     });
     row.querySelector(".name").addEventListener("dblclick", () => this.rename(row, layer));
+    row.draggable = true;
+    row.addEventListener("dragstart", (event) => event.dataTransfer.setData(LAYER_DRAG, layer.id));
+    row.addEventListener("dragover", (event) => event.dataTransfer.types.includes(LAYER_DRAG) && event.preventDefault());
+    row.addEventListener("drop", (event) => {
+      event.preventDefault();
+      app.store.moveLayer(event.dataTransfer.getData(LAYER_DRAG), app.store.orderOf(layer.id));
+    });
     return row;
   }
 
@@ -207,6 +215,7 @@ export class Panels {
       this.find("properties").replaceChildren(...this.properties.flatMap((each) => each.cells));
     }
     for (const each of this.properties) each.update();
+    for (const input of this.find("properties").querySelectorAll("input, select, textarea, button")) input.disabled = Boolean(layer?.locked);
   }
 
   makeProperties({ id, kind }, selected) {
@@ -228,8 +237,8 @@ export class Panels {
     if (selected && selected.layer.id === id) rows.push(...this.makeObjectProperties(selected));
     const buttons = element('<div class="row wide"></div>');
     buttons.append(
-      button("↑", "Move the layer up", () => store.moveLayer(id, 1)),
-      button("↓", "Move the layer down", () => store.moveLayer(id, -1)),
+      button("↑", "Move the layer up (or drag it in the list)", () => store.moveLayer(id, store.orderOf(id) + 1)),
+      button("↓", "Move the layer down (or drag it in the list)", () => store.moveLayer(id, store.orderOf(id) - 1)),
       button("Delete layer", "Delete the layer (undo brings it back)", () => store.removeLayer(id)),
     );
     return [...rows, { cells: [buttons], update: () => {} }];
@@ -250,11 +259,17 @@ export class Panels {
     }
     if (object.type === "text") {
       const text = element('<textarea class="wide" rows="2" aria-label="Text"></textarea>');
-      text.addEventListener("keydown", (event) => event.stopPropagation());
+      text.addEventListener("keydown", (event) => {
+        event.stopPropagation();
+        if (event.key === "Escape") text.blur();
+      });
       let key = makeId();
-      text.addEventListener("input", () => this.app.changeText(layer, object.id, text.value, key));
+      const change = (values, undoKey) => this.app.changeText(layer, object.id, values, undoKey);
+      text.addEventListener("input", () => change({ text: text.value }, key));
       text.addEventListener("change", () => (key = makeId()));
       rows.push({ cells: [text], update: () => document.activeElement !== text && (text.value = read("text", "")()) });
+      rows.push(choice("Font", FONTS.map((each) => [each, each]), read("font", FONTS[0]), (font) => change({ font })));
+      rows.push(check("bold", read("bold", false), (bold) => change({ bold })));
     }
     if (object.type === "stroke") {
       rows.push(slider("Width", [1, 300, 1], () => Math.round(read("size", 1)()), write("size"), (value) => `${value} px`));
@@ -307,11 +322,20 @@ export class Panels {
           : [],
       ),
     ];
+    const version = choice("Version", [], () => app.bake.run, (name) => app.chooseRun(name));
+    const list = version.cells[1];
+    const showVersions = () => {
+      for (const cell of version.cells) cell.hidden = app.runs.length < 2;
+      list.disabled = app.isBusy;
+      list.replaceChildren(...app.runs.map((name, i) => new Option(i ? `refit ${i}` : "before any refit", name, false, name === app.bake.run)));
+      list.title = app.bake.run;
+    };
     const buttons = element('<div class="row wide"></div>');
     const refit = button("Refit (15 s)", "Train on with pins, mask strokes and dials; the run stays as it is", () => app.refit());
     refit.id = "refit";
     refit.hidden = app.isStatic || !app.canMend;
     buttons.append(refit, button("Clear", "Remove all pins and mask strokes, and turn the dials back", () => store.changeMend({ pins: [], strokes: [], rigidity: {} })));
-    return [...rows, { cells: [buttons], update: () => (refit.disabled = app.isBusy) }];
+    const [counted, ...dials] = rows;
+    return [counted, { cells: [buttons], update: () => (refit.disabled = app.isBusy) }, { cells: version.cells, update: showVersions }, ...dials];
   }
 }

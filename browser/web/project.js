@@ -90,9 +90,10 @@ export class Store {
     return this.project.layers.find((layer) => layer.id === id);
   }
 
-  addLayer(values) {
+  addLayer(values, isLowest = false) {
     const layer = { id: makeId(), kind: "paint", objects: [], ...DEFAULT_LAYER, ...values };
-    this.change({ layers: [...this.project.layers, layer] }, `new ${layer.id}`);
+    const { layers } = this.project;
+    this.change({ layers: isLowest ? [layer, ...layers] : [...layers, layer] }, `new ${layer.id}`);
     return layer;
   }
 
@@ -105,14 +106,17 @@ export class Store {
     this.change({ layers: this.project.layers.filter((layer) => layer.id !== id) });
   }
 
-  // Move a layer up (1) or down (-1) in the order of painting.
-  moveLayer(id, step) {
+  // Move a layer to another place in the order of painting, counted from the lowest one.
+  moveLayer(id, to) {
     const layers = [...this.project.layers];
-    const from = layers.findIndex((layer) => layer.id === id);
-    const to = from + step;
-    if (from < 0 || to < 0 || to >= layers.length) return;
+    const from = this.orderOf(id);
+    if (from < 0 || to === from || to < 0 || to >= layers.length) return;
     layers.splice(to, 0, ...layers.splice(from, 1));
     this.change({ layers });
+  }
+
+  orderOf(id) {
+    return this.project.layers.findIndex((layer) => layer.id === id);
   }
 
   addObject(layerId, object) {
@@ -137,12 +141,28 @@ export class Store {
   }
 }
 
+// Return a surface with u and v in other units: atlases that are enlarged change them, see LayerImage.convert_units in
+// editing/atlas_file.py.
+export function convertUnits(surface, units) {
+  const [scale, u, v] = surface.units ?? [1, 0, 0];
+  const [newScale, newU, newV] = units ?? [1, 0, 0];
+  return {
+    ...surface,
+    u: (scale * surface.u + u - newU) / newScale,
+    v: (scale * surface.v + v - newV) / newScale,
+    uv_per_pixel: (surface.uv_per_pixel * scale) / newScale,
+    units,
+  };
+}
+
 // Return the project for another bake of the clip: paint keeps its place (u, v) in the atlases.
 export function moveToBake(project, bake) {
   const surfaces = bake.layers.map((layer, i) => layer.surface ?? project.surfaces[i]);
   const layers = project.layers.map((layer) => {
-    const [from, to] = [project.surfaces[layer.layer], surfaces[layer.layer]];
-    if (!from || !to || !layer.objects) return layer;
+    const [old, to] = [project.surfaces[layer.layer], surfaces[layer.layer]];
+    if (layer.surface && to) return { ...layer, surface: convertUnits(layer.surface, to.units) };
+    if (!old || !to || !layer.objects) return layer;
+    const from = convertUnits(old, to.units);
     const scale = from.uv_per_pixel / to.uv_per_pixel;
     const move = (point) => [
       (from.u + point[0] * from.uv_per_pixel - to.u) / to.uv_per_pixel,
@@ -153,6 +173,25 @@ export function moveToBake(project, bake) {
     return isSame ? layer : { ...layer, objects: layer.objects.map((object) => moveObject(object, move, scale)) };
   });
   return { ...project, surfaces, layers, run: bake.run, checkpoint: bake.checkpoint };
+}
+
+// Return what mends the mapping, after another run is opened: the strokes and dials that are in that run are not needed
+// again, and those that are only in other runs are needed again. refit: {run, from, strokes, rigidity} of the refit that
+// has just made the run; strokes: their ids.
+export function mendForRun(mend, run, refit = null) {
+  let used = mend.used ?? [];
+  if (refit && !used.some((each) => each.run === run)) {
+    used = [...used, { ...refit, strokes: mend.strokes.filter((stroke) => refit.strokes.includes(stroke.id)) }];
+  }
+  const known = new Map(used.map((each) => [each.run, each]));
+  const contained = [];
+  for (let each = known.get(run); each && !contained.includes(each); each = known.get(each.from)) contained.push(each);
+  const isContained = (stroke) => contained.some((each) => each.strokes.some(({ id }) => id === stroke.id));
+  const others = used.filter((each) => !contained.includes(each));
+  const strokes = new Map([...others.flatMap((each) => each.strokes), ...mend.strokes].map((stroke) => [stroke.id, stroke]));
+  const dials = Object.entries(mend.rigidity).filter(([layer, factor]) => !contained.some((each) => each.rigidity[layer] === factor));
+  const rigidity = Object.assign({}, ...others.map((each) => each.rigidity), Object.fromEntries(dials));
+  return { ...mend, used, rigidity, strokes: [...strokes.values()].filter((stroke) => !isContained(stroke)) };
 }
 
 // Return an object with all its points moved by a function, and its width multiplied by a factor.

@@ -1,11 +1,12 @@
 // The picture of each layer of paint, drawn from its objects: strokes, texts and pictures, in pixels of its surface.
 
 import { getStroke } from "perfect-freehand";
-import { centerOf, drawInQuad, isParallelogram } from "editor/quad.js";
+import { drawInQuad, isParallelogram } from "editor/quad.js";
 import { colorMatrix } from "editor/project.js";
 
 const TEXT_PX = 100; // Size at which texts are laid out.
 const LINE_HEIGHT = 1.2;
+const SOFT_BLUR = 0.28; // Blur of the softest stroke, as a share of its width: its middle is opaque, its rim fades out.
 const LEAST_BLUR_PX = 1; // Browsers draw no shadow at all for less.
 const AWAY_PX = 20000; // The shape of a soft stroke is drawn that far outside, and only its shadow is seen.
 
@@ -125,6 +126,20 @@ export function layersToDraw(layers, fileParts) {
     });
 }
 
+// Change the colours of what a 2D context shows, as a recolour layer does. mask: where; null: everywhere.
+export function recolorCanvas(context, layer, mask) {
+  const { width, height } = context.canvas;
+  const changed = new OffscreenCanvas(width, height);
+  const own = changed.getContext("2d");
+  if (mask) own.drawImage(mask, 0, 0, width, height);
+  own.globalCompositeOperation = mask ? "source-in" : "source-over";
+  own.filter = `hue-rotate(${layer.hue}deg) saturate(${layer.saturation}) brightness(${layer.brightness})`;
+  own.drawImage(context.canvas, 0, 0);
+  context.globalCompositeOperation = "source-over";
+  context.globalAlpha = layer.opacity;
+  context.drawImage(changed, 0, 0);
+}
+
 // Draw an object; returns false while its picture is still loading.
 function drawObject(context, object, pictures) {
   context.globalCompositeOperation = object.erase ? "destination-out" : "source-over";
@@ -146,7 +161,7 @@ function drawStroke(context, object) {
   const softness = 1 - (object.hardness ?? 1);
   const path = pathOf(strokeOutline(object, 1 - 0.5 * softness));
   context.fillStyle = object.color;
-  const blur = object.size * softness * 0.6;
+  const blur = object.size * softness * SOFT_BLUR;
   if (blur > LEAST_BLUR_PX) {
     context.shadowColor = object.color;
     context.shadowBlur = blur;
@@ -243,9 +258,8 @@ export function handlesOf(object) {
   return [[left, top], [right, top], [right, bottom], [left, bottom]];
 }
 
-// Return an object turned by an angle and scaled by a factor around the center of its handles.
-export function turnAndScale(object, angle, factor) {
-  const [cx, cy] = centerOf(handlesOf(object));
+// Return an object turned by an angle and scaled by a factor around a point.
+export function turnAndScale(object, angle, factor, [cx, cy]) {
   const [cos, sin] = [Math.cos(angle) * factor, Math.sin(angle) * factor];
   const move = ([x, y, ...rest]) => [cx + cos * (x - cx) - sin * (y - cy), cy + sin * (x - cx) + cos * (y - cy), ...rest];
   if (object.type === "stroke") return { ...object, points: object.points.map(move), size: object.size * factor };

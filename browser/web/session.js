@@ -97,8 +97,9 @@ export async function takeEvent(app, event) {
   if (event.state !== "done") return;
   if (event.event === "bake") {
     const state = await app.server.readState();
-    await app.reopen(state, new app.source.constructor(state.bake_url), event.used_strokes, event.used_dials);
-    app.say(`Refitted: the new run is ${event.run}. The run before stays as it is.`);
+    const refit = event.is_chosen ? null : { strokes: event.used_strokes, rigidity: event.used_dials };
+    await app.reopen(state, new app.source.constructor(state.bake_url), refit);
+    app.say(event.is_chosen ? `This is the run ${event.run}` : `Refitted: the new run is ${event.run}. Under Mend you can go back to the run before.`);
   } else {
     app.say(`Exported to ${event.result}`);
     app.dialogs.showResult("Exported", `The edited video is in ${event.result}`);

@@ -153,6 +153,10 @@ export class Server {
     return askWithBody("POST", `api/jobs/${kind}`, values);
   }
 
+  chooseRun(name) {
+    return askWithBody("POST", "api/run", { name });
+  }
+
   cancelJob() {
     return ask("api/cancel", { method: "POST" });
   }

@@ -2,7 +2,7 @@
 
 import { makeId, moveObject } from "editor/project.js";
 import { handlesOf, measureText, turnAndScale } from "editor/raster.js";
-import { centerOf } from "editor/quad.js";
+import { centerOf, isConvex } from "editor/quad.js";
 
 const NEAR_PX = 9; // Distance on the screen within which a handle or a pin is taken.
 const LEAST_STEP_PX = 0.7; // Points of a stroke are at least so far apart, in pixels of the picture.
@@ -86,6 +86,10 @@ function pressureOf(event) {
   return event.pointerType === "pen" ? event.pressure : 0.5;
 }
 
+function placesOf(object) {
+  return object.type === "stroke" ? object.points : object.corners;
+}
+
 class SelectTool {
   constructor(app) {
     this.app = app;
@@ -109,9 +113,18 @@ class SelectTool {
   }
 
   begin({ layer, object }, place) {
+    const { app } = this;
     this.key = makeId();
     this.target = { layer, object };
-    this.from = this.app.pictureToSurface(layer.layer, place);
+    // The object is moved as it looks in the picture, so that turning it does not skew it.
+    const toPicture = ([x, y, ...rest]) => [...(app.surfaceToPicture(layer.layer, [x, y]) ?? [NaN, NaN]), ...rest];
+    this.seen = moveObject(object, toPicture);
+    this.handles = handlesOf(object).map(toPicture);
+    this.from = place;
+    const isSeen = this.handles.flat().every(Number.isFinite) && placesOf(this.seen).flat().every(Number.isFinite);
+    if (!isSeen) this.target = null;
+    if (!isSeen) app.say("This frame does not show all of the object; go to a frame that does, or to its atlas.", true);
+    else if (layer.locked) app.say(`“${layer.name}” is locked; unlock it to change it.`, true);
   }
 
   findGrip({ layer, object }, event) {
@@ -125,28 +138,30 @@ class SelectTool {
     return null;
   }
 
-  move(place) {
-    if (!this.target) return;
-    const { app, target } = this;
-    const { layer, object } = target;
-    const now = app.pictureToSurface(layer.layer, place);
-    if (!now || !this.from || layer.locked) return;
-    const { id, ...changed } = this.transform(object, now);
-    app.store.changeObject(layer.id, object.id, changed, this.key);
+  move(place, event) {
+    if (!this.target || this.target.layer.locked) return;
+    const { app } = this;
+    const { layer, object } = this.target;
+    const toSurface = ([x, y, ...rest]) => [...(app.pictureToSurface(layer.layer, [x, y]) ?? [NaN, NaN]), ...rest];
+    const { id, ...changed } = moveObject(this.transform(this.seen, place, event.altKey), toSurface);
+    const isPlaced = placesOf(changed).flat().every(Number.isFinite) && (changed.type === "stroke" || isConvex(changed.corners));
+    if (isPlaced) app.store.changeObject(layer.id, object.id, changed, this.key);
   }
 
-  transform(object, now) {
+  // Return the object, in pixels of the picture, as the pointer has changed it.
+  transform(object, now, isAroundCenter) {
     const { from, grip } = this;
-    const center = centerOf(handlesOf(object));
+    const center = centerOf(this.handles);
     if (grip.kind === "move") return moveObject(object, ([x, y, ...rest]) => [x + now[0] - from[0], y + now[1] - from[1], ...rest]);
     if (grip.kind === "turn") {
       const angle = Math.atan2(now[1] - center[1], now[0] - center[0]) - Math.atan2(from[1] - center[1], from[0] - center[0]);
-      return turnAndScale(object, angle, 1);
+      return turnAndScale(object, angle, 1, center);
     }
     if (grip.kind === "distort" && object.type !== "stroke") {
       return { ...object, corners: object.corners.map((corner, i) => (i === grip.corner ? now : corner)) };
     }
-    return turnAndScale(object, 0, Math.max(0.02, distance(now, center) / Math.max(distance(from, center), 1e-6)));
+    const fixed = isAroundCenter ? center : this.handles[(grip.corner + 2) % 4];
+    return turnAndScale(object, 0, Math.max(0.02, distance(now, fixed) / Math.max(distance(from, fixed), 1e-6)), fixed);
   }
 
   up() {
