@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from command_line import UserError
 
-EXAMPLE = '{"pins": [{"layer": 0, "places": [[0, 120.5, 48], [30, 140, 51.5]]}]}'
+EXAMPLE = '{"pins": [{"layer": 0, "places": [[0, 120.5, 48], [30, 140, 51.5]], "reach_px": 12}]}'
+REACH_PX = 12.0  # Usual reach of a pin.
 BEYOND_FRAME = 1.0  # Share of the frame by which a place may lie outside of it.
 
 
@@ -21,6 +22,7 @@ class Pin:
     layer: int  # index of the layer, the front object first
     frames: NDArray[np.int64]  # (K,) increasing
     places_px: NDArray[np.floating]  # (K, 2) x, y in these frames, in pixels of working size
+    reach_px: float = REACH_PX  # pixels from the pin within which the mapping is bent most
 
 
 def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:
@@ -62,5 +64,8 @@ def parse_pin(path: Path, number: int, values: dict[str, Any], size: tuple[int, 
             )
     if len(set(places[:, 0])) < len(places):
         raise UserError(f"{path}: pin {number} has two places in one frame; keep one of them")
+    reach_px = float(values.get("reach_px", REACH_PX))
+    if not 1 <= reach_px <= max(height, width):
+        raise UserError(f"{path}: pin {number} has a reach of {reach_px:g} pixels, expected 1 to {max(height, width)}")
     places = places[places[:, 0].argsort()]
-    return Pin(layer, places[:, 0].astype(np.int64), places[:, 1:])
+    return Pin(layer, places[:, 0].astype(np.int64), places[:, 1:], reach_px)

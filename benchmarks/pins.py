@@ -55,13 +55,9 @@ def make_pins_parser() -> argparse.ArgumentParser:
 
 def measure_pins(folder: Path, points: PointFolder) -> str:
     """Return the row of one run. Raises UserError if there are no points of its clip."""
-    import torch
-
     from grids.model import GridModel
     from grids.pins import fit_to_pins
-    from masks.provenance import read_mask_sources
     from rendering.trained_run import open_run
-    from unwrap_utils import load_video
 
     run = open_run(folder, device="cpu")
     name = run.clip.folder.resolve().name
@@ -70,7 +66,6 @@ def measure_pins(folder: Path, points: PointFolder) -> str:
         raise UserError(f"{points.folder}: has no {name}.npz")
     assert isinstance(run.model, GridModel)
     tracks = choose_tracks(first_frames(placed, len(run.clip)))
-    video = load_video(run.clip, torch.device("cpu"), read_mask_sources(run.clip))
     state = copy.deepcopy(run.model.state_dict())
     before, layers = measure_errors(run, tracks)
     on_object = np.flatnonzero(layers == 0)
@@ -81,7 +76,7 @@ def measure_pins(folder: Path, points: PointFolder) -> str:
         chosen = rng.choice(slipping if len(slipping) > PINS else on_object, PINS, replace=False)
         others = np.setdiff1d(on_object, chosen)
         run.model.load_state_dict(state)
-        fit_to_pins(run.model, video, [make_pin(run, tracks, index) for index in chosen])
+        fit_to_pins(run.model, [make_pin(run, tracks, index) for index in chosen])
         after, _ = measure_errors(run, tracks)
         change = np.nanmean(after[others], axis=1) - np.nanmean(before[others], axis=1)
         means = [np.nanmean(errors[at]) for at in (chosen, others) for errors in (before, after)]

@@ -119,7 +119,7 @@ class GridLearner:
         self.model.to(cpu)
         for layer, factor in rigidity.items():
             change_stiffness(self.model, video, layer, factor)
-        fit_to_pins(self.model, video, pins)
+        fit_to_pins(self.model, pins)
         self.model.to(device)
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 

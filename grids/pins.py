@@ -1,84 +1,74 @@
 """Mend a mapping by pins: places of several frames that are one place of a layer.
 
-Displacements are added that bring the places of each pin together and change as little else as possible: what the
-mapping connects over the frames, along the flow, stays connected, and the change bends little in space and is steady in
-time. So a pin never spoils what is right far away from it. It is one linear least-squares problem for each layer,
-solved as the start is (`grids.flow_fit`)."""
+The first place of a pin stays where it is in the atlas, so paint that was made there stays, too. In other frames the
+mapping is bent around the pin until its place there leads to the same place of the atlas: most at the pin, and less and
+less up to a few times its reach, so that nothing is spoilt far away. Between its frames the change goes on evenly."""
 
 from collections.abc import Iterable
-from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alignment.pins import Pin
-from grids.flow_fit import Connections, FlowEnergy, Row, conjugate_gradients, follow_lattice, join_rows
+from grids.fields import Lattice
 from grids.model import GridModel
-from implicit_neural_networks import visibility
-from unwrap_utils import Video
 
-STEPS = 60  # Steps of conjugate gradients.
-PIN_WEIGHT = 1000.0  # Weight of a pin; a point that follows the flow has 1.
-BENDING, STEADINESS = 10.0, 100.0  # Weights of squared second differences in space, and first differences in time.
-SHOWN = 0.5  # Visibility above which a layer counts as seen.
+ROUNDS = 3  # The nodes of a grid interpolate a change only roughly; each round corrects what the one before left.
+LEAST_SHARE = 1e-3  # Pins that are almost one place and contradict each other are averaged, below this singular value.
+
+Floats = NDArray[np.floating]
 
 
-class PinEnergy(FlowEnergy):
-    """The least-squares problem of a layer with pins, which are the last pairs of the connections."""
-
-    bending = BENDING
-
-    def __init__(self, model: GridModel, layer: int, pairs: Connections, flow_pairs: int):
-        super().__init__(model, layer, pairs)
-        # Residuals are measured in pixels of the frame that shows the layer larger.
-        scale = model.texels_per_pixel(layer)
-        finer = torch.minimum(scale[pairs.source], scale[pairs.target])[:, None, None]
-        self.offset, self.pair_scale = self.offset * self.pair_scale / finer, finer
-        self.offset[:flow_pairs] = 0  # The mapping may be better than the flow: only its change is held together.
-
-    def smoothness_of(self, total: Tensor) -> Tensor:
-        """Return the energy of displacements (T, 2, ny, nx) that bend, stretch or shift the layer, or are unsteady."""
-        return super().smoothness_of(total) + STEADINESS * total.diff(dim=0).square().sum()
-
-
-def fit_to_pins(model: GridModel, video: Video, pins: Iterable[Pin]) -> None:
+@torch.no_grad()
+def fit_to_pins(model: GridModel, pins: Iterable[Pin]) -> None:
     """Add displacements to the mappings with which all places of a pin have one place in the atlas.
 
-    model and video: on the CPU.
+    model: on the CPU.
     """
     by_layer: dict[int, list[Pin]] = {}
     for pin in pins:
         by_layer.setdefault(pin.layer, []).append(pin)
     for layer, layer_pins in by_layer.items():
-        flow = follow_lattice(video, find_shown(model, layer))
-        pairs = join_rows(flow + [row for pin in layer_pins for row in pin_rows(pin)])
-        problem = PinEnergy(model, layer, pairs, len(flow))
-
-        def energy(nodes: list[Tensor], with_offset: bool, problem: PinEnergy = problem) -> Tensor:
-            return problem.evaluate(nodes, problem.pairs.weight, with_offset)
-
-        start = [torch.zeros_like(grid.values) for grid in problem.grids]
-        nodes = conjugate_gradients(energy, start, problem.inverse_curvature(pairs.weight), STEPS)
-        for grid, values in zip(problem.grids, nodes, strict=True):
-            grid.values.data.add_(values)
+        for _ in range(ROUNDS):
+            bend_to_pins(model, layer, layer_pins)
 
 
-def pin_rows(pin: Pin) -> list[Row]:
-    """Return the connections of a pin: each place with the next one, and with the first one."""
-    count = len(pin.frames)
-    pairs = dict.fromkeys([*pairwise(range(count)), *((0, number) for number in range(1, count))])
-    frames, places = pin.frames.tolist(), pin.places_px
-    return [(frames[a], frames[b], places[a : a + 1], places[b : b + 1], PIN_WEIGHT) for a, b in pairs]
+def bend_to_pins(model: GridModel, layer: int, pins: list[Pin]) -> None:
+    """Bend a layer's mapping once around its pins, at the nodes of its finest grid."""
+    values = model.named_fields()[f"mappings.{layer}"][-1].values.data
+    frames, height, width = model.shape.size
+    lattice = Lattice.of_nodes((values.shape[2], values.shape[3]), (height, width))
+    times = np.linspace(0, frames - 1, len(values))
+    tracks = [follow_pin(model, pin, times) for pin in pins]
+    places, changes = (np.stack(parts, axis=1) for parts in zip(*tracks, strict=True))
+    scale = model.texels_per_pixel(layer).numpy()
+    reaches_px = np.array([pin.reach_px for pin in pins])
+    for node, time in enumerate(times):
+        t = round(float(time))
+        reaches = reaches_px * scale[t]
+        strengths = np.linalg.lstsq(fade(places[node], places[node], reaches), changes[node], LEAST_SHARE)[0]
+        texels = model.at_frames(t).texels(layer, lattice)[0].permute(1, 2, 0).numpy()
+        change = fade(texels.reshape(-1, 2), places[node], reaches) @ strengths
+        values[node] += torch.from_numpy(change.T.reshape(values[node].shape)).float()
 
 
-@torch.no_grad()
-def find_shown(model: GridModel, layer: int) -> NDArray[np.bool_]:
-    """Return where a layer is seen, (T, H, W)."""
-    frames, height, width = size = model.shape.size
-    shown = np.zeros((frames, height, width), bool)
-    for t in range(frames):
-        sample = model.frame_sample(t, size, full_range=True, with_colors=False)
-        shown[t] = (visibility(sample.alpha)[layer, :, 0] > SHOWN).view(height, width).cpu().numpy()
-    return shown
+def follow_pin(model: GridModel, pin: Pin, times: Floats) -> tuple[Floats, Floats]:
+    """Return where a pin is mapped to at some times and by how much that is to change, (n, 2) each, in texels.
+
+    Between the pin's frames it goes on evenly, and before and after them nothing changes.
+    """
+    points = torch.from_numpy(pin.places_px).float()[:, :, None]
+    mapped = model.at_frames(*pin.frames.tolist()).map_points(pin.layer, torch.arange(len(points)), points)[:, :, 0]
+    texels = mapped.double().numpy()
+    places = np.stack([np.interp(times, pin.frames, texels[:, axis]) for axis in range(2)], axis=1)
+    return places, texels[0] - places
+
+
+def fade(points: Floats, centers: Floats, reaches: Floats) -> Floats:
+    """Return how much of a change at each center (K, 2) arrives at each point (n, 2), (n, K), from 1 towards 0.
+
+    It is smooth, and less than a fifth at three times a center's reach (K,) (Matérn covariance of order 3 / 2).
+    """
+    distances = np.linalg.norm(points[:, None] - centers, axis=-1) / reaches
+    return np.asarray((1 + distances) * np.exp(-distances))

@@ -4,17 +4,20 @@ Training at the end of a run moves mappings by fractions of a pixel, so its rigi
 that one could see. A stiffer layer has displacements that bend less and lie near those that it had. A softer layer is
 fitted to the flow once more, with less weight on bending than at the start."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from grids.fields import Lattice, add_tensors
 from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows
 from grids.model import GridModel
-from grids.pins import find_shown
+from implicit_neural_networks import visibility
 from unwrap_utils import Video
 
 STEPS = 40  # Steps of conjugate gradients.
 OUTLIER_PX = 3.0  # Residuals of flow above this have little weight.
+SHOWN = 0.5  # Visibility above which a layer counts as seen.
 STIFFENED = 1.0  # Weight of squared second differences, against squared changes, for a factor of 2.
 
 
@@ -67,3 +70,14 @@ def soften(model: GridModel, video: Video, layer: int, factor: float) -> None:
     changes = conjugate_gradients(energy, start, problem.inverse_curvature(weights), STEPS)
     for grid, change in zip(problem.grids, changes, strict=True):
         grid.values.data.add_(change)
+
+
+@torch.no_grad()
+def find_shown(model: GridModel, layer: int) -> NDArray[np.bool_]:
+    """Return where a layer is seen, (T, H, W)."""
+    frames, height, width = size = model.shape.size
+    shown = np.zeros((frames, height, width), bool)
+    for t in range(frames):
+        sample = model.frame_sample(t, size, full_range=True, with_colors=False)
+        shown[t] = (visibility(sample.alpha)[layer, :, 0] > SHOWN).view(height, width).cpu().numpy()
+    return shown

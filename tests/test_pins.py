@@ -44,7 +44,7 @@ def test_the_places_of_a_pin_become_one_place_and_other_layers_stay(trainer):
     place = (20, 12)
     before = [mapped(model, clip, t) for t in range(6)]
     target = find_in_frame(model, clip, 1, 0, place, 4) + (3, -2)
-    fit_to_pins(model, trainer.video, [Pin(1, np.array([0, 4]), np.array([place, target], float))])
+    fit_to_pins(model, [Pin(1, np.array([0, 4]), np.array([place, target], float))])
     assert np.linalg.norm(find_in_frame(model, clip, 1, 0, place, 4) - target) < 0.2
     for t in range(6):
         np.testing.assert_array_equal(mapped(model, clip, t)[0], before[t][0])
@@ -54,15 +54,37 @@ def test_a_pin_that_agrees_with_the_mapping_changes_nothing(trainer):
     model, clip = copy.deepcopy(trainer.model), trainer.clip
     before = mapped(model, clip, 2)
     target = find_in_frame(model, clip, 1, 0, (20, 12), 4)
-    fit_to_pins(model, trainer.video, [Pin(1, np.array([0, 4]), np.array([(20, 12), target], float))])
+    fit_to_pins(model, [Pin(1, np.array([0, 4]), np.array([(20, 12), target], float))])
     assert np.abs(mapped(model, clip, 2) - before).max() * model.px_per_uv(1, clip.size) < 0.1
+
+
+def test_a_pin_holds_the_frame_of_its_first_place_and_bends_gently(trainer):
+    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    before = [mapped(model, clip, t) for t in range(6)]
+    target = find_in_frame(model, clip, 1, 0, (40, 30), 5) + (6, 0)
+    places = np.array([(40, 30), target], float)
+    fit_to_pins(model, [Pin(1, np.array([0, 5]), places, reach_px=16.0)])
+    px_per_uv = model.px_per_uv(1, clip.size)
+    np.testing.assert_allclose(mapped(model, clip, 0), before[0], atol=1e-6)
+    change_px = (mapped(model, clip, 5) - before[5])[1] * px_per_uv
+    assert np.linalg.norm(change_px[round(target[1]), round(target[0])]) > 5
+    assert np.abs(np.diff(change_px, axis=1)).max() < 0.25  # No place is squeezed or stretched by more than a quarter.
+
+
+def test_pins_with_one_place_that_contradict_each_other_meet_in_the_middle(trainer):
+    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    place = find_in_frame(model, clip, 1, 0, (40, 30), 5)
+    pins = [Pin(1, np.array([0, 5]), np.array([(40, 30), place + side], float)) for side in ((3, 0), (-3, 0))]
+    pins += [Pin(1, np.array([0, 5]), np.array([(40, 30), place + side], float)) for side in ((3, 0), (3, 0))]
+    fit_to_pins(model, pins)
+    assert np.isfinite(mapped(model, clip, 5)).all()
 
 
 def test_a_change_by_a_pin_is_steady_in_time(trainer):
     model, clip = copy.deepcopy(trainer.model), trainer.clip
     target = find_in_frame(model, clip, 1, 0, (20, 12), 5) + (5, 0)
     shifts = [find_in_frame(model, clip, 1, 0, (20, 12), t) for t in range(6)]
-    fit_to_pins(model, trainer.video, [Pin(1, np.array([0, 5]), np.array([(20, 12), target], float))])
+    fit_to_pins(model, [Pin(1, np.array([0, 5]), np.array([(20, 12), target], float))])
     moved = [find_in_frame(model, clip, 1, 0, (20, 12), t)[0] - shifts[t][0] for t in range(6)]
     steps = np.diff(moved)
     assert (steps > 0).all()
@@ -112,6 +134,7 @@ def test_resuming_with_pins_writes_a_checkpoint_in_which_they_hold(trainer, tmp_
         ('{"pins": [{"layer": 0, "places": [[0, 1, 1], [1, 999, 2]]}]}', "far outside of 96 x 64"),
         ('{"pins": [{"layer": 0, "places": [[1, 1, 1], [1, 9, 2]]}]}', "two places in one frame"),
         ('{"pins": [{"layer": 0, "places": [[1, 1, 1]]}]}', "no pin has places in two frames"),
+        ('{"pins": [{"layer": 0, "places": [[0, 1, 1], [1, 9, 2]], "reach_px": 0}]}', "reach of 0 pixels"),
     ],
 )
 def test_a_file_of_pins_that_cannot_be_used_is_explained(tmp_path, text, message):

@@ -20,6 +20,7 @@ const ONION_FRAMES = [-4, 4]; // neighbours that the onion view shows
 const ONION_OPACITY = 0.28;
 const PICTURE_SHARE = 0.15; // of the width of the view that a new picture takes
 const TRUST_LEGEND = "Trust map: grey where the mapping agrees with the motion, yellow where it slips by a pixel per frame, red where it slips by four or folds over.";
+const PIN_REACH_PX = 12; // as in alignment/pins.py
 const MESSAGE_MS = 15000; // A message that is no error goes after this time.
 const CANVAS_BLENDS = { normal: "source-over", multiply: "multiply", screen: "screen", overlay: "overlay", color: "color" };
 
@@ -37,7 +38,7 @@ export class App {
     this.canMend = canMend ?? true;
     this.runs = runs ?? [];
     this.find = (id) => document.getElementById(id);
-    this.brush = { color: "#e4322b", size: 12, opacity: 1, hardness: 0.9, follows: true, font: "sans-serif", textSize: 36, bold: true, maskObject: 1 };
+    this.brush = { color: "#e4322b", size: 12, opacity: 1, hardness: 0.9, follows: true, font: "sans-serif", textSize: 36, bold: true, maskObject: 1, pinReach: PIN_REACH_PX };
     this.tool = "brush";
     this.previousTool = "brush";
     this.t = 0; // frame of the pane to paint on
@@ -477,7 +478,21 @@ export class App {
 
   selectPin(id) {
     this.pinId = id;
-    this.drawMarks();
+    const reach = this.selectedPin()?.reach_px;
+    if (reach) this.brush.pinReach = reach;
+    this.brushChanged();
+  }
+
+  selectedPin() {
+    return this.store.project.mend.pins.find((pin) => pin.id === this.pinId);
+  }
+
+  // Set how far pins reach: the one that is chosen, and those that follow.
+  setPinReach(reach, key) {
+    this.brush.pinReach = reach;
+    const { pins } = this.store.project.mend;
+    if (this.selectedPin()) this.store.changeMend({ pins: pins.map((pin) => (pin.id === this.pinId ? { ...pin, reach_px: reach } : pin)) }, `reach ${key}`);
+    this.brushChanged();
   }
 
   selectedObject() {

@@ -53,7 +53,10 @@ export function drawMarks(app, pointer) {
       if (stroke.frame === app.t) shapes.push(maskShape(Konva, app, stroke));
     }
   }
-  for (const mark of findPins(app)) shapes.push(...pinShapes(Konva, mark, mark.pin.id === app.pinId));
+  for (const mark of findPins(app)) {
+    if (app.tool === "pin" && mark.pin.id === app.pinId) shapes.push(reachShape(Konva, app, mark));
+    shapes.push(...pinShapes(Konva, mark, mark.pin.id === app.pinId));
+  }
   if (pointer && ["brush", "eraser", "line", "mask"].includes(app.tool)) {
     const radius = Math.max(1, (app.brush.size * app.view.zoom) / 2);
     const circle = { x: pointer[0], y: pointer[1], radius, strokeWidth: 1 };
@@ -67,6 +70,11 @@ function handleShapes(Konva, { corners, top, turn }) {
   const stem = new Konva.Line({ points: [...top, ...turn], stroke: ACCENT, strokeWidth: 1.5 });
   const knobs = corners.map(([x, y]) => new Konva.Rect({ x: x - 4, y: y - 4, width: 8, height: 8, fill: "#fff", stroke: ACCENT, strokeWidth: 1.5 }));
   return [outline, stem, ...knobs, new Konva.Circle({ x: turn[0], y: turn[1], radius: 5, fill: "#fff", stroke: ACCENT, strokeWidth: 1.5 })];
+}
+
+// The circle within which a pin bends the mapping most.
+function reachShape(Konva, app, { pin, screen: [x, y] }) {
+  return new Konva.Circle({ x, y, radius: (pin.reach_px ?? app.brush.pinReach) * app.view.zoom, stroke: ACCENT, strokeWidth: 1, dash: [4, 4], opacity: 0.8 });
 }
 
 function pinShapes(Konva, { isSet, screen: [x, y] }, isSelected) {

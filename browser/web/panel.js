@@ -131,6 +131,7 @@ export class Panels {
     const distort = check("corners distort", () => app.isDistorting, (value) => (app.isDistorting = value));
     const objects = app.bake.layers.slice(0, -1).map((layer, i) => [String(i + 1), `this is the ${layer.name}`]);
     const label = choice("", [...objects, ["0", "this is background"]], () => String(brush.maskObject), (value) => set("maskObject")(Number(value)));
+    const reach = slider("Reach", [4, 100, 1], () => brush.pinReach, (value, key) => app.setPinReach(value, key), (value) => `${value} px`);
     const font = choice("Font", FONTS.map((each) => [each, each]), () => brush.font, set("font"));
     const textSize = slider("Size", [6, 200, 1], () => brush.textSize, set("textSize"), (value) => `${value} px`);
     return {
@@ -142,7 +143,7 @@ export class Panels {
       picture: [hint("Click where the picture is to lie, or drop a file on the pane."), opacity],
       eyedropper: [colorOption, hint("Click a colour of the picture.")],
       hand: [hint("Drag the view; the wheel zooms.")],
-      pin: [hint("Click a point. Go to a frame where the mark has slipped, and drag it to where it belongs.")],
+      pin: [hint("Click a point; in a frame where the mark has slipped, drag it to where it belongs."), reach],
       mask: [label, size, hint("Alt: background")],
     }[app.tool];
   }

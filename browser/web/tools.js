@@ -261,7 +261,7 @@ class PinTool {
       app.selectPin(near.pin.id);
     } else {
       const layer = app.layerUnder(place);
-      const pin = { id: makeId(), layer, places: [[app.t, ...place]] };
+      const pin = { id: makeId(), layer, places: [[app.t, ...place]], reach_px: app.brush.pinReach };
       app.store.changeMend({ pins: [...app.store.project.mend.pins, pin] });
       app.selectPin(pin.id);
       app.say("Go to a frame where the mark has slipped, and drag it to where it belongs.");
