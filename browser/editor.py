@@ -15,7 +15,7 @@ import numpy as np
 import media
 from browser.bake import bake_fingerprint, bake_run, describe_clip
 from browser.jobs import SCRIPTS, Job
-from browser.project_folder import ProjectFolder, find_revision
+from browser.project_folder import EXPORTS, ProjectFolder, find_revision
 from command_line import UserError, warn
 from config import config_text, load_config
 from editing.atlas_file import LayerImage
@@ -25,6 +25,7 @@ from grids.model import GridModel
 from masks.strokes import draw_strokes
 from media import to_8_bit
 from media.clip import Clip
+from media.videos import CONTAINERS
 from preprocessing.clip_sound import find_audio
 from rendering.atlas_view import render_atlas
 from rendering.trained_run import TrainedRun, open_run
@@ -39,12 +40,13 @@ Message = dict[str, Any]
 class Editor:
     """The state of the editor. Its methods may be called by several threads."""
 
-    def __init__(self, run_folder: Path, project_folder: Path, run_arguments: dict[str, Any]):
+    def __init__(self, run_folder: Path, project: Path, run_arguments: dict[str, Any]):
         """Open a run, bake it, and open or begin its project.
 
-        run_arguments: of `open_run`. Raises UserError if the run or the project cannot be used, or do not fit.
+        project: its folder or its JSON. run_arguments: of `open_run`. Raises UserError if the run or the project
+        cannot be used, or do not fit.
         """
-        self.project = ProjectFolder(media.make_folder(project_folder))
+        self.project = ProjectFolder(project)
         self.original_folder, self.run_arguments = run_folder, run_arguments
         self.send: Callable[[Message], None] = lambda message: None  # Sends a message to all pages.
         self.job: Job | None = None
@@ -187,7 +189,7 @@ class Editor:
 
         def make_arguments() -> list[str]:
             nonlocal folder
-            folder = media.fresh_folder(self.project.folder / "export")
+            folder = media.fresh_folder(self.project.folder / EXPORTS)
             arguments = [*self.script("only_edit.py"), f"--project={self.project.path}", f"--format={file_format}"]
             arguments += [f"--output_folder={folder}", "--overwrite"]  # It is empty, and no other export takes it.
             arguments += ["--edit_space=native"] if values.get("native", True) else []
@@ -197,7 +199,13 @@ class Editor:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
 
-        self.start_job("export", make_arguments, lambda job: {"result": str(folder)}, abandon)
+        def finish(job: Job) -> Message:
+            assert folder is not None
+            video = next((path for path in folder.iterdir() if path.suffix in CONTAINERS), None)
+            name = None if video is None else f"{folder.name}/{video.name}"
+            return {"result": str(video or folder), "file": name}
+
+        self.start_job("export", make_arguments, finish, abandon)
 
     def script(self, name: str) -> list[str]:
         """Return the beginning of the command line of a script for the current run."""

@@ -15,6 +15,7 @@ from editing.layered_files import LAYERED_SUFFIXES, PaintPart, read_paint
 from editing.project import PROJECT_FILE, parse_project, resolve_picture
 from media import to_8_bit
 
+EXPORTS = "export"  # Folder of exports; further ones have a number behind it.
 PICTURES = "pictures"  # Folder of the pictures of a project.
 LAYER_PREFIX = "layer_"  # Beginning of the names of the pictures of layers.
 PAINT_SUFFIXES = {".png", *LAYERED_SUFFIXES}  # of files that other programs paint
@@ -29,13 +30,12 @@ class OutdatedProject(Exception):
 class ProjectFolder:
     """The folder of a project. Several requests may use it at the same time."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.lock = folder, Lock()
-
-    @property
-    def path(self) -> Path:
-        """The project's JSON."""
-        return self.folder / PROJECT_FILE
+    def __init__(self, path: Path):
+        """path: the folder, or a project's JSON in it, such as one that was downloaded from a page of its own."""
+        is_file = path.is_file() or path.suffix.lower() == ".json"
+        self.path = path if is_file else path / PROJECT_FILE  # the project's JSON
+        self.folder = media.make_folder(self.path.parent)
+        self.lock = Lock()
 
     def load(self) -> dict[str, Any] | None:
         """Read the project; None if there is none yet. Raises UserError if it is damaged.
@@ -95,6 +95,13 @@ class ProjectFolder:
         path = resolve_picture(self.path, name)
         if path.suffix.lower() not in PAINT_SUFFIXES or not path.is_file():
             raise UserError(f"{name}: no such picture in {self.folder}")
+        return path
+
+    def find_exported(self, name: str) -> Path:
+        """Return the path of an exported file. Raises UserError if it is in no folder of exports, or missing."""
+        path = resolve_picture(self.path, name)
+        if not path.relative_to(self.folder.resolve()).parts[0].startswith(EXPORTS) or not path.is_file():
+            raise UserError(f"{name}: no such export in {self.folder}")
         return path
 
     def list_paint_files(self) -> list[str]:

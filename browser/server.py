@@ -138,6 +138,11 @@ def add_project_routes(app: FastAPI, editor: Editor) -> None:
     def get_picture(name: str) -> FileResponse:
         return FileResponse(project.find_picture(name), headers={"Cache-Control": "no-cache"})
 
+    @app.get("/api/exported")
+    def get_exported(name: str) -> FileResponse:
+        path = project.find_exported(name)
+        return FileResponse(path, filename=path.name)
+
     @app.get("/api/files")
     def list_files() -> list[str]:
         return project.list_paint_files()

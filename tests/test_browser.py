@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -343,6 +344,8 @@ def test_export_writes_the_edited_video_at_its_own_size(page, project):
     frames = list(read_video(video))
     assert len(frames) == FRAMES
     assert frames[0].shape == (112, 192, 3)
+    link = page.run("return document.querySelector('#dialog a').href")
+    assert urlopen(link).read() == video.read_bytes()
     page.run("app.dialogs.dialog.close()")
 
 
@@ -361,9 +364,17 @@ def test_a_refit_makes_a_new_run_in_which_the_pins_hold(driver, run, tmp_path):
         check_refit(Page(driver, server.address), run)
 
 
+PAINTED_PLACE = (
+    "const {layers} = app.store.project; const {layer, objects} = layers.find((each) => each.layer === 0);"
+    "return app.mapping.toFrame(app.frames.get(0), layer, objects[0].points[0].slice(0, 2))"
+)
+
+
 def check_refit(page: Page, run: Path) -> None:
     checkpoint = (run / "checkpoint").read_bytes()
     paint(page, ON_BACKGROUND, (60, 20))
+    paint(page, ON_OBJECT, (66, 60))
+    place = page.run(PAINTED_PLACE)
     page.go_to(0)
     page.press("n")
     page.drag(ON_OBJECT)
@@ -373,6 +384,9 @@ def check_refit(page: Page, run: Path) -> None:
     page.drag(tuple(mark), target)
     (pin,) = page.run("return app.store.project.mend.pins")
     assert [place[0] for place in pin["places"]] == [0, 5]
+    page.go_to(2)
+    page.press("m")
+    page.drag((150, 90), (160, 96))  # far beyond the object, so that its atlas has to grow
     page.run("app.startJob('refit', {seconds: 2})")
     page.wait(lambda: "Refitted" in page.message)
     assert (run / "checkpoint").read_bytes() == checkpoint
@@ -388,10 +402,27 @@ def check_refit(page: Page, run: Path) -> None:
         "})"
     )
     assert error < 1
-    assert page.run("return app.store.project.layers.length") == 1, "edits are carried over"
+    assert page.run("return app.store.project.layers.length") == 2, "edits are carried over"
+    assert page.run("return app.bake.layers[0].surface.units[0]") > 1.05, "the atlas has grown"
+    assert page.run("return app.store.project.mend.strokes") == []
+    np.testing.assert_allclose(page.run(PAINTED_PLACE), place, atol=1.5)
     page.save()
+    check_versions(page, run.name, refitted.name, place)
     assert page.errors() == []
     shutil.rmtree(refitted)
+
+
+def check_versions(page: Page, original: str, refitted: str, place: list[float]) -> None:
+    """Go back to the run before its refit, and on again."""
+    refitted_place = page.run(PAINTED_PLACE)
+    page.run("app.chooseRun(arguments[0])", original)
+    page.wait(lambda: "This is the run" in page.message)
+    np.testing.assert_allclose(page.run(PAINTED_PLACE), place, atol=1e-3)
+    assert len(page.run("return app.store.project.mend.strokes")) == 1, "the stroke is needed again"
+    page.run("app.say(''); app.chooseRun(arguments[0])", refitted)
+    page.wait(lambda: "This is the run" in page.message)
+    np.testing.assert_allclose(page.run(PAINTED_PLACE), refitted_place, atol=1e-3)
+    assert page.run("return app.store.project.mend.strokes") == []
 
 
 def test_the_page_works_as_one_file_without_the_program(page, driver, run, project, tmp_path):

@@ -108,8 +108,10 @@ export class Dialogs {
     return this.show(html, () => true);
   }
 
-  showResult(title, text) {
-    const html = `<h3>${escapeHtml(title)}</h3><p>${escapeHtml(text)}</p>
+  // folder: where the export lies. file: its path in the project's folder, if it is one file.
+  showExported(folder, file) {
+    const link = file ? `<p><a href="api/exported?name=${encodeURIComponent(file)}" download>Download ${escapeHtml(file.split("/").at(-1))}</a></p>` : "";
+    const html = `<h3>Exported</h3><p>The edited video is in<br><code>${escapeHtml(folder)}</code></p>${link}
       <div class="buttons"><button value="ok" class="primary">Close</button></div>`;
     return this.show(html, () => true);
   }

@@ -102,7 +102,7 @@ export async function takeEvent(app, event) {
     app.say(event.is_chosen ? `This is the run ${event.run}` : `Refitted: the new run is ${event.run}. Under Mend you can go back to the run before.`);
   } else {
     app.say(`Exported to ${event.result}`);
-    app.dialogs.showResult("Exported", `The edited video is in ${event.result}`);
+    app.dialogs.showExported(event.result, event.file);
   }
 }
 
