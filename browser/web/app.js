@@ -101,7 +101,7 @@ export class App {
     this.find("thumbnails").src = this.source.url("thumbnails.jpg");
     this.find("play-canvas").width = bake.clip.width;
     this.find("play-canvas").height = bake.clip.height;
-    const options = [["frame", "Paint on the frame"], ...bake.layers.flatMap((layer, i) => (layer.surface ? [[String(i), `Paint on the atlas of the ${layer.name}`]] : []))];
+    const options = [["frame", "Paint on the frame"], ...bake.layers.flatMap((layer, i) => (layer.surface ? [[String(i), `On the ${layer.name} atlas`]] : []))];
     this.find("paint-on").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
     if (this.atlasLayer !== null && !bake.layers[this.atlasLayer].surface) this.atlasLayer = null;
     this.find("paint-on").value = this.atlasLayer === null ? "frame" : String(this.atlasLayer);

@@ -314,7 +314,7 @@ export class Panels {
           const ready = pins.filter((pin) => pin.places.length > 1).length;
           counts.textContent = pins.length || strokes.length
             ? `${pins.length} pin${pins.length === 1 ? "" : "s"} (${ready} dragged), ${strokes.length} mask stroke${strokes.length === 1 ? "" : "s"}`
-            : "Where paint slips, set pins (N); where the outline is wrong, paint mask strokes (M). The trust map shows where to look.";
+            : "Does paint slip? Set pins (N). Is the outline wrong? Paint mask strokes (M).";
         },
       },
       ...app.bake.layers.flatMap((layer, i) =>
