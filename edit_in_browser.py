@@ -58,7 +58,7 @@ def make_editor_parser() -> argparse.ArgumentParser:
         "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
     )
     flags.add_argument(
-        "--project", type=Path, help="folder of the project, or its JSON, such as a downloaded one (default: RUN/edit)"
+        "--project", type=Path, help="folder of the project, or a JSON that was downloaded (default: RUN/edit)"
     )
     flags.add_argument("--export_page", type=Path, metavar="HTML", help="write one file that plays and paints offline")
     flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")

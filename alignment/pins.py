@@ -12,7 +12,7 @@ from command_line import UserError
 
 EXAMPLE = '{"pins": [{"layer": 0, "places": [[0, 120.5, 48], [30, 140, 51.5]], "reach_px": 12}]}'
 REACH_PX = 12.0  # Usual reach of a pin.
-BEYOND_FRAME = 1.0  # Share of the frame by which a place may lie outside of it.
+BEYOND_PX = 1.0  # Pixels by which a place may lie outside of its frame: the mapping is only known inside.
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,14 @@ class Pin:
     frames: NDArray[np.int64]  # (K,) increasing
     places_px: NDArray[np.floating]  # (K, 2) x, y in these frames, in pixels of working size
     reach_px: float = REACH_PX  # pixels from the pin within which the mapping is bent most
+    anchor: int = 0  # index of the place that keeps its place in the atlas: the one that was set first
 
 
 def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:
     """Read the pins of a clip of (T, H, W) with a number of layers. Pins with one place say nothing and are left out.
 
-    Raises UserError if the file is missing or damaged, if a layer or frame does not exist, if a place is far outside of
-    its frame, or if no pin has two places.
+    Raises UserError if the file is missing or damaged, if a layer or frame does not exist, if a place is outside of its
+    frame, if a reach is no length within the frame, or if no pin has two places.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -56,16 +57,16 @@ def parse_pin(path: Path, number: int, values: dict[str, Any], size: tuple[int, 
     for t, x, y in places:
         if t != int(t) or not 0 <= t < frames:
             raise UserError(f"{path}: pin {number} names frame {t:g}, the clip has frames 0 to {frames - 1}")
-        is_near = all(abs(2 * at / side - 1) <= 1 + 2 * BEYOND_FRAME for at, side in ((x, width), (y, height)))
-        if not is_near:
+        if not all(-BEYOND_PX <= at <= side - 1 + BEYOND_PX for at, side in ((x, width), (y, height))):
             raise UserError(
-                f"{path}: pin {number} lies at {x:g}, {y:g} in frame {t:g}, far outside of {width} x {height}; give "
-                "pixels of working size"
+                f"{path}: pin {number} lies at {x:g}, {y:g} in frame {t:g}, outside of {width} x {height}; give pixels "
+                "of working size"
             )
     if len(set(places[:, 0])) < len(places):
         raise UserError(f"{path}: pin {number} has two places in one frame; keep one of them")
     reach_px = float(values.get("reach_px", REACH_PX))
     if not 1 <= reach_px <= max(height, width):
         raise UserError(f"{path}: pin {number} has a reach of {reach_px:g} pixels, expected 1 to {max(height, width)}")
-    places = places[places[:, 0].argsort()]
-    return Pin(layer, places[:, 0].astype(np.int64), places[:, 1:], reach_px)
+    order = places[:, 0].argsort()
+    anchor, places = int(np.flatnonzero(order == 0)[0]), places[order]
+    return Pin(layer, places[:, 0].astype(np.int64), places[:, 1:], reach_px, anchor)

@@ -34,10 +34,12 @@ from media.flows import FORWARD
 from media.sound import Audio, SoundWriter
 from rendering.atlas_view import render_atlas
 from rendering.frames import VISIBLE, Floats, Frame, map_frames
+from rendering.halo import coverage_in_front, in_halo
+from rendering.hidden_light import continue_light
 from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
-BAKE_FORMAT = 3  # Raised when the files change, so that older ones are written again.
+BAKE_FORMAT = 4  # Raised when the files change, so that older ones are written again.
 DESCRIPTION = "bake.json"
 LATTICE_PX = 8  # Largest distance of the nodes of mappings and trust, in pixels of working size.
 LATTICE_SHARE = 1 / 96  # The same as a share of the long edge: mappings of small frames bend within fewer pixels.
@@ -62,7 +64,7 @@ class BakedFrame:
     picture: bytes  # JPEG
     alpha: bytes  # PNG, the opacity of all objects below each other
     uv: NDArray[np.float32]  # (L, rows, columns, 2) at the nodes
-    light: NDArray[np.float16]  # (rows, columns, 3) at the nodes of light; empty without light
+    light: NDArray[np.float16]  # (2, rows, columns, 3) at the nodes of light: seen, behind objects; empty without light
     extents: list[LayerExtent | None]
     thumbnail: Pixels | None
 
@@ -224,7 +226,9 @@ def bake_frame(run: TrainedRun, frame: Frame, is_measured: bool, with_thumbnail:
     alpha = to_8_bit(np.concatenate(list(frame.alpha), axis=0))
     light = np.empty(0, np.float16)
     if frame.light is not None:
-        light = light_nodes(run).sample(frame.light).astype(np.float16)
+        is_hidden = in_halo(coverage_in_front(frame.alpha, len(frame.alpha)), max(frame.light.shape[:2]))
+        behind = continue_light(frame.light, is_hidden, max(frame.light.shape[:2]))
+        light = np.stack([light_nodes(run).sample(each) for each in (frame.light, behind)]).astype(np.float16)
     extents = [measure_extent(frame, layer.index, is_measured) for layer in run.model.layers]
     for extent in filter(None, extents):
         extent.steps = extent.steps[:: max(1, len(extent.steps) // MEASURED_STEPS)]

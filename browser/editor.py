@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 import media
-from browser.bake import bake_fingerprint, bake_run, describe_clip
+from browser.bake import DESCRIPTION, bake_fingerprint, bake_run, describe_clip
 from browser.jobs import SCRIPTS, Job
-from browser.project_folder import EXPORTS, ProjectFolder, find_revision
+from browser.project_folder import EXPORTS, ProjectFolder, find_project_folder, find_revision
 from command_line import UserError, warn
 from config import config_text, load_config
 from editing.atlas_file import LayerImage
@@ -33,6 +33,7 @@ from rendering.trained_run import TrainedRun, open_run
 REFIT_BUDGET_S = 15.0  # Seconds of training of a refit.
 POLL_S = 0.25  # Seconds between two looks at files that other programs paint.
 MOST_REFIT_S = 3600.0
+REFIT_NOTE = "refit.json"  # In the folder of a finished refit: what it began from, and what mended it.
 
 Message = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Editor:
         project: its folder or its JSON. run_arguments: of `open_run`. Raises UserError if the run or the project
         cannot be used, or do not fit.
         """
-        self.project = ProjectFolder(project)
+        self.project = ProjectFolder(find_project_folder(project))
         self.original_folder, self.run_arguments = run_folder, run_arguments
         self.send: Callable[[Message], None] = lambda message: None  # Sends a message to all pages.
         self.job: Job | None = None
@@ -58,7 +59,7 @@ class Editor:
             print(f"the project was mended last in {latest}, so that run is opened")
         self.open_run(latest, saved)
         for folder in self.baked_folder.iterdir():
-            if folder != self.bake_folder and folder.is_dir():
+            if folder != self.bake_folder and (folder / DESCRIPTION).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
         self.is_closed = Event()
 
@@ -78,7 +79,7 @@ class Editor:
             "bake": self.bake,
             "bake_url": f"bake/{self.bake['fingerprint']}/",
             "can_mend": isinstance(self.run.model, GridModel),
-            "runs": [folder.name for folder in list_runs(self.original_folder)],
+            "runs": [describe_run(folder) for folder in list_runs(self.original_folder)],
             "project": project,
             "revision": find_revision(project),
             "project_file": str(self.project.path),
@@ -90,7 +91,7 @@ class Editor:
 
         Raises UserError if there is no such run, it cannot be used, or a job is running.
         """
-        folders = {folder.name: folder for folder in list_runs(self.original_folder)}
+        folders = {folder.resolve().name: folder for folder in list_runs(self.original_folder)}
         if name not in folders:
             raise UserError(
                 f"{name}: no such run beside {self.original_folder}; reload the page to see those there are"
@@ -245,10 +246,10 @@ class Editor:
         def finish(job: Job) -> Message:
             assert folder is not None
             self.send({"event": "job", **job.describe(), "stage": "preparing the frames"})
+            note = {"from": self.run.name, "strokes": mend.strokes, "rigidity": mend.rigidity}
             self.open_run(folder)
-            used = [stroke.get("id") for stroke in mend.strokes]
-            dials = {str(layer): factor for layer, factor in mend.rigidity.items()}
-            return {"event": "bake", "run": folder.name, "used_strokes": used, "used_dials": dials}
+            media.write_text(folder / REFIT_NOTE, json.dumps(note, indent=2) + "\n")
+            return {"event": "bake", "run": folder.name}
 
         def abandon() -> None:
             if folder is not None:
@@ -287,16 +288,25 @@ def read_mend(project: dict[str, Any]) -> Mend:
 def find_latest_run(run_folder: Path, project: dict[str, Any] | None) -> Path:
     """Return the run in which a project was mended last, if it is there, else the run that was asked for."""
     name = (project or {}).get("run")
-    return next((folder for folder in list_runs(run_folder) if folder.name == name), run_folder)
+    return next((folder for folder in list_runs(run_folder) if folder.resolve().name == name), run_folder)
 
 
 def list_runs(original: Path) -> list[Path]:
-    """Return the folder of a run, and those of its refits, the oldest first."""
-    refits = [
-        path.parent for path in original.resolve().parent.glob(f"{glob.escape(refit_name(original))}*/checkpoint")
-    ]
-    refits = [path for path in refits if re.fullmatch(r"(_\d+)?", path.name.removeprefix(refit_name(original)))]
+    """Return the folder of a run, and those of its finished refits, the oldest first."""
+    first = refit_name(original)
+    notes = original.resolve().parent.glob(f"{glob.escape(first)}*/{REFIT_NOTE}")
+    refits = [path.parent for path in notes if path.with_name("checkpoint").is_file()]
+    refits = [path for path in refits if re.fullmatch(r"(_\d+)?", path.name.removeprefix(first))]
     return [original, *sorted(refits, key=lambda path: (len(path.name), path.name))]
+
+
+def describe_run(folder: Path) -> dict[str, Any]:
+    """Return a run's name, and of a refit the run from which it began and the mask strokes and dials that it used."""
+    try:
+        note = json.loads((folder / REFIT_NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        note = {}
+    return {"from": None, "strokes": [], "rigidity": {}} | note | {"name": folder.resolve().name}
 
 
 def refit_name(original: Path) -> str:

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import re
+import shutil
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,6 +16,7 @@ from command_line import UserError
 from editing.layered_files import LAYERED_SUFFIXES, PaintPart, read_paint
 from editing.project import PROJECT_FILE, parse_project, resolve_picture
 from media import to_8_bit
+from media.videos import CONTAINERS
 
 EXPORTS = "export"  # Folder of exports; further ones have a number behind it.
 PICTURES = "pictures"  # Folder of the pictures of a project.
@@ -30,12 +33,13 @@ class OutdatedProject(Exception):
 class ProjectFolder:
     """The folder of a project. Several requests may use it at the same time."""
 
-    def __init__(self, path: Path):
-        """path: the folder, or a project's JSON in it, such as one that was downloaded from a page of its own."""
-        is_file = path.is_file() or path.suffix.lower() == ".json"
-        self.path = path if is_file else path / PROJECT_FILE  # the project's JSON
-        self.folder = media.make_folder(self.path.parent)
-        self.lock = Lock()
+    def __init__(self, folder: Path):
+        self.folder, self.lock = folder, Lock()
+
+    @property
+    def path(self) -> Path:
+        """The project's JSON."""
+        return self.folder / PROJECT_FILE
 
     def load(self) -> dict[str, Any] | None:
         """Read the project; None if there is none yet. Raises UserError if it is damaged.
@@ -98,10 +102,12 @@ class ProjectFolder:
         return path
 
     def find_exported(self, name: str) -> Path:
-        """Return the path of an exported file. Raises UserError if it is in no folder of exports, or missing."""
-        path = resolve_picture(self.path, name)
-        if not path.relative_to(self.folder.resolve()).parts[0].startswith(EXPORTS) or not path.is_file():
-            raise UserError(f"{name}: no such export in {self.folder}")
+        """Return the path of an exported video, FOLDER/FILE. Raises UserError if there is none of that name."""
+        folder, _, file = name.partition("/")
+        path = self.folder / folder / file
+        is_export = re.fullmatch(rf"{EXPORTS}(_\d+)?", folder) and file == Path(file).name
+        if not is_export or path.suffix not in CONTAINERS or not path.is_file():
+            raise UserError(f"{name!r}: no exported video of {self.folder}")
         return path
 
     def list_paint_files(self) -> list[str]:
@@ -112,6 +118,26 @@ class ProjectFolder:
     def read_paint_file(self, name: str) -> list[PaintPart]:
         """Read the paint of a file. Raises UserError if it cannot be read."""
         return read_paint(self.find_picture(name))
+
+
+def find_project_folder(path: Path) -> Path:
+    """Return the folder of a project, which exists then.
+
+    path: the folder or its project.json, or another JSON, such as one that was downloaded from a page of its own: it
+    gets a folder beside it, so that nothing else in its folder is touched. Raises UserError if a JSON is missing.
+    """
+    if path.is_dir() or path.suffix.lower() != ".json":
+        return media.make_folder(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the project's JSON, or a folder for a new project")
+    if path.name == PROJECT_FILE:
+        return path.parent
+    folder = path.with_suffix("")
+    if not (folder / PROJECT_FILE).is_file():
+        folder = media.fresh_folder(folder)
+        shutil.copy2(path, folder / PROJECT_FILE)
+    print(f"{path} stays as it is; its project goes on in {folder}")
+    return folder
 
 
 def find_revision(project: dict[str, Any] | None) -> int:

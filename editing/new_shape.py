@@ -15,6 +15,7 @@ from implicit_neural_networks import Model
 from rendering.atlas_view import compute_atlas_uv
 from rendering.frames import Floats, Frame
 from rendering.halo import LEAST_COVERAGE, in_halo
+from rendering.hidden_light import continue_light
 
 MARGIN = 1 / 40  # Width that the free part has beyond the outline, as a share of the long edge: outlines move a little.
 # Standard deviation of the edge of the cleared pixels, as a share of the long edge and at least in pixels.
@@ -51,7 +52,8 @@ def clear_free_part(
     shown = (freed * front_transmittance(frame, part.layer))[..., None]
     alpha = frame.alpha.copy()
     alpha[part.layer] *= 1 - freed
-    return replace(frame, alpha=alpha), render_without(model, frame, part.layer) * shown, shown
+    cleared = replace(frame, alpha=alpha, light=light_without(frame, part.layer, long_edge, freed))
+    return cleared, render_without(model, frame, part.layer, long_edge) * shown, shown
 
 
 def find_freed_pixels(model: Model, frame: Frame, attached_frame: Frame, part: LayerEdit, long_edge: int) -> Floats:
@@ -61,12 +63,24 @@ def find_freed_pixels(model: Model, frame: Frame, attached_frame: Frame, part: L
     return np.asarray(near * part.sample(compute_atlas_uv(model, attached_frame)[part.layer])[..., 3])
 
 
-def render_without(model: Model, frame: Frame, layer: int) -> Floats:
-    """Return the colours (H, W, 3) in [0, 1] of a frame without one of its objects, as its layers show it."""
+def light_without(frame: Frame, layer: int, long_edge: int, freed: Floats | float = 1.0) -> Floats | None:
+    """Return the light (H, W, 3) of a frame without an object, as far as that gives way, freed (H, W) in [0, 1]."""
+    if frame.light is None:
+        return None
+    continued = continue_light(frame.light, in_halo(frame.alpha[layer], long_edge), long_edge)
+    return np.asarray(frame.light + (continued - frame.light) * np.atleast_3d(freed))
+
+
+def render_without(model: Model, frame: Frame, layer: int, long_edge: int) -> Floats:
+    """Return the colours (H, W, 3) in [0, 1] of a frame without one of its objects, as its layers show it.
+
+    long_edge: of the whole frame, in pixels.
+    """
     alpha = frame.alpha.copy()
     alpha[layer] = 0
     with torch.no_grad():
         uv = torch.from_numpy(frame.uv).flatten(1, 2).to(next(iter(model.parameters())).device)
         colors = model.colors(uv).cpu().numpy().reshape(*frame.uv.shape[:3], 3)
     picture = (replace(frame, alpha=alpha).visibility[..., None] * colors).sum(0)
-    return np.asarray((picture if frame.light is None else picture * frame.light).clip(0, 1), np.float32)
+    light = light_without(frame, layer, long_edge)
+    return np.asarray((picture if light is None else picture * light).clip(0, 1), np.float32)

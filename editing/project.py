@@ -158,12 +158,13 @@ def check_project(project: Project, run: TrainedRun) -> None:
         if layer.picture is not None:
             read_project_paint(project, layer)
     if project.checkpoint != checkpoint_fingerprint(run.checkpoint):
-        warn(
-            f"{project.path}: saved with the run {project.run}, which has another state; paint keeps its place in the "
-            f"atlases, but to see the same as in the editor, give --trained_model_folder=.../{project.run}"
-            if project.run != run.name
-            else f"{project.path}: the run {run.name} was trained on since; paint keeps its place in the atlases"
-        )
+        told = f"{project.path}: the run {run.name} was trained on since; paint keeps its place in the atlases"
+        if project.run != run.name:
+            told = (
+                f"{project.path}: saved with the run {project.run}, not with {run.name}; paint keeps its place in the "
+                f"atlases, but to see the same as in the editor, give --trained_model_folder=.../{project.run}"
+            )
+        warn(told)
 
 
 def read_project_paint(project: Project, layer: ProjectLayer) -> list[PaintPart]:

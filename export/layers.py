@@ -24,6 +24,7 @@ from media.film import write_exr
 from rendering.atlas_view import compute_atlas_uv
 from rendering.frames import VISIBLE, Floats, Frame, map_frames
 from rendering.halo import coverage_in_front, in_halo
+from rendering.hidden_light import continue_light
 from rendering.trained_run import TrainedRun
 
 SHADOW_FRAMES = 0.2  # Share of the frames with a shadow from which on the user is told.
@@ -223,8 +224,8 @@ def make_clean_plate(
 ) -> CleanPlate:
     """Return the frame without its objects.
 
-    source (H, W, 3): the frame. Where objects hide the background, the background's atlas is rendered with the light of
-    the frame. Pixels whose background is visible in no frame are inpainted (Telea 2004). Without a plate, the frame is
+    source (H, W, 3): the frame. Where objects hide the background, its atlas is rendered with the light around them.
+    Pixels whose background is visible in no frame are inpainted (Telea 2004). Without a plate, the frame is
     returned unchanged. remove_shadow: the atlas with the light around the shadow replaces the shadow, too.
     """
     if plate is None:
@@ -232,7 +233,9 @@ def make_clean_plate(
     is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer), max(source.shape[:2]))
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
     atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
-    lit_color = (atlas_color if frame.light is None else atlas_color * frame.light).clip(0, 1)
+    lit_color = atlas_color
+    if frame.light is not None:
+        lit_color = (atlas_color * continue_light(frame.light, is_covered, max(source.shape[:2]))).clip(0, 1)
     is_shadow, ambient = find_shadow(source, atlas_color, is_covered | ~is_known)
     background = replace_pixels(source, lit_color, is_covered, is_known)
     if remove_shadow and is_shadow.any():

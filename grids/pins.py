@@ -1,8 +1,10 @@
 """Mend a mapping by pins: places of several frames that are one place of a layer.
 
-The first place of a pin stays where it is in the atlas, so paint that was made there stays, too. In other frames the
-mapping is bent around the pin until its place there leads to the same place of the atlas: most at the pin, and less and
-less up to a few times its reach, so that nothing is spoilt far away. Between its frames the change goes on evenly."""
+The place of a pin that was set first stays where it is in the atlas, so paint that was made there stays, too. In other
+frames the mapping is bent around the pin until its place there leads to the same place of the atlas: most at the pin,
+and less and less up to a few times its reach, so that nothing is spoilt far away. A pin that moves farther than its
+reach reaches as far as it moves, so that the mapping does not fold. Between its frames the change goes on evenly.
+"""
 
 from collections.abc import Iterable
 
@@ -15,7 +17,9 @@ from grids.fields import Lattice
 from grids.model import GridModel
 
 ROUNDS = 3  # The nodes of a grid interpolate a change only roughly; each round corrects what the one before left.
-LEAST_SHARE = 1e-3  # Pins that are almost one place and contradict each other are averaged, below this singular value.
+# Share of the largest singular value below which pins count as one place: if they contradict each other, the change is
+# the mean of theirs.
+LEAST_SHARE = 1e-3
 
 Floats = NDArray[np.floating]
 
@@ -46,7 +50,7 @@ def bend_to_pins(model: GridModel, layer: int, pins: list[Pin]) -> None:
     reaches_px = np.array([pin.reach_px for pin in pins])
     for node, time in enumerate(times):
         t = round(float(time))
-        reaches = reaches_px * scale[t]
+        reaches = np.maximum(reaches_px * scale[t], np.linalg.norm(changes[node], axis=-1))
         strengths = np.linalg.lstsq(fade(places[node], places[node], reaches), changes[node], LEAST_SHARE)[0]
         texels = model.at_frames(t).texels(layer, lattice)[0].permute(1, 2, 0).numpy()
         change = fade(texels.reshape(-1, 2), places[node], reaches) @ strengths
@@ -56,13 +60,13 @@ def bend_to_pins(model: GridModel, layer: int, pins: list[Pin]) -> None:
 def follow_pin(model: GridModel, pin: Pin, times: Floats) -> tuple[Floats, Floats]:
     """Return where a pin is mapped to at some times and by how much that is to change, (n, 2) each, in texels.
 
-    Between the pin's frames it goes on evenly, and before and after them nothing changes.
+    Between the pin's frames the change goes on evenly; before the first and after the last it stays as it is there.
     """
     points = torch.from_numpy(pin.places_px).float()[:, :, None]
     mapped = model.at_frames(*pin.frames.tolist()).map_points(pin.layer, torch.arange(len(points)), points)[:, :, 0]
     texels = mapped.double().numpy()
     places = np.stack([np.interp(times, pin.frames, texels[:, axis]) for axis in range(2)], axis=1)
-    return places, texels[0] - places
+    return places, texels[pin.anchor] - places
 
 
 def fade(points: Floats, centers: Floats, reaches: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from browser.bake import bake_run, mapping_nodes, read_bake, spread_nodes
 from browser.editor import Editor
-from browser.project_folder import OutdatedProject, ProjectFolder, find_revision
+from browser.project_folder import OutdatedProject, ProjectFolder, find_project_folder, find_revision
 from browser.server import MOST_UPLOAD_BYTES, make_app
 from command_line import UserError
 from editing.project import read_project
@@ -279,6 +280,44 @@ def test_mask_strokes_become_pictures_that_training_reads(editor, tmp_path):
     assert (labels[1][11, 15], labels[1][50, 70], labels[1][30, 30]) == (1, 255, 0)
     with pytest.raises(UserError, match="mask stroke 1: frame 9"):
         draw_strokes([strokes[0] | {"frame": 9}], editor.run.clip, tmp_path / "wrong")
+
+
+def test_a_downloaded_project_gets_a_folder_of_its_own_and_goes_on_there(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    downloaded = tmp_path / "swan_project.json"
+    downloaded.write_text("{}")
+    folder = find_project_folder(downloaded)
+    assert folder == tmp_path / "swan_project"
+    (folder / "project.json").write_text('{"layers": []}')
+    assert find_project_folder(downloaded) == folder
+    assert (folder / "project.json").read_text() == '{"layers": []}', "what was done there is not overwritten"
+    assert downloaded.read_text() == "{}"
+    assert find_project_folder(folder / "project.json") == folder
+    with pytest.raises(UserError, match="no such file"):
+        find_project_folder(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "../x.mp4", "export/../project.json", "exported_keys/x.mp4", "pictures/x.png"]
+)
+def test_only_exported_videos_can_be_downloaded(client, editor, name):
+    folder = editor.project.folder
+    (folder / "exported_keys").mkdir(exist_ok=True)
+    (folder / "exported_keys" / "x.mp4").write_bytes(b"secret")
+    assert client.get("/api/exported", params={"name": name}).status_code == 400
+
+
+def test_a_refit_is_a_version_once_it_is_finished(grid_run, editor):
+    refit = grid_run.with_name(f"{grid_run.name}_refit")
+    refit.mkdir()
+    shutil.copy2(grid_run / "checkpoint", refit / "checkpoint")
+    assert [each["name"] for each in editor.describe()["runs"]] == [grid_run.name]
+    (refit / "refit.json").write_text(json.dumps({"from": grid_run.name, "strokes": [], "rigidity": {"0": 2.0}}))
+    runs = editor.describe()["runs"]
+    assert [(each["name"], each["from"]) for each in runs] == [(grid_run.name, None), (refit.name, grid_run.name)]
+    shutil.rmtree(refit)
+    with pytest.raises(UserError, match="no such run"):
+        editor.choose_run(refit.name)
 
 
 def test_a_refit_without_anything_to_mend_is_refused(editor):

@@ -10,6 +10,7 @@ from command_line import UserError
 from editing.attachment import attach_paint
 from editing.new_shape import clear_free_part, find_free_part, render_without
 from rendering.frames import Frame, render_frame
+from rendering.hidden_light import continue_light
 from rendering.trained_run import open_run
 
 HEIGHT, WIDTH = 60, 90
@@ -83,8 +84,8 @@ def test_a_shape_that_covers_the_object_clears_nothing():
 
 def test_an_object_behind_shows_where_the_one_in_front_is_left_free_and_objects_in_front_stay():
     model, frame = PlainModel(2), make_frame(box(20, 50), box(30, 70))
-    np.testing.assert_allclose(render_without(model, frame, 0)[30, 40], [1, 0, 0])
-    np.testing.assert_allclose(render_without(model, frame, 0)[30, 25], [0, 1, 0])
+    np.testing.assert_allclose(render_without(model, frame, 0, WIDTH)[30, 40], [1, 0, 0])
+    np.testing.assert_allclose(render_without(model, frame, 0, WIDTH)[30, 25], [0, 1, 0])
     part = find_free_part(model, attach_paint(frame, {1}), np.zeros((HEIGHT, WIDTH), np.float32), 1)
     shown = clear_free_part(model, frame, attach_paint(frame, {1}), part, WIDTH)[2]
     assert shown[30, 60] > 0.99
@@ -111,7 +112,7 @@ def test_an_empty_shape_shows_what_is_behind_the_object_of_a_run(finished_run, s
     frame = render_frame(run.model, run.clip, 1, run.full_range)
     shows_object = frame.alpha[0] > 0.5
     assert shows_object.any()
-    behind = 255 * render_without(run.model, frame, 0)
+    behind = 255 * render_without(run.model, frame, 0, max(run.clip.size[1:]))
     assert np.abs(edited[1] - behind)[shows_object].max() < 3
     assert np.abs(edited[1] - sources[1])[shows_object].mean() > 3
     kept = edit(finished_run, tmp_path / "same", *flags)
@@ -159,3 +160,16 @@ def test_a_shape_is_cleared_alike_at_the_frames_own_size(finished_run, shared_cl
         edit(finished_run, tmp_path / space, *flags, f"--edit_space={space}") for space in ("working", "native")
     )
     assert np.abs(np.stack(working) - np.stack(native)).max() <= 2
+
+
+def test_the_light_on_what_an_object_hides_goes_on_from_around_it():
+    light = np.full((64, 96, 3), 0.8, np.float32)
+    light[:, 48:] = 1.2
+    is_hidden = np.zeros((64, 96), bool)
+    is_hidden[20:40, 10:30] = True
+    light[18:42, 8:32] = 1.9  # that of the object, mixed into what is around it
+    continued = continue_light(light, is_hidden, 96)
+    np.testing.assert_allclose(continued[is_hidden], 0.8, atol=0.02)
+    np.testing.assert_array_equal(continued[~is_hidden], light[~is_hidden])
+    everywhere = np.ones((64, 96), bool)
+    np.testing.assert_array_equal(continue_light(light, everywhere, 96), light)

@@ -8,7 +8,7 @@ import { Mapping } from "editor/mapping.js";
 import { drawMarks, findHandles, findPins } from "editor/marks.js";
 import { Panels } from "editor/panel.js";
 import { Player } from "editor/player.js";
-import { emptyProject, mendForRun, moveObject, moveToBake, Store } from "editor/project.js";
+import { emptyProject, moveObject, moveToBake, Store } from "editor/project.js";
 import { layersToDraw, measureText, Pictures, Raster, recolorCanvas } from "editor/raster.js";
 import { downloadProject, toPng } from "editor/files.js";
 import { listenToPointer, listenToTimeline } from "editor/input.js";
@@ -33,10 +33,10 @@ export class App {
     this.bake = bake;
     this.source = source;
     this.projectFile = file;
-    this.store = new Store(project ? moveToBake(project, bake) : emptyProject(bake));
+    this.runs = runs ?? [];
+    this.store = new Store(project ? moveToBake(project, bake, this.runs) : emptyProject(bake));
     this.firstJob = job;
     this.canMend = canMend ?? true;
-    this.runs = runs ?? [];
     this.find = (id) => document.getElementById(id);
     this.brush = { color: "#e4322b", size: 12, opacity: 1, hardness: 0.9, follows: true, font: "sans-serif", textSize: 36, bold: true, maskObject: 1, pinReach: PIN_REACH_PX };
     this.tool = "brush";
@@ -103,15 +103,12 @@ export class App {
     this.find("play-canvas").height = bake.clip.height;
     const options = [["frame", "Paint on the frame"], ...bake.layers.flatMap((layer, i) => (layer.surface ? [[String(i), `On the ${layer.name} atlas`]] : []))];
     this.find("paint-on").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
-    if (this.atlasLayer !== null && !bake.layers[this.atlasLayer].surface) this.atlasLayer = null;
-    this.find("paint-on").value = this.atlasLayer === null ? "frame" : String(this.atlasLayer);
-    this.setCanvasSize();
+    const isGone = this.atlasLayer === null || !bake.layers[this.atlasLayer].surface;
+    this.paintOn(isGone ? "frame" : String(this.atlasLayer));
     this.fitPlayer();
   }
 
-  // refit: mask strokes (by id) and rigidity (by layer) of the refit that has made the new run; see `mendForRun`.
-  async reopen(state, source, refit = null) {
-    const from = this.bake.run;
+  async reopen(state, source) {
     this.source = source;
     this.bake = state.bake;
     this.runs = state.runs;
@@ -120,10 +117,7 @@ export class App {
     this.player.setBake(this.bake);
     if (this.player.sound) this.player.sound.src = source.url("sound.m4a");
     for (const [name, parts] of this.fileParts) this.uploadParts(name, parts);
-    this.store.convert((project) => {
-      const moved = moveToBake(project, this.bake);
-      return { ...moved, mend: mendForRun(moved.mend, this.bake.run, refit && { run: this.bake.run, from, ...refit }) };
-    });
+    this.store.convert((project) => moveToBake(project, this.bake, this.runs));
     await this.frames.load(this.t);
     this.paintChanged();
   }
@@ -478,9 +472,13 @@ export class App {
 
   selectPin(id) {
     this.pinId = id;
-    const reach = this.selectedPin()?.reach_px;
-    if (reach) this.brush.pinReach = reach;
     this.brushChanged();
+  }
+
+  // Return how far the chosen pin reaches, or else the next one.
+  get pinReach() {
+    const pin = this.selectedPin();
+    return pin ? pin.reach_px ?? PIN_REACH_PX : this.brush.pinReach;
   }
 
   selectedPin() {
@@ -530,8 +528,20 @@ export class App {
     if (!selected) return;
     const { id, ...copy } = selected.object;
     if (selected.layer.locked) return;
-    const added = this.store.addObject(selected.layer.id, moveObject(copy, ([x, y, ...rest]) => [x + 12, y + 12, ...rest]));
+    const added = this.store.addObject(selected.layer.id, this.shiftInPicture(selected.layer, copy, 12, 12));
     this.select({ layerId: selected.layer.id, objectId: added.id });
+  }
+
+  // Return an object moved by pixels of the picture; by pixels of its surface where the picture does not show it.
+  shiftInPicture(layer, object, dx, dy) {
+    let isShown = true;
+    const shifted = moveObject(object, ([x, y, ...rest]) => {
+      const place = this.surfaceToPicture(layer.layer, [x, y]);
+      const moved = place && this.pictureToSurface(layer.layer, [place[0] + dx, place[1] + dy]);
+      isShown &&= Boolean(moved);
+      return [...(moved ?? [x, y]), ...rest];
+    });
+    return isShown ? shifted : moveObject(object, ([x, y, ...rest]) => [x + dx, y + dy, ...rest]);
   }
 
   nudgeSelected(dx, dy) {
@@ -539,7 +549,7 @@ export class App {
     if (!selected) return;
     const { layer, object } = selected;
     if (layer.locked) return;
-    const { id, ...moved } = moveObject(object, ([x, y, ...rest]) => [x + dx, y + dy, ...rest]);
+    const { id, ...moved } = this.shiftInPicture(layer, object, dx, dy);
     this.store.changeObject(layer.id, id, moved, `nudge ${id}`);
   }
 
@@ -572,10 +582,10 @@ export class App {
   async placePicture(file, place) {
     try {
       const { blob, bitmap } = await toPng(file);
-      const source = this.server ? (await this.server.addPicture(blob, file.name)).picture : await dataUrl(blob);
-      this.pictures.set(source, bitmap);
       const layer = this.layerForPaint(place);
       if (!layer) return;
+      const source = this.server ? (await this.server.addPicture(blob, file.name)).picture : await dataUrl(blob);
+      this.pictures.set(source, bitmap);
       const width = PICTURE_SHARE * this.view.canvas.width;
       this.placeQuad(layer, place, [width, (width * bitmap.height) / bitmap.width], { type: "picture", source, opacity: this.brush.opacity });
     } catch (error) {
@@ -613,6 +623,7 @@ export class App {
   }
 
   goTo(t) {
+    if (this.isDragging) return; // What is dragged is placed in the frame in which it was taken.
     this.player.seek(t);
     this.t = this.player.t;
     this.schedule();

@@ -156,7 +156,7 @@ export class Compositor {
     };
     if (bake.light) {
       const [lightColumns, lightRows] = [bake.light.columns_px.length, bake.light.rows_px.length];
-      textures.lights = this.makeTexture(gl.RGB16F, lightColumns, lightRows, gl.RGB, gl.HALF_FLOAT, frame.light);
+      textures.lights = this.makeTexture(gl.RGB16F, lightColumns, 2 * lightRows, gl.RGB, gl.HALF_FLOAT, frame.light);
     }
     this.frames.set(frame.t, textures);
     return textures;

@@ -35,8 +35,9 @@ export async function toPng(file) {
 // Give the project as one file, with the pictures of its layers in it; only_edit.py --project renders it.
 export async function downloadProject(app) {
   const project = await projectToSave(app, (layer, canvas) => canvas.toDataURL("image/png"));
-  // Only what layers look like is inside, which is all that only_edit.py needs; layers that are files lie elsewhere.
-  project.layers = project.layers.filter((layer) => layer.kind !== "file");
+  // Only what layers look like is inside, which is all that only_edit.py needs, and the pictures of objects; layers that are files lie elsewhere.
+  const inline = (object) => (object.source ? { ...object, source: app.inlinePictures[object.source] ?? object.source } : object);
+  project.layers = project.layers.filter((layer) => layer.kind !== "file").map((layer) => ({ ...layer, objects: layer.objects.map(inline) }));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(project)], { type: "application/json" }));
   link.download = `${app.bake.clip.name}_project.json`;

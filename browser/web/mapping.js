@@ -4,6 +4,7 @@ import { nodeCoordinate } from "editor/frames.js";
 
 const STEPS = 12; // of Newton's method
 const CLOSE_PX = 0.02; // of the surface: the place is found
+const NEAR_PX = 0.5; // A place that is not found to this distance is none.
 const FAR_UV = 50; // An object that a frame does not show lies at a uv beyond this.
 
 export class Mapping {
@@ -73,7 +74,8 @@ export class Mapping {
       ];
       if (position.some((each, axis) => Math.abs(each) > 3 * this.size[axis])) return null;
     }
-    return position;
+    const found = this.toSurface(frame, layer, position);
+    return found && Math.hypot(place[0] - found[0], place[1] - found[1]) < NEAR_PX ? position : null;
   }
 
   nearestNode(frame, layer, place) {

@@ -73,8 +73,8 @@ function handleShapes(Konva, { corners, top, turn }) {
 }
 
 // The circle within which a pin bends the mapping most.
-function reachShape(Konva, app, { pin, screen: [x, y] }) {
-  return new Konva.Circle({ x, y, radius: (pin.reach_px ?? app.brush.pinReach) * app.view.zoom, stroke: ACCENT, strokeWidth: 1, dash: [4, 4], opacity: 0.8 });
+function reachShape(Konva, app, { screen: [x, y] }) {
+  return new Konva.Circle({ x, y, radius: app.pinReach * app.view.zoom, stroke: ACCENT, strokeWidth: 1, dash: [4, 4], opacity: 0.8 });
 }
 
 function pinShapes(Konva, { isSet, screen: [x, y] }, isSelected) {

@@ -131,7 +131,7 @@ export class Panels {
     const distort = check("corners distort", () => app.isDistorting, (value) => (app.isDistorting = value));
     const objects = app.bake.layers.slice(0, -1).map((layer, i) => [String(i + 1), `this is the ${layer.name}`]);
     const label = choice("", [...objects, ["0", "this is background"]], () => String(brush.maskObject), (value) => set("maskObject")(Number(value)));
-    const reach = slider("Reach", [4, 100, 1], () => brush.pinReach, (value, key) => app.setPinReach(value, key), (value) => `${value} px`);
+    const reach = slider("Reach", [4, Math.min(100, app.bake.clip.width, app.bake.clip.height), 1], () => app.pinReach, (value, key) => app.setPinReach(value, key), (value) => `${value} px`);
     const font = choice("Font", FONTS.map((each) => [each, each]), () => brush.font, set("font"));
     const textSize = slider("Size", [6, 200, 1], () => brush.textSize, set("textSize"), (value) => `${value} px`);
     return {
@@ -152,8 +152,10 @@ export class Panels {
     const { app } = this;
     const list = this.find("layers");
     if (list.contains(document.activeElement) && document.activeElement.tagName === "INPUT") return;
+    const focused = list.contains(document.activeElement) ? document.activeElement.dataset.id : null;
     const rows = [...app.store.project.layers].reverse().map((layer) => this.makeLayerRow(layer));
     list.replaceChildren(...(rows.length ? rows : [element('<p class="empty">Paint on the picture, and a layer appears here.</p>')]));
+    if (focused) rows.find((row) => row.dataset.id === focused)?.focus();
   }
 
   makeLayerRow(layer) {
@@ -201,6 +203,7 @@ export class Panels {
       if (event.key === "Enter") finish(true);
       if (event.key === "Escape") finish(false);
     });
+    row.draggable = false; // The pointer chooses letters now.
     row.querySelector(".name").replaceWith(input);
     input.select();
   }
@@ -328,7 +331,7 @@ export class Panels {
     const showVersions = () => {
       for (const cell of version.cells) cell.hidden = app.runs.length < 2;
       list.disabled = app.isBusy;
-      list.replaceChildren(...app.runs.map((name, i) => new Option(i ? `refit ${i}` : "before any refit", name, false, name === app.bake.run)));
+      list.replaceChildren(...app.runs.map(({ name }, i) => new Option(i ? `refit ${i}` : "before any refit", name, false, name === app.bake.run)));
       list.title = app.bake.run;
     };
     const buttons = element('<div class="row wide"></div>');

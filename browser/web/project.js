@@ -155,8 +155,8 @@ export function convertUnits(surface, units) {
   };
 }
 
-// Return the project for another bake of the clip: paint keeps its place (u, v) in the atlases.
-export function moveToBake(project, bake) {
+// Return the project for another bake of the clip: paint keeps its place (u, v) in the atlases. runs: see `mendForRun`.
+export function moveToBake(project, bake, runs) {
   const surfaces = bake.layers.map((layer, i) => layer.surface ?? project.surfaces[i]);
   const layers = project.layers.map((layer) => {
     const [old, to] = [project.surfaces[layer.layer], surfaces[layer.layer]];
@@ -172,26 +172,28 @@ export function moveToBake(project, bake) {
     const isSame = scale === 1 && from.u === to.u && from.v === to.v;
     return isSame ? layer : { ...layer, objects: layer.objects.map((object) => moveObject(object, move, scale)) };
   });
-  return { ...project, surfaces, layers, run: bake.run, checkpoint: bake.checkpoint };
+  const mend = mendForRun(project.mend, runs, project.run, bake.run);
+  return { ...project, surfaces, layers, mend, run: bake.run, checkpoint: bake.checkpoint };
 }
 
-// Return what mends the mapping, after another run is opened: the strokes and dials that are in that run are not needed
-// again, and those that are only in other runs are needed again. refit: {run, from, strokes, rigidity} of the refit that
-// has just made the run; strokes: their ids.
-export function mendForRun(mend, run, refit = null) {
-  let used = mend.used ?? [];
-  if (refit && !used.some((each) => each.run === run)) {
-    used = [...used, { ...refit, strokes: mend.strokes.filter((stroke) => refit.strokes.includes(stroke.id)) }];
-  }
-  const known = new Map(used.map((each) => [each.run, each]));
-  const contained = [];
-  for (let each = known.get(run); each && !contained.includes(each); each = known.get(each.from)) contained.push(each);
-  const isContained = (stroke) => contained.some((each) => each.strokes.some(({ id }) => id === stroke.id));
-  const others = used.filter((each) => !contained.includes(each));
-  const strokes = new Map([...others.flatMap((each) => each.strokes), ...mend.strokes].map((stroke) => [stroke.id, stroke]));
-  const dials = Object.entries(mend.rigidity).filter(([layer, factor]) => !contained.some((each) => each.rigidity[layer] === factor));
-  const rigidity = Object.assign({}, ...others.map((each) => each.rigidity), Object.fromEntries(dials));
-  return { ...mend, used, rigidity, strokes: [...strokes.values()].filter((stroke) => !isContained(stroke)) };
+// Return what mends the mapping, after a project goes on with another run: the strokes and dials that only that run
+// contains are not needed any more, and those that only the run before contained are needed again.
+// runs: {name, from, strokes, rigidity} of all runs; those of a refit are what it has used. from, to: names of runs.
+export function mendForRun(mend, runs, from, to) {
+  const chainOf = (name) => {
+    const chain = [];
+    for (let run = runs.find((each) => each.name === name); run && !chain.includes(run); run = runs.find((each) => each.name === run.from)) chain.push(run);
+    return chain;
+  };
+  const [before, after] = [chainOf(from), chainOf(to)];
+  const gained = after.filter((run) => !before.includes(run));
+  const lost = before.filter((run) => !after.includes(run));
+  const known = new Set(gained.flatMap((run) => run.strokes.map(({ id }) => id)));
+  const strokes = new Map([...lost.flatMap((run) => run.strokes), ...mend.strokes].map((stroke) => [stroke.id, stroke]));
+  const rigidity = { ...mend.rigidity };
+  for (const run of gained) for (const [layer, factor] of Object.entries(run.rigidity)) if (rigidity[layer] === factor) delete rigidity[layer];
+  for (const run of lost) for (const [layer, factor] of Object.entries(run.rigidity)) if ((rigidity[layer] ?? 1) === 1) rigidity[layer] = factor;
+  return { ...mend, rigidity, strokes: [...strokes.values()].filter(({ id }) => !known.has(id)) };
 }
 
 // Return an object with all its points moved by a function, and its width multiplied by a factor.

@@ -60,7 +60,7 @@ export async function resolveConflict(app, keepsMine) {
   try {
     const state = await app.server.resolveConflict(keepsMine);
     if (keepsMine) return; // The server says whether that was saved.
-    app.store.replace(moveToBake(state.project, app.bake));
+    app.store.replace(moveToBake(state.project, app.bake, app.runs));
     clearTimeout(app.server.timer);
     app.server.isDirty = false;
     for (const layer of state.project.layers) if (layer.kind === "file") app.loadFile(layer.picture);
@@ -97,8 +97,7 @@ export async function takeEvent(app, event) {
   if (event.state !== "done") return;
   if (event.event === "bake") {
     const state = await app.server.readState();
-    const refit = event.is_chosen ? null : { strokes: event.used_strokes, rigidity: event.used_dials };
-    await app.reopen(state, new app.source.constructor(state.bake_url), refit);
+    await app.reopen(state, new app.source.constructor(state.bake_url));
     app.say(event.is_chosen ? `This is the run ${event.run}` : `Refitted: the new run is ${event.run}. Under Mend you can go back to the run before.`);
   } else {
     app.say(`Exported to ${event.result}`);

@@ -32,14 +32,24 @@ vec2 uvOf(int layer, ivec2 pixel) {
   return atNodes(mapping, place, layer * rows, rows).rg;
 }
 
-vec3 lightOf(ivec2 pixel) {
-  if (!hasLight) return vec3(1.0);
-  vec2 place = vec2(texelFetch(columnNodes, ivec2(pixel.x, 0), 0).g, texelFetch(rowNodes, ivec2(pixel.y, 0), 0).g);
-  return atNodes(lights, place, 0, textureSize(lights, 0).y).rgb;
-}
-
 float learnedAlpha(int object, ivec2 pixel) {
   return texelFetch(alphas, pixel + ivec2(0, object * size.y), 0).r;
+}
+
+// The light on a pixel; isBehind: on what the objects hide (rendering/hidden_light.py).
+vec3 lightOf(ivec2 pixel, bool isBehind) {
+  if (!hasLight) return vec3(1.0);
+  vec2 place = vec2(texelFetch(columnNodes, ivec2(pixel.x, 0), 0).g, texelFetch(rowNodes, ivec2(pixel.y, 0), 0).g);
+  int rows = textureSize(lights, 0).y / 2;
+  return atNodes(lights, place, isBehind ? rows : 0, rows).rgb;
+}
+
+// Whether a pixel shows what is behind a hidden object.
+bool isUncovered(ivec2 pixel) {
+  for (int object = 0; object < objects; object++) {
+    if (hiddenObjects[object] && learnedAlpha(object, pixel) > 0.5) return true;
+  }
+  return false;
 }
 
 // Opacity of an object for paint: up to 0.08 it counts as none, from 0.85 on as full (editing/layer_edit.py).
@@ -118,7 +128,7 @@ void main() {
       if (transmittance * alpha > 0.0) behind += transmittance * alpha * atlasColor(layer, pixel);
       transmittance *= 1.0 - alpha;
     }
-    picture = mix(picture, clamp(behind * lightOf(pixel), 0.0, 1.0), covered);
+    picture = mix(picture, clamp(behind * lightOf(pixel, true), 0.0, 1.0), covered);
   }
   result = vec4(picture, 1.0);
 }`;
@@ -165,8 +175,8 @@ void main() {
     return;
   }
   vec3 color = edit.rgb;
-  if (blend == 0) color *= lightOf(pixel);
-  if (blend == 2) color = min(color * lightOf(pixel), edit.a);
+  if (blend == 0) color *= lightOf(pixel, isUncovered(pixel));
+  if (blend == 2) color = min(color * lightOf(pixel, isUncovered(pixel)), edit.a);
   result = vec4(clamp(picture * (1.0 - shown * edit.a) + shown * blended(picture, color, edit.a), 0.0, 1.0), 1.0);
 }`;
 

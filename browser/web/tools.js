@@ -121,6 +121,7 @@ class SelectTool {
     this.seen = moveObject(object, toPicture);
     this.handles = handlesOf(object).map(toPicture);
     this.from = place;
+    this.scale = app.surfaceScale(layer.layer, this.middleOf(place));
     const isSeen = this.handles.flat().every(Number.isFinite) && placesOf(this.seen).flat().every(Number.isFinite);
     if (!isSeen) this.target = null;
     if (!isSeen) app.say("This frame does not show all of the object; go to a frame that does, or to its atlas.", true);
@@ -144,8 +145,15 @@ class SelectTool {
     const { layer, object } = this.target;
     const toSurface = ([x, y, ...rest]) => [...(app.pictureToSurface(layer.layer, [x, y]) ?? [NaN, NaN]), ...rest];
     const { id, ...changed } = moveObject(this.transform(this.seen, place, event.altKey), toSurface);
+    if (changed.type === "stroke") changed.size *= app.surfaceScale(layer.layer, this.middleOf(place)) / this.scale;
     const isPlaced = placesOf(changed).flat().every(Number.isFinite) && (changed.type === "stroke" || isConvex(changed.corners));
     if (isPlaced) app.store.changeObject(layer.id, object.id, changed, this.key);
+  }
+
+  // Return the middle of the object in the picture while it is moved.
+  middleOf(now) {
+    const [x, y] = centerOf(this.handles);
+    return this.grip.kind === "move" ? [x + now[0] - this.from[0], y + now[1] - this.from[1]] : [x, y];
   }
 
   // Return the object, in pixels of the picture, as the pointer has changed it.
@@ -243,6 +251,10 @@ class HandTool {
   }
 }
 
+function withinFrame([x, y], { width, height }) {
+  return [Math.max(0, Math.min(width - 1, x)), Math.max(0, Math.min(height - 1, y))];
+}
+
 // A pin is one place of a layer, with its pixel in one frame or in several.
 class PinTool {
   constructor(app) {
@@ -261,7 +273,7 @@ class PinTool {
       app.selectPin(near.pin.id);
     } else {
       const layer = app.layerUnder(place);
-      const pin = { id: makeId(), layer, places: [[app.t, ...place]], reach_px: app.brush.pinReach };
+      const pin = { id: makeId(), layer, places: [[app.t, ...withinFrame(place, app.bake.clip)]], reach_px: app.brush.pinReach };
       app.store.changeMend({ pins: [...app.store.project.mend.pins, pin] });
       app.selectPin(pin.id);
       app.say("Go to a frame where the mark has slipped, and drag it to where it belongs.");
@@ -274,8 +286,10 @@ class PinTool {
     const { app } = this;
     const pins = app.store.project.mend.pins.map((pin) => {
       if (pin.id !== this.pin) return pin;
-      const others = pin.places.filter(([t]) => t !== app.t);
-      return { ...pin, places: [...others, [app.t, ...place]].sort((a, b) => a[0] - b[0]) };
+      const moved = [app.t, ...withinFrame(place, app.bake.clip)];
+      // The first place is the one that stays, whatever its frame.
+      const isSet = pin.places.some(([t]) => t === app.t);
+      return { ...pin, places: isSet ? pin.places.map((each) => (each[0] === app.t ? moved : each)) : [...pin.places, moved] };
     });
     app.store.changeMend({ pins }, this.key);
   }
