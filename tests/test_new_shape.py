@@ -164,7 +164,6 @@ def test_a_shape_is_cleared_alike_at_the_frames_own_size(finished_run, shared_cl
 
 def test_the_light_on_what_an_object_hides_goes_on_from_around_it():
     light = np.full((64, 96, 3), 0.8, np.float32)
-    light[:, 48:] = 1.2
     is_hidden = np.zeros((64, 96), bool)
     is_hidden[20:40, 10:30] = True
     light[18:42, 8:32] = 1.9  # that of the object, mixed into what is around it
