@@ -2,8 +2,8 @@
 
 The place of a pin that was set first stays where it is in the atlas, so paint that was made there stays, too. In other
 frames the mapping is bent around the pin until its place there leads to the same place of the atlas: most at the pin,
-and less and less up to a few times its reach, so that nothing is spoilt far away. A pin that moves farther than its
-reach reaches as far as it moves, so that the mapping does not fold. Between its frames the change goes on evenly.
+and less and less up to a few times its reach, so that nothing is spoilt far away. A pin that moves far reaches farther,
+so that the mapping does not fold. Between its frames the change goes on evenly.
 """
 
 from collections.abc import Iterable
@@ -20,6 +20,8 @@ ROUNDS = 3  # The nodes of a grid interpolate a change only roughly; each round 
 # Share of the largest singular value below which pins count as one place: if they contradict each other, the change is
 # the mean of theirs.
 LEAST_SHARE = 1e-3
+
+LEAST_REACH = 0.5  # Least reach as a share of the way that a pin moves; the mapping folds below 1 / e, see `fade`.
 
 Floats = NDArray[np.floating]
 
@@ -50,7 +52,7 @@ def bend_to_pins(model: GridModel, layer: int, pins: list[Pin]) -> None:
     reaches_px = np.array([pin.reach_px for pin in pins])
     for node, time in enumerate(times):
         t = round(float(time))
-        reaches = np.maximum(reaches_px * scale[t], np.linalg.norm(changes[node], axis=-1))
+        reaches = np.maximum(reaches_px * scale[t], LEAST_REACH * np.linalg.norm(changes[node], axis=-1))
         strengths = np.linalg.lstsq(fade(places[node], places[node], reaches), changes[node], LEAST_SHARE)[0]
         texels = model.at_frames(t).texels(layer, lattice)[0].permute(1, 2, 0).numpy()
         change = fade(texels.reshape(-1, 2), places[node], reaches) @ strengths

@@ -166,7 +166,7 @@ def test_the_light_on_what_an_object_hides_goes_on_from_around_it():
     light = np.full((64, 96, 3), 0.8, np.float32)
     is_hidden = np.zeros((64, 96), bool)
     is_hidden[20:40, 10:30] = True
-    light[18:42, 8:32] = 1.9  # that of the object, mixed into what is around it
+    light[19:41, 9:31] = 1.9  # that of the object, mixed into what is around it
     continued = continue_light(light, is_hidden, 96)
     np.testing.assert_allclose(continued[is_hidden], 0.8, atol=0.02)
     np.testing.assert_array_equal(continued[~is_hidden], light[~is_hidden])
