@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 import media
@@ -25,7 +26,7 @@ from evaluation.patterns import checkerboard
 from evaluation.preview import crop_to_visible
 from media import Pixels
 from media.clip import Clip, evenly_spaced_indices
-from media.contact_sheet import contact_sheet
+from media.contact_sheet import contact_rows, contact_sheet
 from rendering.atlas_view import fit_atlas_views
 from rendering.blending import apply_edits
 from rendering.frame_store import FrameStore, temporary_frame_store
@@ -37,12 +38,14 @@ from training.runs import start_run
 HALF = 127  # Value of a mask, 0 to 255, above which a pixel is inside.
 SHEET_FRAMES = 3  # Frames on the contact sheet with a checkerboard.
 SHEET_HEIGHT_PX = 216  # Height of each picture on the contact sheet.
+WORST_FRAMES, WORST_COLUMNS = 6, 3  # Frames with the least J that are shown, and how many of them in a row.
+TRUE_COLOR, GIVEN_COLOR, LEARNED_COLOR = (60, 220, 60), (255, 210, 0), (255, 40, 40)  # of outlines, RGB
 CHECKERBOARD_OPACITY = 0.6
 NEVER = 10**9  # Iterations that no run reaches.
 
 
 def run_case(task: dict[str, Any]) -> None:
-    """Train and measure one case; write `result.json` and `sheet.png` into its folder.
+    """Train and measure one case; write `result.json`, `sheet.png` and, with true masks, `worst.png` into its folder.
 
     task: "clip" (name), "folder" (of its frames), "config" (path), "budget_s" (seconds), "output" (folder of the case),
     "points" (folder of hand-placed points, or None) and "scene" ([width, height, frames] of an exact scene; None for
@@ -69,7 +72,7 @@ def run_case(task: dict[str, Any]) -> None:
     }
     result |= time_to_quality(curve.points)
     with temporary_frame_store(output) as store:
-        result |= measure_run(run, store, task, output / "sheet.png")
+        result |= measure_run(run, store, task, output)
     if task["points"]:
         result |= measure_points(run, PointFolder(Path(task["points"])))
     media.write_text(output / "result.json", json.dumps(result, indent=2) + "\n")
@@ -90,8 +93,8 @@ def case_config(task: dict[str, Any], output: Path) -> Config:
     )
 
 
-def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], sheet: Path) -> dict[str, float]:
-    """Return all metrics that apply to the run, and write the contact sheet. store: empty; the frames are added."""
+def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], folder: Path) -> dict[str, float]:
+    """Return all metrics that apply to the run, and write the contact sheets. store: empty; the frames are added."""
     per_frame: dict[str, list[float]] = {}
     sheet_times = evenly_spaced_indices(len(run.clip), SHEET_FRAMES)
     sheet_frames: dict[int, Frame] = {}
@@ -111,8 +114,26 @@ def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], sheet:
     if task["scene"]:
         metrics |= measure_against_scene(run, store, SCENES[task["clip"]](*task["scene"]))
     pictures = sheet_pictures(run, [sheet_frames[t] for t in sheet_times], atlases)
-    media.write_png(sheet, contact_sheet(pictures, height=SHEET_HEIGHT_PX))
+    media.write_png(folder / "sheet.png", contact_sheet(pictures, height=SHEET_HEIGHT_PX))
+    if per_frame.get("iou"):
+        worst = np.argsort(per_frame["iou"])[:WORST_FRAMES]
+        outlined = {
+            f"frame {t}, J {per_frame['iou'][t]:.3f}": draw_outlines(run.clip, store.frame(int(t))) for t in worst
+        }
+        media.write_png(folder / "worst.png", contact_rows(outlined, WORST_COLUMNS))
     return metrics
+
+
+def draw_outlines(clip: Clip, frame: Frame) -> Pixels:
+    """Return a frame (H, W, 3) with the outlines of the true mask, the given one and the learned opacity."""
+    picture = clip.frame(frame.t).copy()
+    assert clip.true_masks is not None
+    masks = clip.mask(clip.true_masks[frame.t]), clip.read_merged_mask(frame.t), media.to_8_bit(frame.coverage)
+    for mask, color in zip(masks, (TRUE_COLOR, GIVEN_COLOR, LEARNED_COLOR), strict=True):
+        if mask is not None:
+            outlines, _ = cv2.findContours((mask > HALF).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, outlines, -1, color, 1)
+    return picture
 
 
 def measure_given_mask(clip: Clip, t: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ ROUNDS = 3  # The nodes of a grid interpolate a change only roughly; each round 
 # the mean of theirs.
 LEAST_SHARE = 1e-3
 
-LEAST_REACH = 0.5  # Least reach as a share of the way that a pin moves; the mapping folds below 1 / e, see `fade`.
+LEAST_REACH = 0.4  # Least reach as a share of the way that a pin moves; the mapping folds below 1 / e, see `fade`.
 
 Floats = NDArray[np.floating]
 

@@ -104,6 +104,7 @@ def test_the_benchmark_writes_its_table_and_does_not_repeat_finished_cases(tmp_p
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"results.md", "results.csv", "results.png"} <= names
     assert (tmp_path / "out" / "cross_tiny_1s" / "sheet.png").exists()
+    assert (tmp_path / "out" / "cross_tiny_1s" / "worst.png").exists()
     assert "has a result, skipped" in run_script(*arguments).stdout
 
 
