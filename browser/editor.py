@@ -333,7 +333,7 @@ def copy_run(run_folder: Path, original: Path, clip: Clip) -> Path:
     for name in ("checkpoint", "log.jsonl"):
         if (run_folder / name).is_file():
             shutil.copy2(run_folder / name, folder / name)
-    config = load_config(run_folder / "config.json", {"data_folder": str(clip.folder.resolve())})
+    config = load_config(run_folder / "config.json", {"data_folder": str(clip.folder.absolute())})
     media.write_text(folder / "config.json", config_text(config))
     return folder
 

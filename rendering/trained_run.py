@@ -52,6 +52,8 @@ def open_run(
         raise UserError(f"{folder}: no such folder; give a folder that train.py wrote, with config.json and checkpoint")
     if fps is not None and not 0 < fps < 1000:
         raise UserError(f"--fps is {fps}, expected frames per second above 0 and below 1000")
+    if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
+        raise UserError(f"{folder}: has no {missing[0]}, so it is no run; give a folder that train.py wrote")
     config = load_config(folder / "config.json")
     training_frames = Path(config.data_folder)
     frames = (data_folder or training_frames.parent) / (video_name or training_frames.name)

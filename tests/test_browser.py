@@ -118,7 +118,8 @@ def test_the_preview_agrees_with_the_scripts(page, run, project, tmp_path):
     page.place_picture(logo, (150, 80))
     page.run(
         "const {layer, object} = app.selectedObject(); const c = object.corners;"
-        "app.store.changeObject(layer.id, object.id, {corners: [c[0], c[1], [c[2][0] + 9, c[2][1] + 5], c[3]]})"
+        "const corners = [c[0], c[1], [c[2][0] + 9, c[2][1] + 5], c[3]];"
+        "app.store.changeObject(layer.id, object.id, {mesh: null, corners})"
     )
     page.save()
     edited = edit(run, project, tmp_path / "edited")
@@ -184,6 +185,19 @@ def test_strokes_are_objects_that_can_be_undone_moved_and_erased(page):
     assert np.abs(moved[10:18, 115:125] - clean[10:18, 115:125]).max() > 100
     page.press(Keys.DELETE)
     np.testing.assert_array_equal(page.frame(0), clean)
+
+
+def test_a_picture_keeps_its_form_in_the_frame_in_which_it_is_placed_and_moved(page):
+    page.place_picture(np.full((20, 40, 4), 255, np.uint8), ON_OBJECT)
+    page.drag(ON_OBJECT, (ON_OBJECT[0] + 4, ON_OBJECT[1] - 3))
+    points = np.array(
+        page.run("const {layer, object} = app.selectedObject();return app.toPictureObject(layer.layer, object).mesh")
+    )
+    corners = points.reshape(13, 13, 2)[[0, 0, -1, -1], [0, -1, -1, 0]]
+    shares = np.linspace(0, 1, 13)
+    x, y = np.meshgrid(*(corners[0, axis] + shares * (corners[2] - corners[0])[axis] for axis in (0, 1)))
+    np.testing.assert_allclose(points.reshape(13, 13, 2), np.stack((x, y), axis=-1), atol=0.1)
+    np.testing.assert_allclose(corners.mean(0), np.add(ON_OBJECT, (4, -3)), atol=0.5)
 
 
 def test_the_eraser_takes_paint_away(page):

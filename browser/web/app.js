@@ -13,6 +13,7 @@ import { layersToDraw, measureText, Pictures, Raster, recolorCanvas } from "edit
 import { downloadProject, toPng } from "editor/files.js";
 import { listenToPointer, listenToTimeline } from "editor/input.js";
 import { listenToServer, projectToSave, startJob } from "editor/session.js";
+import { makeMesh } from "editor/quad.js";
 import { makeTools } from "editor/tools.js";
 import { View } from "editor/view.js";
 
@@ -101,7 +102,7 @@ export class App {
     this.find("thumbnails").src = this.source.url("thumbnails.jpg");
     this.find("play-canvas").width = bake.clip.width;
     this.find("play-canvas").height = bake.clip.height;
-    const options = [["frame", "Paint on the frame"], ...bake.layers.flatMap((layer, i) => (layer.surface ? [[String(i), `On the ${layer.name} atlas`]] : []))];
+    const options = [["frame", "Paint on the frame"], ...bake.layers.flatMap((layer, i) => (layer.surface ? [[String(i), `Atlas of ${layer.name}`]] : []))];
     this.find("paint-on").replaceChildren(...options.map(([value, text]) => new Option(text, value)));
     const isGone = this.atlasLayer === null || !bake.layers[this.atlasLayer].surface;
     this.paintOn(isGone ? "frame" : String(this.atlasLayer));
@@ -375,7 +376,9 @@ export class App {
       this.say("There is no paint to erase here.");
       return null;
     }
-    return this.addPaintLayer(target);
+    const added = this.addPaintLayer(target);
+    this.say(`“${added.name}”, a new layer on the ${this.bake.layers[target].name}, takes the paint.`);
+    return added;
   }
 
   addPaintLayer(target = this.atlasLayer ?? this.activeLayer()?.layer ?? this.bake.layers.findIndex((layer) => layer.surface)) {
@@ -518,7 +521,9 @@ export class App {
       this.store.changeMend({ pins });
     } else if (this.selection && !this.activeLayer()?.locked) {
       this.store.removeObject(this.selection.layerId, this.selection.objectId);
-    } else if (focusedLayer && !this.store.layer(focusedLayer).locked) {
+    } else if (focusedLayer && this.store.layer(focusedLayer).locked) {
+      this.say(`“${this.store.layer(focusedLayer).name}” is locked; unlock it to delete it.`, true);
+    } else if (focusedLayer) {
       this.store.removeLayer(focusedLayer);
     }
   }
@@ -534,14 +539,9 @@ export class App {
 
   // Return an object moved by pixels of the picture; by pixels of its surface where the picture does not show it.
   shiftInPicture(layer, object, dx, dy) {
-    let isShown = true;
-    const shifted = moveObject(object, ([x, y, ...rest]) => {
-      const place = this.surfaceToPicture(layer.layer, [x, y]);
-      const moved = place && this.pictureToSurface(layer.layer, [place[0] + dx, place[1] + dy]);
-      isShown &&= Boolean(moved);
-      return [...(moved ?? [x, y]), ...rest];
-    });
-    return isShown ? shifted : moveObject(object, ([x, y, ...rest]) => [x + dx, y + dy, ...rest]);
+    const shift = (each) => moveObject(each, ([x, y, ...rest]) => [x + dx, y + dy, ...rest]);
+    const seen = this.toPictureObject(layer.layer, object);
+    return (seen && this.toSurfaceObject(layer.layer, shift(seen))) ?? shift(object);
   }
 
   nudgeSelected(dx, dy) {
@@ -553,28 +553,61 @@ export class App {
     this.store.changeObject(layer.id, id, moved, `nudge ${id}`);
   }
 
+  // Return an object with its points in pixels of a layer's surface instead of the picture; null if one is nowhere.
+  toSurfaceObject(layer, object) {
+    return this.mapPoints(object, (point) => this.pictureToSurface(layer, point));
+  }
+
+  // The same the other way round.
+  toPictureObject(layer, object) {
+    return this.mapPoints(object, (point) => this.surfaceToPicture(layer, point));
+  }
+
+  mapPoints(object, convert) {
+    let isComplete = true;
+    const mapped = moveObject(object, ([x, y, ...rest]) => {
+      const place = convert([x, y]);
+      isComplete &&= Boolean(place);
+      return [...(place ?? [x, y]), ...rest];
+    });
+    return isComplete ? mapped : null;
+  }
+
   // Change a text or its look (text, font, bold); its letters keep their size.
   changeText(layer, id, values, key) {
     const object = this.store.layer(layer.id).objects.find((each) => each.id === id);
     const changed = { ...object, ...values };
     if (!changed.text.trim()) return;
     const [before, after] = [measureText(object), measureText(changed)];
-    const [origin, right, , below] = object.corners;
+    const { mesh, ...flat } = object;
+    const seen = this.toPictureObject(layer.layer, flat);
+    const [origin, right, , below] = (seen ?? flat).corners;
     const across = [0, 1].map((axis) => ((right[axis] - origin[axis]) * after[0]) / before[0]);
     const down = [0, 1].map((axis) => ((below[axis] - origin[axis]) * after[1]) / before[1]);
     const at = (a, b) => [0, 1].map((axis) => origin[axis] + a * across[axis] + b * down[axis]);
-    this.store.changeObject(layer.id, id, { ...values, corners: [at(0, 0), at(1, 0), at(1, 1), at(0, 1)] }, key);
+    const corners = [at(0, 0), at(1, 0), at(1, 1), at(0, 1)];
+    const placed = seen && this.toSurfaceObject(layer.layer, this.withForm({ ...changed, corners }));
+    this.store.changeObject(layer.id, id, { ...values, corners: placed?.corners ?? corners, mesh: placed?.mesh }, key);
+  }
+
+  // Return an object, in pixels of the picture, with a mesh that gives it its form in the frame that is shown. An atlas
+  // needs none, because the corners say everything there.
+  withForm(object) {
+    if (object.type === "stroke") return object;
+    const { mesh, ...rest } = object;
+    return { ...rest, mesh: this.isOnFrame() ? makeMesh(object.corners) : null };
   }
 
   // Place an object of a width and height, in pixels of the picture, with its center at a place.
   placeQuad(layer, [x, y], [width, height], object) {
     const [w, h] = [width / 2, height / 2];
-    const corners = [[x - w, y - h], [x + w, y - h], [x + w, y + h], [x - w, y + h]].map((corner) => this.pictureToSurface(layer.layer, corner));
-    if (corners.some((corner) => !corner)) {
+    const corners = [[x - w, y - h], [x + w, y - h], [x + w, y + h], [x - w, y + h]];
+    const placed = this.toSurfaceObject(layer.layer, this.withForm({ ...object, corners }));
+    if (!placed) {
       this.say("The object is not in this frame; choose another frame.", true);
       return;
     }
-    const added = this.store.addObject(layer.id, { ...object, corners });
+    const added = this.store.addObject(layer.id, placed);
     this.setTool("select");
     this.select({ layerId: layer.id, objectId: added.id });
   }
@@ -585,6 +618,7 @@ export class App {
       const layer = this.layerForPaint(place);
       if (!layer) return;
       const source = this.server ? (await this.server.addPicture(blob, file.name)).picture : await dataUrl(blob);
+      if (!this.store.layer(layer.id)) return; // It was undone meanwhile.
       this.pictures.set(source, bitmap);
       const width = PICTURE_SHARE * this.view.canvas.width;
       this.placeQuad(layer, place, [width, (width * bitmap.height) / bitmap.width], { type: "picture", source, opacity: this.brush.opacity });
@@ -734,12 +768,13 @@ export class App {
   }
 }
 
-// A list that was opened with the pointer gives the keyboard back when something is chosen in it.
+// A list in which something is chosen gives the keyboard back, unless it is the keyboard that chooses.
 function letGoOfChoices() {
-  let touched = null;
-  document.addEventListener("pointerdown", (event) => (touched = event.target.closest("select")));
-  document.addEventListener("change", (event) => {
-    if (event.target === touched && !touched.closest("dialog")) touched.blur();
+  let hasKeys = false;
+  document.addEventListener("keydown", (event) => (hasKeys = event.target.matches("select")), true);
+  document.addEventListener("pointerdown", () => (hasKeys = false), true);
+  document.addEventListener("change", ({ target }) => {
+    if (target.matches("select") && !hasKeys && !target.closest("dialog")) target.blur();
   });
 }
 

@@ -13,7 +13,11 @@ export function listenToPointer(app) {
   };
   const placeOf = (event) => app.view.toPicture(app.view.screenOf(event));
   stage.addEventListener("pointerdown", (event) => {
-    if (pointer !== null || event.button > 1 || !app.frames.get(app.t)) return;
+    if (pointer !== null || event.button > 1) return;
+    if (!app.frames.get(app.t)) {
+      app.say("This frame is still being loaded.", true);
+      return;
+    }
     pointer = event.pointerId;
     app.isDragging = true;
     stage.setPointerCapture(event.pointerId);

@@ -196,6 +196,7 @@ export class Panels {
       input.remove();
       if (keeps && input.value.trim()) this.app.store.changeLayer(layer.id, { name: input.value.trim() });
       this.update();
+      this.find("layers").querySelector(`[data-id="${CSS.escape(layer.id)}"]`)?.focus();
     };
     input.addEventListener("blur", () => finish(true));
     input.addEventListener("keydown", (event) => {
@@ -326,10 +327,11 @@ export class Panels {
           : [],
       ),
     ];
-    const version = choice("Version", [], () => app.bake.run, (name) => app.chooseRun(name));
-    const list = version.cells[1];
+    const version = element('<label class="wide">Version <select aria-label="Version"></select></label>');
+    const list = version.querySelector("select");
+    list.addEventListener("change", () => app.chooseRun(list.value));
     const showVersions = () => {
-      for (const cell of version.cells) cell.hidden = app.runs.length < 2;
+      version.hidden = app.runs.length < 2;
       list.disabled = app.isBusy;
       list.replaceChildren(...app.runs.map(({ name }, i) => new Option(i ? `refit ${i}` : "before any refit", name, false, name === app.bake.run)));
       list.title = app.bake.run;
@@ -340,6 +342,6 @@ export class Panels {
     refit.hidden = app.isStatic || !app.canMend;
     buttons.append(refit, button("Clear", "Remove all pins and mask strokes, and turn the dials back", () => store.changeMend({ pins: [], strokes: [], rigidity: {} })));
     const [counted, ...dials] = rows;
-    return [counted, { cells: [buttons], update: () => (refit.disabled = app.isBusy) }, { cells: version.cells, update: showVersions }, ...dials];
+    return [counted, { cells: [buttons], update: () => (refit.disabled = app.isBusy) }, { cells: [version], update: showVersions }, ...dials];
   }
 }

@@ -199,7 +199,7 @@ export function mendForRun(mend, runs, from, to) {
 // Return an object with all its points moved by a function, and its width multiplied by a factor.
 export function moveObject(object, move, scale = 1) {
   if (object.type === "stroke") return { ...object, points: object.points.map(move), size: object.size * scale };
-  return { ...object, corners: object.corners.map(move) };
+  return { ...object, corners: object.corners.map(move), ...(object.mesh ? { mesh: object.mesh.map(move) } : {}) };
 }
 
 // The matrix that turns hue (degrees) and multiplies saturation and brightness, row by row (rendering/blending.py).

@@ -10,6 +10,15 @@ export function squareToQuad([[x0, y0], [x1, y1], [x2, y2], [x3, y3]]) {
   return [x1 - x0 + g * x1, x3 - x0 + h * x3, x0, y1 - y0 + g * y1, y3 - y0 + h * y3, y0, g, h, 1];
 }
 
+export const MESH_STEPS = 12; // cells along each side of a mesh
+
+// Return the points (MESH_STEPS + 1)^2 of a picture, row by row, whose corners are those of a quadrilateral.
+export function makeMesh(corners) {
+  const matrix = squareToQuad(corners);
+  const steps = [...Array(MESH_STEPS + 1).keys()].map((each) => each / MESH_STEPS);
+  return steps.flatMap((t) => steps.map((s) => applyMatrix(matrix, [s, t])));
+}
+
 export function applyMatrix(m, [x, y]) {
   const w = m[6] * x + m[7] * y + m[8];
   return [(m[0] * x + m[1] * y + m[2]) / w, (m[3] * x + m[4] * y + m[5]) / w];
@@ -63,9 +72,69 @@ export function drawInQuad(context, picture, width, height, corners) {
   if (warped) context.drawImage(warped, left, top);
 }
 
-// Return the place and the canvas of a picture in perspective. It is sampled pixel by pixel.
+// Draw a picture (of width x height) into a mesh of a 2D context, see `makeMesh`.
+export function drawInMesh(context, picture, width, height, mesh) {
+  const [left, top, warped] = warp(picture, width, height, mesh, context.canvas, (target, source, origin) => {
+    const count = MESH_STEPS + 1;
+    // The outermost cells go a little beyond the picture, where it fades out, so that its border is smooth.
+    const beyond = Math.min(1, (1.5 * MESH_STEPS) / Math.min(source.width, source.height));
+    const nodeAt = (column, row) => {
+      const inside = (each) => Math.max(0, Math.min(MESH_STEPS, each));
+      const [c, r] = [inside(column), inside(row)];
+      const [stepC, stepR] = [(column - c) * beyond, (row - r) * beyond];
+      const at = mesh[r * count + c];
+      const acrossFrom = mesh[r * count + (c ? c - 1 : c + 1)];
+      const downFrom = mesh[(r ? r - 1 : r + 1) * count + c];
+      const place = [0, 1].map((axis) => at[axis] + Math.abs(stepC) * (at[axis] - acrossFrom[axis]) + Math.abs(stepR) * (at[axis] - downFrom[axis]) - origin[axis]);
+      return [...place, (c + stepC) / MESH_STEPS, (r + stepR) / MESH_STEPS];
+    };
+    for (let row = -1; row <= MESH_STEPS; row++) {
+      for (let column = -1; column <= MESH_STEPS; column++) {
+        const [a, b, c, d] = [nodeAt(column, row), nodeAt(column + 1, row), nodeAt(column + 1, row + 1), nodeAt(column, row + 1)];
+        fillTriangle(target, source, a, b, c);
+        fillTriangle(target, source, a, c, d);
+      }
+    }
+  });
+  if (warped) context.drawImage(warped, left, top);
+}
+
+// Sample a picture in a triangle of nodes [x, y, s, t]; s and t go from 0 to 1 over the picture.
+function fillTriangle(target, source, a, b, c) {
+  const determinant = (b[0] - a[0]) * (c[1] - a[1]) - (c[0] - a[0]) * (b[1] - a[1]);
+  if (Math.abs(determinant) < 1e-9) return;
+  const [xs, ys] = [[a[0], b[0], c[0]], [a[1], b[1], c[1]]];
+  const [firstX, lastX] = [Math.max(0, Math.ceil(Math.min(...xs) - 0.5)), Math.min(target.width - 1, Math.floor(Math.max(...xs) - 0.5))];
+  const [firstY, lastY] = [Math.max(0, Math.ceil(Math.min(...ys) - 0.5)), Math.min(target.height - 1, Math.floor(Math.max(...ys) - 0.5))];
+  for (let y = firstY; y <= lastY; y++) {
+    for (let x = firstX; x <= lastX; x++) {
+      const [dx, dy] = [x + 0.5 - a[0], y + 0.5 - a[1]];
+      const share = (dx * (c[1] - a[1]) - dy * (c[0] - a[0])) / determinant;
+      const other = (dy * (b[0] - a[0]) - dx * (b[1] - a[1])) / determinant;
+      if (share < -1e-6 || other < -1e-6 || share + other > 1 + 1e-6) continue;
+      const [s, t] = [2, 3].map((each) => a[each] + share * (b[each] - a[each]) + other * (c[each] - a[each]));
+      sampleInto(target.data, 4 * (y * target.width + x), source, s * source.width - 0.5, t * source.height - 0.5);
+    }
+  }
+}
+
+// Return the place and the canvas of a picture in perspective.
 function warpPicture(picture, width, height, corners, limits) {
-  const [xs, ys] = [corners.map((corner) => corner[0]), corners.map((corner) => corner[1])];
+  const inverse = invertMatrix(squareToQuad(corners));
+  return warp(picture, width, height, corners, limits, (target, source, [left, top]) => {
+    for (let y = 0; y < target.height; y++) {
+      for (let x = 0; x < target.width; x++) {
+        const [s, t] = applyMatrix(inverse, [left + x + 0.5, top + y + 0.5]);
+        if (s > -0.02 && s < 1.02 && t > -0.02 && t < 1.02)
+          sampleInto(target.data, 4 * (y * target.width + x), source, s * source.width - 0.5, t * source.height - 0.5);
+      }
+    }
+  });
+}
+
+// Return the place and the canvas of a picture that lies within some points; it is sampled pixel by pixel by `fill`.
+function warp(picture, width, height, points, limits, fill) {
+  const [xs, ys] = [points.map((point) => point[0]), points.map((point) => point[1])];
   const [left, top] = [Math.max(0, Math.floor(Math.min(...xs)) - 1), Math.max(0, Math.floor(Math.min(...ys)) - 1)];
   const right = Math.min(limits.width, Math.ceil(Math.max(...xs)) + 2);
   const bottom = Math.min(limits.height, Math.ceil(Math.max(...ys)) + 2);
@@ -84,14 +153,7 @@ function warpPicture(picture, width, height, corners, limits) {
   canvas.height = bottom - top;
   const context = canvas.getContext("2d");
   const target = context.createImageData(canvas.width, canvas.height);
-  const inverse = invertMatrix(squareToQuad(corners));
-  for (let y = 0; y < canvas.height; y++) {
-    for (let x = 0; x < canvas.width; x++) {
-      const [s, t] = applyMatrix(inverse, [left + x + 0.5, top + y + 0.5]);
-      if (s > -0.02 && s < 1.02 && t > -0.02 && t < 1.02)
-        sampleInto(target.data, 4 * (y * canvas.width + x), source, s * small.width - 0.5, t * small.height - 0.5);
-    }
-  }
+  fill(target, source, [left, top]);
   context.putImageData(target, 0, 0);
   return [left, top, canvas];
 }

@@ -1,10 +1,11 @@
 // The picture of each layer of paint, drawn from its objects: strokes, texts and pictures, in pixels of its surface.
 
 import { getStroke } from "perfect-freehand";
-import { drawInQuad, isParallelogram } from "editor/quad.js";
-import { colorMatrix } from "editor/project.js";
+import { drawInMesh, drawInQuad, isParallelogram } from "editor/quad.js";
+import { colorMatrix, moveObject } from "editor/project.js";
 
 const TEXT_PX = 100; // Size at which texts are laid out.
+const WARPED_TEXT = 2; // Pixels of a text that is warped, per pixel of its layout.
 const LINE_HEIGHT = 1.2;
 const SOFT_BLUR = 0.28; // Blur of the softest stroke, as a share of its width: its middle is opaque, its rim fades out.
 const LEAST_BLUR_PX = 1; // Browsers draw no shadow at all for less.
@@ -153,8 +154,14 @@ function drawObject(context, object, pictures) {
   }
   const picture = pictures.get(object.source);
   if (!picture) return false;
-  drawInQuad(context, picture, picture.width, picture.height, object.corners);
+  drawWarped(context, picture, picture.width, picture.height, object);
   return true;
+}
+
+// Draw a picture where an object lies: between its corners, or in its mesh, with which it has its form in a frame.
+function drawWarped(context, picture, width, height, object) {
+  if (object.mesh) drawInMesh(context, picture, width, height, object.mesh);
+  else drawInQuad(context, picture, width, height, object.corners);
 }
 
 function drawStroke(context, object) {
@@ -217,7 +224,7 @@ function drawText(context, object) {
     target.fillStyle = object.color;
     object.text.split("\n").forEach((line, i) => target.fillText(line, 0, (i + 0.5) * TEXT_PX * LINE_HEIGHT));
   };
-  if (isParallelogram(object.corners)) {
+  if (!object.mesh && isParallelogram(object.corners)) {
     const [origin, right, , below] = object.corners;
     context.save();
     context.transform(
@@ -230,15 +237,17 @@ function drawText(context, object) {
     return;
   }
   const canvas = document.createElement("canvas");
-  canvas.width = Math.ceil(width);
-  canvas.height = Math.ceil(height);
-  write(canvas.getContext("2d"));
-  drawInQuad(context, canvas, width, height, object.corners);
+  canvas.width = Math.ceil(WARPED_TEXT * width);
+  canvas.height = Math.ceil(WARPED_TEXT * height);
+  const own = canvas.getContext("2d");
+  own.scale(WARPED_TEXT, WARPED_TEXT);
+  write(own);
+  drawWarped(context, canvas, canvas.width, canvas.height, object);
 }
 
 // Return the box [left, top, right, bottom] around everything that is drawn of an object.
 function boxOf(object) {
-  const outline = outlineOf(object);
+  const outline = object.mesh ?? outlineOf(object);
   const [xs, ys] = [0, 1].map((axis) => outline.map((point) => point[axis]));
   const margin = 2 + (object.type === "stroke" ? object.size * (1 - (object.hardness ?? 1)) : 0);
   return [Math.min(...xs) - margin, Math.min(...ys) - margin, Math.max(...xs) + margin, Math.max(...ys) + margin];
@@ -262,8 +271,7 @@ export function handlesOf(object) {
 export function turnAndScale(object, angle, factor, [cx, cy]) {
   const [cos, sin] = [Math.cos(angle) * factor, Math.sin(angle) * factor];
   const move = ([x, y, ...rest]) => [cx + cos * (x - cx) - sin * (y - cy), cy + sin * (x - cx) + cos * (y - cy), ...rest];
-  if (object.type === "stroke") return { ...object, points: object.points.map(move), size: object.size * factor };
-  return { ...object, corners: object.corners.map(move) };
+  return moveObject(object, move, factor);
 }
 
 // Bitmaps of the pictures in a project, loaded when they are first needed.

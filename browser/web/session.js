@@ -5,7 +5,7 @@ import { moveToBake } from "editor/project.js";
 const JOB_NAMES = { export: "Exporting", refit: "Refitting" };
 
 // Return the project with the pictures of its layers, as it is saved. savePicture: takes a layer and its canvas, and
-// returns the name of the picture. Throws an error if a picture that somebody placed is missing.
+// returns the name of the picture. A layer of which a picture is missing is kept as it was saved.
 export async function projectToSave(app, savePicture) {
   while (app.extra) await new Promise((done) => setTimeout(done, 100)); // A stroke is being drawn.
   const { project } = app.store;
@@ -15,7 +15,13 @@ export async function projectToSave(app, savePicture) {
       layers.push(layer);
       continue;
     }
-    await app.pictures.wait(layer.objects.map((object) => object.source).filter(Boolean));
+    try {
+      await app.pictures.wait(layer.objects.map((object) => object.source).filter(Boolean));
+    } catch (error) {
+      app.say(`“${layer.name}” keeps the picture with which it was saved before: ${error.message}`, true);
+      layers.push(layer);
+      continue;
+    }
     app.drawLayer(layer);
     const canvas = layer.objects.length ? app.raster.canvas(layer.id) : null;
     layers.push({ ...layer, picture: canvas ? await savePicture(layer, canvas) : null });
@@ -76,6 +82,8 @@ export async function reconnect(app) {
     const state = await app.server.readState();
     showJob(app, state.job ?? { state: "none" });
     if (state.bake.fingerprint !== app.bake.fingerprint) await app.reopen(state, new app.source.constructor(state.bake_url));
+    app.say("The program is back.");
+    app.schedule(); // Frames that could not be loaded are loaded now.
     showSaved(app, app.server.isBlocked ? "conflict" : app.server.isDirty ? "unsaved" : "saved");
     if (app.server.isDirty) app.server.save();
   } catch (error) {

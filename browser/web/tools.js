@@ -73,7 +73,9 @@ class StrokeTool {
     const { id, ...object } = this.stroke;
     this.stroke = null;
     this.app.drawExtra(null, null);
+    const isFirst = this.app.store.layer(this.layer.id)?.objects.length === 0;
     this.app.store.addObject(this.layer.id, { id, ...object });
+    if (isFirst && this.layer.kind === "recolor") this.app.say("Now only what you paint is recoloured; undo brings the whole back.");
   }
 
   cancel() {
@@ -84,10 +86,6 @@ class StrokeTool {
 
 function pressureOf(event) {
   return event.pointerType === "pen" ? event.pressure : 0.5;
-}
-
-function placesOf(object) {
-  return object.type === "stroke" ? object.points : object.corners;
 }
 
 class SelectTool {
@@ -117,15 +115,17 @@ class SelectTool {
     this.key = makeId();
     this.target = { layer, object };
     // The object is moved as it looks in the picture, so that turning it does not skew it.
-    const toPicture = ([x, y, ...rest]) => [...(app.surfaceToPicture(layer.layer, [x, y]) ?? [NaN, NaN]), ...rest];
-    this.seen = moveObject(object, toPicture);
-    this.handles = handlesOf(object).map(toPicture);
+    this.handles = handlesOf(object).map((corner) => app.surfaceToPicture(layer.layer, corner));
+    const { mesh, ...flat } = object;
+    this.seen = app.toPictureObject(layer.layer, flat);
     this.from = place;
+    if (!this.seen || this.handles.some((handle) => !handle)) {
+      this.target = null;
+      app.say("This frame does not show all of the object; go to a frame that does, or to its atlas.", true);
+      return;
+    }
     this.scale = app.surfaceScale(layer.layer, this.middleOf(place));
-    const isSeen = this.handles.flat().every(Number.isFinite) && placesOf(this.seen).flat().every(Number.isFinite);
-    if (!isSeen) this.target = null;
-    if (!isSeen) app.say("This frame does not show all of the object; go to a frame that does, or to its atlas.", true);
-    else if (layer.locked) app.say(`“${layer.name}” is locked; unlock it to change it.`, true);
+    if (layer.locked) app.say(`“${layer.name}” is locked; unlock it to change it.`, true);
   }
 
   findGrip({ layer, object }, event) {
@@ -143,11 +143,12 @@ class SelectTool {
     if (!this.target || this.target.layer.locked) return;
     const { app } = this;
     const { layer, object } = this.target;
-    const toSurface = ([x, y, ...rest]) => [...(app.pictureToSurface(layer.layer, [x, y]) ?? [NaN, NaN]), ...rest];
-    const { id, ...changed } = moveObject(this.transform(this.seen, place, event.altKey), toSurface);
+    const moved = this.transform(this.seen, place, event.altKey);
+    if (moved.type !== "stroke" && !isConvex(moved.corners)) return;
+    const changed = app.toSurfaceObject(layer.layer, app.withForm(moved));
+    if (!changed) return;
     if (changed.type === "stroke") changed.size *= app.surfaceScale(layer.layer, this.middleOf(place)) / this.scale;
-    const isPlaced = placesOf(changed).flat().every(Number.isFinite) && (changed.type === "stroke" || isConvex(changed.corners));
-    if (isPlaced) app.store.changeObject(layer.id, object.id, changed, this.key);
+    app.store.changeObject(layer.id, object.id, changed, this.key);
   }
 
   // Return the middle of the object in the picture while it is moved.
