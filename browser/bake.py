@@ -6,6 +6,7 @@ grows with the length of the clip but the number of files.
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from command_line import UserError, warn
 from editing.atlas_file import LayerImage, checkpoint_fingerprint
 from editing.attachment import continue_mapping
 from export.atlas import LayerExtent, measure_extent, plan_image
+from grids.model import LARGEST_LOG_LIGHT
 from media import Pixels, to_8_bit
 from media.clip import Clip, evenly_spaced_indices
 from media.flows import FORWARD
@@ -39,13 +41,14 @@ from rendering.hidden_light import continue_light
 from rendering.resampling import sample_field
 from rendering.trained_run import TrainedRun
 
-BAKE_FORMAT = 4  # Raised when the files change, so that older ones are written again.
+BAKE_FORMAT = 5  # Raised when the files change, so that older ones are written again.
 DESCRIPTION = "bake.json"
 LATTICE_PX = 8  # Largest distance of the nodes of mappings and trust, in pixels of working size.
 LATTICE_SHARE = 1 / 96  # The same as a share of the long edge: mappings of small frames bend within fewer pixels.
 KINKED_LATTICE_PX = 16  # The same for mappings that are almost linear between their kinks.
 LIGHT_LATTICE_PX = 16  # Largest distance of the nodes of light.
 FRAME_QUALITY, ATLAS_QUALITY = 90, 90  # of the JPEG files
+LARGEST_LIGHT = math.exp(LARGEST_LOG_LIGHT)  # Light that is stored as 255.
 MEASURED_FRAMES = 24  # Frames in which the scale of the mappings is measured.
 MEASURED_STEPS = 5_000  # Values of each of them.
 LARGEST_SURFACE_PX = 4096  # Longest side of the picture that is painted on; browsers allow no more everywhere.
@@ -64,7 +67,7 @@ class BakedFrame:
     picture: bytes  # JPEG
     alpha: bytes  # PNG, the opacity of all objects below each other
     uv: NDArray[np.float32]  # (L, rows, columns, 2) at the nodes
-    light: NDArray[np.float16]  # (2, rows, columns, 3) at the nodes of light: seen, behind objects; empty without light
+    light: Pixels  # (2, rows, columns, 3) at the nodes of light: seen, behind objects; empty without light
     extents: list[LayerExtent | None]
     thumbnail: Pixels | None
 
@@ -160,6 +163,7 @@ def describe_bake(
         ],
         "lattice": describe_nodes(mapping_nodes(run)),
         "light": describe_nodes(light_nodes(run)) if has_light else None,
+        "largest_light": LARGEST_LIGHT,
         "trust_steps_per_px": TRUST_STEPS_PER_PX,
         "thumbnails": thumbnails,
         "sound_lead_s": sound_lead_s,
@@ -224,11 +228,11 @@ def bake_frame(run: TrainedRun, frame: Frame, is_measured: bool, with_thumbnail:
     """Return the files of a rendered frame, and its extents, with steps if it is measured."""
     source = run.clip.frame(frame.t)
     alpha = to_8_bit(np.concatenate(list(frame.alpha), axis=0))
-    light = np.empty(0, np.float16)
+    light = np.empty(0, np.uint8)
     if frame.light is not None:
         is_hidden = in_halo(coverage_in_front(frame.alpha, len(frame.alpha)), max(frame.light.shape[:2]))
         behind = continue_light(frame.light, is_hidden, max(frame.light.shape[:2]))
-        light = np.stack([light_nodes(run).sample(each) for each in (frame.light, behind)]).astype(np.float16)
+        light = to_8_bit(np.stack([light_nodes(run).sample(each) for each in (frame.light, behind)]) / LARGEST_LIGHT)
     extents = [measure_extent(frame, layer.index, is_measured) for layer in run.model.layers]
     for extent in filter(None, extents):
         extent.steps = extent.steps[:: max(1, len(extent.steps) // MEASURED_STEPS)]
@@ -320,7 +324,7 @@ def write_frame(folder: Path, baked: BakedFrame, trust: NDArray[np.uint8]) -> No
     name = f"{baked.frame.t:05d}"
     (folder / f"{name}.jpg").write_bytes(baked.picture)
     (folder / f"{name}.png").write_bytes(baked.alpha)
-    fields = baked.uv.astype("<f4").tobytes() + baked.light.astype("<f2").tobytes() + trust.tobytes()
+    fields = baked.uv.astype("<f4").tobytes() + baked.light.tobytes() + trust.tobytes()
     (folder / f"{name}.bin").write_bytes(fields)
 
 

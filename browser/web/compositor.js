@@ -156,7 +156,7 @@ export class Compositor {
     };
     if (bake.light) {
       const [lightColumns, lightRows] = [bake.light.columns_px.length, bake.light.rows_px.length];
-      textures.lights = this.makeTexture(gl.RGB16F, lightColumns, 2 * lightRows, gl.RGB, gl.HALF_FLOAT, frame.light);
+      textures.lights = this.makeTexture(gl.RGB8, lightColumns, 2 * lightRows, gl.RGB, gl.UNSIGNED_BYTE, frame.light);
     }
     this.frames.set(frame.t, textures);
     return textures;
@@ -278,7 +278,7 @@ export class Compositor {
     gl.activeTexture(gl.TEXTURE0 + 15); // Textures that are loaded later are bound here, and disturb nothing.
     set("size", "uniform2iv", [this.bake.clip.width, this.bake.clip.height]);
     set("objects", "uniform1i", objects);
-    set("hasLight", "uniform1i", this.bake.light ? 1 : 0);
+    set("largestLight", "uniform1f", this.bake.light ? this.bake.largest_light : 0);
     set("hiddenObjects", "uniform4iv", [0, 1, 2, 3].map((object) => (object < objects && hidden.includes(object) ? 1 : 0)));
     setOwn(set);
     gl.drawArrays(gl.TRIANGLES, 0, 3);

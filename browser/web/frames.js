@@ -94,15 +94,15 @@ export class Frames {
   }
 }
 
-// Return the mappings (float32: layer, row, column, u and v), light (float16: that which is seen, then that behind objects) and trust (bytes) of a frame's file.
+// Return the mappings (float32: layer, row, column, u and v), light (bytes: that which is seen, then that behind objects) and trust (bytes) of a frame's file.
 function splitFields(bake, buffer) {
   const nodes = bake.lattice.rows_px.length * bake.lattice.columns_px.length;
   const uvCount = bake.layers.length * nodes * 2;
   const lightCount = bake.light ? bake.light.rows_px.length * bake.light.columns_px.length * 6 : 0;
   return {
     uv: new Float32Array(buffer, 0, uvCount),
-    light: new Uint16Array(buffer, uvCount * 4, lightCount),
-    trust: new Uint8Array(buffer, uvCount * 4 + lightCount * 2, nodes),
+    light: new Uint8Array(buffer, uvCount * 4, lightCount),
+    trust: new Uint8Array(buffer, uvCount * 4 + lightCount, nodes),
   };
 }
 

@@ -13,7 +13,7 @@ uniform sampler2D rowNodes;    // where each row of pixels lies among the rows o
 uniform sampler2D columnNodes;
 uniform ivec2 size;            // width and height of the frame
 uniform int objects;           // number of objects; the background is the layer of this number
-uniform bool hasLight;
+uniform float largestLight;    // light that is stored as 1; 0: no light
 uniform bvec4 hiddenObjects;
 out vec4 result;
 
@@ -38,10 +38,10 @@ float learnedAlpha(int object, ivec2 pixel) {
 
 // The light on a pixel; isBehind: on what the objects hide (rendering/hidden_light.py).
 vec3 lightOf(ivec2 pixel, bool isBehind) {
-  if (!hasLight) return vec3(1.0);
+  if (largestLight == 0.0) return vec3(1.0);
   vec2 place = vec2(texelFetch(columnNodes, ivec2(pixel.x, 0), 0).g, texelFetch(rowNodes, ivec2(pixel.y, 0), 0).g);
   int rows = textureSize(lights, 0).y / 2;
-  return atNodes(lights, place, isBehind ? rows : 0, rows).rgb;
+  return largestLight * atNodes(lights, place, isBehind ? rows : 0, rows).rgb;
 }
 
 // Whether a pixel shows what is behind a hidden object.
