@@ -70,8 +70,9 @@ def continue_field(values: Floats, is_known: Flags) -> Floats:
     size = max(2, round(width * scale)), max(2, round(height * scale))
     weight = shrink(is_known.astype(np.float64), size)
     known_values = shrink(np.where(is_known[..., None], values, 0), size)  # weighted sums over the known pixels
-    x, y = np.meshgrid(np.arange(size[0], dtype=float), np.arange(size[1], dtype=float))
-    result: Floats = np.zeros((size[1], size[0], values.shape[2]))
+    # Positions from the middle, so that their squares keep their digits with 32 bits.
+    x, y = np.meshgrid(*(np.arange(side, dtype=np.float32) - side / 2 for side in size))
+    result: Floats = np.zeros((size[1], size[0], values.shape[2]), np.float32)
     for window in reversed(WINDOWS):  # from coarse to fine
         sigma = window * max(size)
         fitted, filled = fit_windows(known_values, weight, x, y, sigma)
@@ -82,7 +83,7 @@ def continue_field(values: Floats, is_known: Flags) -> Floats:
 
 def shrink(values: Floats, size: tuple[int, int]) -> Floats:
     """Reduce an image (H, W) or (H, W, C) to the size (width, height) by averaging."""
-    return np.asarray(cv2.resize(np.ascontiguousarray(values, np.float64), size, interpolation=cv2.INTER_AREA))
+    return np.asarray(cv2.resize(np.ascontiguousarray(values, np.float32), size, interpolation=cv2.INTER_AREA))
 
 
 def fit_windows(values: Floats, weight: Floats, x: Floats, y: Floats, sigma: float) -> tuple[Floats, Floats]:
