@@ -88,10 +88,10 @@ def test_the_readme_is_short():
 
 
 SCRIPTS = {"train", "only_evaluate", "only_edit", "export_atlas", "export_layers", "unwrap_video"}
-SCRIPTS |= {"preprocess_mask_rcnn", "preprocess_optical_flow", "edit_in_browser"}
+SCRIPTS |= {"preprocess_mask_rcnn", "preprocess_optical_flow", "edit_in_browser", "unwrap_many"}
 ROOMS = [  # as docs/ARCHITECTURE.md: a module imports only from its own room and from rooms below it
     SCRIPTS,
-    {"browser"},
+    {"browser", "batches"},
     {"training", "preprocessing"},
     {"export"},
     {"evaluate", "editing"},
