@@ -39,7 +39,7 @@ class ClipResult:
     peak_mb: float | None
     message: str  # the last line that was printed
     run: str | None = None  # folder of the run, from the folder of the clip
-    metrics: dict[str, Any] | None = None  # metrics.json of its evaluation
+    metrics: dict[str, Any] | None = None  # numbers in metrics.json of its evaluation
 
 
 def run_clip(
@@ -182,7 +182,8 @@ def read_outcome(result: ClipResult, folder: Path) -> ClipResult:
     found = sorted((folder / "results").glob("*/*/metrics.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         return replace(result, status=FAILED, message="unwrap_video.py left no evaluation; see its log")
-    metrics = json.loads(found[-1].read_text(encoding="utf-8"))
+    values = json.loads(found[-1].read_text(encoding="utf-8"))
+    metrics = {name: value for name, value in values.items() if isinstance(value, int | float)}
     return replace(result, run=found[-1].parents[1].relative_to(folder).as_posix(), metrics=metrics)
 
 

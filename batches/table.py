@@ -15,7 +15,6 @@ COLUMNS = (
     "status",
     "psnr",
     "iou",
-    "frames",
     "seconds",
     "core_seconds",
     "peak_mb",
@@ -40,9 +39,7 @@ def write_tables(output: Path, results: Sequence[ClipResult], waiting: Sequence[
     media.write_text(output / "clips.csv", stream.getvalue())
     done = sum(result.status == DONE for result in results)
     head = f"<h1>{done} of {len(results) + len(waiting)} clips</h1>"
-    cells = "".join(
-        f"<th>{name}</th>" for name in ("", "clip", "PSNR, dB", "J", "seconds", "MB", "what it says")
-    )
+    cells = "".join(f"<th>{name}</th>" for name in ("", "clip", "PSNR, dB", "J", "seconds", "MB", "what it says"))
     body = "".join(show_row(result, row) for result, row in zip(results, rows, strict=True))
     body += "".join(f"<tr><td></td><td>{html.escape(name)}</td><td colspan=5>waiting</td></tr>" for name in waiting)
     page = f"<!doctype html><meta charset=utf-8><title>Clips</title><style>{STYLE}</style>{head}<table><tr>{cells}</tr>"
