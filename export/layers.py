@@ -135,7 +135,7 @@ def print_plate_notes(notes: Sequence[FrameNotes], remove_shadow: bool) -> None:
     with_shadow = sum(note.has_shadow for note in notes)
     if with_shadow >= SHADOW_FRAMES * len(notes):
         remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
-        print(f"a shadow moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
+        print(f"a shadow or a dark reflection moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
 
 
 def separate_frame(

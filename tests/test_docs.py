@@ -13,17 +13,8 @@ from batches.manifest import COLUMNS
 from config import Config
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITTEN_BY_RUNS = {
-    "log.txt",
-    "state.json",
-    "running.json",
-    "config.json",
-    "metrics.json",
-    "my_config.json",
-    "atlas.json",
-    "NAME_maskrcnn.json",
-    "project.json",
-}
+WRITTEN_BY_RUNS = {"config.json", "metrics.json", "my_config.json", "atlas.json", "NAME_maskrcnn.json", "project.json"}
+WRITTEN_BY_RUNS |= {"log.txt", "state.json", "running.json"}
 
 
 def tracked_files() -> list[Path]:
