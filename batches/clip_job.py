@@ -64,8 +64,8 @@ def run_clip(
             result, code = run_once(task, folder, threads, cores, result, is_stopped)
             if code in (0, WRONG_INPUT) or is_stopped():
                 break
-    except UserError as error:
-        result = replace(result, message=str(error))
+    except UserError as error:  # Another program works on it, and says what came of it.
+        return replace(result, message=str(error))
     if result.status == DONE:
         result = read_outcome(result, folder)
     if not is_stopped():
@@ -166,7 +166,9 @@ def end_abandoned_process(folder: Path) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process runs on this computer."""
+    """Return whether a process runs on this computer; on Windows, where asking would end it, False."""
+    if os.name == "nt":
+        return False
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat")

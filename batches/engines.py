@@ -69,7 +69,8 @@ def run_on_ray(
             raise UserError(f"--ray {address}: no Ray cluster ({str(error).splitlines()[0]}); give its head") from None
     try:
         remote = ray.remote(num_cpus=threads, max_retries=retries)(run_clip)
-        waiting = {remote.remote(task, output / task.name, threads, retries): task for task in tasks}
+        folder = output.resolve()  # Workers begin in other folders.
+        waiting = {remote.remote(task, folder / task.name, threads, retries): task for task in tasks}
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
             task = waiting.pop(done)

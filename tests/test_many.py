@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import last_line, run_script
+from conftest import ROOT, last_line, run_script
 
 import media
+import unwrap_many
 from batches import clip_job
 from batches.clip_job import DONE, FAILED, read_state, run_clip
 from batches.engines import check_answers, run_locally, run_on_ray, write_slurm_script
@@ -239,24 +240,34 @@ def test_clips_on_a_ray_cluster_survive_a_killed_worker(tmp_path):
     assert results["pan"].metrics["psnr"] > 15
 
 
-@pytest.mark.slow
-def test_the_command_unwraps_a_folder_and_does_nothing_twice(tmp_path):
-    (tmp_path / "clips").mkdir()
-    with media.VideoWriter(tmp_path / "clips" / "pan.mp4", 12, crf=6) as video:
-        for t in range(6):
-            video.write(SCENES["pan"](96, 64, 6).frame(t).rgb)
-    (tmp_path / "clips" / "broken.mp4").write_text("no video")
-    settings = [f"--set={each.removeprefix('--')}" for each in QUICK]
-    command = ("unwrap_many.py", str(tmp_path / "clips"), f"--output_folder={tmp_path / 'out'}", *settings)
-    done = run_script(*command)
-    assert done.returncode == 2
-    assert "1 of 2 clips failed" in last_line(done.stderr)
-    assert "broken: error: " in done.stdout
-    run = next((tmp_path / "out" / "pan" / "results").iterdir())
-    before = (run / "checkpoint").stat().st_mtime_ns
-    (tmp_path / "clips" / "broken.mp4").unlink()
-    again = run_script(*command)
-    assert again.returncode == 0, again.stderr
-    assert "1 of 1 clips are done already" in again.stdout
-    assert (run / "checkpoint").stat().st_mtime_ns == before
-    assert (tmp_path / "out" / "index.html").is_file()
+def test_the_command_writes_the_table_and_does_nothing_twice(stand_in, capsys):
+    make_clips(stand_in, pan="", broken="wrong")
+    command = [str(stand_in), f"--output_folder={stand_in / 'out'}", "--workers=2"]
+    with pytest.raises(UserError, match="1 of 2 clips failed"):
+        unwrap_many.main(command)
+    assert "broken: error: no video" in capsys.readouterr().out
+    (stand_in / "broken.mp4").unlink()
+    unwrap_many.main(command)
+    assert "1 of 1 clips are done already" in capsys.readouterr().out
+    assert (stand_in / "out" / "pan" / "begun").read_text().split() == ["begun"]
+    assert (stand_in / "out" / "index.html").is_file()
+
+
+def test_ctrl_c_ends_the_clips_that_are_worked_on(stand_in):
+    make_clips(stand_in, slow="slow", waiting="slow")
+    code = (
+        "import sys; from pathlib import Path; from batches import clip_job; import unwrap_many, command_line;"
+        f"clip_job.ROOT = Path({str(stand_in / 'scripts')!r}); command_line.run_script(unwrap_many.main)"
+    )
+    command = [sys.executable, "-c", code, str(stand_in), f"--output_folder={stand_in / 'out'}", "--workers=1"]
+    program = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    notes = [stand_in / "out" / name / "running.json" for name in ("slow", "waiting")]
+    while not any(note.is_file() for note in notes):
+        time.sleep(0.1)
+    (note,) = (json.loads(note.read_text()) for note in notes if note.is_file())
+    program.send_signal(signal.SIGINT)
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == 130
+    assert "the same command goes on" in errors
+    assert not clip_job.is_alive(note["pid"])
+    assert not any(note.is_file() for note in notes)
