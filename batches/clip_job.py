@@ -23,6 +23,7 @@ STATE, RUNNING, LOG = "state.json", "running.json", "log.txt"  # files in the fo
 DONE, FAILED = "done", "failed"
 WRONG_INPUT = 2  # Exit code of wrong input, which another attempt does not change.
 PATIENCE_S = 60.0  # Seconds in which a process that nobody waits for any more has to end.
+HEED_S = 10.0  # Seconds in which a process has to heed Ctrl-C.
 POLL_S = 0.2
 
 
@@ -129,11 +130,13 @@ def wait_for(
 
     Returns its exit code (negative: a signal), the seconds of all its cores, and its largest memory in MB.
     """
-    is_told = False
+    # Where Ctrl-C is ignored, as in the background of a shell script, the second signal ends it.
+    signals = [signal.SIGTERM] if os.name == "nt" else [signal.SIGINT, signal.SIGTERM]
+    next_signal_at = 0.0
     while True:
-        if is_stopped() and not is_told:
-            process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
-            is_told = True
+        if signals and is_stopped() and time.monotonic() >= next_signal_at:
+            process.send_signal(signals.pop(0))
+            next_signal_at = time.monotonic() + HEED_S
         if hasattr(os, "wait4"):
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
