@@ -7,12 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 
 from command_line import UserError
 
 SCRIPTS = Path(__file__).resolve().parent.parent  # Folder of the scripts.
 PROGRESS = re.compile(r"^(?P<name>[^:]*): +(?P<percent>\d+)%\|")  # a line of a progress bar
+HEED_S = 10.0  # Seconds in which a script has to heed Ctrl-C.
 KEPT_LINES = 40  # Last lines of a script that are kept, for its errors.
 
 
@@ -97,3 +98,7 @@ class Job:
         self.is_cancelled = True
         if self.process.poll() is None:
             self.process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)  # type: ignore[attr-defined]
+            # In the background of a shell script Ctrl-C is ignored; then it is ended after a while.
+            end = Timer(HEED_S, self.process.terminate)
+            end.daemon = True
+            end.start()
