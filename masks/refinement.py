@@ -184,7 +184,9 @@ def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, 
     vote = vote_along_flow(clip, rough, is_known)
     evidence = weigh_cues(cues, vote, pixels_near_masks(inside) & is_known[:, None, None])
     score = smooth_along_flow(clip, cue_score(evidence) + np.log(vote / (1 - vote)))
-    probability = np.stack([remove_specks(frame, keep) for frame, keep in zip(sigmoid(score), inside, strict=True)])
+    probability = sigmoid(score)
+    kept = inside | find_largest_part(probability)
+    probability = np.stack([remove_specks(frame, keep) for frame, keep in zip(probability, kept, strict=True)])
     failed = agreement(probability > 0.5, inside) < MIN_AGREEMENT
     return RefinedMasks(rough if failed else probability, clip.rgb)
 
@@ -217,6 +219,19 @@ def cue_score(evidence: Floats) -> Floats:
     """Return the score of the cues' summed log-likelihood ratios; weak evidence counts as none."""
     strong = np.sign(evidence) * np.maximum(np.abs(evidence) - WEAK_LOG_LIKELIHOOD, 0)
     return (CUE_WEIGHT * strong).clip(MIN_CUE_SCORE, MAX_CUE_SCORE)
+
+
+def find_largest_part(probability: Floats) -> Flags:
+    """Return the largest part (T, h, w) of an object that is connected in space or from frame to frame.
+
+    A head that is separate from its body in some frames belongs to it in others, so it is no speck.
+    """
+    from scipy.ndimage import label
+
+    labels, _ = label(probability > SPECK_PROBABILITY, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray((labels == sizes.argmax()) & (labels > 0))
 
 
 def remove_specks(probability: Floats, keep: Flags) -> Floats:

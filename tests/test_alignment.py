@@ -32,6 +32,7 @@ from masks.refinement import (
     RefinedMasks,
     agreement,
     cue_score,
+    find_largest_part,
     invert_symmetric_3x3,
     log_likelihood_ratio,
     refine_masks,
@@ -427,3 +428,14 @@ def test_symmetric_matrices_are_inverted():
     root = np.random.default_rng(0).standard_normal((4, 5, 3, 3))
     matrices = root @ root.swapaxes(-1, -2) + 0.1 * np.eye(3)
     np.testing.assert_allclose(invert_symmetric_3x3(matrices), np.linalg.inv(matrices), rtol=1e-9, atol=1e-9)
+
+
+def test_a_part_that_is_separate_for_some_frames_belongs_to_the_object():
+    probability = np.zeros((5, 40, 30), np.float32)
+    probability[:, 20:38, 5:25] = 0.9  # the body
+    probability[:, 10:14, 12:15] = 0.9  # the head
+    probability[[0, 4], 14:20, 12:14] = 0.9  # the neck, which is seen in the first and the last frame
+    probability[2, 2:4, 26:28] = 0.9  # a ripple
+    largest = find_largest_part(probability)
+    np.testing.assert_array_equal(largest[2], (probability[2] > 0) & (np.arange(40)[:, None] > 5))
+    assert not find_largest_part(np.zeros((2, 8, 8), np.float32)).any()
