@@ -114,7 +114,7 @@ def make_task(folder: Path, cells: dict[str, str], place: str) -> ClipTask:
     """
     if INPUT not in cells:
         raise UserError(f"{place}: the cell {INPUT} is empty; name a video or a folder of frames")
-    source = (folder / cells[INPUT]).resolve()
+    source = (folder / cells[INPUT]).absolute()  # Not where a link leads: masks and flow lie beside the link.
     if not source.exists():
         raise UserError(f"{place}: {source}: no such file or folder; correct the cell {INPUT}")
     name = cells.get(NAME, source.name if source.is_dir() else source.stem)
@@ -129,5 +129,5 @@ def make_task(folder: Path, cells: dict[str, str], place: str) -> ClipTask:
                 raise UserError(f"{place}: {column} is {value!r}, expected yes or no")
             flags += [f"--{column}"] if value.lower() in YES else []
         elif column in VALUE_COLUMNS and value:
-            flags.append(f"--{column}={(folder / value).resolve() if column in PATH_COLUMNS else value}")
+            flags.append(f"--{column}={(folder / value).absolute() if column in PATH_COLUMNS else value}")
     return ClipTask(name, source, tuple(flags))
