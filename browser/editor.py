@@ -152,26 +152,36 @@ class Editor:
     def start_job(
         self,
         kind: str,
-        make_arguments: Callable[[], list[str]],
-        finish: Callable[[Job], Message],
-        abandon: Callable[[], None] = lambda: None,
+        make_folder: Callable[[], Path],
+        make_arguments: Callable[[Path], list[str]],
+        finish: Callable[[Path, Job], Message],
     ) -> None:
-        """Start a script. Raises UserError if another one is running.
+        """Start a script that writes into a folder of its own. Raises UserError if another one is running.
 
-        make_arguments: returns the command line. finish: see `Job`. abandon: called if the script fails or is
-        cancelled.
+        make_folder: makes the folder; it is removed if the script cannot be started, fails or is cancelled.
+        make_arguments: returns the command line for the folder. finish: returns what the page is told when the script
+        has succeeded, see `Job`.
         """
+        with self.job_lock:
+            self.check_idle()
+            folder = make_folder()
+            try:
+                self.job = self.run_job(kind, folder, make_arguments(folder), finish)
+            except (UserError, OSError):
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    def run_job(self, kind: str, folder: Path, arguments: list[str], finish: Callable[[Path, Job], Message]) -> Job:
+        """Return a job that runs a script, tells the pages what it does, and removes its folder if it fails."""
 
         def tell(job: Job) -> None:
             if job.state in ("failed", "cancelled"):
-                abandon()
+                shutil.rmtree(folder, ignore_errors=True)
             if job.state == "failed":
                 warn(f"{kind}: {job.lines[-1] if job.lines else 'the script ended with an error'}")
             self.send({"event": "job", **job.describe()})
 
-        with self.job_lock:
-            self.check_idle()
-            self.job = Job(kind, make_arguments(), tell, finish)
+        return Job(kind, arguments, tell, lambda job: finish(folder, job))
 
     def cancel_job(self) -> None:
         """Stop the job that is running, if there is one."""
@@ -186,27 +196,19 @@ class Editor:
         file_format = values.get("format", "mp4")
         if file_format not in ("mp4", "prores", "ffv1", "png", "exr"):
             raise UserError(f"format is {file_format!r}, expected mp4, prores, ffv1, png or exr")
-        folder: Path | None = None
 
-        def make_arguments() -> list[str]:
-            nonlocal folder
-            folder = media.fresh_folder(self.project.folder / EXPORTS)
+        def make_arguments(folder: Path) -> list[str]:
             arguments = [*self.script("only_edit.py"), f"--project={self.project.path}", f"--format={file_format}"]
             arguments += [f"--output_folder={folder}", "--overwrite"]  # It is empty, and no other export takes it.
             arguments += ["--edit_space=native"] if values.get("native", True) else []
             return [*arguments, *(["--only_edit_layer"] if values.get("edit_only") else [])]
 
-        def abandon() -> None:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-
-        def finish(job: Job) -> Message:
-            assert folder is not None
+        def finish(folder: Path, _: Job) -> Message:
             video = next((path for path in folder.iterdir() if path.suffix in CONTAINERS), None)
             name = None if video is None else f"{folder.name}/{video.name}"
             return {"result": str(video or folder), "file": name}
 
-        self.start_job("export", make_arguments, finish, abandon)
+        self.start_job("export", lambda: media.fresh_folder(self.project.folder / EXPORTS), make_arguments, finish)
 
     def script(self, name: str) -> list[str]:
         """Return the beginning of the command line of a script for the current run."""
@@ -227,11 +229,11 @@ class Editor:
         seconds = values.get("seconds", REFIT_BUDGET_S)
         if not isinstance(seconds, int | float) or not 0 < seconds < MOST_REFIT_S:
             raise UserError(f"a refit takes seconds above 0 and below {MOST_REFIT_S:g}, got {seconds!r}")
-        folder: Path | None = None
 
-        def make_arguments() -> list[str]:
-            nonlocal folder
-            folder = copy_run(self.run_folder, self.original_folder, self.run.clip)
+        def make_folder() -> Path:
+            return copy_run(self.run_folder, self.original_folder, self.run.clip)
+
+        def make_arguments(folder: Path) -> list[str]:
             arguments = [str(SCRIPTS / "train.py"), f"--resume={folder}", "--no_evaluation", f"--time_budget={seconds}"]
             if mend.pins:
                 path = folder / "pins.json"
@@ -243,23 +245,14 @@ class Editor:
             device = self.run_arguments.get("device")
             return [*arguments, *([f"--device={device}"] if device else [])]
 
-        def finish(job: Job) -> Message:
-            assert folder is not None
+        def finish(folder: Path, job: Job) -> Message:
             self.send({"event": "job", **job.describe(), "stage": "preparing the frames"})
             note = {"from": self.run.name, "strokes": mend.strokes, "rigidity": mend.rigidity}
             self.open_run(folder)
             media.write_text(folder / REFIT_NOTE, json.dumps(note, indent=2) + "\n")
             return {"event": "bake", "run": folder.name}
 
-        def abandon() -> None:
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
-
-        try:
-            self.start_job("refit", make_arguments, finish, abandon)
-        except UserError:
-            abandon()
-            raise
+        self.start_job("refit", make_folder, make_arguments, finish)
 
 
 @dataclass(frozen=True)
