@@ -10,6 +10,7 @@ truth, and do not with --remove_shadow.
 import argparse
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ import numpy as np
 from command_line import UserError, run_script
 
 if TYPE_CHECKING:
+    from editing.layer_edit import LayerEdit
     from rendering.frames import Floats
     from rendering.trained_run import TrainedRun
     from scenes.scene import Scene
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure_run(folder: Path) -> str:
     """Return the row of one run. Raises UserError if its clip is no exact scene."""
+    from export.atlas import export_atlases
+    from export.layers import open_plate
     from rendering.trained_run import open_run
     from scenes.catalogue import SCENES
 
@@ -50,25 +54,23 @@ def measure_run(folder: Path) -> str:
     if name not in SCENES:
         raise UserError(f"{folder}: its clip {name} is no exact scene; there are: {', '.join(sorted(SCENES))}")
     scene = SCENES[name](run.clip.width, run.clip.height, len(run.clip))
-    values = [value for removes in (False, True) for value in measure_plates(run, scene, removes)]
+    with tempfile.TemporaryDirectory() as folder_of_atlas, redirect_stdout(sys.stderr):
+        atlas = export_atlases(run, Path(folder_of_atlas), None, 0, 8)
+        plate = open_plate(run, atlas.layer(run.model.layers.background.index), Path(folder_of_atlas))
+    values = [value for removes in (False, True) for value in measure_plates(run, scene, plate, removes)]
     return f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |"
 
 
-def measure_plates(run: "TrainedRun", scene: "Scene", removes_shadow: bool) -> tuple[float, float]:
-    """Return the PSNR of plates behind the objects and around them."""
+def measure_plates(run: "TrainedRun", scene: "Scene", plate: "LayerEdit", removes_shadow: bool) -> tuple[float, float]:
+    """Return the PSNR of plates behind the objects and around them. plate: the background's atlas as an edit."""
     import cv2
 
-    from export.atlas import export_atlases
-    from export.layers import make_clean_plate, open_plate
+    from export.layers import make_clean_plate
     from media import to_display
     from media.clip import evenly_spaced_indices
     from rendering.frames import render_frame
 
-    background = run.model.layers.background.index
     errors: tuple[list[Floats], list[Floats]] = ([], [])
-    with tempfile.TemporaryDirectory() as folder:
-        atlas = export_atlases(run, Path(folder), None, 0, 8)
-        plate = open_plate(run, atlas.layer(background), Path(folder))
     radius = round(AROUND * max(scene.width, scene.height))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2)
     for t in evenly_spaced_indices(len(run.clip), MEASURED_FRAMES):

@@ -206,15 +206,15 @@ def mapping_nodes(run: TrainedRun) -> Nodes:
     kinks, sides = run.model.mapping_kinks(), (run.clip.height, run.clip.width)
     smooth_gap = min(LATTICE_PX, max(1.0, max(sides) * LATTICE_SHARE))
     gap = KINKED_LATTICE_PX if kinks[0] else smooth_gap
-    return Nodes(*(spread_nodes(side, axis, gap) for side, axis in zip(sides, kinks, strict=True)))
+    return Nodes(*(place_nodes(side, axis, gap) for side, axis in zip(sides, kinks, strict=True)))
 
 
 def light_nodes(run: TrainedRun) -> Nodes:
     """Return the nodes at which light is stored, which are those of grids."""
-    return Nodes(*(spread_nodes(side, [], LIGHT_LATTICE_PX) for side in (run.clip.height, run.clip.width)))
+    return Nodes(*(place_nodes(side, [], LIGHT_LATTICE_PX) for side in (run.clip.height, run.clip.width)))
 
 
-def spread_nodes(side: int, kinks: list[float], gap: float) -> NDArray[np.float64]:
+def place_nodes(side: int, kinks: list[float], gap: float) -> NDArray[np.float64]:
     """Return positions from the first pixel of a side to the last, at most gap pixels apart, with all kinks."""
     fixed = np.unique(np.round([0.0, *kinks, max(side - 1, 1)], 4))
     pieces = [

@@ -6,6 +6,7 @@ With it, paint on an exported image returns to the right place.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -89,8 +90,15 @@ def layer_image_of_view(model: Model, name: str, layer: int, view: AtlasView, si
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 hash of a checkpoint file."""
+    status = checkpoint.stat()
+    return hash_file(checkpoint, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def hash_file(path: Path, size: int, modified_ns: int) -> str:
+    """Return the fingerprint of a file, which is read once for each size in bytes and time of its last change."""
     digest = sha256()
-    with checkpoint.open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(HASH_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from browser.bake import bake_run, mapping_nodes, read_bake, spread_nodes
+from browser.bake import bake_run, mapping_nodes, place_nodes, read_bake
 from browser.editor import Editor
 from browser.project_folder import OutdatedProject, ProjectFolder, find_project_folder, find_revision
 from browser.server import MOST_UPLOAD_BYTES, make_app
@@ -77,7 +77,7 @@ def test_nodes_lie_on_the_kinks_and_are_never_far_apart(grid_run):
         assert all(np.abs(positions - kink).min() < 1e-3 for kink in kinks)
         assert (positions[0], positions[-1]) == (0, side - 1)
         assert np.diff(positions).max() <= 16 + 1e-6
-    np.testing.assert_allclose(spread_nodes(17, [], 8), [0, 8, 16])
+    np.testing.assert_allclose(place_nodes(17, [], 8), [0, 8, 16])
 
 
 def test_baked_files_are_used_again_until_the_run_changes(grid_run, tmp_path):
