@@ -1,6 +1,7 @@
 """The video as tensors on a device, the consistency check of optical flow, and the pre-training of the mappings."""
 
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ INT16_MAX = 32767
 PRETRAIN_LEARNING_RATE = 1e-4  # of Adam, as published
 BYTES_PER_PIXEL = 14  # memory of a video with one object
 IN_MEMORY_BYTES = 1 << 30  # larger videos are mapped from disk
+RELEASE_EVERY = 50  # Frames after which the memory of a clip on disk is given back.
 READER_THREADS = min(8, (os.cpu_count() or 1) + 1)  # one more than the cores, because a thread may wait for the disk
 
 Floats = NDArray[np.floating]
@@ -90,6 +92,7 @@ class Video:
     mask_sources: tuple[str, ...]  # for each object, where its masks come from; see `masks.provenance.SOURCES`
     # Labels (H, W) of the frames on which somebody painted strokes; see `masks.strokes.read_strokes`
     strokes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    mapped_files: tuple[mmap.mmap, ...] = ()  # of a clip that is mapped from disk
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -108,6 +111,26 @@ class Video:
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+    def part(self, first: int, end: int) -> "Video":
+        """Return the frames from `first` to before `end`, without a copy of their pixels."""
+        flow_valid = self.flow_valid[:, first:end].clone()
+        flow_valid[BACKWARD, 0], flow_valid[FORWARD, -1] = False, False  # These neighbours are left out.
+        return replace(
+            self,
+            frames=self.frames[first:end],
+            masks=self.masks[:, first:end],
+            flow_steps=self.flow_steps[:, first:end],
+            flow_unit_px=self.flow_unit_px[:, first:end],
+            flow_valid=flow_valid,
+            strokes={t - first: labels for t, labels in self.strokes.items() if first <= t < end},
+        )
+
+    def release_memory(self) -> None:
+        """Let the operating system forget the frames that were read; those of a clip on disk are read again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # Windows has no such call, and does so when memory becomes scarce.
+            for mapped in self.mapped_files:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
     def normalize(self, xyt_px: Tensor) -> Tensor:
         """Convert pixels and frame numbers (N, 3) to network inputs (N, 3)."""
@@ -139,20 +162,27 @@ def frame_points(t: int, height: int, width: int, device: torch.device) -> Tenso
     return torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3).float()
 
 
-def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects: int = 1) -> Video:
+def empty_video(
+    size: tuple[int, int, int], folder: Path | None = None, objects: int = 1, is_on_disk: bool | None = None
+) -> Video:
     """Return a video of (T, H, W) with black frames, empty masks and no valid flow, to be filled.
 
     A long video is mapped from a file, so that the operating system keeps in memory only what is used. The file has no
-    name and disappears with the video; it lies in `folder` if that is writable.
+    name and disappears with the video; it lies in `folder` if that is writable. is_on_disk: whether it is mapped; None:
+    if it is larger than IN_MEMORY_BYTES.
     """
-    frames = size[0]
-    is_on_disk = BYTES_PER_PIXEL * math.prod(size) > IN_MEMORY_BYTES
+    frames, mapped_files = size[0], list[mmap.mmap]()
+    if is_on_disk is None:
+        is_on_disk = BYTES_PER_PIXEL * math.prod(size) > IN_MEMORY_BYTES
 
     def zeros(shape: tuple[int, ...], dtype: type) -> Tensor:
         if not is_on_disk:
             return torch.from_numpy(np.zeros(shape, dtype))
         with tempfile.TemporaryFile(dir=folder if folder and os.access(folder, os.W_OK) else None) as file:
-            return torch.from_numpy(np.memmap(file, dtype, "w+", shape=shape))
+            count = math.prod(shape)
+            file.truncate(count * np.dtype(dtype).itemsize)
+            mapped_files.append(mmap.mmap(file.fileno(), 0))
+            return torch.from_numpy(np.frombuffer(mapped_files[-1], dtype, count).reshape(shape))
 
     return Video(
         frames=zeros((*size, 3), np.uint8),
@@ -161,22 +191,26 @@ def empty_video(size: tuple[int, int, int], folder: Path | None = None, objects:
         flow_unit_px=torch.ones(2, frames),
         flow_valid=zeros((2, *size), np.bool_),
         mask_sources=("unknown",) * objects,
+        mapped_files=tuple(mapped_files),
     )
 
 
-def load_video(clip: Clip, device: torch.device, mask_sources: Sequence[str] | None = None) -> Video:
+def load_video(
+    clip: Clip, device: torch.device, mask_sources: Sequence[str] | None = None, is_on_disk: bool | None = None
+) -> Video:
     """Read a whole clip for training. Raises UserError if a file is missing or damaged.
 
-    mask_sources: for each object, where its masks come from; None if that is unknown.
+    mask_sources: for each object, where its masks come from; None if that is unknown. is_on_disk: see `empty_video`.
     """
     mask_paths, count = clip.object_masks, len(clip)
-    video = empty_video(clip.size, clip.folder.parent, clip.objects)
+    video = empty_video(clip.size, clip.folder.parent, clip.objects, is_on_disk)
     with ThreadPoolExecutor(READER_THREADS) as readers:  # threads help: decoding releases Python's global lock
         results = readers.map(lambda t: read_into_video(clip, video, t), range(count))
-        for _ in tqdm(results, total=count, desc=f"reading {clip.name}", unit="frame", leave=False):
-            pass
+        for t, _ in enumerate(tqdm(results, total=count, desc=f"reading {clip.name}", unit="frame", leave=False)):
+            if t % RELEASE_EVERY == 0:
+                video.release_memory()
     for paths, object_masks in zip(mask_paths, video.masks, strict=True):
-        if not (object_masks > 127).any():
+        if not any((mask > 127).any() for mask in object_masks):
             warn(f"{paths[0].parent}: all masks are empty; everything will be background")
     if mask_sources is not None:
         video.mask_sources = tuple(mask_sources)

@@ -12,7 +12,7 @@ import numpy as np
 
 from alignment.layers import align_layer, reference_frame, refine_layer_long_range
 from alignment.long_range import match_distant_frames
-from alignment.tracks import Flags, Floats, PointPairs, sample_point_pairs
+from alignment.tracks import Floats, LayerPixels, PointPairs, sample_point_pairs
 from alignment.transforms import (
     MIN_GAIN,
     OUTLIER_PX,
@@ -73,7 +73,7 @@ class Surface:
         return unrolled if self.upright is None else unrolled @ self.upright.T
 
 
-def choose_surface(video: Video, mask: Flags, transforms: Floats) -> Surface:
+def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> Surface:
     """Return the surface on which the background is least distorted; transforms: its homographies (T, 3, 3).
 
     video: on the CPU. mask: (T, H, W), the pixels of the background. Prints a line if it is not the plane of the
@@ -142,7 +142,7 @@ def middle_pixel(size: tuple[int, int]) -> Floats:
     return np.array([(size[1] - 1) / 2, (size[0] - 1) / 2, 1.0])
 
 
-def fit_cylinder(video: Video, mask: Flags, pairs: PointPairs) -> Surface | None:
+def fit_cylinder(video: Video, mask: LayerPixels, pairs: PointPairs) -> Surface | None:
     """Fit a camera that turns and zooms to a layer's point pairs, and lay a cylinder around it.
 
     Return None if that fails or if the camera turns too far. video: on the CPU. mask: (T, H, W), the layer's pixels.

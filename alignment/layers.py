@@ -1,10 +1,12 @@
 """Fit the motion of each layer of a clip: one transform per frame."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.long_range import match_distant_frames
-from alignment.tracks import Flags, Floats, sample_point_pairs
+from alignment.tracks import Flags, Floats, LayerPixels, find_shown_frames, sample_point_pairs
 from alignment.transforms import (
     OUTLIER_PX,
     align_frames,
@@ -23,7 +25,27 @@ from unwrap_utils import Video
 MAX_RIGID_RESIDUAL = 1 / 1500
 
 
-def align_layer(video: Video, mask: Flags, kind: str) -> Floats:
+class MaskedPixels:
+    """The pixels of a layer by the rough masks, computed for one frame at a time, because a clip may be long."""
+
+    def __init__(self, masks: NDArray[np.uint8], index: int):
+        """masks: (F, T, H, W). index: of the object; F for the background, the pixels of no object."""
+        self.masks, self.index = masks, index
+
+    def __len__(self) -> int:
+        return self.masks.shape[1]
+
+    def __getitem__(self, t: int) -> Flags:
+        if self.index < len(self.masks):
+            inside: Flags = self.masks[self.index, t] > 127
+            return inside
+        return ~np.asarray((self.masks[:, t] > 127).any(0))
+
+    def __array__(self, *_: Any, **__: Any) -> Flags:
+        return np.stack([self[t] for t in range(len(self))])
+
+
+def align_layer(video: Video, mask: LayerPixels, kind: str) -> Floats:
     """Fit transforms (T, 3, 3) from pixels of each frame to pixels of the layer's reference frame.
 
     video: on the CPU. mask: (T, H, W), the pixels of the layer. kind: "similarity", "affine" or "homography".
@@ -32,9 +54,9 @@ def align_layer(video: Video, mask: Flags, kind: str) -> Floats:
     return align_frames(sample_point_pairs(video, mask), frames, reference_frame(mask), kind, (height, width))
 
 
-def reference_frame(mask: Flags) -> int:
+def reference_frame(mask: LayerPixels) -> int:
     """Return the middle one of the frames in which a layer's mask (T, H, W) is not empty."""
-    visible_frames = np.flatnonzero(mask.any((1, 2)))
+    visible_frames = np.flatnonzero(find_shown_frames(mask))
     return int(visible_frames[len(visible_frames) // 2]) if len(visible_frames) else len(mask) // 2
 
 
@@ -55,7 +77,7 @@ def refine_long_range(video: Video, transforms: Floats) -> Floats:
     return np.stack(map_side_by_side(lambda layer: refine_layer_long_range(video, layer[0], *layer[1]), layers))
 
 
-def refine_layer_long_range(video: Video, transforms: Floats, mask: Flags, kind: str) -> Floats:
+def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels, kind: str) -> Floats:
     """Refine one layer's transforms (T, 3, 3) with direct matches of distant frames, if the layer is rigid enough.
 
     If an object bends or turns, no transform fits frames that are far apart. The matches would then pull the
@@ -75,14 +97,13 @@ def refine_layer_long_range(video: Video, transforms: Floats, mask: Flags, kind:
     return result if is_rigid and are_plausible(result, size) else transforms
 
 
-def layer_pixels(video: Video) -> list[tuple[Flags, str]]:
+def layer_pixels(video: Video) -> list[tuple[MaskedPixels, str]]:
     """Return for each layer its pixels (T, H, W) by the rough masks and the kind of its transforms.
 
     The background is the last layer: the pixels of no object. video: on the CPU.
     """
-    masks: Flags = video.masks.numpy() > 127
-    pixels = [*masks, ~np.asarray(masks.any(0))]
-    return [(pixels[layer.index], layer.motion_kind) for layer in Layers.for_objects(len(masks))]
+    masks = video.masks.numpy()
+    return [(MaskedPixels(masks, layer.index), layer.motion_kind) for layer in Layers.for_objects(len(masks))]
 
 
 def object_boxes(masks: Flags, margin: float) -> NDArray[np.int64]:

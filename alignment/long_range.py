@@ -11,12 +11,21 @@ from numpy.typing import NDArray
 
 import media
 from alignment.dis_flow import DisFlow
-from alignment.tracks import BORDER_PX, POINTS_PER_PAIR, Flags, Floats, PointPairs, nearest_pixels, pad_pairs
+from alignment.tracks import (
+    BORDER_PX,
+    POINTS_PER_PAIR,
+    Flags,
+    Floats,
+    LayerPixels,
+    PointPairs,
+    nearest_pixels,
+    pad_pairs,
+)
 from alignment.transforms import MIN_POINTS, resize_matrix, to_homogeneous, transform_points
 from media.images import fit_size
 from unwrap_utils import Video, consistent_pixels
 
-MAX_FRAMES = 18  # Most frames of a clip that take part.
+MAX_FRAMES = 18  # Most frames of a clip that take part, unless that leaves more than MIN_DISTANCE between them.
 MIN_STEP = 4  # Least number of frames between two frames that take part.
 MIN_DISTANCE = 16  # Least number of frames between two frames that are compared; nearer ones are tied by tracked flow.
 LONG_EDGE_PX = 512  # Pixels of the long edge at which frames are compared; larger frames are reduced to it.
@@ -25,7 +34,7 @@ TEXTURE_WINDOW_PX = 9  # Side in pixels of the window around a point in which te
 MIN_SLOPE = 2.0  # Least slope in grey levels per pixel, in every direction; the flow of flat areas is a guess.
 
 
-def match_distant_frames(video: Video, mask: Flags, transforms: Floats) -> PointPairs:
+def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) -> PointPairs:
     """Match points of a layer between frames that are far apart.
 
     video: on the CPU. mask: (T, H, W), the pixels of the layer. transforms: (T, 3, 3), from frames to the layer's
@@ -57,7 +66,7 @@ def choose_frame_pairs(frames: int) -> list[tuple[int, int]]:
 
     The distances are MIN_DISTANCE, rounded up to the step between frames, and its doubles.
     """
-    step = max(MIN_STEP, -(-frames // MAX_FRAMES))
+    step = min(max(MIN_STEP, -(-frames // MAX_FRAMES)), MIN_DISTANCE)
     shortest = step * -(-MIN_DISTANCE // step)
     distances = takewhile(lambda distance: distance < frames, (shortest << power for power in count()))
     return [(t, t + distance) for distance in distances for t in range(0, frames - distance, step)]

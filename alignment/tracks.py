@@ -3,16 +3,30 @@
 Transforms of layers are fitted to these pairs."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from media.flows import FORWARD
-from unwrap_utils import Video
+from unwrap_utils import RELEASE_EVERY, Video
 
 Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+
+
+class LayerPixels(Protocol):
+    """The pixels of a layer: an array (T, H, W), or something that computes one frame at a time."""
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        ...
+
+    def __getitem__(self, t: int, /) -> Flags:
+        """Return the pixels of frame t, (H, W)."""
+        ...
+
 
 DISTANCES = (1, 2, 4, 8, 16)  # Frames between the two ends of a pair.
 POINTS_PER_PAIR = 80  # Most points that are kept for one pair of frames.
@@ -83,7 +97,12 @@ def track_points(video: Video, t: int, points: Floats, steps: int) -> tuple[list
     return positions, validities
 
 
-def sample_point_pairs(video: Video, mask: Flags) -> PointPairs:
+def find_shown_frames(mask: LayerPixels) -> Flags:
+    """Return the frames (T,) in which a layer has pixels."""
+    return np.array([bool(mask[t].any()) for t in range(len(mask))])
+
+
+def sample_point_pairs(video: Video, mask: LayerPixels) -> PointPairs:
     """Sample pairs of points that lie on a layer at both ends.
 
     video: on the CPU. mask: (T, H, W), the pixels of the layer. A target frame with an empty mask accepts every point,
@@ -91,10 +110,12 @@ def sample_point_pairs(video: Video, mask: Flags) -> PointPairs:
     """
     frames, height, width = video.size
     rng = np.random.default_rng(0)
-    has_mask = np.asarray(mask.any((1, 2)))
+    has_mask = find_shown_frames(mask)
     inner = (slice(BORDER_PX, -BORDER_PX),) * 2
     rows: list[tuple[int, int, Floats, Floats]] = []
     for t in range(frames - 1):
+        if t % RELEASE_EVERY == RELEASE_EVERY - 1:
+            video.release_memory()
         y, x = np.nonzero(mask[t][inner] & video.flow_valid[FORWARD, t].numpy()[inner])
         if len(x) == 0:
             continue
@@ -108,7 +129,7 @@ def sample_point_pairs(video: Video, mask: Flags) -> PointPairs:
             column, row, is_inside = nearest_pixels(end, (height, width))
             is_pair = validities[distance - 1] & is_inside
             if has_mask[target]:
-                is_pair &= mask[target, row, column]
+                is_pair &= mask[target][row, column]
             index = np.flatnonzero(is_pair)[:POINTS_PER_PAIR]
             if len(index):
                 rows.append((t, target, points[index], end[index]))

@@ -6,6 +6,8 @@ Gauss-Newton steps)."""
 
 import cv2
 import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
 
 from alignment.tracks import Flags, Floats, PointPairs
 
@@ -13,6 +15,7 @@ MIN_POINTS = 12  # Fewer points of a pair of frames are not enough to estimate a
 OUTLIER_PX = 2.0  # Residuals in pixels above this have little weight.
 MIN_OUTLIER_PX = 0.5  # Smallest such limit in pixels, used for layers whose points agree well.
 OUTLIER_FACTOR = 2.0  # The limit for outliers as a multiple of the median residual.
+PAIRS_AT_ONCE = 1000  # Pairs of frames whose derivatives are held in memory at the same time.
 MAX_ITERATIONS = 12  # Most Gauss-Newton steps.
 MIN_GAIN = 1e-4  # Refinement stops when a step reduces the cost by less than this share of it.
 PRIOR_WEIGHT = 1e-2  # Weight of "a frame changes as its neighbours do"; a point has weight 1.
@@ -178,14 +181,35 @@ def gauss_newton_step(
     current: transforms (T, 3, 3) from unit coordinates to the reference frame. start, end: points (P, N, 2) in unit
     coordinates. outlier: the residual in unit coordinates above which a point has little weight.
     """
-    source_to_target = np.linalg.inv(current[pairs.target]) @ current[pairs.source]  # (P, 3, 3)
+    cost, blocks, gradients = 0.0, [], []
+    for first in range(0, len(pairs.source), PAIRS_AT_ONCE):
+        part = slice(first, first + PAIRS_AT_ONCE)
+        source_to_target = np.linalg.inv(current[pairs.target[part]]) @ current[pairs.source[part]]
+        part_cost, part_blocks, part_gradients = normal_equations(
+            source_to_target, start[part], end[part], pairs.weight[part], generators, outlier
+        )
+        cost += part_cost
+        blocks.append(part_blocks)
+        gradients.append(part_gradients)
+    is_free = np.arange(len(current)) != reference
+    return solve_step(np.concatenate(blocks), np.concatenate(gradients), pairs, is_free), cost
+
+
+def normal_equations(
+    source_to_target: Floats, start: Floats, end: Floats, weights: Floats, generators: Floats, outlier: float
+) -> tuple[float, Floats, Floats]:
+    """Return the robust cost of P pairs of frames, and their parts of the normal equations.
+
+    These are the blocks (P, 2 G, 2 G) and gradients (P, 2 G) by the parameters of the source frame and then those of
+    the target frame. source_to_target: (P, 3, 3). weights: (P, N). The rest: see `gauss_newton_step`.
+    """
     source_points = to_homogeneous(start)
     target_points = source_points @ source_to_target.transpose(0, 2, 1)  # (P, N, 3)
     projection = target_points[..., :2] / target_points[..., 2:]
     residual = projection - end
     squared = np.square(residual).sum(-1)
-    weight = pairs.weight / (1 + squared / outlier**2)
-    cost = float((pairs.weight * np.log1p(squared / outlier**2)).sum())
+    weight = weights / (1 + squared / outlier**2)
+    cost = float((weights * np.log1p(squared / outlier**2)).sum())
 
     def project(points: Floats, matrices: Floats) -> Floats:
         """Return how the projection of points (P, N, 3) changes, (P, N, 2, G), along matrices (P or 1, G, 3, 3)."""
@@ -203,9 +227,7 @@ def gauss_newton_step(
     )  # (P, N, 2, 2 G): the parameters of the source frame, then those of the target frame
     rows = slopes.reshape(len(slopes), -1, slopes.shape[-1])
     weighted = (slopes * weight[..., None, None]).reshape(rows.shape).swapaxes(1, 2)
-    blocks, gradients = weighted @ rows, (weighted @ residual.reshape(len(rows), -1, 1))[..., 0]
-    is_free = np.arange(len(current)) != reference
-    return solve_step(blocks, gradients, pairs, is_free), cost
+    return cost, weighted @ rows, (weighted @ residual.reshape(len(rows), -1, 1))[..., 0]
 
 
 def solve_step(blocks: Floats, gradients: Floats, pairs: PointPairs, is_free: Flags) -> Floats:
@@ -215,19 +237,21 @@ def solve_step(blocks: Floats, gradients: Floats, pairs: PointPairs, is_free: Fl
     False for frames that must not change.
     """
     frames, count = len(is_free), blocks.shape[1] // 2
-    normal, right_side = np.zeros((frames, frames, count, count)), np.zeros((frames, count))
-    ends = np.stack((pairs.source, pairs.target), axis=1)
-    by_end = blocks.reshape(-1, 2, count, 2, count).swapaxes(2, 3)
-    np.add.at(normal, (ends[:, :, None], ends[:, None, :]), by_end)
-    np.add.at(right_side, ends, -gradients.reshape(-1, 2, count))
-    # Frames that no pair determines change as their neighbours do.
-    change = np.diff(np.eye(frames), axis=0)
-    normal += PRIOR_WEIGHT * (change.T @ change)[:, :, None, None] * np.eye(count)
-    size = count * int(is_free.sum())
-    system = normal[is_free][:, is_free].swapaxes(1, 2).reshape(size, size)
     step = np.zeros((frames, count))
-    if np.isfinite(system).all() and np.isfinite(right_side).all():
-        step[is_free] = np.linalg.solve(system, right_side[is_free].reshape(-1)).reshape(-1, count)
+    if not (np.isfinite(blocks).all() and np.isfinite(gradients).all()):
+        return step
+    ends = np.stack((pairs.source, pairs.target), axis=1)
+    right_side = np.zeros((frames, count))
+    np.add.at(right_side, ends, -gradients.reshape(-1, 2, count))
+    numbers = (ends[:, :, None] * count + np.arange(count)).reshape(len(ends), -1)  # of the parameters of each pair
+    rows, columns = (np.broadcast_to(axis, blocks.shape).ravel() for axis in (numbers[:, :, None], numbers[:, None]))
+    pair_part = sparse.coo_array((blocks.ravel(), (rows, columns)), shape=(frames * count,) * 2)
+    # Frames that no pair determines change as their neighbours do.
+    change = sparse.diags_array([-np.ones(frames - 1), np.ones(frames - 1)], offsets=[0, 1], shape=(frames - 1, frames))
+    prior = sparse.kron(PRIOR_WEIGHT * (change.T @ change), sparse.diags_array(np.ones(count)))
+    is_unknown = np.repeat(is_free, count)
+    system = sparse.csc_array(pair_part + prior)[is_unknown][:, is_unknown]
+    step[is_free] = spsolve(system, right_side[is_free].ravel(), permc_spec="MMD_AT_PLUS_A").reshape(-1, count)
     return step
 
 

@@ -121,7 +121,7 @@ def fit_alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
     frames, height, width = host_video.size
     transforms = refine_long_range(host_video, align_layers(host_video))
     frame_boxes = np.tile([0, height, 0, width], (frames, 1))
-    boxes = [*(object_boxes(member, 0.0) for member, _ in layer_pixels(host_video)[:-1]), frame_boxes]
+    boxes = [*(object_boxes(np.asarray(member), 0.0) for member, _ in layer_pixels(host_video)[:-1]), frame_boxes]
     corners = [box_corners(motion, box) for motion, box in zip(transforms, boxes, strict=True)]
     centers = [(points.max(0) + points.min(0)) / 2 for points in corners]
     half_side_px = max(float(np.abs(points - center).max()) for points, center in zip(corners, centers, strict=True))
