@@ -71,6 +71,12 @@ class Config:
     results_folder_name: str = setting("Folder in which every run gets a folder of its own.", "results")
     add_to_experiment_folder_name: str = setting("Added to the name of the run's folder.", "_")
     iters_num: int = setting("Number of iterations.", 400_000, at_least=1)
+    window_frames: int = setting(
+        "representation grid: clips of more than 1.5 times so many frames are trained in windows of about so many "
+        "frames, whose atlases are parts of the same ones.",
+        100,
+        at_least=16,
+    )
     time_budget_s: float | None = setting(
         "Stop after so many seconds of loading and training, and evaluate; null: stop after iters_num.", None, above=0
     )

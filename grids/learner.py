@@ -48,8 +48,9 @@ class GridLearner:
         self.pending_pairs: list[int] = []  # first frames of the pairs that are still to come in this round
         self.round = 0
         self.frames_used: float = 0
+        self.parts_done, self.is_whole = 0, True
 
-    def initialize(self, show_start: Callable[[Model, list[Pixels]], None]) -> None:
+    def initialize(self, show_start: Callable[[Model, list[Pixels]], None], _folder: Path) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
 
         def show_preview(model: GridModel) -> None:

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from command_line import UserError
 from config import Config, Levels
+from grids.atlases import sample_atlas, sample_shared_square, sampling_units, texels_per_uv
 from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constant, sample_nodes, to_device_async
 from grids.surfaces import meet_surface, surface_jacobians
-from implicit_neural_networks import Layers, Sample, atlas_to_uv
+from implicit_neural_networks import Layers, Sample
 from media import Pixels, to_8_bit
 
 LOGIT_STEP = 1 / 16  # Unit in which the logits of kept masks are stored as 8-bit integers.
@@ -140,7 +141,7 @@ class GridModel(nn.Module):
 
     def texels_per_uv(self, layer: int) -> float:
         """Return the texels of a layer's full-sized atlas per unit of its uv."""
-        return max(max(self.shape.atlas_sizes[layer]) - 1, 1) / 2
+        return texels_per_uv(self.shape.atlas_sizes[layer])
 
     def texel_center(self, layer: int) -> Tensor:
         """Return the texel (x, y) at uv = 0, (2,)."""
@@ -153,7 +154,7 @@ class GridModel(nn.Module):
             self.shape.atlas_sizes[layer],
             self.shape.first_part(layer),
         )
-        first_texels_per_uv = max(first_width - 1, first_height - 1, 1) / 2
+        first_texels_per_uv = texels_per_uv((first_height, first_width))
         return (
             self.texels_per_uv(layer) / first_texels_per_uv,
             ((width - first_width) / 2 - left) / first_texels_per_uv,
@@ -251,21 +252,11 @@ class GridModel(nn.Module):
 
     def layer_color(self, uv: Tensor, layer: int) -> Tensor:
         """Return the colour of one layer's atlas at uv (N, 2), (N, 3) in [0, 1]."""
-        texels = uv * self.texels_per_uv(layer) + self.texel_center(layer)
-        grid = to_sampling_grid(texels, self.shape.atlas_sizes[layer])[None, None]
-        values = functional.grid_sample(self.atlases[layer], grid, padding_mode="border", align_corners=False)
-        return values[0, :, 0].T.clamp(0, 1)
+        return sample_atlas(self.atlases[layer], self.shape.atlas_sizes[layer], uv)
 
     def atlas_color(self, atlas_uv: Tensor) -> Tensor:
-        """Return the colour at positions (N, 2) in the shared atlas square, (N, 3) in [0, 1].
-
-        It is black where no layer's square is. Where two squares touch, the layer in front has the border.
-        """
-        colors = atlas_uv.new_zeros(len(atlas_uv), 3)
-        for layer, center in reversed(list(enumerate(self.atlas_centers[:, 0]))):
-            is_inside = ((atlas_uv - center).abs() <= 0.5 + 1e-6).all(1)
-            colors[is_inside] = self.layer_color(atlas_to_uv(atlas_uv[is_inside], center), layer)
-        return colors
+        """Return the colour at positions in the shared square; see `Model.atlas_color`."""
+        return sample_shared_square(atlas_uv, self.atlas_centers[:, 0], self.layer_color)
 
     def atlas_images(self) -> list[Pixels]:
         """Return an image (h, w, 3) uint8 of each layer's atlas, at the resolution that it has now."""
@@ -477,21 +468,6 @@ def combine_logits(learned: Tensor, mask: Tensor, is_kept: Tensor) -> Tensor:
 def node_steps(nodes: int) -> list[float]:
     """Return the positions of nodes along an axis, from 0 for the first to 1 for the last."""
     return [number / (nodes - 1) for number in range(nodes)]
-
-
-def sampling_units(size: tuple[int, int]) -> tuple[float, ...]:
-    """Return the 3 x 3 matrix from texels of an image of (height, width) to the coordinates of `to_sampling_grid`."""
-    (height, width) = size
-    return 2 / width, 0, 1 / width - 1, 0, 2 / height, 1 / height - 1, 0, 0, 1
-
-
-def to_sampling_grid(texels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Convert texels (..., 2) of an image of (height, width) to grid_sample's coordinates with align_corners=False.
-
-    These coordinates hold for the image at any resolution, so they stay the same from coarse to fine.
-    """
-    height, width = size
-    return (texels + 0.5) * device_constant((2 / width, 2 / height), texels.device) - 1
 
 
 def middle_jacobians(transforms: Tensor, size: tuple[int, int], unrolled_to_texels: Tensor | None = None) -> Tensor:

@@ -73,12 +73,28 @@ def start_model(
         lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
     )
     motions = [*(Surface(motion) for motion in transforms[:-1]), background]
-    model, at_nodes = build_model(cpu_video, motions, probabilities, spacing, frames, stride)
-    keep_masks(model, probabilities, kept, cpu_video.strokes)
-    bend_layers(model, cpu_video, probabilities, frames, at_nodes, stride)
+    return bend_model(cpu_video, motions, probabilities, kept, spacing, frames, stride)
+
+
+def bend_model(
+    video: Video,
+    motions: list[Surface],
+    probabilities: NDArray[np.uint8],
+    kept: NDArray[np.bool_],
+    spacing: Spacing,
+    frames: Tensor,
+    stride: int,
+) -> tuple[GridModel, Tensor]:
+    """Build a model from the motions of its layers and the objects' probabilities, and let it bend; see `start_model`.
+
+    video: on the CPU. The other arguments are those of `build_model`, `keep_masks` and `bend_layers`.
+    """
+    model, at_nodes = build_model(video, motions, probabilities, spacing, frames, stride)
+    keep_masks(model, probabilities, kept, video.strokes)
+    bend_layers(model, video, probabilities, frames, at_nodes, stride)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
-    fit_light(model, cpu_video.frames.numpy())
+    fit_light(model, video.frames.numpy())
     return model, at_nodes
 
 

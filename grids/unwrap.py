@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -101,25 +102,54 @@ def average_atlas(
     color_sum = np.zeros((*lattice.shape, 3), np.float32)
     weight_sum = np.zeros(lattice.shape, np.float32)
     for t in chosen_frames:
-        rows, columns = atlas_footprint(model, layer, t, lattice)
-        positions_px = invert_mapping(model, layer, t, lattice.crop(rows, columns)).clamp(-FAR_PX, FAR_PX).cpu().numpy()
+        rows, columns, positions_px, weight = weigh_texels(model, layer, t, lattice, weigh_pixels(t))
         x, y = (positions_px + 0.5) / stride - 0.5  # in pixels of the reduced frame
         image = frames[t].permute(1, 2, 0).cpu().numpy().astype(np.float32) / 255
         if len(model.light):
             image /= model.at_frames(t).light(Lattice.of_stride(stride, size))[0].permute(1, 2, 0).cpu().numpy()
-        frame_weights = weigh_pixels(t).cpu().numpy()
-        nodes_per_px = [
-            (count - 1) / (side - 1) for count, side in zip(frame_weights.shape[::-1], size[::-1], strict=True)
-        ]
-        node_x, node_y = positions_px * np.array(nodes_per_px, np.float32)[:, None, None]
-        weight = cv2.remap(frame_weights, node_x, node_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        weight = weight * ((x > -0.5) & (y > -0.5) & (x < image.shape[1] - 0.5) & (y < image.shape[0] - 0.5))
+        # The last pixels of a frame whose side the stride does not divide are not in the reduced frame.
+        weight = weight * ((x < image.shape[1] - 0.5) & (y < image.shape[0] - 0.5))
         color = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         color_sum[rows, columns] += color * weight[..., None]
         weight_sum[rows, columns] += weight
     values = torch.from_numpy(color_sum / np.maximum(weight_sum, 1e-6)[..., None]).permute(2, 0, 1)
     known = torch.from_numpy(weight_sum > LEAST_WEIGHT)[None, None].float()
     return fill_unknown(values[None], known).to(frames.device)
+
+
+@torch.no_grad()
+def weigh_texels(
+    model: GridModel, layer: int, t: int, lattice: Lattice, pixel_weights: Tensor
+) -> tuple[slice, slice, NDArray[np.float32], NDArray[np.float32]]:
+    """Return the rows and columns of an atlas lattice that frame t can show, and for their texels two arrays.
+
+    These are the positions in the frame, (2, h, w) in pixels, and the weights (h, w), which are 0 outside the frame.
+    pixel_weights (ny, nx): of the frame, at nodes that are evenly spread from the first pixel to the last.
+    """
+    size, frame_weights = model.shape.size[1:], pixel_weights.cpu().numpy()
+    rows, columns = atlas_footprint(model, layer, t, lattice)
+    positions_px = invert_mapping(model, layer, t, lattice.crop(rows, columns)).clamp(-FAR_PX, FAR_PX).cpu().numpy()
+    nodes_per_px = [(count - 1) / (side - 1) for count, side in zip(frame_weights.shape[::-1], size[::-1], strict=True)]
+    node_x, node_y = positions_px * np.array(nodes_per_px, np.float32)[:, None, None]
+    weight = cv2.remap(frame_weights, node_x, node_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x, y = positions_px
+    return rows, columns, positions_px, weight * ((x > -0.5) & (y > -0.5) & (x < size[1] - 0.5) & (y < size[0] - 0.5))
+
+
+@torch.no_grad()
+def measure_coverage(
+    model: GridModel, layer: int, weigh_pixels: Callable[[int], Tensor], stride: int, chosen_frames: Sequence[int]
+) -> Tensor:
+    """Return how much the chosen frames show of each texel of a layer's atlas at 1 / stride of its size, (h, w).
+
+    weigh_pixels: see `average_atlas`.
+    """
+    lattice = atlas_lattice(model, layer, stride)
+    total = np.zeros(lattice.shape, np.float32)
+    for t in chosen_frames:
+        rows, columns, _, weight = weigh_texels(model, layer, t, lattice, weigh_pixels(t))
+        total[rows, columns] += weight
+    return torch.from_numpy(total)
 
 
 def fill_unknown(values: Tensor, known: Tensor) -> Tensor:

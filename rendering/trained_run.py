@@ -8,6 +8,7 @@ import torch
 from command_line import UserError
 from config import Config, load_config
 from grids.model import GridModel
+from grids.windows import WindowedModel
 from implicit_neural_networks import AtlasModel, Model, check_object_count, read_checkpoint
 from media.clip import Clip, open_clip
 from unwrap_utils import pick_device
@@ -70,6 +71,15 @@ def load_model(path: Path, config: Config, device: torch.device) -> Model:
     Raises UserError that names what is missing in the checkpoint or does not fit the config.
     """
     checkpoint = read_checkpoint(path, device)
+    if "windows" in checkpoint:
+        windowed = WindowedModel.from_checkpoint(checkpoint, path, device)
+        check_object_count(path, len(windowed.layers.foregrounds), config)
+        return windowed
+    if "windowed_learner" in checkpoint:
+        raise UserError(
+            f"{path}: the run was stopped before all windows of its long clip were started; continue it with "
+            f"python train.py --resume {path.parent}"
+        )
     if config.representation == "grid":
         grid_model = GridModel.from_checkpoint(checkpoint, path)
         check_object_count(path, len(grid_model.layers.foregrounds), config)

@@ -180,6 +180,25 @@ def wide(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
     return Scene("wide", width, height, frames, (cat(cat_pose), background))
 
 
+def roam(width: int = 384, height: int = 216, frames: int = 1000) -> Scene:
+    """Return a long scene: the camera roams over a garage and comes back, and an object wanders, turns and bends.
+
+    What happens in a frame does not depend on the number of frames.
+    """
+    unit = width / REFERENCE_WIDTH_PX
+
+    def camera_pose(t: float) -> Pose:
+        x, y = width * (0.5 + 0.35 * math.sin(t / 37)), height * (0.5 + 0.15 * math.sin(t / 23 + 1))
+        return Pose(x, y, math.radians(4 * math.sin(t / 51)), unit * (0.8 + 0.08 * math.sin(t / 67)))
+
+    def cat_pose(t: float) -> Pose:
+        x, y = width * (0.5 + 0.22 * math.sin(t / 29 + 2)), height * (0.52 + 0.1 * math.sin(t / 17))
+        wave = 9 * math.sin(t / 11)
+        return Pose(x, y, math.radians(14 * math.sin(t / 31)), unit * (0.38 + 0.05 * math.sin(t / 43)), wave)
+
+    return Scene("roam", width, height, frames, (cat(cat_pose), garage(camera_pose)))
+
+
 def fur(photograph: NDArray[np.uint8], opacity: Floats, width: int, height: int, frames: int) -> Scene:
     """Return a scene with an animal whose soft opacity is known, moved over a garage while the camera pans.
 
@@ -212,4 +231,5 @@ SCENES: dict[str, Callable[..., Scene]] = {
     "shadow": shadow,
     "cross": cross,
     "wide": wide,
+    "roam": roam,
 }

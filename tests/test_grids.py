@@ -407,7 +407,7 @@ def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
     )
     trainer = start_run(config)
     scale = read_checkpoint(trainer.checkpoint_path)["uv_mapping_scale"]
-    matrices, expected = fit_alignment_targets(trainer.video, 0.8)
+    matrices, expected = fit_alignment_targets(trainer.learner.video, 0.8)
     assert scale == expected < 0.8, "the camera's pan must fit the atlas"
     frames = list(render_frames(trainer.model, trainer.clip, True))
     x, y = np.meshgrid(np.arange(96), np.arange(64))
@@ -471,10 +471,10 @@ def test_the_schedule_follows_the_config(run):
         alpha_bootstrapping_factor=2000.0,
         prior_coeff=300.0,
     )
-    learner = GridLearner(config, run.video, torch.Generator())
+    learner = GridLearner(config, run.learner.video, torch.Generator())
     assert [learner.pairs_at(learner.stride_at(progress)) for progress in (0.0, 0.1, 0.2)] == [3, 2, 1]
     assert [learner.rate_factor(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
-    loss = GridLoss(config, run.video, run.learner.model, run.learner.probability)
+    loss = GridLoss(config, run.learner.video, run.learner.model, run.learner.probability)
     assert [loss.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx([2000, 632, 300], rel=0.01)
 
 

@@ -118,7 +118,7 @@ def test_a_dial_makes_a_layer_stiffer_or_softer(trainer, factor, bends_less):
         return np.mean([np.square(np.diff(mapped(model, clip, t)[1], 2, axis=1)).mean() for t in range(6)])
 
     before = bending()
-    change_stiffness(model, trainer.video, 1, factor)
+    change_stiffness(model, trainer.learner.video, 1, factor)
     if bends_less:
         assert bending() < 0.6 * before
     else:

@@ -17,22 +17,28 @@ ShowStart = Callable[[Model, list[Pixels]], None]
 class Learner(Protocol):
     """A model with its optimizer and its batches. Call `initialize` or `restore` before the first `step`.
 
-    There are two learners, `training.networks.NetworkLearner` and `grids.learner.GridLearner`;
-    `training.loop.LEARNERS` names them.
+    There are three: `training.networks.NetworkLearner`, `grids.learner.GridLearner`, and for long clips
+    `grids.windowed_learner.WindowedLearner`; `training.loop.make_learner` chooses.
     """
 
+    parts_done: int  # grows when a part of the training is done that should be saved
     frames_used: float  # frames in all batches so far; networks count their pixels as parts of a frame
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model holds all frames; that of a long clip does so when all its windows are started."""
+        ...
 
     @property
     def model(self) -> Model:
         """The model that is trained."""
         ...
 
-    def initialize(self, show_start: ShowStart) -> None:
+    def initialize(self, show_start: ShowStart, folder: Path) -> None:
         """Set the model to the values from which training starts.
 
         A learner whose start takes long calls show_start as soon as its model can be shown. Other learners never
-        call it.
+        call it. folder: of the run, for learners that keep files there.
         """
         ...
 

@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ from evaluate import Evaluation, evaluate
 from evaluation.plots import plot_training
 from evaluation.preview import write_preview
 from grids.learner import GridLearner
+from grids.windowed_learner import WindowedLearner
+from grids.windows import is_long
 from implicit_neural_networks import Model, read_checkpoint, write_checkpoint
 from masks.provenance import read_mask_sources
 from masks.strokes import read_strokes
 from media import Pixels, to_8_bit
-from media.clip import open_clip
+from media.clip import Clip, open_clip
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun
 from training.learner import Learner
@@ -33,6 +36,16 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LEARNERS: dict[str, type[NetworkLearner] | type[GridLearner]] = {"mlp": NetworkLearner, "grid": GridLearner}
+
+
+def make_learner(config: Config, clip: Clip, device: torch.device, rng: torch.Generator) -> Learner:
+    """Read a clip and return the learner of a config for it. Raises UserError if the clip cannot be used."""
+    strokes = read_strokes(Path(config.strokes_folder), clip) if config.strokes_folder else {}
+    if is_long(len(clip), config):  # One window at a time goes to the device.
+        video = load_video(clip, torch.device("cpu"), read_mask_sources(clip), is_on_disk=True)
+        return WindowedLearner(config, replace(video, strokes=strokes), rng)
+    video = load_video(clip, device, read_mask_sources(clip))
+    return LEARNERS[config.representation](config, replace(video, strokes=strokes), rng)
 
 
 class Trainer:
@@ -60,10 +73,7 @@ class Trainer:
         self.psnr: float | None = None  # dB, of the last evaluation
         self.with_evaluation = True
         self.is_corrected = False  # strokes, pins or dials have changed the model since its checkpoint
-        strokes = read_strokes(Path(config.strokes_folder), self.clip) if config.strokes_folder else {}
-        self.video = load_video(self.clip, self.device, read_mask_sources(self.clip))
-        self.video.strokes = strokes
-        self.learner: Learner = LEARNERS[config.representation](config, self.video, self.rng)
+        self.learner = make_learner(config, self.clip, self.device, self.rng)
         self.log = Log(folder / "log.jsonl")
 
     @property
@@ -85,7 +95,7 @@ class Trainer:
 
     def initialize(self) -> None:
         """Set the model to its start. If that takes long, a preview is written before it is complete."""
-        self.learner.initialize(self.write_start_preview)
+        self.learner.initialize(self.write_start_preview, self.folder)
 
     def write_start_preview(self, model: Model, atlases: list[Pixels]) -> None:
         """Write preview.png from a model before its training and the images (h, w, 3) of its atlases."""
@@ -151,6 +161,7 @@ class Trainer:
             is_last = self.is_finished
             while not is_last:
                 with self.stop_signal.defer():
+                    parts_done = self.learner.parts_done
                     terms = self.step()
                     is_last = self.is_finished  # Read once per step: the time may run out between two readings.
                     if is_last:
@@ -160,7 +171,8 @@ class Trainer:
                         self.log_terms(terms, events, bar)
                     is_evaluation_due = self.iteration % config.evaluate_every == 0 or is_last
                     is_checkpoint_due = self.iteration % config.checkpoint_every == 0 or is_evaluation_due
-                    if is_checkpoint_due or self.stop_signal.received:
+                    has_done_part = self.learner.parts_done != parts_done
+                    if is_checkpoint_due or has_done_part or self.stop_signal.received:
                         self.save()
                 if self.stop_signal.received:
                     raise KeyboardInterrupt
@@ -247,7 +259,7 @@ class Trainer:
 
     def write_evaluation(self, events: "SummaryWriter") -> None:
         """Write the published outputs to a folder named after the iteration, and report them, if they are wanted."""
-        if not self.with_evaluation:
+        if not (self.with_evaluation and self.learner.is_whole):
             return
         run = TrainedRun(self.model, self.clip, self.config.alpha_range == "full", self.checkpoint_path)
         with self.stopwatch.pause():

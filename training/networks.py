@@ -141,9 +141,10 @@ class NetworkLearner:
         torch.use_deterministic_algorithms(video.device.type == "cpu")
         self.model = AtlasModel(config).to(video.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
+        self.parts_done, self.is_whole = 0, True
         self.frames_used: float = 0  # frames in all batches so far, by the number of their pixels
 
-    def initialize(self, show_start: ShowStart) -> None:
+    def initialize(self, show_start: ShowStart, _folder: Path) -> None:
         """Pre-train the mappings towards the values from which training starts.
 
         The published start is uv = uv_mapping_scale * (x, y). With initialisation "alignment" each mapping starts as

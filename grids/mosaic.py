@@ -1,0 +1,206 @@
+"""The atlases of a long clip, put together from those of its windows.
+
+Nothing in a window says where exactly its atlas lies: if atlas and mapping move together, its frames look the same. So
+every window is registered on those before it. Its correction is smooth, and fits two kinds of evidence: in the frames
+that it has in common with the window before, each pixel must have one place; and where both show the same, their
+pictures must lie on each other, which works over any time, so errors do not add up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignment.dis_flow import DisFlow
+from alignment.long_range import find_textured_pixels
+from grids.atlases import Size
+from grids.fields import Lattice
+from grids.model import GridModel
+from grids.unwrap import fill_unknown
+from grids.windows import LayerAtlas, Placement, Span, WindowLayer
+from implicit_neural_networks import visibility
+from media import to_8_bit
+from unwrap_utils import consistent_pixels
+
+Floats = NDArray[np.floating]
+Box = tuple[int, int, int, int]  # left, top, right and bottom in texels; right and bottom are exclusive
+
+LARGEST_TEXELS = 8_000_000  # Most texels of an atlas of a long clip.
+UNSEEN = 1e-3  # Weight of texels that no frame of a window shows; they count where no other window shows them.
+SEEN = 0.5  # Weight of a texel that counts as seen: about half a frame in which it is visible.
+NODE_TEXELS = 8  # Texels of the clip's atlas between the nodes of a correction.
+COMMON_SPACING_PX = 8  # Pixels between the points that are compared in common frames.
+SHOWN = 0.5  # Visibility above which a point is one of a layer.
+SMOOTHING_NODES = (16.0, 8.0, 4.0, 2.0, 1.0)  # Widths of the Gaussian windows of `smooth_samples`.
+ENOUGH = 0.2  # Weight in a window, relative to the mean weight of a node, that outweighs the wider windows.
+
+
+def fit_mosaic(layers: Sequence[WindowLayer]) -> tuple[Placement, Size]:
+    """Fit an atlas around those of one layer in all windows; returns its placement and its (height, width).
+
+    It has the texels of the sharpest window, unless it would become too large.
+    """
+    corners = np.concatenate([atlas_corners(layer, Placement()) for layer in layers])
+    low, extent = corners.min(0), np.ptp(corners, axis=0)
+    scale = min(max(layer.placement.scale for layer in layers), float(np.sqrt(LARGEST_TEXELS / extent.prod())))
+    width, height = (max(4, round(side * scale) + 1) for side in extent)
+    return Placement(scale, *(-low * scale).tolist()), (height, width)
+
+
+def atlas_corners(layer: WindowLayer, placement: Placement) -> Floats:
+    """Return the first and the last texel (x, y) of a window's atlas, (2, 2), in texels of another placement."""
+    corners = np.array([[0, 0], [layer.size[1] - 1, layer.size[0] - 1]], float)
+    return layer.placement.inverse().then(placement).apply(corners)
+
+
+class Mosaic:
+    """The weighted sum of the atlases of one layer in several windows."""
+
+    def __init__(self, placement: Placement, size: Size):
+        self.placement, self.size = placement, size
+        self.color_sum, self.weight_sum = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
+
+    def box(self, layer: WindowLayer) -> Box:
+        """Return the part of the mosaic that the atlas of a window covers."""
+        first, last = atlas_corners(layer, self.placement)
+        left, top = np.clip(np.floor(first).astype(int), 0, None)
+        right, bottom = np.minimum(np.ceil(last).astype(int) + 1, [self.size[1], self.size[0]])
+        return int(left), int(top), int(max(right, left + 1)), int(max(bottom, top + 1))
+
+    def warp(self, values: Floats, layer: WindowLayer) -> Floats:
+        """Return what the atlas of a window, (h, w[, C]) at any resolution, shows in its box of the mosaic."""
+        left, top, right, bottom = self.box(layer)
+        columns, rows = np.meshgrid(np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32))
+        places = self.placement.inverse().apply(np.stack((columns, rows), axis=-1))
+        texels = layer.placement.apply(places)
+        texels = layer.placement.apply(places - layer.correction_at(torch.from_numpy(texels)).numpy())
+        steps = np.array([values.shape[1] / layer.size[1], values.shape[0] / layer.size[0]])
+        x, y = np.moveaxis(((texels + 0.5) * steps - 0.5).astype(np.float32), -1, 0)
+        return np.asarray(cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+
+    def add(self, color: Floats, coverage: Floats, layer: WindowLayer) -> None:
+        """Add the atlas of a window. color (h, w, 3), coverage (h', w'): see `unwrap.measure_coverage`."""
+        left, top, right, bottom = self.box(layer)
+        weight = self.warp(coverage, layer) + UNSEEN
+        self.color_sum[top:bottom, left:right] += self.warp(color, layer) * weight[..., None]
+        self.weight_sum[top:bottom, left:right] += weight
+
+    def colors(self, box: Box) -> Floats:
+        """Return the mean colours in a box, (h, w, 3)."""
+        left, top, right, bottom = box
+        return self.color_sum[top:bottom, left:right] / self.weights(box)[..., None].clip(UNSEEN / 2)
+
+    def weights(self, box: Box) -> Floats:
+        """Return the summed weights in a box, (h, w)."""
+        left, top, right, bottom = box
+        return self.weight_sum[top:bottom, left:right]
+
+    def finish(self) -> LayerAtlas:
+        """Return the atlas; what no window holds is filled from around it."""
+        values = torch.from_numpy(self.colors((0, 0, self.size[1], self.size[0]))).permute(2, 0, 1)[None]
+        known = torch.from_numpy(self.weight_sum > 0)[None, None].float()
+        return LayerAtlas(fill_unknown(values, known), self.placement)
+
+
+Samples = tuple[Floats, Floats]
+"""Texels (n, 2) of a window's atlas, and by how much their places on the plane have to move, (n, 2)."""
+
+
+def register_window(
+    mosaic: Mosaic, color: Floats, coverage: Floats, layer: WindowLayer, common: Samples
+) -> WindowLayer:
+    """Return a window's layer with the correction that lays its atlas onto a mosaic of earlier windows.
+
+    color, coverage: see `Mosaic.add`. common: of the frames that the window shares with the one before. If the
+    correction does not bring these nearer, there is none.
+    """
+    texels, moves = common
+    if not len(texels):
+        return layer
+    by_frames = replace(layer, correction=smooth_samples(layer, mosaic.placement, [common]))
+    pictures = match_pictures(mosaic, color, coverage, by_frames)
+    sources = [common, pictures] if len(pictures[0]) else [common]
+    corrected = replace(layer, correction=smooth_samples(layer, mosaic.placement, sources))
+    left_over = moves - corrected.correction_at(torch.from_numpy(texels)).numpy()
+    if np.linalg.norm(left_over, axis=1).mean() > np.linalg.norm(moves, axis=1).mean():
+        return layer
+    return corrected
+
+
+@torch.no_grad()
+def compare_common_frames(
+    earlier: GridModel,
+    earlier_layer: WindowLayer,
+    later: GridModel,
+    later_layer: WindowLayer,
+    spans: tuple[Span, Span],
+    layer: int,
+) -> Samples:
+    """Return the places of points of a layer in the frames that two windows share.
+
+    spans: the frames of both windows.
+    """
+    height, width = later.shape.size[1:]
+    half = COMMON_SPACING_PX // 2
+    rows_px, columns_px = (torch.arange(half, side, COMMON_SPACING_PX).float() for side in (height, width))
+    lattice = Lattice(rows_px, columns_px, (height, width))
+    texels, moves = [np.zeros((0, 2))], [np.zeros((0, 2))]
+    for t in range(spans[1].first, min(spans[0].end, spans[1].end)):
+        places, is_shown = [], np.ones(lattice.shape, bool).ravel()
+        for model, span in ((earlier, spans[0]), (later, spans[1])):
+            frames = model.at_frames(t - span.first)
+            alpha = torch.stack([frames.alpha(index, lattice)[0, 0] for index in range(len(model.alphas))])
+            is_shown &= (visibility(alpha)[layer] > SHOWN).flatten().cpu().numpy()
+            places.append(frames.texels(layer, lattice)[0].flatten(1).T.cpu())
+        targets, now = (
+            window_layer.to_plane(Placement.of_texels(window_layer.size).inverse().apply_to_tensor(place)).numpy()
+            for window_layer, place in zip((earlier_layer, later_layer), places, strict=True)
+        )
+        texels.append(places[1].numpy()[is_shown])
+        moves.append((targets - now)[is_shown])
+    return np.concatenate(texels), np.concatenate(moves)
+
+
+def match_pictures(mosaic: Mosaic, color: Floats, coverage: Floats, layer: WindowLayer) -> Samples:
+    """Return by how much the atlas of a window has to move to lie on a mosaic, where both are seen."""
+    box = mosaic.box(layer)
+    shown, weight = mosaic.warp(color, layer), mosaic.warp(coverage, layer)
+    is_seen = (weight > SEEN) & (mosaic.weights(box) > SEEN)
+    first, second = (to_8_bit(np.where(is_seen[..., None], each, 0.5)) for each in (shown, mosaic.colors(box)))
+    flow, back_flow = DisFlow()(first, second)
+    y, x = np.nonzero(is_seen & consistent_pixels(flow, back_flow) & find_textured_pixels(first))
+    places = mosaic.placement.inverse().apply(np.stack((x + box[0], y + box[1]), axis=-1).astype(float))
+    texels = layer.placement.apply(places)
+    own = layer.correction_at(torch.from_numpy(texels)).numpy()
+    texels = layer.placement.apply(places - own)
+    return texels, own + flow[y, x] / mosaic.placement.scale
+
+
+def smooth_samples(layer: WindowLayer, placement: Placement, sources: Sequence[Samples]) -> Tensor:
+    """Return a smooth correction, (1, 2, ny, nx), of a window's atlas from samples of one or more sources.
+
+    Every source has the same weight. Where samples are dense the correction follows them, elsewhere the mean of a
+    wider area. placement: of the mosaic.
+    """
+    extent = np.ptp(atlas_corners(layer, placement), axis=0)
+    columns, rows = (max(2, round(float(side) / NODE_TEXELS) + 1) for side in extent)
+    total, weights = np.zeros((rows, columns, 2), np.float32), np.zeros((rows, columns), np.float32)
+    last = np.array([max(layer.size[1] - 1, 1), max(layer.size[0] - 1, 1)])
+    for texels, moves in sources:
+        x, y = np.rint(texels / last * [columns - 1, rows - 1]).astype(int).T
+        x, y = x.clip(0, columns - 1), y.clip(0, rows - 1)
+        np.add.at(total, (y, x), moves / len(moves))
+        np.add.at(weights, (y, x), 1 / len(moves))
+    nodes = np.broadcast_to(total.sum((0, 1)) / weights.sum(), total.shape)
+    enough = ENOUGH * float(weights[weights > 0].mean())
+    for width in SMOOTHING_NODES:
+        near, near_total = (
+            cv2.GaussianBlur(each, (0, 0), width, borderType=cv2.BORDER_CONSTANT) for each in (weights, total)
+        )
+        share = (near / (near + enough))[..., None]
+        nodes = (1 - share) * nodes + share * near_total / np.maximum(near, 1e-12)[..., None]
+    return torch.from_numpy(np.ascontiguousarray(nodes)).float().permute(2, 0, 1)[None]

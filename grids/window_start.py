@@ -1,0 +1,76 @@
+"""The start of a long clip: its layers are aligned as a whole, and then each window gets a model of its own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alignment.camera import Surface, choose_surface
+from alignment.layers import align_layers, layer_pixels, refine_long_range
+from grids.model import GridModel, Spacing
+from grids.start import bend_model, find_objects, reduce_frames
+from grids.windows import Placement, Span, WindowLayer
+from masks.cues import shrink_video
+from unwrap_utils import Video
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class ClipMotion:
+    """How the layers of a clip move."""
+
+    transforms: Floats  # (L, T, 3, 3) as `align_layers` returns them
+    background: Surface  # on which the background's atlas lies
+
+    def part(self, span: Span) -> "ClipMotion":
+        """Return the motion of some frames."""
+        frames = slice(span.first, span.end)
+        surface = Surface(self.background.transforms[frames], self.background.is_cylinder, self.background.upright)
+        return ClipMotion(self.transforms[:, frames], surface)
+
+    @property
+    def surfaces(self) -> list[Surface]:
+        """The surfaces of all layers' atlases."""
+        return [*(Surface(motion) for motion in self.transforms[:-1]), self.background]
+
+
+def align_clip(video: Video) -> ClipMotion:
+    """Align all layers of a clip. video: on the CPU; it may lie on disk."""
+    transforms = refine_long_range(video, align_layers(video))
+    background, _ = layer_pixels(video)[-1]
+    surface = choose_surface(video, background, transforms[-1])
+    video.release_memory()
+    return ClipMotion(transforms, surface)
+
+
+def start_window(
+    video: Video, motion: ClipMotion, spacing: Spacing, mask_quality: str, stride: int
+) -> tuple[GridModel, Tensor]:
+    """Compute a model of a window; see `grids.start.start_model`.
+
+    video: the frames of the window, on the CPU. motion: of these frames.
+    """
+    # Seen from a frame of the window, because the first frames of a long clip may lie far away.
+    middle = motion.transforms[:, video.size[0] // 2]
+    local = np.linalg.inv(middle)[:, None] @ motion.transforms
+    local = local / local[..., 2:, 2:]
+    probabilities, kept = find_objects(video, shrink_video(video), local, mask_quality)
+    return bend_model(video, motion.surfaces, probabilities, kept, spacing, reduce_frames(video, stride), stride)
+
+
+def describe_layers(model: GridModel, motion: ClipMotion) -> list[WindowLayer]:
+    """Return the atlases of a window's layers. motion: of the window's frames."""
+    return [
+        WindowLayer(size, Placement.from_matrix(texel_matrix(model, layer, motion.surfaces[layer])))
+        for layer, size in enumerate(model.shape.atlas_sizes)
+    ]
+
+
+def texel_matrix(model: GridModel, layer: int, surface: Surface) -> Floats:
+    """Return the matrix (3, 3) from a layer's plane, or its unrolled cylinder, to texels of a window's atlas."""
+    if surface.is_cylinder:
+        unrolled: Floats = model.unrolled_to_texels.double().cpu().numpy()
+        return unrolled @ np.linalg.inv(surface.upright_matrix)
+    return model.transforms[layer, 0].double().cpu().numpy() @ np.linalg.inv(surface.transforms[0])
