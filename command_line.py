@@ -13,6 +13,9 @@ from typing import Any
 # work, and keep the cores from the threads that run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Operations that torch has not for Apple's GPUs run on the CPU; torch prints a line for each of them.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
 # A progress bar in a log file would write a line for each step.
 if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")

@@ -16,17 +16,22 @@ def main(arguments: list[str] | None = None) -> None:
     check_flags(options)
 
     from config import load_config, parse_setting
-    from training.runs import Corrections, resume_run, start_run
+    from parallel.processes import join_group
+    from training.runs import Corrections, resume_run, scale_time_budget, start_run
 
+    device = join_group(options.device)
     if options.resume:
         corrections = Corrections(options.strokes, options.pins, dict(options.rigidity))
-        trainer = resume_run(options.resume, options.time_budget, options.device, corrections)
+        trainer = resume_run(options.resume, options.time_budget, device, corrections)
     else:
         changes = dict(map(parse_setting, options.set))
         changes |= {"time_budget_s": options.time_budget} if options.time_budget else {}
         changes |= {"light": False} if options.no_light else {}
         changes |= {"strokes_folder": str(options.strokes)} if options.strokes else {}
-        trainer = start_run(load_config(options.config, changes), options.device)
+        config = load_config(options.config, changes)
+        if options.time_per_100_frames:
+            config = scale_time_budget(config, options.time_per_100_frames)
+        trainer = start_run(config, device)
     trainer.run(with_evaluation=not options.no_evaluation)
     if options.no_evaluation:
         print(f"finished after iteration {trainer.iteration}; wrote {trainer.checkpoint_path}")
@@ -54,6 +59,9 @@ def make_training_parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--time_budget", type=float, metavar="SECONDS", help="stop after so many seconds of loading and training"
+    )
+    flags.add_argument(
+        "--time_per_100_frames", type=float, metavar="SECONDS", help="a time budget that grows with the clip"
     )
     flags.add_argument(
         "--no_light", "--no_residual", action="store_true", help="representation grid: do not learn a factor of light"
@@ -112,8 +120,12 @@ def check_flags(options: argparse.Namespace) -> None:
     for name in ("pins", "rigidity"):
         if getattr(options, name) and not options.resume:
             raise UserError(f"--{name} corrects a finished run; add --resume RUN_FOLDER")
-    if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
-        raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
+    for name in ("time_budget", "time_per_100_frames"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} is {value}, expected seconds above 0")
+    if options.time_per_100_frames and (options.time_budget or options.resume):
+        raise UserError("--time_per_100_frames is for new runs, instead of --time_budget; give one of them")
 
 
 if __name__ == "__main__":

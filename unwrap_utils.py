@@ -196,17 +196,24 @@ def empty_video(
 
 
 def load_video(
-    clip: Clip, device: torch.device, mask_sources: Sequence[str] | None = None, is_on_disk: bool | None = None
+    clip: Clip,
+    device: torch.device,
+    mask_sources: Sequence[str] | None = None,
+    is_on_disk: bool | None = None,
+    first: int = 0,
 ) -> Video:
     """Read a whole clip for training. Raises UserError if a file is missing or damaged.
 
     mask_sources: for each object, where its masks come from; None if that is unknown. is_on_disk: see `empty_video`.
+    first: the first frame that is read; those before it stay empty.
     """
     mask_paths, count = clip.object_masks, len(clip)
     video = empty_video(clip.size, clip.folder.parent, clip.objects, is_on_disk)
     with ThreadPoolExecutor(READER_THREADS) as readers:  # threads help: decoding releases Python's global lock
-        results = readers.map(lambda t: read_into_video(clip, video, t), range(count))
-        for t, _ in enumerate(tqdm(results, total=count, desc=f"reading {clip.name}", unit="frame", leave=False)):
+        results = readers.map(lambda t: read_into_video(clip, video, t), range(first, count))
+        for t, _ in enumerate(
+            tqdm(results, total=count - first, desc=f"reading {clip.name}", unit="frame", leave=False)
+        ):
             if t % RELEASE_EVERY == 0:
                 video.release_memory()
     for paths, object_masks in zip(mask_paths, video.masks, strict=True):

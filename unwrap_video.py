@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 FAST_CONFIG = Path(__file__).resolve().parent / "config" / "fast.json"
 STAGES = ("frames", "masks", "flow", "layers")
 MOST_COUNTED = 10_000  # Frames of a video that are counted before the message that there are too many.
-DEFAULT_MAX_FRAMES = 500
+DEFAULT_MAX_FRAMES = 2000
+DEFAULT_TIME_BUDGET_S = 180.0
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".tga", ".exr", ".dpx"}
 
 
@@ -73,7 +74,13 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
         help="see preprocess_optical_flow.py (default: auto on a GPU; dis without, where RAFT takes hours)",
     )
     flags.add_argument("--flow_weights", type=Path, help="RAFT weights as a local file (default: downloaded once)")
-    flags.add_argument("--time_budget", type=float, default=180, help="seconds of loading and training (default: 180)")
+    flags.add_argument(
+        "--time_budget",
+        type=float,
+        help="seconds of loading and training (default: 180; for clips that are trained in windows, of more than 150 "
+        "frames, as much for every 100 frames)",
+    )
+    flags.add_argument("--time_per_100_frames", type=float, metavar="SECONDS", help="instead of --time_budget")
     flags.add_argument("--start", type=float, default=0, help="seconds into the video (default: 0)")
     flags.add_argument("--end", type=float, help="seconds into the video (default: its end)")
     flags.add_argument(
@@ -147,11 +154,14 @@ def check_flags(options: argparse.Namespace) -> None:
             raise UserError(f"{path}: no such file or folder; check the path")
     if options.input.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"{options.input} is a picture; give a video, or the folder that holds the frames")
-    minimum = {"start": 0, "time_budget": 1e-9, "every": 1, "max_long_edge": 16, "max_frames": 2}
+    minimum: dict[str, float] = {"start": 0, "every": 1, "max_long_edge": 16, "max_frames": 2}
+    minimum |= {"time_budget": 1e-9, "time_per_100_frames": 1e-9}
     for name, least in minimum.items():
         value = getattr(options, name)
-        if not least <= value < float("inf"):
+        if value is not None and not least <= value < float("inf"):
             raise UserError(f"--{name} is {value}, expected at least {least:g}")
+    if options.time_budget is not None and options.time_per_100_frames is not None:
+        raise UserError("--time_budget and --time_per_100_frames both say how long to train; give one of them")
     if options.method == "import" and options.masks is None:
         raise UserError("--method import needs --masks, a folder of mask pictures or a matte video")
     if not 1 <= options.objects <= MOST_OBJECTS:
@@ -302,12 +312,24 @@ def check_length(options: argparse.Namespace, count: int, native_size: tuple[int
         has_to_extract=has_to_extract,
         mask_method=mask_method,
         flow_method="dis" if choose_flow_method(options) == "dis" else "raft",
-        time_budget_s=options.time_budget,
+        time_budget_s=choose_time_budget(options, count),
         evaluation="full evaluation" if options.full_evaluation else "evaluation",
         objects=options.objects,
     )
     is_folder = options.input.is_dir()
     print_estimate(task, resolve_folder_name(options.input).parent if is_folder else options.data_folder)
+
+
+def choose_time_budget(options: argparse.Namespace, frames: int) -> float:
+    """Return the seconds of loading and training that the flags ask for, for a clip of so many frames."""
+    from config import load_config
+    from grids.windows import is_long
+
+    if options.time_budget is not None:
+        return float(options.time_budget)
+    if options.time_per_100_frames is None and not is_long(frames, load_config(FAST_CONFIG)):
+        return DEFAULT_TIME_BUDGET_S
+    return (options.time_per_100_frames or DEFAULT_TIME_BUDGET_S) * frames / 100
 
 
 def choose_flow_method(options: argparse.Namespace) -> str:
@@ -321,6 +343,7 @@ def choose_flow_method(options: argparse.Namespace) -> str:
 
 def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[int, int]) -> "Config":
     """Return the fast config for frames of (width, height), with a longer side of at most --max_long_edge."""
+    import media
     from config import load_config
 
     long_edge = min(options.max_long_edge, max(native_size))
@@ -329,7 +352,7 @@ def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[in
         load_config(FAST_CONFIG),
         data_folder=str(frames),
         results_folder_name=str(options.results_folder),
-        time_budget_s=options.time_budget,
+        time_budget_s=choose_time_budget(options, len(media.list_images(frames))),
         strokes_folder=str(options.strokes or ""),
         maximum_number_of_frames=options.max_frames,
         objects=options.objects,
@@ -356,10 +379,11 @@ def train_layers(options: argparse.Namespace, frames: Path) -> Path:
         trainer = start_run(config, options.device)
         trainer.run()
         return trainer.folder
-    if is_evaluated(run, options.time_budget):
+    assert config.time_budget_s is not None  # as make_config does it
+    if is_evaluated(run, config.time_budget_s):
         print(f"trained and evaluated already: {run} (a larger --time_budget trains on)")
     else:
-        resume_run(run, options.time_budget, options.device, full_evaluation=is_full).run()
+        resume_run(run, config.time_budget_s, options.device, full_evaluation=is_full).run()
     if options.strokes is not None and not has_had_strokes(run, options.strokes):
         resume_run(run, device=options.device, corrections=Corrections(options.strokes), full_evaluation=is_full).run()
     if is_full and not has_full_set(last_evaluation(run)):

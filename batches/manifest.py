@@ -13,7 +13,17 @@ INPUT, NAME = "input", "name"
 # Columns besides these two are flags of unwrap_video.py: with one value, with several values, and without a value.
 VALUE_COLUMNS = (
     *("class_name", "masks", "mask_kind", "method", "objects", "text", "candidate", "mask_weights"),
-    *("flow_method", "flow_weights", "time_budget", "start", "end", "deinterlace", "every", "max_long_edge"),
+    *(
+        "flow_method",
+        "flow_weights",
+        "time_budget",
+        "time_per_100_frames",
+        "start",
+        "end",
+        "deinterlace",
+        "every",
+        "max_long_edge",
+    ),
     *("max_frames", "strokes", "device"),
 )
 LIST_COLUMNS = ("point", "negative", "box")

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.busy import busy_process
 from command_line import UserError, run_script
 
-FIRST_PICTURE = "wrote a first preview"  # Beginning of the line that train.py prints.
+FIRST_PICTURE = "wrote a preview after"  # Beginning of the line that train.py prints.
 POLL_S = 0.1  # Seconds between two looks for the first checkpoint.
 
 

@@ -31,6 +31,8 @@ Box = tuple[int, int, int, int]  # left, top, right and bottom in texels; right 
 
 LARGEST_TEXELS = 8_000_000  # Most texels of an atlas of a long clip.
 UNSEEN = 1e-3  # Weight of texels that no frame of a window shows; they count where no other window shows them.
+FIXED = 100.0  # Factor of the weight of an atlas that new frames must not change.
+MOST_COVERAGE = 1e4  # Largest weight that is stored.
 SEEN = 0.5  # Weight of a texel that counts as seen: about half a frame in which it is visible.
 NODE_TEXELS = 8  # Texels of the clip's atlas between the nodes of a correction.
 COMMON_SPACING_PX = 8  # Pixels between the points that are compared in common frames.
@@ -63,6 +65,32 @@ class Mosaic:
     def __init__(self, placement: Placement, size: Size):
         self.placement, self.size = placement, size
         self.color_sum, self.weight_sum = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
+
+    @classmethod
+    def around(cls, base: LayerAtlas, layers: Sequence[WindowLayer], coverages: Sequence[Floats]) -> "Mosaic":
+        """Return a mosaic that starts from an atlas, and is larger than it where windows show more.
+
+        layers, coverages: of these windows. The texels of the atlas keep their colours.
+        """
+        low, high = np.zeros(2), np.array([base.size[1], base.size[0]])
+        first, end = low.copy(), high.copy()
+        for layer, coverage in zip(layers, coverages, strict=True):
+            rows, columns = np.nonzero(coverage > SEEN)
+            if len(rows):
+                steps = np.array([layer.size[1] / coverage.shape[1], layer.size[0] / coverage.shape[0]])
+                seen = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]) * steps
+                to_base = layer.placement.inverse().then(base.placement)
+                first, end = np.minimum(first, to_base.apply(seen[0])), np.maximum(end, to_base.apply(seen[1]))
+        most = high  # On each side it grows by at most its own size, so that wrong positions do not use up the memory.
+        left, top = np.ceil(np.clip(low - first, 0, most)).astype(int).tolist()
+        right, bottom = np.ceil(np.clip(end - high, 0, most)).astype(int).tolist()
+        width, height = base.size[1] + left + right, base.size[0] + top + bottom
+        mosaic = cls(base.placement.then(Placement(1.0, left, top)), (height, width))
+        old = slice(top, top + base.size[0]), slice(left, left + base.size[1])
+        weight = base.coverage.numpy() * np.float32(FIXED) + UNSEEN
+        mosaic.color_sum[old] = base.image[0].permute(1, 2, 0).numpy() * weight[..., None]
+        mosaic.weight_sum[old] = weight
+        return mosaic
 
     def box(self, layer: WindowLayer) -> Box:
         """Return the part of the mosaic that the atlas of a window covers."""
@@ -103,7 +131,8 @@ class Mosaic:
         """Return the atlas; what no window holds is filled from around it."""
         values = torch.from_numpy(self.colors((0, 0, self.size[1], self.size[0]))).permute(2, 0, 1)[None]
         known = torch.from_numpy(self.weight_sum > 0)[None, None].float()
-        return LayerAtlas(fill_unknown(values, known), self.placement)
+        coverage = torch.from_numpy((self.weight_sum - UNSEEN).clip(0, MOST_COVERAGE))
+        return LayerAtlas(fill_unknown(values, known), self.placement, coverage)
 
 
 Samples = tuple[Floats, Floats]

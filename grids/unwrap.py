@@ -34,7 +34,9 @@ def invert_mapping(model: GridModel, layer: int, t: int, lattice: Lattice) -> Te
     coarse = Lattice(coarse_axis(lattice.rows_px), coarse_axis(lattice.columns_px), lattice.size)
     texels = coarse.points(device)
     rays = leave_surface(texels[:2], model.surface(layer))
-    homogeneous = torch.linalg.inv(model.transforms[layer, t].double()).float() @ rays
+    # On the CPU, because Apple's GPUs have no 64-bit floats.
+    inverse_transform = torch.linalg.inv(model.transforms[layer, t].cpu().double()).float().to(device)
+    homogeneous = inverse_transform @ rays
     points = homogeneous[:2] / homogeneous[2:]
     if model.surface(layer) is not None:  # A camera does not see what is behind it.
         points = torch.where(homogeneous[2] > NEAREST, points, FAR_PX)

@@ -1,6 +1,8 @@
 """The start of a long clip: its layers are aligned as a whole, and then each window gets a model of its own."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from alignment.camera import Surface, choose_surface
 from alignment.layers import align_layers, layer_pixels, refine_long_range
 from grids.model import GridModel, Spacing
 from grids.start import bend_model, find_objects, reduce_frames
-from grids.windows import Placement, Span, WindowLayer
+from grids.windows import LayerAtlas, Placement, Span, WindowLayer
 from masks.cues import shrink_video
 from unwrap_utils import Video
 
@@ -71,6 +73,41 @@ def describe_layers(model: GridModel, motion: ClipMotion) -> list[WindowLayer]:
 def texel_matrix(model: GridModel, layer: int, surface: Surface) -> Floats:
     """Return the matrix (3, 3) from a layer's plane, or its unrolled cylinder, to texels of a window's atlas."""
     if surface.is_cylinder:
-        unrolled: Floats = model.unrolled_to_texels.double().cpu().numpy()
+        unrolled: Floats = model.unrolled_to_texels.cpu().double().numpy()
         return unrolled @ np.linalg.inv(surface.upright_matrix)
-    return model.transforms[layer, 0].double().cpu().numpy() @ np.linalg.inv(surface.transforms[0])
+    return model.transforms[layer, 0].cpu().double().numpy() @ np.linalg.inv(surface.transforms[0])
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A finished run that gets more frames: its windows, and its atlases."""
+
+    spans: list[Span]
+    layers: list[list[WindowLayer]]  # of each window
+    atlases: list[LayerAtlas]
+    checkpoints: Callable[[], Iterator[dict[str, Any]]]  # reads the checkpoints of the windows, one after the other
+
+
+def continue_motion(video: Video, first: int, last_window: GridModel, extension: Extension) -> ClipMotion:
+    """Return the motion of a clip from frame `first` on, joined to the last window of a run that ends after that frame.
+
+    Transforms of frames before `first` are not computed; they are the identity. video: of all frames, on the CPU.
+    """
+    frames = video.size[0]
+    part = video.part(first, frames)
+    aligned = refine_long_range(part, align_layers(part))
+    common = extension.spans[-1].end - 1  # the last frame that the run knows
+    transforms = np.tile(np.eye(3), (len(aligned), frames, 1, 1))
+    upright = None
+    for layer, motion in enumerate(aligned):
+        place = extension.layers[-1][layer].placement
+        known = last_window.transforms[layer, common - extension.spans[-1].first].cpu().double().numpy()
+        if last_window.surface(layer) is None:
+            known = np.linalg.inv(place.matrix) @ known
+        else:  # Its transforms lead to rays, which know nothing of texels.
+            unrolled = np.linalg.inv(place.matrix) @ last_window.unrolled_to_texels.cpu().double().numpy()
+            upright = unrolled[:2, :2]
+        joined = known @ np.linalg.inv(motion[common - first]) @ motion
+        transforms[layer, first:] = joined / joined[:, 2:, 2:] if last_window.surface(layer) is None else joined
+    background = Surface(transforms[-1], upright is not None, upright)
+    return ClipMotion(transforms, background)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,13 +17,24 @@ from grids.learner import STRIDES, GridLearner
 from grids.model import GridModel, Spacing
 from grids.mosaic import Mosaic, compare_common_frames, fit_mosaic, register_window
 from grids.unwrap import measure_coverage
-from grids.window_start import ClipMotion, align_clip, describe_layers, start_window
-from grids.windows import WINDOWS_FOLDER, Span, WindowedModel, WindowFiles, WindowLayer, plan_windows
+from grids.window_start import ClipMotion, Extension, align_clip, continue_motion, describe_layers, start_window
+from grids.windows import (
+    OVERLAP,
+    WINDOWS_FOLDER,
+    LayerAtlas,
+    Placement,
+    Span,
+    WindowedModel,
+    WindowFiles,
+    WindowLayer,
+    plan_windows,
+)
 from implicit_neural_networks import Model, read_checkpoint, visibility, write_checkpoint
 from media import Pixels
 from media.clip import evenly_spaced_indices
 from unwrap_utils import Video
 
+CPU = torch.device("cpu")
 COVERAGE_FRAMES, COVERAGE_STRIDE = 12, 4  # Frames of a window, and texels, by which is measured what it shows.
 
 
@@ -42,6 +54,8 @@ class WindowedLearner:
         self.parts_done = 0  # grows whenever a window is stored, because then the run should be saved
         self.waiting = list(range(len(self.spans)))  # windows that are still to be trained
         self.window_layers: list[list[WindowLayer]] = []  # of the windows that are started
+        self.fixed = 0  # Number of the first windows that are those of an earlier run, which is extended.
+        self.base: list[LayerAtlas] | None = None  # the atlases of that run
         self.number: int | None = None  # of the window that is in memory
         self.begun_at = 0.0  # progress at which training of this window began
         self.assembled: WindowedModel | None = None
@@ -56,6 +70,24 @@ class WindowedLearner:
         self.folder.mkdir(parents=True, exist_ok=True)
         print(f"a clip of {self.video.size[0]} frames, trained in {len(self.spans)} windows", flush=True)
         self.motion = align_clip(self.video)
+        self.start_next_window()
+
+    def extend(self, extension: Extension, folder: Path) -> None:
+        """Begin with the windows of an earlier run, and add windows for frames that follow it.
+
+        folder: of the new run; files of the earlier windows are copied there.
+        """
+        self.folder = folder / WINDOWS_FOLDER
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.fixed, self.base = len(extension.spans), extension.atlases
+        first = max(0, extension.spans[-1].end - OVERLAP)
+        added = plan_windows(self.video.size[0] - first, self.config.window_frames)
+        self.spans = [*extension.spans, *(Span(span.first + first, span.end + first) for span in added)]
+        self.waiting = list(range(self.fixed, len(self.spans)))
+        self.window_layers = [list(layers) for layers in extension.layers]
+        for number, checkpoint in enumerate(extension.checkpoints()):
+            write_checkpoint(self.path(number), checkpoint)
+        self.motion = continue_motion(self.video, first, self.read_model(self.fixed - 1), extension)
         self.start_next_window()
 
     @property
@@ -77,7 +109,7 @@ class WindowedLearner:
 
     def path(self, number: int) -> Path:
         """Return the file of a window."""
-        return self.folder / f"frames_{self.spans[number].first:06d}"
+        return self.folder / f"window_{number + 1:03d}"
 
     def make_learner(self, number: int) -> GridLearner:
         """Return a learner for the frames of a window, without a model."""
@@ -110,7 +142,9 @@ class WindowedLearner:
         """Write the window in memory to its file, and forget it. A finished one needs no state of its optimizer."""
         if self.number is None:
             return
-        checkpoint = self.learner.checkpoint() | {"coverage": measure_window_coverage(self.learner)}
+        checkpoint = self.learner.checkpoint() | {
+            "coverage": measure_window_coverage(self.learner.model, self.learner.opacity())
+        }
         if is_finished:
             checkpoint["grid_optimizer"] = {}
         write_checkpoint(self.path(self.number), checkpoint)
@@ -130,12 +164,11 @@ class WindowedLearner:
     def assemble(self) -> WindowedModel:
         """Put the atlases of the clip together from those of all windows, which are in their files."""
         paths = [self.path(number) for number in range(len(self.spans))]
-        files, device = WindowFiles(paths, self.device), torch.device("cpu")
-        mosaics = [Mosaic(*fit_mosaic(layers)) for layers in zip(*self.window_layers, strict=True)]
-        earlier: GridModel | None = None
-        for number, path in enumerate(paths):
-            checkpoint = read_checkpoint(path)
-            model = GridModel.from_checkpoint(checkpoint, path).to(device)
+        fixed, mosaics = self.fixed, self.make_mosaics()
+        earlier = self.read_model(fixed - 1) if fixed else None
+        for number in range(fixed, len(self.spans)):
+            checkpoint = read_checkpoint(paths[number])
+            model = GridModel.from_checkpoint(checkpoint, paths[number])
             for layer, mosaic in enumerate(mosaics):
                 color = model.atlases[layer].detach()[0].permute(1, 2, 0).numpy()
                 coverage = checkpoint["coverage"][layer].float().numpy()
@@ -148,7 +181,23 @@ class WindowedLearner:
                 self.window_layers[number][layer] = window_layer
             earlier = model
         atlases = [mosaic.finish() for mosaic in mosaics]
+        if self.base is not None:
+            atlases = [keep_units(atlas, base) for atlas, base in zip(atlases, self.base, strict=True)]
+        files = WindowFiles(paths, self.device)
         return WindowedModel(self.video.size, self.spans, self.window_layers, atlases, files)
+
+    def make_mosaics(self) -> list[Mosaic]:
+        """Return for each layer a mosaic without the windows of this training."""
+        layers = [list(windows) for windows in zip(*self.window_layers, strict=True)]
+        if self.base is None:
+            return [Mosaic(*fit_mosaic(windows)) for windows in layers]
+        coverages = [
+            read_checkpoint(self.path(number))["coverage"] for number in range(self.fixed, len(self.window_layers))
+        ]
+        return [
+            Mosaic.around(base, windows[self.fixed :], [each[layer].float().numpy() for each in coverages])
+            for layer, (base, windows) in enumerate(zip(self.base, layers, strict=True))
+        ]
 
     # the interface of learners
 
@@ -162,7 +211,7 @@ class WindowedLearner:
             self.assembled = self.assemble()
             self.show_start(self.assembled, self.assembled.atlas_images())
         if not self.waiting:  # The run is continued after it was finished.
-            self.waiting = list(range(len(self.spans)))
+            self.waiting = list(range(self.fixed, len(self.spans)))
         share = (progress - self.begun_at) / ((1 - self.begun_at) / len(self.waiting)) if self.begun_at < 1 else 1.0
         if self.number == self.waiting[0] and share >= 1 and len(self.waiting) > 1:
             self.finish_window()
@@ -193,8 +242,12 @@ class WindowedLearner:
         with_strokes = [number for number, span in enumerate(self.spans) if any(t in span for t in self.video.strokes)]
         for number in with_strokes:
             self.load_window(number)
+            model, before = self.learner.model, self.learner.model.transforms.clone()
             self.learner.apply_strokes()
-            self.window_layers[number] = describe_layers(self.learner.model, self.motion.part(self.spans[number]))
+            self.window_layers[number] = [
+                follow_atlas(model, layer, before[layer], window_layer)
+                for layer, window_layer in enumerate(self.window_layers[number])
+            ]
             self.store_window()
         self.waiting = sorted({*self.waiting, *with_strokes})
         self.assembled = self.assemble()
@@ -218,7 +271,9 @@ class WindowedLearner:
             "background": torch.from_numpy(background.transforms),
             "is_cylinder": background.is_cylinder,
             "upright": None if background.upright is None else torch.from_numpy(background.upright),
-            "started": len(self.window_layers),
+            "layers": [[layer.values() for layer in layers] for layers in self.window_layers],
+            "fixed": self.fixed,
+            "base": None if self.base is None else [atlas.values() for atlas in self.base],
         }
         if self.number is not None:
             state["window"] = self.learner.checkpoint()
@@ -229,23 +284,24 @@ class WindowedLearner:
         self.folder = path.parent / WINDOWS_FOLDER
         try:
             state = checkpoint["windowed_learner"]
-            spans = [Span(*span) for span in state["spans"]]
+            self.spans = [Span(*span) for span in state["spans"]]
             upright = None if state["upright"] is None else state["upright"].cpu().numpy()
             surface = Surface(state["background"].cpu().numpy(), state["is_cylinder"], upright)
             self.motion = ClipMotion(state["transforms"].cpu().numpy(), surface)
             self.waiting, self.begun_at = list(state["waiting"]), float(state["begun_at"])
-            started = int(state["started"])
+            self.window_layers = [[WindowLayer.from_values(layer) for layer in layers] for layers in state["layers"]]
+            self.fixed, base = int(state["fixed"]), state["base"]
+            self.base = None if base is None else [LayerAtlas.from_values(atlas, CPU) for atlas in base]
         except (KeyError, TypeError, ValueError, AttributeError):
             raise UserError(f"{path}: has no usable state of the training of a long clip; train again") from None
-        if spans != self.spans:
-            raise UserError(f"{path}: was begun with other windows, or on another clip; use its own config and frames")
+        if (frames := self.spans[-1].end) != self.video.size[0]:
+            raise UserError(
+                f"{path}: was trained on {frames} frames, the clip has {self.video.size[0]}; use its frames"
+            )
         if state["number"] is not None:
             learner = self.make_learner(state["number"])
             learner.restore(state["window"], path)
             self.number, self.learner = state["number"], learner
-        for number in range(started):
-            model = self.learner.model if number == self.number else self.read_model(number)
-            self.window_layers.append(describe_layers(model, self.motion.part(self.spans[number])))
         if "windows" in checkpoint:
             self.assembled = WindowedModel.from_checkpoint(checkpoint, path, self.device)
 
@@ -255,10 +311,27 @@ class WindowedLearner:
         return GridModel.from_checkpoint(read_checkpoint(path, "cpu"), path)
 
 
+def follow_atlas(model: GridModel, layer: int, transforms: Tensor, window_layer: WindowLayer) -> WindowLayer:
+    """Return the place of a window's atlas after it may have been enlarged; transforms (T, 3, 3): from before that."""
+    if (size := model.shape.atlas_sizes[layer]) == window_layer.size:
+        return window_layer
+    before, after = (each[0].cpu().double().numpy() for each in (transforms, model.transforms[layer]))
+    shift = Placement.from_matrix(after @ np.linalg.inv(before))
+    return replace(window_layer, size=size, placement=window_layer.placement.then(shift))
+
+
+def keep_units(atlas: LayerAtlas, base: LayerAtlas) -> LayerAtlas:
+    """Return an atlas with the units of uv that it had before it was enlarged from `base`; see `Model.uv_units`."""
+    change = atlas.uv_placement.inverse().then(base.uv_placement).then(Placement(*base.units))
+    return replace(atlas, units=(change.scale, change.x, change.y))
+
+
 @torch.no_grad()
-def measure_window_coverage(learner: GridLearner) -> list[Tensor]:
-    """Return how much a window shows of each layer's atlas, see `unwrap.measure_coverage`, on the CPU."""
-    model, opacity = learner.model, learner.opacity()
+def measure_window_coverage(model: GridModel, opacity: Tensor) -> list[Tensor]:
+    """Return how much a window shows of each layer's atlas, see `unwrap.measure_coverage`, on the CPU.
+
+    opacity (F, T, ny, nx): see `GridLearner.opacity`.
+    """
     frames = evenly_spaced_indices(model.shape.size[0], COVERAGE_FRAMES)
 
     def measure(layer: int) -> Tensor:

@@ -65,6 +65,11 @@ class Placement:
         """Return the placement that leads from uv to texels of an atlas of (height, width)."""
         return cls(texels_per_uv(size), (size[1] - 1) / 2, (size[0] - 1) / 2)
 
+    @property
+    def matrix(self) -> np.ndarray:
+        """The placement as a (3, 3) matrix of homogeneous positions."""
+        return np.array([[self.scale, 0, self.x], [0, self.scale, self.y], [0, 0, 1]])
+
     def then(self, after: "Placement") -> "Placement":
         """Return the placement that applies this one and then another."""
         return Placement(after.scale * self.scale, *after.apply(np.array([self.x, self.y])).tolist())
@@ -103,6 +108,17 @@ class WindowLayer:
         grid, nodes = (texels / last * 2 - 1).flatten(0, -2)[None, None], self.correction.to(texels)
         change = functional.grid_sample(nodes, grid, padding_mode="border", align_corners=True)
         return change[0, :, 0].T.view(texels.shape)
+
+    def values(self) -> dict[str, Any]:
+        """Return the layer for a checkpoint."""
+        place = place_values(self.placement)
+        return {"size": list(self.size), "placement": place, "correction": self.correction}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> "WindowLayer":
+        """Return the layer that `values` has stored."""
+        height, width = values["size"]
+        return cls((int(height), int(width)), Placement(*values["placement"]), values["correction"].cpu())
 
 
 def is_long(frames: int, config: Config) -> bool:
@@ -149,6 +165,7 @@ class LayerAtlas:
 
     image: Tensor  # (1, 3, h, w) in [0, 1]
     placement: Placement  # from the layer's plane, or its unrolled cylinder, to texels
+    coverage: Tensor  # (h, w): in about how many frames each texel is visible
     # Scale and shift of uv to what they were before the atlas was ever enlarged, see `Model.uv_units`
     units: tuple[float, float, float] = (1.0, 0.0, 0.0)
 
@@ -161,6 +178,22 @@ class LayerAtlas:
     def uv_placement(self) -> Placement:
         """The placement from the layer's plane, or its unrolled cylinder, to uv."""
         return self.placement.then(Placement.of_texels(self.size).inverse())
+
+    def values(self) -> dict[str, Any]:
+        """Return the atlas for a checkpoint, with 8 bits per colour."""
+        return {
+            "image": (self.image[0] * 255).round().byte(),
+            "placement": place_values(self.placement),
+            "coverage": self.coverage.half(),
+            "units": list(self.units),
+        }
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], device: torch.device) -> "LayerAtlas":
+        """Return the atlas that `values` has stored."""
+        image, coverage = values["image"].to(device)[None].float() / 255, values["coverage"].to(device).float()
+        units = values["units"]
+        return cls(image, Placement(*values["placement"]), coverage, (units[0], units[1], units[2]))
 
 
 class WindowedModel:
@@ -180,7 +213,8 @@ class WindowedModel:
         self.layers = Layers.for_objects(len(self.atlases) - 1)
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.atlas_centers = centers[:, None].to(windows.device)
-        self.images = nn.ParameterList([nn.Parameter(atlas.image, requires_grad=False) for atlas in self.atlases])
+        images = [atlas.image.to(windows.device) for atlas in self.atlases]
+        self.images = nn.ParameterList([nn.Parameter(image, requires_grad=False) for image in images])
 
     # windows
 
@@ -300,34 +334,20 @@ class WindowedModel:
                 "size": list(self.size),
                 "spans": [[span.first, span.end] for span in self.spans],
                 "files": [path.name for path in self.windows.paths],
-                "layers": [
-                    [[*layer.size, *place_values(layer.placement)] for layer in layers] for layers in self.window_layers
-                ],
-                "corrections": [[layer.correction for layer in layers] for layers in self.window_layers],
-                "placements": [place_values(atlas.placement) for atlas in self.atlases],
-                "units": [list(atlas.units) for atlas in self.atlases],
-            },
-            "atlases": [(image.data[0] * 255).round().byte() for image in self.images],
+                "layers": [[layer.values() for layer in layers] for layers in self.window_layers],
+                "atlases": [atlas.values() for atlas in self.atlases],
+            }
         }
 
     @classmethod
     def from_checkpoint(cls, checkpoint: dict[str, Any], path: Path, device: torch.device) -> "WindowedModel":
         """Return the model in a checkpoint. Raises UserError if the files of windows are missing, or parts of it."""
         try:
-            values, images = checkpoint["windows"], checkpoint["atlases"]
+            values = checkpoint["windows"]
             paths = [path.parent / WINDOWS_FOLDER / name for name in values["files"]]
             spans = [Span(int(first), int(end)) for first, end in values["spans"]]
-            window_layers = [
-                [
-                    WindowLayer((int(height), int(width)), Placement(*place), correction.cpu())
-                    for (height, width, *place), correction in zip(layers, corrections, strict=True)
-                ]
-                for layers, corrections in zip(values["layers"], values["corrections"], strict=True)
-            ]
-            atlases = [
-                LayerAtlas(image.to(device)[None].float() / 255, Placement(*place), (units[0], units[1], units[2]))
-                for image, place, units in zip(images, values["placements"], values["units"], strict=True)
-            ]
+            window_layers = [[WindowLayer.from_values(layer) for layer in layers] for layers in values["layers"]]
+            atlases = [LayerAtlas.from_values(atlas, device) for atlas in values["atlases"]]
             size = (values["size"][0], values["size"][1], values["size"][2])
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             raise UserError(f"{path}: its list of windows is damaged or incomplete; train again") from None

@@ -2,7 +2,8 @@
 for the device are recorded.
 
 The simulation finds errors that a GPU would show: an operation with tensors on two devices, `.numpy()` without
-`.cpu()`, and copies and readings for which the host waits until the device is done. It does not notice how large a copy
+`.cpu()`, 64-bit floats, which Apple's GPUs do not have, and copies and readings for which the host waits until the
+device is done. It does not notice how large a copy
 is, or what happens inside an operation. PyTorch's interface for backends in Python is experimental; without it `DEVICE`
 is None.
 """
@@ -101,6 +102,8 @@ def run_operation(operation: Callable, args: tuple, kwargs: dict[str, Any], wait
     result = operation(*cpu_args, **cpu_kwargs)
     if not has_simulated_output or name == "_local_scalar_dense":
         return result
+    if any(leaf.dtype == torch.float64 for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)):
+        raise RuntimeError(f"{name} makes 64-bit floats, which Apple's GPUs do not have, at {project_line()}")
     if name == "_to_copy" and not has_simulated_input:
         result = result.clone()  # because on the CPU the copy can share memory with the source
     return return_and_correct_aliasing(operation, args, kwargs, pytree.tree_map_only(Tensor, SimulatedTensor, result))

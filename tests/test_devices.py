@@ -3,6 +3,8 @@
 Without a GPU, a device that is simulated in Python takes its place (tests/simulated_device.py).
 """
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def start_learner(config, clip, device, generator):
     learner = LEARNERS[config.representation](config, video, generator.manual_seed(0))
     if isinstance(learner, GridLearner):
         learner.cores = Cores(1)  # as on a device; with another number of parts, sums are rounded otherwise
-    learner.initialize(lambda model, atlases: None)
+    learner.initialize(lambda model, atlases: None, Path("unused"))
     return learner
 
 
@@ -99,6 +101,12 @@ def train_losses(learner):
 def test_the_simulation_refuses_tensors_on_two_devices(operation):
     with simulated_device.DeviceSimulation(), pytest.raises(RuntimeError, match="two devices"):
         operation(torch.zeros(3), torch.zeros(3, device=simulated_device.DEVICE))
+
+
+@needs_simulation
+def test_the_simulation_refuses_64_bit_floats():
+    with simulated_device.DeviceSimulation(), pytest.raises(RuntimeError, match="64-bit floats"):
+        torch.zeros(3, device=simulated_device.DEVICE).double()
 
 
 @needs_simulation

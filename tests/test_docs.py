@@ -90,7 +90,7 @@ def test_the_readme_is_short():
 
 
 SCRIPTS = {"train", "only_evaluate", "only_edit", "export_atlas", "export_layers", "unwrap_video"}
-SCRIPTS |= {"preprocess_mask_rcnn", "preprocess_optical_flow", "edit_in_browser", "unwrap_many"}
+SCRIPTS |= {"preprocess_mask_rcnn", "preprocess_optical_flow", "edit_in_browser", "unwrap_many", "extend_run"}
 ROOMS = [  # as docs/ARCHITECTURE.md: a module imports only from its own room and from rooms below it
     SCRIPTS,
     {"browser", "batches"},

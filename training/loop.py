@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from masks.provenance import read_mask_sources
 from masks.strokes import read_strokes
 from media import Pixels, to_8_bit
 from media.clip import Clip, open_clip
+from parallel import processes
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun
 from training.learner import Learner
@@ -38,11 +40,18 @@ if TYPE_CHECKING:
 LEARNERS: dict[str, type[NetworkLearner] | type[GridLearner]] = {"mlp": NetworkLearner, "grid": GridLearner}
 
 
-def make_learner(config: Config, clip: Clip, device: torch.device, rng: torch.Generator) -> Learner:
-    """Read a clip and return the learner of a config for it. Raises UserError if the clip cannot be used."""
+def make_learner(
+    config: Config, clip: Clip, device: torch.device, rng: torch.Generator, windows_from: int | None = None
+) -> Learner:
+    """Read a clip and return the learner of a config for it. Raises UserError if the clip cannot be used.
+
+    windows_from: train in windows, however long the clip is, and read no frames before this one; None: as `is_long`
+    says.
+    """
     strokes = read_strokes(Path(config.strokes_folder), clip) if config.strokes_folder else {}
-    if is_long(len(clip), config):  # One window at a time goes to the device.
-        video = load_video(clip, torch.device("cpu"), read_mask_sources(clip), is_on_disk=True)
+    if windows_from is not None or is_long(len(clip), config):  # One window at a time goes to the device.
+        sources, cpu = read_mask_sources(clip), torch.device("cpu")
+        video = load_video(clip, cpu, sources, is_on_disk=True, first=windows_from or 0)
         return WindowedLearner(config, replace(video, strokes=strokes), rng)
     video = load_video(clip, device, read_mask_sources(clip))
     return LEARNERS[config.representation](config, replace(video, strokes=strokes), rng)
@@ -55,11 +64,11 @@ class Trainer:
     resumed run has the same losses as a run that was never stopped.
     """
 
-    def __init__(self, config: Config, folder: Path, device: str | None = None):
+    def __init__(self, config: Config, folder: Path, device: str | None = None, windows_from: int | None = None):
         """Read the clip and build the learner; nothing is written.
 
-        folder: where the run writes. device: None takes the GPU if there is one. Raises UserError if the clip cannot
-        be used.
+        folder: where the run writes. device: None takes the GPU if there is one. windows_from: see `make_learner`.
+        Raises UserError if the clip cannot be used.
         """
         self.config, self.folder = config, folder
         self.stopwatch = Stopwatch()
@@ -69,11 +78,12 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.rng = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0
+        self.agreed_seconds = 0.0  # see `seconds`
         self.saved_iteration: int | None = None  # of the last checkpoint
         self.psnr: float | None = None  # dB, of the last evaluation
         self.with_evaluation = True
         self.is_corrected = False  # strokes, pins or dials have changed the model since its checkpoint
-        self.learner = make_learner(config, self.clip, self.device, self.rng)
+        self.learner = make_learner(config, self.clip, self.device, self.rng, windows_from)
         self.log = Log(folder / "log.jsonl")
 
     @property
@@ -97,18 +107,21 @@ class Trainer:
         """Set the model to its start. If that takes long, a preview is written before it is complete."""
         self.learner.initialize(self.write_start_preview, self.folder)
 
-    def write_start_preview(self, model: Model, atlases: list[Pixels]) -> None:
-        """Write preview.png from a model before its training and the images (h, w, 3) of its atlases."""
-        middle = len(self.clip) // 2
-        frame = render_frame(model, self.clip, middle, full_range=True)
+    def write_start_preview(self, model: Model, atlases: list[Pixels], t: int | None = None) -> None:
+        """Write preview.png from a model and the images (h, w, 3) of its atlases, without an evaluation.
+
+        t: the frame that is shown; None: the middle one.
+        """
+        t = len(self.clip) // 2 if t is None else t
+        frame = render_frame(model, self.clip, t, full_range=True)
         pictures = {
-            "input": self.clip.frame(middle),
+            "input": self.clip.frame(t),
             "reconstruction": to_8_bit(frame.rgb),
             "alpha": to_8_bit(frame.coverage),
         }
         preview = self.folder / "preview.png"
         write_preview(preview, pictures, atlases)
-        print(f"wrote a first preview after {self.stopwatch.seconds:.1f} s: {preview}", flush=True)
+        print(f"wrote a preview after {self.stopwatch.seconds:.1f} s: {preview}", flush=True)
 
     def step(self) -> dict[str, Tensor]:
         """Do one iteration and return the weighted loss terms."""
@@ -138,14 +151,17 @@ class Trainer:
         self.with_evaluation = with_evaluation
         with self.stop_signal.install():
             try:
-                with open_tensorboard(self.folder, self.iteration) as events:
+                with ExitStack() as stack:
+                    events = None
+                    if processes.is_main():
+                        events = stack.enter_context(open_tensorboard(self.folder, self.iteration))
                     self.train_and_evaluate(events)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, processes.LostProcessError) as error:
                 if self.saved_iteration != self.iteration:
                     self.save()
-                raise self.make_stop_error() from None
+                raise self.make_stop_error(isinstance(error, processes.LostProcessError)) from None
 
-    def train_and_evaluate(self, events: "SummaryWriter") -> None:
+    def train_and_evaluate(self, events: "SummaryWriter | None") -> None:
         """Do all iterations. Raises KeyboardInterrupt after a signal: during training only between two steps."""
         config = self.config
         is_evaluation_due = self.is_finished or (self.iteration and self.iteration % config.evaluate_every == 0)
@@ -162,12 +178,14 @@ class Trainer:
             while not is_last:
                 with self.stop_signal.defer():
                     parts_done = self.learner.parts_done
-                    terms = self.step()
+                    with processes.notice_lost_processes():
+                        terms = self.step()
+                        self.agree_on_time_and_stop()
                     is_last = self.is_finished  # Read once per step: the time may run out between two readings.
                     if is_last:
                         self.learner.finish()
                     bar.update(self.work_done - bar.n)
-                    if self.iteration % config.log_every == 0 or is_last:
+                    if events and (self.iteration % config.log_every == 0 or is_last):
                         self.log_terms(terms, events, bar)
                     is_evaluation_due = self.iteration % config.evaluate_every == 0 or is_last
                     is_checkpoint_due = self.iteration % config.checkpoint_every == 0 or is_evaluation_due
@@ -180,16 +198,29 @@ class Trainer:
                     self.write_evaluation(events)
         self.warn_about_short_budget()
 
-    def make_stop_error(self) -> Stopped:
-        """Return the exception that ends a run after a signal, with advice on how to continue it."""
+    def agree_on_time_and_stop(self) -> None:
+        """Let all processes go by the clock of the main one, and stop if one of them has received a signal."""
+        if processes.count() > 1:
+            seconds = self.stopwatch.seconds if processes.is_main() else 0.0
+            signal_number = float(self.stop_signal.received or 0)
+            self.agreed_seconds, signal_number = processes.take_largest([seconds, signal_number], self.device)
+            self.stop_signal.received = int(signal_number) or None
+
+    def make_stop_error(self, has_lost_process: bool = False) -> Stopped:
+        """Return the exception that ends a run after a signal, with advice on how to continue it.
+
+        has_lost_process: not a signal ended it, but another of its processes that was lost.
+        """
         if not self.checkpoint_path.exists():
             return Stopped(
                 f"stopped before the first step; nothing to keep in {self.folder}", self.stop_signal.exit_code
             )
+        python = "python" if processes.count() == 1 else f"torchrun --nproc_per_node {processes.count()}"
+        reason = "stopped, because another process of the run ended" if has_lost_process else "stopped"
         return Stopped(
-            f"stopped; {self.checkpoint_path} holds iteration {self.iteration}. "
-            f"Continue with: python train.py --resume {shlex.quote(str(self.folder))}",
-            self.stop_signal.exit_code,
+            f"{reason}; {self.checkpoint_path} holds iteration {self.iteration}. "
+            f"Continue with: {python} train.py --resume {shlex.quote(str(self.folder))}",
+            1 if has_lost_process else self.stop_signal.exit_code,
         )
 
     def warn_about_short_budget(self) -> None:
@@ -206,7 +237,12 @@ class Trainer:
     def is_finished(self) -> bool:
         """True when all iterations are done or the time budget is used up."""
         budget = self.config.time_budget_s
-        return self.iteration >= self.config.iters_num or (budget is not None and self.stopwatch.seconds >= budget)
+        return self.iteration >= self.config.iters_num or (budget is not None and self.seconds >= budget)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds so far; several processes go by the clock of the main one, as it was at the last step."""
+        return self.stopwatch.seconds if processes.count() == 1 else self.agreed_seconds
 
     @property
     def progress(self) -> float:
@@ -217,7 +253,7 @@ class Trainer:
     def work_done(self) -> float:
         """Seconds of the time budget that are used if there is one, else the number of finished iterations."""
         budget = self.config.time_budget_s
-        return self.iteration if budget is None else min(self.stopwatch.seconds, budget)
+        return self.iteration if budget is None else min(self.seconds, budget)
 
     def make_progress_bar(self) -> tqdm:
         """Return a progress bar over the seconds of the time budget if there is one, else over the iterations."""
@@ -257,9 +293,9 @@ class Trainer:
         self.log.add(row)
         return row
 
-    def write_evaluation(self, events: "SummaryWriter") -> None:
+    def write_evaluation(self, events: "SummaryWriter | None") -> None:
         """Write the published outputs to a folder named after the iteration, and report them, if they are wanted."""
-        if not (self.with_evaluation and self.learner.is_whole):
+        if events is None or not (self.with_evaluation and self.learner.is_whole):
             return
         run = TrainedRun(self.model, self.clip, self.config.alpha_range == "full", self.checkpoint_path)
         with self.stopwatch.pause():
@@ -287,8 +323,11 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint: the published keys, and everything else that resuming needs.
 
-        Raises UserError, and keeps the last good checkpoint, if the model holds NaN.
+        Of several processes, the main one writes it. Raises UserError, and keeps the last good checkpoint, if the model
+        holds NaN.
         """
+        if not processes.is_main():
+            return
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             raise self.divergence_error()
         state: dict[str, Any] = self.learner.checkpoint() | {

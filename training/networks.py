@@ -1,12 +1,14 @@
 """Training of the published networks: the loss terms of one batch, the start of the mappings, and the steps of Adam."""
 
+from collections.abc import Callable
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import loss_utils
 from alignment.layers import align_layers, box_corners, layer_pixels, object_boxes, refine_long_range
@@ -15,6 +17,7 @@ from command_line import UserError
 from config import Config, rigidity_weight
 from implicit_neural_networks import AtlasModel, Layer, Sample, visibility
 from masks.strokes import correct_masks
+from parallel import processes
 from training.learner import ShowStart
 from training.sampling import Batch, color_steps, draw_batch
 from unwrap_utils import Video, pretrain_mapping, uv_scale_px
@@ -23,10 +26,18 @@ DECAY_START = 0.4  # Progress of the run, 0 to 1, from which on the learning rat
 LARGEST_FILL = 0.95  # Largest part of the side of a layer's square that an aligned start may use.
 
 
-def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, iteration: int) -> dict[str, Tensor]:
+def loss_terms(
+    model: AtlasModel,
+    video: Video,
+    batch: Batch,
+    config: Config,
+    iteration: int,
+    share: Callable[[Tensor], Tensor] = torch.ones_like,
+) -> dict[str, Tensor]:
     """Return all terms of the paper's loss at one batch, each multiplied by its coefficient. Their sum is the loss.
 
-    The terms depend on the iteration: bootstrapping and global rigidity end after a number of iterations.
+    The terms depend on the iteration: bootstrapping and global rigidity end after a number of iterations. share: factor
+    of a mean, by the sum of its weights; see `share_of_batch`.
     """
     points = video.normalize(batch.points_px)
     uv, alpha = model.uvs(points), model.alpha(points[: batch.num_alpha])
@@ -77,9 +88,31 @@ def loss_terms(model: AtlasModel, video: Video, batch: Batch, config: Config, it
 
     # Flow terms have two rows of weights, forward and backward; each term is the mean of the means of its rows.
     return {
-        name: coefficient * loss_utils.masked_mean(values, weight).mean()
+        name: coefficient * (loss_utils.masked_mean(values, weight) * share(weight.sum(-1))).mean()
         for name, (values, weight, coefficient) in terms.items()
     }
+
+
+def share_of_batch(weight_sum: Tensor) -> Tensor:
+    """Return the factor of a weighted mean over this process's part of a batch, from the sum of its weights.
+
+    With it, the mean of the processes' values is the weighted mean over the whole batch.
+    """
+    total = processes.add_up(weight_sum)
+    return processes.count() * weight_sum / total.clamp(min=1e-12)
+
+
+class BatchLoss(nn.Module):
+    """The terms of the loss as a module, because DistributedDataParallel averages the gradients of modules."""
+
+    def __init__(self, model: AtlasModel, video: Video, config: Config):
+        super().__init__()
+        self.model, self.video, self.config = model, video, config
+
+    def forward(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        """Return the weighted terms of this process's part of a batch."""
+        share = torch.ones_like if processes.count() == 1 else share_of_batch
+        return loss_terms(self.model, self.video, batch, self.config, iteration, share)
 
 
 def global_rigidity(model: AtlasModel, video: Video, batch: Batch, layer: Layer, uv: Tensor, config: Config) -> Tensor:
@@ -142,6 +175,7 @@ class NetworkLearner:
         self.model = AtlasModel(config).to(video.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
         self.parts_done, self.is_whole = 0, True
+        self.loss: nn.Module | None = None  # made with the first batch, when the networks have their start
         self.frames_used: float = 0  # frames in all batches so far, by the number of their pixels
 
     def initialize(self, show_start: ShowStart, _folder: Path) -> None:
@@ -178,12 +212,18 @@ class NetworkLearner:
         self.optimizer.zero_grad()
         reduce(torch.add, terms.values()).backward()
         self.optimizer.step()
-        return {name: value.detach() for name, value in terms.items()}
+        if processes.count() == 1:
+            return {name: value.detach() for name, value in terms.items()}
+        totals = processes.add_up(torch.stack(list(terms.values()))) / processes.count()
+        return dict(zip(terms, totals, strict=True))
 
     def batch_terms(self, iteration: int) -> dict[str, Tensor]:
         """Return the weighted loss terms of the next batch. Nothing in this function waits for the device."""
-        batch = draw_batch(self.video, self.config, self.rng)
-        return loss_terms(self.model, self.video, batch, self.config, iteration)
+        if self.loss is None:
+            loss: nn.Module = BatchLoss(self.model, self.video, self.config)
+            self.loss = DistributedDataParallel(loss) if processes.count() > 1 else loss
+        terms: dict[str, Tensor] = self.loss(draw_batch(self.video, self.config, self.rng), iteration)
+        return terms
 
     def set_learning_rates(self, progress: float) -> None:
         """Set the learning rates of the next step.

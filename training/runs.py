@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alignment.pins import read_pins
-from command_line import UserError, warn
+from command_line import UserError, resolve_folder_name, warn
 from config import Config, config_text, load_config
 from implicit_neural_networks import read_checkpoint
 from masks.provenance import folder_fingerprint
 from media import fresh_folder, list_images, write_text
+from parallel import processes
 from training.log import Log
 from training.loop import Trainer
 
@@ -32,11 +33,29 @@ STROKES_NOTE = "strokes.json"  # File of a run that says which strokes it has ha
 CORRECTION_BUDGET_S = 20.0  # Seconds of further training after strokes if no budget is given.
 
 
+def scale_time_budget(config: Config, seconds_per_100_frames: float) -> Config:
+    """Return a config whose time budget is so many seconds for every 100 frames of its clip."""
+    folder, frames = resolve_folder_name(Path(config.data_folder)), config.maximum_number_of_frames
+    if folder.is_dir():  # If it is not, the run cannot begin, which is said where the clip is opened.
+        frames = min(len(list_images(folder)), frames)
+    return replace(config, time_budget_s=max(1.0, seconds_per_100_frames * frames / 100))
+
+
+def check_processes(config: Config) -> None:
+    """Raise UserError if `torchrun` has started several processes for a run that only one can train."""
+    if processes.count() > 1 and config.representation == "grid":
+        raise UserError(
+            f"{processes.count()} processes were started, but representation grid is trained by one; use plain python, "
+            "and unwrap_many.py for many clips on many devices (docs/scale.md says why)"
+        )
+
+
 def start_run(config: Config, device: str | None = None) -> Trainer:
     """Begin a new run in a folder of its own, from the model's start or from the weights of `checkpoint_path`.
 
     Raises UserError, before anything is written, if the clip or the checkpoint cannot be used.
     """
+    check_processes(config)
     if config.load_checkpoint:
         read_checkpoint(Path(config.checkpoint_path))  # An error shows up before the clip is read, which takes longer.
     name = Path(config.data_folder).name
@@ -50,11 +69,12 @@ def start_run(config: Config, device: str | None = None) -> Trainer:
                 f"{config.checkpoint_path} holds iteration {trainer.iteration}, iters_num is {config.iters_num}; "
                 "raise iters_num to train on"
             )
-    trainer.folder = fresh_folder(folder)
-    trainer.log = Log(trainer.folder / "log.jsonl")
-    write_text(trainer.folder / "config.json", config_text(config))
-    if config.strokes_folder:
-        note_strokes(trainer.folder, Path(config.strokes_folder))
+    if processes.is_main():
+        trainer.folder = fresh_folder(folder)
+        trainer.log = Log(trainer.folder / "log.jsonl")
+        write_text(trainer.folder / "config.json", config_text(config))
+        if config.strokes_folder:
+            note_strokes(trainer.folder, Path(config.strokes_folder))
     print_start(trainer)
     if not config.load_checkpoint:
         with trainer.stop_signal.install():
@@ -85,6 +105,7 @@ def resume_run(
     if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
         raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
     config = load_config(folder / "config.json")
+    check_processes(config)
     if time_budget_s is not None:
         config = replace(config, time_budget_s=time_budget_s)
     if full_evaluation is not None:
@@ -96,13 +117,14 @@ def resume_run(
         seconds = float(saved.get("seconds", 0.0)) + (time_budget_s or CORRECTION_BUDGET_S)
         config = replace(config, time_budget_s=seconds, iters_num=sys.maxsize)
         config = replace(config, layer_rigidity=turn_dials(config, corrections.rigidity))
-    trainer = Trainer(config, folder, device)
+    trainer = Trainer(config, folder, device, windows_from=0 if "windowed_learner" in saved else None)
     pins = []
     if corrections.pins is not None:
         pins = read_pins(corrections.pins, trainer.clip.size, trainer.clip.objects + 1)
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
-    trainer.log.restore(trainer.iteration)
+    if processes.is_main():
+        trainer.log.restore(trainer.iteration)
     if pins or corrections.rigidity:
         trainer.learner.mend(pins, corrections.rigidity)
         trainer.save()  # Before the config: a run that is killed now is mended, or will be mended, once.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from config import Config
 from media.flows import BACKWARD, FORWARD, STEPS
+from parallel import processes
 from unwrap_utils import Video
 
 
@@ -176,13 +177,17 @@ def random_pixels(count: int, low: tuple[int, int, int], high: tuple[int, int, i
 
 
 def draw_batch(video: Video, config: Config, rng: torch.Generator) -> Batch:
-    """Draw the batch of one iteration: `samples_batch` pixels, uniform over the clip, rounded to whole tiles."""
+    """Draw the batch of one iteration: `samples_batch` pixels, uniform over the clip, rounded to whole tiles.
+
+    Several processes that train together draw the same batch, and each takes a part of it.
+    """
+    own = slice(processes.rank(), None, processes.count())
     frames, height, width = video.size
     if config.sampling == "published":
         pixels = random_pixels(config.samples_batch, (0, 0, 0), (width, height, frames), rng)
-        return make_published_batch(video, pixels, config)
+        return make_published_batch(video, pixels[own], config)
     side = config.tile_size
     count = max(1, round(config.samples_batch / side**2))
     corners = random_pixels(count, (1 - side, 1 - side, 0), (width, height, frames), rng)
     direction = torch.randint(0, 2, (count,), generator=rng, device=rng.device)
-    return make_tile_batch(video, corners, direction, config)
+    return make_tile_batch(video, corners[own], direction[own], config)

@@ -1,0 +1,91 @@
+"""Add frames to a finished run: they are fitted to its atlases, and edits made before appear in them, too."""
+
+import argparse
+from pathlib import Path
+
+from command_line import UserError, add_device_flag, make_parser, quote, run_script
+
+SECONDS_PER_MEGAPIXEL = 1.1  # default time of training for a new frame: .36 s for 768 x 432 pixels
+LEAST_SECONDS = 7.0  # The start takes about as long, however few frames are new.
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Extend a run by the frames that follow its clip, as a new run.
+
+    arguments: of the command line; None takes those of the process. Raises UserError for wrong input and Stopped after
+    a signal.
+    """
+    options = make_extend_parser().parse_args(arguments)
+    if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
+        raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
+
+    from media import list_images
+    from preprocessing.flow import FlowRequest, write_clip_flow
+    from preprocessing.new_frames import join_new_frames, write_new_masks
+    from rendering.trained_run import open_run
+    from training.extension import check_extendable, open_extended_clip, start_extension, write_last_frame
+
+    run = open_run(options.trained_model_folder, device="cpu")
+    check_extendable(run)
+    folder = join_new_frames(run.clip, options.frames, options.max_frames)
+    trained = len(run.clip)
+    new = min(len(list_images(folder)) - trained, options.max_frames)
+    print(f"{trained} frames are trained, {new} are new", flush=True)
+    write_clip_flow(folder, FlowRequest(options.flow_method, max(run.clip.width, run.clip.height)))
+    clip = open_extended_clip(run, folder, trained + new)
+    source = write_new_masks(run, clip, options.masks)
+    megapixels = run.clip.width * run.clip.height / 1e6
+    budget = options.time_budget or LEAST_SECONDS + SECONDS_PER_MEGAPIXEL * new * megapixels
+    trainer = start_extension(run, clip, source, budget, options.device)
+    trainer.run(with_evaluation=False)
+    write_last_frame(trainer)
+    print(f"finished; {trainer.folder / 'preview.png'} shows the last frame. To see all frames, and to edit them:")
+    print(f"python only_evaluate.py --trained_model_folder={quote(trainer.folder)} --output_folder=out")
+    print(f"python only_edit.py --trained_model_folder={quote(trainer.folder)} and the flags of the edit as before")
+
+
+def make_extend_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's flags."""
+    flags = make_parser(
+        "Add the frames that follow a run's clip to the run. Their mapping and opacity are fitted to the atlases,\n"
+        "which keep what they have and grow where the new frames show more. So edits that were made before appear in\n"
+        "the new frames. The result is a new run; the old one stays as it is.",
+        "python extend_run.py --trained_model_folder=results/swan_2026 --frames=more_of_swan.mp4",
+    )
+    flags.add_argument(
+        "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
+    )
+    flags.add_argument(
+        "--frames",
+        type=Path,
+        required=True,
+        metavar="FOLDER_OR_VIDEO",
+        help="the frames that follow; the run's own folder of frames adds those that were left out of the run",
+    )
+    flags.add_argument(
+        "--masks",
+        type=Path,
+        metavar="FOLDER_OR_VIDEO",
+        help="masks of the new frames (default: those that are there, or else the object is followed from the last "
+        "frame of the run)",
+    )
+    flags.add_argument(
+        "--flow_method",
+        choices=("auto", "raft", "dis", "raft-thirdparty"),
+        default="dis",
+        help="see preprocess_optical_flow.py (default: dis)",
+    )
+    flags.add_argument(
+        "--time_budget",
+        type=float,
+        metavar="SECONDS",
+        help=f"for the start and training (default: {LEAST_SECONDS:g} and {SECONDS_PER_MEGAPIXEL:g} per frame and "
+        "megapixel)",
+    )
+    flags.add_argument("--max_frames", type=int, default=500, help="take at most so many new frames (default: 500)")
+    add_device_flag(flags)
+    return flags
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,192 @@
+"""New frames for a finished run: they are fitted to its atlases, and everything before them stays as it was."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config, write_exact_flow
+
+import extend_run
+import media
+import only_edit
+from benchmarks.measure import placement_errors
+from command_line import UserError
+from grids.mosaic import Mosaic
+from grids.windowed_learner import keep_units
+from grids.windows import LayerAtlas, Placement, WindowedModel, WindowLayer
+from preprocessing.new_frames import continue_names
+from rendering.frame_store import temporary_frame_store
+from rendering.frames import render_frame, render_frames
+from rendering.trained_run import open_run
+from scenes.catalogue import SCENES
+from scenes.files import write_scene
+from training.runs import resume_run, start_run
+
+SIZE, TRAINED, ALL = (96, 54), 20, 32
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return SCENES["roam"](*SIZE, ALL)
+
+
+@pytest.fixture(scope="module")
+def clip(scene, tmp_path_factory):
+    return write_exact_flow(write_scene(scene, tmp_path_factory.mktemp("all")))
+
+
+@pytest.fixture(scope="module")
+def run_folder(clip, tmp_path_factory):
+    """A run of the first frames of a clip whose folder holds more frames, with masks of the first ones alone."""
+    data = tmp_path_factory.mktemp("data")
+    for suffix in ("", "_flow", "_maskrcnn"):
+        shutil.copytree(clip.with_name(clip.name + suffix), data / f"{clip.name}{suffix}")
+    for path in media.list_images(data / f"{clip.name}_maskrcnn")[TRAINED:]:
+        path.unlink()
+    (data / f"{clip.name}_maskrcnn" / "notes.txt").write_text("mine")
+    grid = {"representation": "grid", "light": True, "mask_quality": "exact", "maximum_number_of_frames": TRAINED}
+    steps = {"iters_num": 30, "evaluate_every": 10**6, "checkpoint_every": 10**6}
+    trainer = start_run(tiny_config(data / clip.name, data / "results", **(grid | steps)))
+    trainer.run(with_evaluation=False)
+    return trainer.folder
+
+
+def extend(run, frames, *flags):
+    """Extend a run with a short budget, and return the folder of the new run."""
+    before = set(run.parent.iterdir())
+    extend_run.main(["--trained_model_folder", str(run), "--frames", str(frames), "--time_budget", "8", *flags])
+    (folder,) = set(run.parent.iterdir()) - before
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extended(run_folder):
+    """The run with the frames of its own folder that it had left out."""
+    clip = open_run(run_folder).clip.folder
+    return run_folder, extend(run_folder, clip)
+
+
+def test_the_new_run_has_all_frames_and_the_old_one_is_unchanged(extended):
+    old, new = (open_run(folder) for folder in extended)
+    assert (len(old.clip), len(new.clip)) == (TRAINED, ALL)
+    assert isinstance(new.model, WindowedModel)
+    assert (extended[1] / "preview.png").is_file()
+
+
+@torch.no_grad()
+def test_frames_that_were_trained_before_keep_their_mapping_and_opacity(extended):
+    old, new = (open_run(folder) for folder in extended)
+    for t in (0, 7):
+        before, after = (render_frame(run.model, run.clip, t, True) for run in (old, new))
+        np.testing.assert_allclose(before.alpha, after.alpha, atol=1e-6)
+        for layer in range(2):
+            scale, *shift = new.model.uv_units(layer)
+            np.testing.assert_allclose(before.uv[layer], after.uv[layer] * scale + shift, atol=1e-4)
+
+
+def test_new_frames_are_shown_and_placed_well(extended, scene):
+    run = open_run(extended[1])
+    with temporary_frame_store(run.checkpoint.parent) as store:
+        errors = []
+        for frame in render_frames(run.model, run.clip, True):
+            store.add(frame)
+            errors.append(np.abs(frame.rgb - run.clip.frame(frame.t) / 255).mean())
+        assert max(errors[TRAINED:]) < 0.06
+        assert np.median(placement_errors(run, store, scene)) < 0.7
+        truth = [scene.frame(t).alpha[0] > 0.5 for t in range(TRAINED, ALL)]
+        found = [store.frame(t).alpha[0] > 0.5 for t in range(TRAINED, ALL)]
+    assert np.mean([(a & b).sum() / (a | b).sum() for a, b in zip(truth, found, strict=True)]) > 0.85
+
+
+@pytest.mark.slow
+def test_an_edit_of_the_old_run_appears_in_the_new_frames(extended, tmp_path):
+    paint = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
+    paint[22:32, 42:54] = [255, 0, 255, 255]
+    media.write_png(tmp_path / "paint.png", paint)
+    flags = ["--trained_model_folder", str(extended[1]), "--output_folder", str(tmp_path / "out"), "--format", "png"]
+    only_edit.main([*flags, "--edit_frame", f"4:{tmp_path / 'paint.png'}"])
+    pictures = media.list_images(next((tmp_path / "out").glob("**/*00000*")).parent)
+    assert len(pictures) == ALL
+    assert (media.read_rgb(pictures[-1]).astype(int) @ [1, -2, 1] > 300).mean() > 0.005
+
+
+def test_masks_that_were_there_are_not_touched_and_missing_ones_are_carried_on(extended):
+    clip = open_run(extended[1]).clip
+    folder = clip.sibling_folder("_maskrcnn")
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert all((clip.mask(path) > 127).any() for path in clip.object_masks[0])
+
+
+@pytest.mark.slow
+def test_frames_of_another_folder_get_a_clip_beside_the_old_one(run_folder, clip, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    for number, path in enumerate(media.list_images(clip)[TRAINED:ALL]):
+        shutil.copy(path, new / f"shot{number}.png")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for number, path in enumerate(media.list_images(clip.with_name(f"{clip.name}_maskrcnn"))[TRAINED:ALL]):
+        shutil.copy(path, masks / f"shot{number}.png")
+    run = open_run(extend(run_folder, new, "--masks", str(masks)))
+    assert run.clip.folder.name == f"{clip.name}_extended"
+    assert len(run.clip) == ALL
+    assert [path.stem for path in run.clip.frame_paths[TRAINED - 1 : TRAINED + 1]] == ["00019", "00020"]
+    np.testing.assert_array_equal(run.clip.frame(ALL - 1), media.read_rgb(media.list_images(clip)[ALL - 1]))
+    assert len(media.list_images(run_folder.parents[1] / clip.name)) == ALL  # The old folder is as it was.
+    # It can be extended once more, and be continued.
+    again = open_run(extend(run.checkpoint.parent, new))
+    assert len(again.clip) == 2 * ALL - TRAINED
+    config = run.checkpoint.parent / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"time_budget_s": None, "iters_num": 10**6}))
+    trainer = resume_run(run.checkpoint.parent)
+    trainer.step()
+    assert trainer.learner.number == 1
+
+
+def test_names_of_new_frames_follow_those_of_the_old_ones():
+    assert continue_names(["00008", "00009"], 2) == ["00010", "00011"]
+    assert continue_names(["shot_98", "shot_99"], 2) == ["shot_100", "shot_101"]
+    assert continue_names(["first", "last"], 1) == ["last_00001"]
+
+
+def test_an_atlas_grows_only_where_new_windows_see_more_and_keeps_its_colours():
+    image = torch.rand(1, 3, 40, 60, generator=torch.Generator().manual_seed(0))
+    base = LayerAtlas(image, Placement(2.0, 5.0, 6.0), torch.full((40, 60), 9.0))
+    window = WindowLayer((40, 60), Placement(2.0, -15.0, 6.0))  # 20 texels further to the right
+    coverage = np.zeros((10, 15), np.float32)
+    assert Mosaic.around(base, [window], [coverage]).size == (40, 60)
+    coverage[:, :12] = 1
+    mosaic = Mosaic.around(base, [window], [coverage])
+    assert mosaic.size == (40, 68)
+    mosaic.add(np.zeros((40, 60, 3), np.float32), coverage, window)
+    atlas = keep_units(mosaic.finish(), base)
+    torch.testing.assert_close(atlas.image[..., :60], image, atol=0.01, rtol=0)
+    scale, u, v = atlas.units
+    place = np.array([[3.0, 4.0]])
+    np.testing.assert_allclose(atlas.uv_placement.apply(place) * scale + [u, v], base.uv_placement.apply(place))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [("missing.mp4", "no such file or folder"), ("small", "new frames must have the same size"), ("empty", "holds no")],
+)
+def test_new_frames_that_cannot_be_used_are_refused(run_folder, tmp_path, frames, message):
+    for name in ("small", "empty"):
+        (tmp_path / name).mkdir()
+    media.write_png(tmp_path / "small" / "0.png", np.zeros((20, 30, 3), np.uint8))
+    before = sorted(run_folder.parent.iterdir())
+    with pytest.raises(UserError, match=message):
+        extend_run.main(["--trained_model_folder", str(run_folder), "--frames", str(tmp_path / frames)])
+    assert sorted(run_folder.parent.iterdir()) == before
+
+
+def test_a_run_that_has_all_frames_of_its_folder_and_runs_of_networks_are_refused(extended, shared_clip, tmp_path):
+    new = open_run(extended[1])
+    with pytest.raises(UserError, match="has all of its 32 frames already"):
+        extend_run.main(["--trained_model_folder", str(extended[1]), "--frames", str(new.clip.folder)])
+    trainer = start_run(tiny_config(shared_clip, tmp_path))
+    trainer.save()
+    with pytest.raises(UserError, match="not to networks"):
+        extend_run.main(["--trained_model_folder", str(trainer.folder), "--frames", str(shared_clip)])

@@ -1,0 +1,130 @@
+"""Several processes train one run of networks: the loss is that of one process, and only the main one writes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, draw
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("clip"), width=64, height=36, frames=5)
+
+
+def write_config(folder, clip, **changes):
+    """Write a config with tiny networks for a clip, and return its path."""
+    settings = {
+        "data_folder": str(clip),
+        "results_folder_name": str(folder / "results"),
+        "resx": 64,
+        "resy": None,
+        "iters_num": STEPS,
+        "log_every": 1,
+        "samples_batch": 320,
+        "evaluate_every": 10**6,
+        "pretrain_iter_number": 1,
+    } | changes
+    path = folder / "config.json"
+    path.write_text(json.dumps(settings))
+    return path
+
+
+def start(processes, *arguments):
+    """Start train.py in a number of processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launch = [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    launch += [] if processes == 1 else [f"--master_port={port}", "--master_addr=127.0.0.1"]
+    command = [sys.executable, *launch, str(ROOT / "train.py"), *map(str, arguments), "--device", "cpu"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_XDIST_WORKER"}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def read_losses(folder):
+    """Return the rows of the log of the only run in a folder."""
+    (run,) = (folder / "results").iterdir()
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["tiles", "published"])
+def test_two_processes_have_the_losses_of_one(clip, tmp_path, sampling):
+    rows = []
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        process = start(count, write_config(folder, clip, sampling=sampling), "--no_evaluation")
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        rows.append(read_losses(folder))
+    assert len(rows[0]) == len(rows[1]) == STEPS
+    for one, two in zip(*rows, strict=True):
+        assert two == pytest.approx(one, rel=2e-4)
+
+
+@pytest.mark.slow
+def test_a_lost_process_leaves_a_checkpoint_from_which_the_run_continues(clip, tmp_path):
+    config = write_config(tmp_path, clip, iters_num=10**6, checkpoint_every=10**6)
+    process = start(2, config, "--no_evaluation")
+    log = wait_for_log(tmp_path)
+    (helper,) = [pid for pid in find_workers(process.pid) if "RANK=1" in read_environment(pid)]
+    os.kill(helper, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "another process of the run ended" in errors or "stopped;" in errors
+    saved = len(log.read_text().splitlines())
+    run = log.parent
+    settings = json.loads((run / "config.json").read_text()) | {"iters_num": saved + 3}
+    (run / "config.json").write_text(json.dumps(settings))
+    again = start(1, "--resume", run, "--no_evaluation")
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert "finished after iteration" in output
+
+
+def wait_for_log(folder):
+    """Return the log of the only run in a folder, as soon as it has some rows."""
+    for _ in range(600):
+        logs = list(folder.glob("results/*/log.jsonl"))
+        if logs and len(logs[0].read_text().splitlines()) > 2:
+            return logs[0]
+        time.sleep(0.1)
+    raise AssertionError("the run has not begun within a minute")
+
+
+def find_workers(launcher):
+    """Return the process numbers of the children of a launcher."""
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True, check=True)
+    return [int(pid) for pid in children.stdout.split()]
+
+
+def read_environment(pid):
+    """Return the variables of a process, one per element."""
+    return Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
+
+
+def test_several_processes_are_refused_for_grids(clip, tmp_path):
+    process = start(2, write_config(tmp_path, clip, representation="grid"))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("representation grid is trained by one") == 1
+    assert not (tmp_path / "results").exists()
