@@ -5,7 +5,7 @@ from pathlib import Path
 
 from command_line import UserError, add_device_flag, make_parser, quote, run_script
 
-SECONDS_PER_MEGAPIXEL = 1.1  # default time of training for a new frame: .36 s for 768 x 432 pixels
+SECONDS_PER_MEGAPIXEL = 0.9  # default time of training for a new frame: .3 s for 768 x 432 pixels
 LEAST_SECONDS = 7.0  # The start takes about as long, however few frames are new.
 
 

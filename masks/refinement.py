@@ -163,13 +163,19 @@ class RefinedMasks:
         return np.where(self.upsample(rgb, t) > 0.5, 255, 0).astype(np.uint8)
 
 
-def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, foreground: Floats) -> RefinedMasks:
+def refine_masks(
+    clip: SmallClip,
+    masks: NDArray[np.uint8],
+    background: Floats,
+    foreground: Floats,
+    min_cue_score: float = MIN_CUE_SCORE,
+) -> RefinedMasks:
     """Refine the rough masks (T, H, W) of an object.
 
     If the result agrees too little with the rough masks, these are returned.
 
     clip: the reduced video. background, foreground: transforms (T, 3, 3) of the background and of the object, for
-    pixels of the working size, as the masks.
+    pixels of the working size, as the masks. min_cue_score: how surely the cues may remove what all masks show.
     """
     size = clip.rgb.shape[2:0:-1]
     rough = np.stack([shrink(mask, size) for mask in masks]).astype(np.float32) / 255
@@ -183,7 +189,7 @@ def refine_masks(clip: SmallClip, masks: NDArray[np.uint8], background: Floats, 
     is_known = np.sqrt(inside.sum((1, 2))) > MISSED_SIZE * object_size(inside)
     vote = vote_along_flow(clip, rough, is_known)
     evidence = weigh_cues(cues, vote, pixels_near_masks(inside) & is_known[:, None, None])
-    score = smooth_along_flow(clip, cue_score(evidence) + np.log(vote / (1 - vote)))
+    score = smooth_along_flow(clip, cue_score(evidence, min_cue_score) + np.log(vote / (1 - vote)))
     probability = sigmoid(score)
     kept = inside | find_largest_part(probability)
     probability = np.stack([remove_specks(frame, keep) for frame, keep in zip(probability, kept, strict=True)])
@@ -215,10 +221,10 @@ def weigh_cues(cues: list[Cue], vote: Floats, is_near: Flags) -> Floats:
     return evidence
 
 
-def cue_score(evidence: Floats) -> Floats:
+def cue_score(evidence: Floats, min_cue_score: float = MIN_CUE_SCORE) -> Floats:
     """Return the score of the cues' summed log-likelihood ratios; weak evidence counts as none."""
     strong = np.sign(evidence) * np.maximum(np.abs(evidence) - WEAK_LOG_LIKELIHOOD, 0)
-    return (CUE_WEIGHT * strong).clip(MIN_CUE_SCORE, MAX_CUE_SCORE)
+    return (CUE_WEIGHT * strong).clip(min_cue_score, MAX_CUE_SCORE)
 
 
 def find_largest_part(probability: Floats) -> Flags:

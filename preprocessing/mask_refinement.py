@@ -12,7 +12,7 @@ from alignment.layers import align_layer
 from command_line import UserError, resolve_folder_name, warn
 from implicit_neural_networks import Layers
 from masks.cues import motion_difference, shrink, shrink_video
-from masks.refinement import RefinedMasks, refine_masks
+from masks.refinement import MIN_CUE_SCORE, RefinedMasks, refine_masks
 from media import Pixels
 from parallel.side_by_side import stream_side_by_side
 from preprocessing.mask_files import list_frames, write_mask_files
@@ -23,9 +23,9 @@ from unwrap_utils import Video
 MAX_ERROR_PX = 3.0  # Largest distance between flow and motion, in pixels of the reduced clip, that counts.
 
 
-def refine_small_masks(video: Video, rough: Pixels) -> RefinedMasks:
-    """Refine rough masks (T, h, w) of the frames of a video."""
-    return refine_masks(shrink_video(video), rough, *align_both(video, rough > 127))
+def refine_small_masks(video: Video, rough: Pixels, min_cue_score: float = MIN_CUE_SCORE) -> RefinedMasks:
+    """Refine rough masks (T, h, w) of the frames of a video; min_cue_score: see `refine_masks`."""
+    return refine_masks(shrink_video(video), rough, *align_both(video, rough > 127), min_cue_score)
 
 
 def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:

@@ -6,24 +6,34 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 import media
 from command_line import UserError, resolve_folder_name
+from grids.unwrap import fill_unknown
 from media import Pixels
 from media.clip import Clip, mask_suffixes
 from media.flows import BACKWARD
 from preprocessing.extract import Span, extract_frames
 from preprocessing.mask_files import frames_without_mask, write_mask_files
 from preprocessing.mask_import import read_masks
+from preprocessing.mask_refinement import refine_small_masks
+from preprocessing.small_video import open_small_clip, read_small_video
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun
 from unwrap_utils import warp_by_flow
 
-Floats = NDArray[np.floating]
+KNOWN_FRAMES = 24  # Most frames with known masks that teach how an object looks.
+CARRIED_FRAMES = 10  # New frames that are refined together.
+MIN_CUE_SCORE = -6.0  # Masks that are moved from frame to frame are no independent witnesses, so cues may overrule all.
+# Pixels as far as this from the outline are the core of an object, whose flow is its own; as a share of the long edge.
+CORE_DISTANCE = 1 / 120
+LEAST_CORE_PX = 30  # Fewest pixels of a core from which the flow is continued.
 
 
 def join_new_frames(clip: Clip, source: Path, max_frames: int) -> Path:
@@ -100,17 +110,16 @@ def write_new_masks(run: TrainedRun, clip: Clip, given: Path | None) -> str:
     """Write the masks that the new frames of a clip lack; returns where they come from, see `masks.provenance.SOURCES`.
 
     clip: the clip of the run, with more frames. given: masks of the new frames, a folder or a video. Without them, and
-    where there are none, the opacity of the last frame of the run is carried on along the flow. Raises UserError if the
+    where there are none, the objects are followed from the last frames of the run. Raises UserError if the
     given masks cannot be used.
     """
-    trained, source = len(run.clip), "unknown"
-    new = list(clip.frame_paths[trained:])
-    last = render_frame(run.model, run.clip, trained - 1, full_range=True, with_colors=False)
+    source, carrier = "unknown", None
+    new = list(clip.frame_paths[len(run.clip) :])
     if given is not None and clip.objects > 1:
         raise UserError(
             f"--masks {given}: is for runs with one object; put masks into {mask_suffixes(clip.objects)[0]}"
         )
-    for opacity, suffix in zip(last.alpha, mask_suffixes(clip.objects), strict=True):
+    for index, suffix in enumerate(mask_suffixes(clip.objects)):
         folder = media.make_folder(clip.sibling_folder(suffix))
         missing = frames_without_mask(new, folder)
         if given is not None:
@@ -119,19 +128,62 @@ def write_new_masks(run: TrainedRun, clip: Clip, given: Path | None) -> str:
             source = "brought"
             write_mask_files(new, read_masks(given, new), folder)
         elif missing:
-            source = "found"
-            carried = dict(zip(new, carry_mask(clip, opacity, trained - 1), strict=True))
-            write_mask_files(missing, (carried[path] for path in missing), folder)
+            source, carrier = "found", carrier or MaskCarrier(run, clip)
+            chosen = set(missing)
+            masks = (mask for path, mask in zip(new, carrier.follow(index), strict=True) if path in chosen)
+            write_mask_files(missing, masks, folder)
     return source
 
 
-def carry_mask(clip: Clip, opacity: Floats, last: int) -> Iterator[Pixels]:
-    """Yield the masks (H, W) uint8 of the frames after `last`: the opacity (H, W) of that frame, moved along the flow.
+class MaskCarrier:
+    """Follows the objects of a run through the frames after it, at the reduced size of a small video.
 
-    They are rough: what comes into view is missing, and errors of the flow add up. The start of training refines them.
+    Masks that are moved along the flow alone grow, because flow smears the outline at every step. So a few frames at a
+    time are refined together with the frames before, whose masks are right and teach what the object looks like.
     """
-    mask = np.where(opacity > 0.5, 255, 0).astype(np.uint8)
-    for t in range(last + 1, len(clip)):
-        moved = warp_by_flow(mask, clip.flow(t, BACKWARD))
-        mask = np.where(moved > 127, 255, 0).astype(np.uint8)
-        yield mask
+
+    def __init__(self, run: TrainedRun, clip: Clip):
+        """clip: the clip of the run, with more frames."""
+        trained = len(run.clip)
+        self.first, self.known = max(0, trained - KNOWN_FRAMES), min(trained, KNOWN_FRAMES)
+        small = open_small_clip(clip.folder)
+        self.frame_paths = clip.frame_paths[self.first :]
+        self.video = read_small_video(replace(small, frame_paths=self.frame_paths))
+        size = small.width, small.height
+        self.known_alpha = np.stack(
+            [
+                render_frame(run.model, run.clip, t, full_range=True, with_colors=False, output_size=size).alpha
+                for t in range(self.first, trained)
+            ]
+        )  # (known, F, h, w)
+
+    def follow(self, index: int) -> Iterator[Pixels]:
+        """Yield the masks (H, W) uint8 of an object in the new frames, at the size of the frames' files."""
+        frames = self.video.size[0]
+        masks = np.zeros(self.video.size, np.uint8)
+        masks[: self.known] = media.to_8_bit(self.known_alpha[:, index])
+        for begin in range(self.known, frames, CARRIED_FRAMES):
+            end, start = min(frames, begin + CARRIED_FRAMES), max(0, begin - KNOWN_FRAMES)
+            for t in range(begin, end):
+                masks[t] = self.move_mask(masks[t - 1], t)
+            refined = refine_small_masks(self.video.part(start, end), masks[start:end], MIN_CUE_SCORE)
+            for t in range(begin, end):
+                masks[t] = refined.mask(self.video.frames[t].numpy(), t - start)
+                yield refined.mask(media.read_rgb(self.frame_paths[t]), t - start)
+
+    def move_mask(self, mask: Pixels, t: int) -> Pixels:
+        """Return the mask (h, w) of frame t - 1 in frame t; what comes into view is not the object's.
+
+        A background that an object slowly uncovers seems to come out of the object, by its own flow. It does not by the
+        flow of the object, continued from inside of it, so a pixel must come from the mask by both.
+        """
+        flow = self.video.flow_steps[BACKWARD, t].numpy() * self.video.flow_unit_px[BACKWARD, t].numpy()
+        is_valid = self.video.flow_valid[BACKWARD, t].numpy()
+        moved = (warp_by_flow(mask, flow) > 127) & is_valid
+        side = 2 * max(1, round(CORE_DISTANCE * max(mask.shape))) + 1
+        core = (cv2.erode(moved.astype(np.uint8), np.ones((side, side), np.uint8)) > 0) & is_valid
+        if core.sum() >= LEAST_CORE_PX:
+            known = torch.from_numpy(core)[None, None].float()
+            continued = fill_unknown(torch.from_numpy(flow).permute(2, 0, 1)[None], known)[0].permute(1, 2, 0)
+            moved &= warp_by_flow(mask, continued.contiguous().numpy()) > 127
+        return np.where(moved, 255, 0).astype(np.uint8)

@@ -157,8 +157,9 @@ class Trainer:
                         events = stack.enter_context(open_tensorboard(self.folder, self.iteration))
                     self.train_and_evaluate(events)
             except (KeyboardInterrupt, processes.LostProcessError) as error:
-                if self.saved_iteration != self.iteration:
-                    self.save()
+                with self.stop_signal.defer():  # A second signal must not end what the first one began.
+                    if self.saved_iteration != self.iteration:
+                        self.save()
                 raise self.make_stop_error(isinstance(error, processes.LostProcessError)) from None
 
     def train_and_evaluate(self, events: "SummaryWriter | None") -> None:
