@@ -75,7 +75,7 @@ class Config:
         "representation grid: clips of more than 1.5 times so many frames are trained in windows of about so many "
         "frames, whose atlases are parts of the same ones.",
         100,
-        at_least=16,
+        at_least=24,
     )
     time_budget_s: float | None = setting(
         "Stop after so many seconds of loading and training, and evaluate; null: stop after iters_num.", None, above=0

@@ -16,8 +16,7 @@ def main(arguments: list[str] | None = None) -> None:
     a signal.
     """
     options = make_extend_parser().parse_args(arguments)
-    if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
-        raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
+    check_flags(options)
 
     from media import list_images
     from preprocessing.flow import FlowRequest, write_clip_flow
@@ -25,23 +24,38 @@ def main(arguments: list[str] | None = None) -> None:
     from rendering.trained_run import open_run
     from training.extension import check_extendable, open_extended_clip, start_extension, write_last_frame
 
-    run = open_run(options.trained_model_folder, device="cpu")
+    place = {"video_name": options.video_name, "data_folder": options.data_folder}
+    run = open_run(options.trained_model_folder, device="cpu", **place)
     check_extendable(run)
+    if options.masks is not None and run.clip.objects > 1:
+        raise UserError(
+            "--masks is for runs with one object; put masks of the new frames beside them, as NAME_maskrcnn_1"
+        )
     folder = join_new_frames(run.clip, options.frames, options.max_frames)
     trained = len(run.clip)
-    new = min(len(list_images(folder)) - trained, options.max_frames)
+    new = len(list_images(folder)) - trained
     print(f"{trained} frames are trained, {new} are new", flush=True)
     write_clip_flow(folder, FlowRequest(options.flow_method, max(run.clip.width, run.clip.height)))
     clip = open_extended_clip(run, folder, trained + new)
-    source = write_new_masks(run, clip, options.masks)
+    sources = write_new_masks(run, clip, options.masks)
     megapixels = run.clip.width * run.clip.height / 1e6
     budget = options.time_budget or LEAST_SECONDS + SECONDS_PER_MEGAPIXEL * new * megapixels
-    trainer = start_extension(run, clip, source, budget, options.device)
+    trainer = start_extension(run, clip, sources, budget, options.device)
     trainer.run(with_evaluation=False)
     write_last_frame(trainer)
     print(f"finished; {trainer.folder / 'preview.png'} shows the last frame. To see all frames, and to edit them:")
     print(f"python only_evaluate.py --trained_model_folder={quote(trainer.folder)} --output_folder=out")
     print(f"python only_edit.py --trained_model_folder={quote(trainer.folder)} and the flags of the edit as before")
+
+
+def check_flags(options: argparse.Namespace) -> None:
+    """Raise UserError for values out of range and for files that do not exist."""
+    if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
+        raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
+    if options.max_frames < 1:
+        raise UserError(f"--max_frames is {options.max_frames}, expected at least 1")
+    if options.masks is not None and not options.masks.exists():
+        raise UserError(f"{options.masks}: no such file or folder; --masks takes masks of the new frames")
 
 
 def make_extend_parser() -> argparse.ArgumentParser:
@@ -54,6 +68,10 @@ def make_extend_parser() -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
+    )
+    flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")
+    flags.add_argument(
+        "--data_folder", type=Path, help="folder that holds the clip's folder (default: the one used for training)"
     )
     flags.add_argument(
         "--frames",
@@ -82,7 +100,7 @@ def make_extend_parser() -> argparse.ArgumentParser:
         help=f"for the start and training (default: {LEAST_SECONDS:g} and {SECONDS_PER_MEGAPIXEL:g} per frame and "
         "megapixel)",
     )
-    flags.add_argument("--max_frames", type=int, default=500, help="take at most so many new frames (default: 500)")
+    flags.add_argument("--max_frames", type=int, default=500, help="refuse more new frames (default: 500)")
     add_device_flag(flags)
     return flags
 

@@ -22,6 +22,7 @@ from editing.atlas_file import LayerImage
 from editing.project import parse_project
 from export.openraster import write_openraster
 from grids.model import GridModel
+from grids.windows import WindowedModel
 from masks.strokes import draw_strokes
 from media import to_8_bit
 from media.clip import Clip
@@ -223,6 +224,11 @@ class Editor:
 
         Raises UserError if there are none, or if they cannot be used.
         """
+        if isinstance(self.run.model, WindowedModel):
+            raise UserError(
+                "a long clip, which was trained in windows, is corrected by strokes in a folder: python train.py "
+                f"--resume {self.run_folder} --strokes FOLDER"
+            )
         if not isinstance(self.run.model, GridModel):
             raise UserError("only runs of representation 'grid' can be mended; train one with config/fast.json")
         mend = read_mend(self.project.load() or {})

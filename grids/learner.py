@@ -1,13 +1,13 @@
 """Training of a grid model: whole frames in pairs of neighbours, from coarse to fine, with the paper's loss terms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignment.pins import Pin
 from command_line import UserError, warn
@@ -154,6 +154,15 @@ class GridLearner:
         return torch.tensor([t for first in chosen for t in (first, first + 1)])
 
     # one step
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames that this run trains."""
+        return self.video.size[0]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return all tensors that training changes."""
+        return self.model.parameters()
 
     def step(self, iteration: int, progress: float) -> dict[str, Tensor]:
         """Do one iteration; progress is how much of the run is done, 0 to 1. Returns the weighted terms, detached."""

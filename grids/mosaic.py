@@ -34,6 +34,7 @@ UNSEEN = 1e-3  # Weight of texels that no frame of a window shows; they count wh
 FIXED = 100.0  # Factor of the weight of an atlas that new frames must not change.
 MOST_COVERAGE = 1e4  # Largest weight that is stored.
 SEEN = 0.5  # Weight of a texel that counts as seen: about half a frame in which it is visible.
+LEAST_COMMON_TEXELS = 400  # Fewest texels that two atlases must both show for their pictures to be compared.
 NODE_TEXELS = 8  # Texels of the clip's atlas between the nodes of a correction.
 COMMON_SPACING_PX = 8  # Pixels between the points that are compared in common frames.
 SHOWN = 0.5  # Visibility above which a point is one of a layer.
@@ -41,14 +42,13 @@ SMOOTHING_NODES = (16.0, 8.0, 4.0, 2.0, 1.0)  # Widths of the Gaussian windows o
 ENOUGH = 0.2  # Weight in a window, relative to the mean weight of a node, that outweighs the wider windows.
 
 
-def fit_mosaic(layers: Sequence[WindowLayer]) -> tuple[Placement, Size]:
-    """Fit an atlas around those of one layer in all windows; returns its placement and its (height, width).
+def fit_mosaic(corners: Floats, scale: float) -> tuple[Placement, Size]:
+    """Fit an atlas around positions (n, 2) on a layer's plane; returns its placement and its (height, width).
 
-    It has the texels of the sharpest window, unless it would become too large.
+    scale: texels per unit of the plane; fewer if the atlas would become too large.
     """
-    corners = np.concatenate([atlas_corners(layer, Placement()) for layer in layers])
     low, extent = corners.min(0), np.ptp(corners, axis=0)
-    scale = min(max(layer.placement.scale for layer in layers), float(np.sqrt(LARGEST_TEXELS / extent.prod())))
+    scale = min(scale, float(np.sqrt(LARGEST_TEXELS / extent.prod())))
     width, height = (max(4, round(side * scale) + 1) for side in extent)
     return Placement(scale, *(-low * scale).tolist()), (height, width)
 
@@ -67,13 +67,19 @@ class Mosaic:
         self.color_sum, self.weight_sum = np.zeros((*size, 3), np.float32), np.zeros(size, np.float32)
 
     @classmethod
-    def around(cls, base: LayerAtlas, layers: Sequence[WindowLayer], coverages: Sequence[Floats]) -> "Mosaic":
-        """Return a mosaic that starts from an atlas, and is larger than it where windows show more.
+    def around(cls, base: LayerAtlas | None, layers: Sequence[WindowLayer], coverages: Sequence[Floats]) -> "Mosaic":
+        """Return a mosaic that has room for what windows show of a layer, and for an atlas `base` if there is one.
 
-        layers, coverages: of these windows. The texels of the atlas keep their colours.
+        layers, coverages: of the windows, see `add`. A base keeps its texels unless the mosaic would become too large,
+        and its colours. Without one, the mosaic has the texels of the sharpest window.
         """
-        low, high = np.zeros(2), np.array([base.size[1], base.size[0]])
-        first, end = low.copy(), high.copy()
+        is_seen = [bool((coverage > SEEN).any()) for coverage in coverages]
+        chosen = [layer for layer, seen in zip(layers, is_seen, strict=True) if seen] or list(layers)
+        if base is None:
+            corners = np.concatenate([atlas_corners(layer, Placement()) for layer in chosen])
+            return cls(*fit_mosaic(corners, max(layer.placement.scale for layer in chosen)))
+        whole = WindowLayer(base.size, base.placement)
+        first, end = np.zeros(2), np.array([base.size[1], base.size[0]], float)
         for layer, coverage in zip(layers, coverages, strict=True):
             rows, columns = np.nonzero(coverage > SEEN)
             if len(rows):
@@ -81,15 +87,11 @@ class Mosaic:
                 seen = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]) * steps
                 to_base = layer.placement.inverse().then(base.placement)
                 first, end = np.minimum(first, to_base.apply(seen[0])), np.maximum(end, to_base.apply(seen[1]))
-        most = high  # On each side it grows by at most its own size, so that wrong positions do not use up the memory.
-        left, top = np.ceil(np.clip(low - first, 0, most)).astype(int).tolist()
-        right, bottom = np.ceil(np.clip(end - high, 0, most)).astype(int).tolist()
-        width, height = base.size[1] + left + right, base.size[0] + top + bottom
-        mosaic = cls(base.placement.then(Placement(1.0, left, top)), (height, width))
-        old = slice(top, top + base.size[0]), slice(left, left + base.size[1])
-        weight = base.coverage.numpy() * np.float32(FIXED) + UNSEEN
-        mosaic.color_sum[old] = base.image[0].permute(1, 2, 0).numpy() * weight[..., None]
-        mosaic.weight_sum[old] = weight
+        corners = np.stack(
+            (np.floor(first), np.ceil(end) - 1)
+        )  # whole texels, so that those of the base stay as they are
+        mosaic = cls(*fit_mosaic(base.placement.inverse().apply(corners), base.placement.scale))
+        mosaic.add(base.image[0].permute(1, 2, 0).numpy(), base.coverage.numpy() * np.float32(FIXED), whole)
         return mosaic
 
     def box(self, layer: WindowLayer) -> Box:
@@ -148,12 +150,16 @@ def register_window(
     correction does not bring these nearer, there is none.
     """
     texels, moves = common
-    if not len(texels):
-        return layer
-    by_frames = replace(layer, correction=smooth_samples(layer, mosaic.placement, [common]))
+    by_frames = layer
+    if len(texels):
+        by_frames = replace(layer, correction=smooth_samples(layer, mosaic.placement, [common]))
     pictures = match_pictures(mosaic, color, coverage, by_frames)
-    sources = [common, pictures] if len(pictures[0]) else [common]
+    sources = [source for source in (common, pictures) if len(source[0])]
+    if not sources:
+        return layer
     corrected = replace(layer, correction=smooth_samples(layer, mosaic.placement, sources))
+    if not len(texels):
+        return corrected
     left_over = moves - corrected.correction_at(torch.from_numpy(texels)).numpy()
     if np.linalg.norm(left_over, axis=1).mean() > np.linalg.norm(moves, axis=1).mean():
         return layer
@@ -199,6 +205,8 @@ def match_pictures(mosaic: Mosaic, color: Floats, coverage: Floats, layer: Windo
     box = mosaic.box(layer)
     shown, weight = mosaic.warp(color, layer), mosaic.warp(coverage, layer)
     is_seen = (weight > SEEN) & (mosaic.weights(box) > SEEN)
+    if is_seen.sum() < LEAST_COMMON_TEXELS:
+        return np.zeros((0, 2)), np.zeros((0, 2))
     first, second = (to_8_bit(np.where(is_seen[..., None], each, 0.5)) for each in (shown, mosaic.colors(box)))
     flow, back_flow = DisFlow()(first, second)
     y, x = np.nonzero(is_seen & consistent_pixels(flow, back_flow) & find_textured_pixels(first))

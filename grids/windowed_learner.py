@@ -1,13 +1,13 @@
 """Training of a long clip: window after window, so that memory does not grow with the clip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignment.camera import Surface
 from alignment.pins import Pin
@@ -15,7 +15,7 @@ from command_line import UserError
 from config import Config
 from grids.learner import STRIDES, GridLearner
 from grids.model import GridModel, Spacing
-from grids.mosaic import Mosaic, compare_common_frames, fit_mosaic, register_window
+from grids.mosaic import SEEN, Mosaic, compare_common_frames, register_window
 from grids.unwrap import measure_coverage
 from grids.window_start import ClipMotion, Extension, align_clip, continue_motion, describe_layers, start_window
 from grids.windows import (
@@ -57,7 +57,12 @@ class WindowedLearner:
         self.fixed = 0  # Number of the first windows that are those of an earlier run, which is extended.
         self.base: list[LayerAtlas] | None = None  # the atlases of that run
         self.number: int | None = None  # of the window that is in memory
-        self.begun_at = 0.0  # progress at which training of this window began
+        # Progress at which training of this window began, or went on after the run was resumed (None: it has not yet),
+        # and the share of its training that was done by then.
+        self.begun_at: float | None = None
+        self.share_done = 0.0
+        self.share_now = 0.0  # the share at the last step
+        self.files: list[str] = []  # names of the windows' files
         self.assembled: WindowedModel | None = None
         self.learner: GridLearner
         self.motion: ClipMotion
@@ -86,6 +91,7 @@ class WindowedLearner:
         self.waiting = list(range(self.fixed, len(self.spans)))
         self.window_layers = [list(layers) for layers in extension.layers]
         for number, checkpoint in enumerate(extension.checkpoints()):
+            self.name_file(number)
             write_checkpoint(self.path(number), checkpoint)
         self.motion = continue_motion(self.video, first, self.read_model(self.fixed - 1), extension)
         self.start_next_window()
@@ -109,7 +115,14 @@ class WindowedLearner:
 
     def path(self, number: int) -> Path:
         """Return the file of a window."""
-        return self.folder / f"window_{number + 1:03d}"
+        return self.folder / self.files[number]
+
+    def name_file(self, number: int) -> None:
+        """Give a window a new file; the checkpoint still names the old one until the run is saved."""
+        name, taken = f"window_{number + 1:03d}", {path.name for path in self.folder.iterdir()}
+        names = [name, *(f"{name}_{copy}" for copy in range(2, len(taken) + 3))]
+        free = next(each for each in names if each not in taken)
+        self.files[number : number + 1] = [free]
 
     def make_learner(self, number: int) -> GridLearner:
         """Return a learner for the frames of a window, without a model."""
@@ -125,6 +138,7 @@ class WindowedLearner:
         print(f"window {number + 1} of {len(self.spans)}, frames {span.first} to {span.end - 1}", flush=True)
         video = self.video.part(span.first, span.end)
         model, probability = start_window(video, motion, spacing, self.config.mask_quality, STRIDES[0])
+        self.name_file(number)
         self.number, self.learner = number, self.make_learner(number)
         self.window_layers.append(describe_layers(model, motion))
         self.learner.set_model(model, probability, STRIDES[0])
@@ -142,6 +156,8 @@ class WindowedLearner:
         """Write the window in memory to its file, and forget it. A finished one needs no state of its optimizer."""
         if self.number is None:
             return
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.learner.model.parameters()):
+            raise UserError(f"{self.path(self.number)}: the window became NaN; lower grid_rate_* in the config")
         checkpoint = self.learner.checkpoint() | {
             "coverage": measure_window_coverage(self.learner.model, self.learner.opacity())
         }
@@ -153,6 +169,7 @@ class WindowedLearner:
         if self.assembled:
             self.assembled.windows.forget()
         self.video.release_memory()
+        del self.learner
 
     def finish_window(self) -> None:
         """Finish the window in memory."""
@@ -172,7 +189,11 @@ class WindowedLearner:
             for layer, mosaic in enumerate(mosaics):
                 color = model.atlases[layer].detach()[0].permute(1, 2, 0).numpy()
                 coverage = checkpoint["coverage"][layer].float().numpy()
-                window_layer = replace(self.window_layers[number][layer], correction=torch.zeros(1, 2, 1, 1))
+                window_layer = replace(
+                    self.window_layers[number][layer],
+                    correction=torch.zeros(1, 2, 1, 1),
+                    is_seen=bool((coverage > SEEN).any()),
+                )
                 if earlier is not None:
                     before, spans = self.window_layers[number - 1][layer], (self.spans[number - 1], self.spans[number])
                     common = compare_common_frames(earlier, before, model, window_layer, spans, layer)
@@ -181,23 +202,22 @@ class WindowedLearner:
                 self.window_layers[number][layer] = window_layer
             earlier = model
         atlases = [mosaic.finish() for mosaic in mosaics]
-        if self.base is not None:
-            atlases = [keep_units(atlas, base) for atlas, base in zip(atlases, self.base, strict=True)]
+        former_atlases = self.assembled.atlases if self.assembled else self.base
+        if former_atlases is not None:
+            atlases = [keep_units(atlas, former) for atlas, former in zip(atlases, former_atlases, strict=True)]
         files = WindowFiles(paths, self.device)
         return WindowedModel(self.video.size, self.spans, self.window_layers, atlases, files)
 
     def make_mosaics(self) -> list[Mosaic]:
         """Return for each layer a mosaic without the windows of this training."""
-        layers = [list(windows) for windows in zip(*self.window_layers, strict=True)]
-        if self.base is None:
-            return [Mosaic(*fit_mosaic(windows)) for windows in layers]
-        coverages = [
-            read_checkpoint(self.path(number))["coverage"] for number in range(self.fixed, len(self.window_layers))
-        ]
-        return [
-            Mosaic.around(base, windows[self.fixed :], [each[layer].float().numpy() for each in coverages])
-            for layer, (base, windows) in enumerate(zip(self.base, layers, strict=True))
-        ]
+        new = range(self.fixed, len(self.spans))
+        coverages = [read_checkpoint(self.path(number))["coverage"] for number in new]
+        mosaics = []
+        for layer in range(len(self.window_layers[0])):
+            windows = [self.window_layers[number][layer] for number in new]
+            seen = [each[layer].float().numpy() for each in coverages]
+            mosaics.append(Mosaic.around(None if self.base is None else self.base[layer], windows, seen))
+        return mosaics
 
     # the interface of learners
 
@@ -212,20 +232,39 @@ class WindowedLearner:
             self.show_start(self.assembled, self.assembled.atlas_images())
         if not self.waiting:  # The run is continued after it was finished.
             self.waiting = list(range(self.fixed, len(self.spans)))
-        share = (progress - self.begun_at) / ((1 - self.begun_at) / len(self.waiting)) if self.begun_at < 1 else 1.0
-        if self.number == self.waiting[0] and share >= 1 and len(self.waiting) > 1:
+        if self.number == self.waiting[0] and self.share_at(progress) >= 1 and len(self.waiting) > 1:
             self.finish_window()
         if self.number != self.waiting[0]:
             self.load_window(self.waiting[0])
-            self.begun_at, share = progress, 0.0
-        return self.train_window(iteration, min(share, 1.0))
+            self.begun_at, self.share_done = progress, 0.0
+        return self.train_window(iteration, self.share_at(progress))
+
+    def share_at(self, progress: float) -> float:
+        """Return how much of the training of the window in memory is done, 0 to 1.
+
+        The windows that wait have equal parts of the rest of the run.
+        """
+        if self.begun_at is None:
+            self.begun_at = progress
+        rest = (1 - self.begun_at) / len(self.waiting)
+        share = (progress - self.begun_at) / rest if rest > 0 else 1.0
+        return min(self.share_done + (1 - self.share_done) * max(share, 0.0), 1.0)
 
     def train_window(self, iteration: int, progress: float) -> dict[str, Tensor]:
         """Do one step of the window in memory; progress is that of its own training."""
-        before = self.learner.frames_used
+        before, self.share_now = self.learner.frames_used, progress
         terms = self.learner.step(iteration, progress)
         self.frames_used += self.learner.frames_used - before
         return terms
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames that this run trains."""
+        return self.spans[-1].end - self.spans[self.fixed].first
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return all tensors that training changes and that are in memory: those of one window."""
+        return iter(()) if self.number is None else self.learner.model.parameters()
 
     def finish(self) -> None:
         """Finish all windows that are not finished, and put the clip's atlases together."""
@@ -236,12 +275,21 @@ class WindowedLearner:
             self.finish_window()
         self.store_window()
         self.assembled = self.assemble()
+        for path in self.folder.iterdir():  # Files of windows before they were corrected are not needed any more.
+            if path.name not in self.files and path.name.startswith("window_"):
+                path.unlink()
 
     def apply_strokes(self) -> None:
         """Correct the opacity of the windows that have strokes; these windows are then trained."""
         with_strokes = [number for number, span in enumerate(self.spans) if any(t in span for t in self.video.strokes)]
+        if with_strokes and with_strokes[0] < self.fixed:
+            raise UserError(
+                f"--strokes: frame {min(self.video.strokes)} belongs to the run that this one extends; correct "
+                "that run, and extend it again"
+            )
         for number in with_strokes:
             self.load_window(number)
+            self.name_file(number)  # A run that is killed now still has the window as it was.
             model, before = self.learner.model, self.learner.model.transforms.clone()
             self.learner.apply_strokes()
             self.window_layers[number] = [
@@ -266,7 +314,9 @@ class WindowedLearner:
             "spans": [[span.first, span.end] for span in self.spans],
             "waiting": list(self.waiting),
             "number": self.number,
-            "begun_at": self.begun_at,
+            "share_done": self.share_now,
+            "files": list(self.files),
+            "mask_sources": list(self.video.mask_sources),
             "transforms": torch.from_numpy(self.motion.transforms),
             "background": torch.from_numpy(background.transforms),
             "is_cylinder": background.is_cylinder,
@@ -288,7 +338,8 @@ class WindowedLearner:
             upright = None if state["upright"] is None else state["upright"].cpu().numpy()
             surface = Surface(state["background"].cpu().numpy(), state["is_cylinder"], upright)
             self.motion = ClipMotion(state["transforms"].cpu().numpy(), surface)
-            self.waiting, self.begun_at = list(state["waiting"]), float(state["begun_at"])
+            self.waiting, self.share_done = list(state["waiting"]), float(state["share_done"])
+            self.files, self.video.mask_sources = list(state["files"]), tuple(state["mask_sources"])
             self.window_layers = [[WindowLayer.from_values(layer) for layer in layers] for layers in state["layers"]]
             self.fixed, base = int(state["fixed"]), state["base"]
             self.base = None if base is None else [LayerAtlas.from_values(atlas, CPU) for atlas in base]

@@ -96,6 +96,7 @@ class WindowLayer:
     # (1, 2, ny, nx): what is added to positions on the plane, so that they agree with earlier windows. Its nodes are
     # evenly spread from the first texel to the last.
     correction: Tensor = field(default_factory=lambda: torch.zeros(1, 2, 1, 1))
+    is_seen: bool = True  # Some frame of the window shows the layer.
 
     def to_plane(self, uv: Tensor) -> Tensor:
         """Convert uv (..., 2) of the window to positions on the layer's plane, or its unrolled cylinder."""
@@ -112,13 +113,14 @@ class WindowLayer:
     def values(self) -> dict[str, Any]:
         """Return the layer for a checkpoint."""
         place = place_values(self.placement)
-        return {"size": list(self.size), "placement": place, "correction": self.correction}
+        return {"size": list(self.size), "placement": place, "correction": self.correction, "is_seen": self.is_seen}
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> "WindowLayer":
         """Return the layer that `values` has stored."""
         height, width = values["size"]
-        return cls((int(height), int(width)), Placement(*values["placement"]), values["correction"].cpu())
+        place, correction = Placement(*values["placement"]), values["correction"].cpu()
+        return cls((int(height), int(width)), place, correction, bool(values["is_seen"]))
 
 
 def is_long(frames: int, config: Config) -> bool:
@@ -294,12 +296,13 @@ class WindowedModel:
     def px_per_uv(self, layer: int, size: tuple[int, int, int]) -> float:
         """Return the pixels per unit of a layer's uv, the median over the windows; see `Model.px_per_uv`."""
         self.check_size(size)
-        scales = []
+        scales, is_seen = [], []
         for index, layers in enumerate(self.window_layers):
             window = self.windows[index]
             px_per_texel = window.px_per_uv(layer, window.shape.size) / texels_per_uv(layers[layer].size)
             scales.append(px_per_texel * layers[layer].placement.scale / self.atlases[layer].uv_placement.scale)
-        return float(np.median(scales))
+            is_seen.append(layers[layer].is_seen)
+        return float(np.median(np.array(scales)[is_seen if any(is_seen) else slice(None)]))
 
     def projection(self, layer: int) -> str:
         """Return the projection of a layer's atlas; see `Model.projection`."""

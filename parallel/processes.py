@@ -5,13 +5,17 @@ Alone, a process is the main one of a group of one, and nothing here communicate
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, distributed
+
+from command_line import UserError
 
 # The others wait while the main process evaluates. That a process is lost shows at once, because its connection closes.
 LONGEST_WAIT = timedelta(hours=24)
@@ -24,25 +28,34 @@ class LostProcessError(Exception):
 
 def wanted_count() -> int:
     """Return the number of processes that `torchrun` has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    is_launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+    return int(os.environ["WORLD_SIZE"]) if is_launched else 1
 
 
 def join_group(device: str | None) -> str | None:
     """Join the group of processes that `torchrun` has started, if it has, and return the device of this process.
 
-    device: as a user gives it; None takes a GPU for each process, if there are any. All processes but the main one
-    print nothing from here on.
+    device: as a user gives it, "cpu" or "cuda"; None takes a GPU for each process, if there are any. From here on all
+    processes but the main one print nothing but unexpected errors. Raises UserError for a device that they can't share.
     """
     if wanted_count() == 1:
         return device
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda"):
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"--device {device}: several processes train on cpu, or on cuda with a GPU for each")
+    if kind == "cuda" and local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"{wanted_count()} processes were started on {torch.cuda.device_count()} GPUs; give torchrun "
+            f"--nproc_per_node {max(1, torch.cuda.device_count())}, or --device cpu"
+        )
+    device = f"cuda:{local_rank}" if kind == "cuda" else "cpu"
+    if kind == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=LONGEST_WAIT)
+    distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=LONGEST_WAIT)
     if not is_main():
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the end
+        sys.excepthook = partial(traceback.print_exception, file=sys.__stderr__)
     return device
 
 

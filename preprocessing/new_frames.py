@@ -16,9 +16,11 @@ import torch
 import media
 from command_line import UserError, resolve_folder_name
 from grids.unwrap import fill_unknown
+from masks.provenance import are_found, read_mask_note, read_mask_request, write_mask_note
 from media import Pixels
 from media.clip import Clip, mask_suffixes
-from media.flows import BACKWARD
+from media.container import count_frames
+from media.flows import BACKWARD, FORWARD
 from preprocessing.extract import Span, extract_frames
 from preprocessing.mask_files import frames_without_mask, write_mask_files
 from preprocessing.mask_import import read_masks
@@ -44,13 +46,16 @@ def join_new_frames(clip: Clip, source: Path, max_frames: int) -> Path:
     beside the clip, as links where possible. Raises UserError if there are no new frames, or if they have another size.
     """
     if source.is_dir() and resolve_folder_name(source).samefile(clip.folder):
-        if len(media.list_images(clip.folder)) <= len(clip):
+        count = len(media.list_images(clip.folder)) - len(clip)
+        if count <= 0:
             raise UserError(f"{source}: the run has all of its {len(clip)} frames already; give the frames that follow")
+        check_count(source, count, max_frames)
         return clip.folder
     if source.is_dir():
         return join_folder(clip, resolve_folder_name(source), max_frames)
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder; give the frames that follow, as a folder or a video")
+    check_count(source, count_frames(source, 0, None, max_frames + 1), max_frames)
     with tempfile.TemporaryDirectory(dir=clip.folder.parent, prefix=".new_frames_") as scratch:
         frames = Path(scratch) / "frames"
         extract_frames(source, frames, Span(), allow_cuts=False, max_frames=max_frames)
@@ -62,31 +67,70 @@ def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
     new = media.list_images(new_folder)
     if not new:
         raise UserError(media.explain_empty_folder(new_folder))
-    if len(new) > max_frames:
-        raise UserError(f"{new_folder} has {len(new)} frames, --max_frames is {max_frames}; give fewer, or allow more")
+    check_count(new_folder, len(new), max_frames)
     for path in new:
         if (size := media.image_size(path)) != clip.native_size:
             raise UserError(
                 f"{path} is {size[0]} x {size[1]}, the frames of the run are {clip.native_size[0]} x "
                 f"{clip.native_size[1]}; new frames must have the same size"
             )
-    folder = media.fresh_folder(clip.folder.with_name(f"{clip.name}_extended"))
+    folder = choose_folder(clip)
     names = continue_names([path.stem for path in clip.frame_paths], len(new))
     for path in clip.frame_paths:
         link_or_copy(path, folder / path.name)
     for path, name in zip(new, names, strict=True):
         link_or_copy(path, folder / f"{name}{path.suffix}")
-    own_frames = {path.stem for path in clip.frame_paths}
-    for suffix in ["_flow", *mask_suffixes(clip.objects)]:
-        former, target = clip.sibling_folder(suffix), folder.with_name(folder.name + suffix)
-        target.mkdir(parents=True)
-        for path in former.iterdir() if former.is_dir() else ():
-            # A flow file is named after both of its frames, such as 00000.jpg_00001.jpg.npz.
-            if path.is_file() and (suffix == "_flow" or path.stem in own_frames):
-                link_or_copy(path, target / path.name)
-    media.write_text(folder.with_name(f"{folder.name}.json"), json.dumps({"fps": clip.fps}) + "\n")
+    for suffix in ("_flow", *mask_suffixes(clip.objects)):
+        folder.with_name(folder.name + suffix).mkdir(parents=True)
+    for t in range(len(clip) - 1):  # Flow to frames that the clip leaves out would be that of other pictures.
+        for frame, direction in ((t, FORWARD), (t + 1, BACKWARD)):
+            path = clip.flow_path(frame, direction)
+            link_or_copy(path, folder.with_name(f"{folder.name}_flow") / path.name)
+    for suffix, paths in zip(mask_suffixes(clip.objects), clip.object_masks, strict=True):
+        target, given = folder.with_name(folder.name + suffix), new_folder.with_name(new_folder.name + suffix)
+        for path in paths:
+            shutil.copyfile(path, target / path.name)  # not linked, because somebody may paint on masks
+        for path, name in zip(new, names, strict=True) if given.is_dir() else ():
+            if (mask := given / f"{path.stem}.png").is_file():
+                shutil.copyfile(mask, target / f"{name}.png")
+    write_clip_note(clip, folder, len(clip) + len(new))
     print(f"wrote a clip of {len(clip)} + {len(new)} frames: {folder}")
     return folder
+
+
+def check_count(source: Path, count: int, max_frames: int) -> None:
+    """Raise UserError if there are more new frames than are allowed."""
+    if count > max_frames:
+        raise UserError(
+            f"{source} has {count} new frames or more, --max_frames is {max_frames}; give fewer, or allow more"
+        )
+
+
+def choose_folder(clip: Clip) -> Path:
+    """Make the folder for the frames of an extended clip, with a name that nothing beside it uses."""
+    base, number = clip.folder.with_name(f"{clip.name}_extended"), 1
+    folder = base
+    while any(
+        path.name == folder.name or path.name.startswith((f"{folder.name}_", f"{folder.name}."))
+        for path in base.parent.iterdir()
+    ):
+        number += 1
+        folder = base.with_name(f"{base.name}{number}")
+    folder.mkdir()
+    return folder
+
+
+def write_clip_note(clip: Clip, folder: Path, frames: int) -> None:
+    """Write the note beside the frames of an extended clip: what is known of the clip, for all of its frames.
+
+    If the frames of the clip are spaced unevenly, the new ones follow at its mean distance.
+    """
+    note_path = clip.folder.with_name(f"{clip.name}.json")
+    note = json.loads(note_path.read_text(encoding="utf-8")) if note_path.is_file() else {}
+    times = list(clip.times_s)
+    times += [times[-1] + number / clip.fps for number in range(1, frames - len(clip) + 1)] if times else []
+    note |= {"fps": clip.fps, "frames": frames, "times_s": times}
+    media.write_text(folder.with_name(f"{folder.name}.json"), json.dumps(note) + "\n")
 
 
 def continue_names(stems: Sequence[str], count: int) -> list[str]:
@@ -106,33 +150,39 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_new_masks(run: TrainedRun, clip: Clip, given: Path | None) -> str:
-    """Write the masks that the new frames of a clip lack; returns where they come from, see `masks.provenance.SOURCES`.
+def write_new_masks(run: TrainedRun, clip: Clip, given: Path | None) -> list[str]:
+    """Write the masks that the new frames of a clip lack.
+
+    Returns for each object where its new masks come from, see `masks.provenance.SOURCES`.
 
     clip: the clip of the run, with more frames. given: masks of the new frames, a folder or a video. Without them, and
     where there are none, the objects are followed from the last frames of the run. Raises UserError if the
     given masks cannot be used.
     """
-    source, carrier = "unknown", None
-    new = list(clip.frame_paths[len(run.clip) :])
-    if given is not None and clip.objects > 1:
-        raise UserError(
-            f"--masks {given}: is for runs with one object; put masks into {mask_suffixes(clip.objects)[0]}"
-        )
+    sources: list[str] = []
+    carrier: MaskCarrier | None = None
+    new, base = list(clip.frame_paths[len(run.clip) :]), clip.sibling_folder("_maskrcnn")
     for index, suffix in enumerate(mask_suffixes(clip.objects)):
         folder = media.make_folder(clip.sibling_folder(suffix))
         missing = frames_without_mask(new, folder)
         if given is not None:
             if len(missing) < len(new):
                 raise UserError(f"{folder} has masks of the new frames already; leave --masks out, or move them away")
-            source = "brought"
+            sources.append("brought")
             write_mask_files(new, read_masks(given, new), folder)
-        elif missing:
-            source, carrier = "found", carrier or MaskCarrier(run, clip)
+        elif not missing:
+            sources.append("unknown")
+        else:
+            # Where some masks are somebody's own, all of the object's are treated as those of the run were.
+            sources.append("found" if len(missing) == len(new) else "unknown")
+            carrier, were_found = carrier or MaskCarrier(run, clip), are_found(base, folder)
             chosen = set(missing)
             masks = (mask for path, mask in zip(new, carrier.follow(index), strict=True) if path in chosen)
             write_mask_files(missing, masks, folder)
-    return source
+            if were_found:  # They still are, with the new ones beside them.
+                others = {name: value for name, value in read_mask_note(base).items() if name not in ("asked", "found")}
+                write_mask_note(base, read_mask_request(base) or {}, [folder], others)
+    return sources
 
 
 class MaskCarrier:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from command_line import UserError
-from config import LARGEST, Config, config_text, load_config
+from config import Config, config_text, load_config
 from grids.atlases import Size
 from grids.model import GridModel
 from grids.window_start import Extension
@@ -24,16 +24,20 @@ from training.log import Log
 from training.loop import Trainer
 from training.runs import print_start
 
-CPU = torch.device("cpu")
+MOST_ITERATIONS = 1_000_000  # of the new windows; their time ends earlier
 
 
 def check_extendable(run: TrainedRun) -> None:
-    """Raise UserError for a run of networks."""
+    """Raise UserError for a run of networks, and for one whose windows are not all trained."""
     if not isinstance(run.model, GridModel | WindowedModel):
         raise UserError(
             f"{run.checkpoint}: new frames can be added to runs of representation grid (config/fast.json), not to "
             "networks; train again with all frames"
         )
+    state = read_checkpoint(run.checkpoint).get("windowed_learner")
+    if state is not None and state["waiting"]:
+        folder = run.checkpoint.parent
+        raise UserError(f"{folder}: is not finished; continue it first, with python train.py --resume {folder}")
 
 
 def extended_config(run: TrainedRun, clip_folder: Path, frames: int, time_budget_s: float) -> Config:
@@ -43,7 +47,7 @@ def extended_config(run: TrainedRun, clip_folder: Path, frames: int, time_budget
         data_folder=str(clip_folder),
         maximum_number_of_frames=frames,
         time_budget_s=time_budget_s,
-        iters_num=LARGEST,
+        iters_num=MOST_ITERATIONS,
         load_checkpoint=False,
         strokes_folder="",
     )
@@ -54,29 +58,30 @@ def open_extended_clip(run: TrainedRun, folder: Path, frames: int) -> Clip:
     return open_clip(folder, extended_config(run, folder, frames, 1.0))
 
 
-def start_extension(run: TrainedRun, clip: Clip, mask_source: str, time_budget_s: float, device: str | None) -> Trainer:
+def start_extension(
+    run: TrainedRun, clip: Clip, mask_sources: list[str], time_budget_s: float, device: str | None
+) -> Trainer:
     """Begin a new run that extends another one, in a folder of its own beside it.
 
-    clip: of the run, with more frames. mask_source: of the new masks, see `masks.provenance.SOURCES`. time_budget_s:
+    clip: of the run, with more frames. mask_sources: of each object's new masks, see `write_new_masks`. time_budget_s:
     for reading, the start and training of the new frames.
     """
     old_folder, first = run.checkpoint.parent, len(run.clip) - OVERLAP
     extension = open_extension(run)
     config = extended_config(run, clip.folder, len(clip), time_budget_s)
-    trainer = Trainer(config, old_folder, device, windows_from=max(0, first))
+    trainer = Trainer(config, old_folder, device, in_windows=True, first=max(0, first))
     learner = trainer.learner
-    assert isinstance(learner, WindowedLearner)  # as windows_from asks for
-    if mask_source == "unknown":  # They are treated as the run has treated its masks.
-        model = run.model.windows[len(run.model.spans) - 1] if isinstance(run.model, WindowedModel) else run.model
-        assert isinstance(model, GridModel)  # as check_extendable demands
-        sources = ["brought" if bool(is_kept.all()) else "found" for is_kept in model.is_kept]
-    else:
-        sources = [mask_source] * clip.objects
-    learner.video.mask_sources = tuple(sources)
+    assert isinstance(learner, WindowedLearner)  # as in_windows asks for
+    model = run.model.windows[len(run.model.spans) - 1] if isinstance(run.model, WindowedModel) else run.model
+    assert isinstance(model, GridModel)  # as check_extendable demands
+    as_before = ["brought" if bool(is_kept.all()) else "found" for is_kept in model.is_kept]
+    learner.video.mask_sources = tuple(
+        before if source == "unknown" else source for source, before in zip(mask_sources, as_before, strict=True)
+    )
     for t in range(max(0, first), len(run.clip)):  # Here the masks are known better than those that the run was given.
         alpha = render_frame(run.model, run.clip, t, full_range=True, with_colors=False).alpha
         learner.video.masks[:, t] = torch.from_numpy(to_8_bit(alpha))
-    trainer.folder = folder = fresh_folder(old_folder.with_name(f"{old_folder.name.rstrip('_')}_extended_"))
+    trainer.folder = folder = fresh_folder(old_folder.with_name(f"{old_folder.name.rstrip('_')}_extended"))
     write_text(folder / "config.json", config_text(config))
     trainer.log = Log(folder / "log.jsonl")
     print_start(trainer)

@@ -1,10 +1,10 @@
 """The interface of a learner: what the training loop needs of a representation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alignment.pins import Pin
 from implicit_neural_networks import Model
@@ -40,6 +40,15 @@ class Learner(Protocol):
         A learner whose start takes long calls show_start as soon as its model can be shown. Other learners never
         call it. folder: of the run, for learners that keep files there.
         """
+        ...
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames that this run trains."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return all tensors that training changes and that are in memory."""
         ...
 
     def step(self, iteration: int, progress: float) -> dict[str, Tensor]:

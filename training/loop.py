@@ -41,17 +41,22 @@ LEARNERS: dict[str, type[NetworkLearner] | type[GridLearner]] = {"mlp": NetworkL
 
 
 def make_learner(
-    config: Config, clip: Clip, device: torch.device, rng: torch.Generator, windows_from: int | None = None
+    config: Config,
+    clip: Clip,
+    device: torch.device,
+    rng: torch.Generator,
+    in_windows: bool | None = None,
+    first: int = 0,
 ) -> Learner:
     """Read a clip and return the learner of a config for it. Raises UserError if the clip cannot be used.
 
-    windows_from: train in windows, however long the clip is, and read no frames before this one; None: as `is_long`
-    says.
+    in_windows: whether the clip is trained in windows; None: as `is_long` says. first: of a clip in windows, the first
+    frame that is read.
     """
     strokes = read_strokes(Path(config.strokes_folder), clip) if config.strokes_folder else {}
-    if windows_from is not None or is_long(len(clip), config):  # One window at a time goes to the device.
+    if is_long(len(clip), config) if in_windows is None else in_windows:  # One window at a time goes to the device.
         sources, cpu = read_mask_sources(clip), torch.device("cpu")
-        video = load_video(clip, cpu, sources, is_on_disk=True, first=windows_from or 0)
+        video = load_video(clip, cpu, sources, is_on_disk=True, first=first)
         return WindowedLearner(config, replace(video, strokes=strokes), rng)
     video = load_video(clip, device, read_mask_sources(clip))
     return LEARNERS[config.representation](config, replace(video, strokes=strokes), rng)
@@ -64,10 +69,17 @@ class Trainer:
     resumed run has the same losses as a run that was never stopped.
     """
 
-    def __init__(self, config: Config, folder: Path, device: str | None = None, windows_from: int | None = None):
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        device: str | None = None,
+        in_windows: bool | None = None,
+        first: int = 0,
+    ):
         """Read the clip and build the learner; nothing is written.
 
-        folder: where the run writes. device: None takes the GPU if there is one. windows_from: see `make_learner`.
+        folder: where the run writes. device: None takes the GPU if there is one. in_windows, first: see `make_learner`.
         Raises UserError if the clip cannot be used.
         """
         self.config, self.folder = config, folder
@@ -83,7 +95,7 @@ class Trainer:
         self.psnr: float | None = None  # dB, of the last evaluation
         self.with_evaluation = True
         self.is_corrected = False  # strokes, pins or dials have changed the model since its checkpoint
-        self.learner = make_learner(config, self.clip, self.device, self.rng, windows_from)
+        self.learner = make_learner(config, self.clip, self.device, self.rng, in_windows, first)
         self.log = Log(folder / "log.jsonl")
 
     @property
@@ -226,7 +238,7 @@ class Trainer:
 
     def warn_about_short_budget(self) -> None:
         """Warn if the time budget ended before the batches had as many pixels as the clip."""
-        if self.config.time_budget_s is not None and self.learner.frames_used < len(self.clip):
+        if self.config.time_budget_s is not None and self.learner.frames_used < self.learner.frame_count:
             warn(
                 f"the time budget of {self.config.time_budget_s:g} s ended after iteration {self.iteration}, in less "
                 "than one pass over the clip; the result is hardly better than the start, so use a larger budget"
@@ -329,7 +341,7 @@ class Trainer:
         """
         if not processes.is_main():
             return
-        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+        if not all(torch.isfinite(parameter).all() for parameter in self.learner.parameters()):
             raise self.divergence_error()
         state: dict[str, Any] = self.learner.checkpoint() | {
             "iteration": self.iteration,

@@ -1,6 +1,6 @@
 """Training of the published networks: the loss terms of one batch, the start of the mappings, and the steps of Adam."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -199,6 +199,15 @@ class NetworkLearner:
                     target = partial(identity_target, self.video, self.model.uv_mapping_scale)
                 mapping = self.model.mappings[layer.index]
                 pretrain_mapping(mapping, layer.name, target, self.video, self.config, self.rng)
+
+    @property
+    def frame_count(self) -> int:
+        """Number of frames that this run trains."""
+        return self.video.size[0]
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return all tensors that training changes."""
+        return self.model.parameters()
 
     def step(self, iteration: int, progress: float) -> dict[str, Tensor]:
         """Do one iteration and return the weighted loss terms, detached.

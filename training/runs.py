@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from alignment.pins import read_pins
 from command_line import UserError, resolve_folder_name, warn
@@ -56,8 +57,12 @@ def start_run(config: Config, device: str | None = None) -> Trainer:
     Raises UserError, before anything is written, if the clip or the checkpoint cannot be used.
     """
     check_processes(config)
-    if config.load_checkpoint:
-        read_checkpoint(Path(config.checkpoint_path))  # An error shows up before the clip is read, which takes longer.
+    # An error shows up before the clip is read, which takes longer.
+    if config.load_checkpoint and "windowed_learner" in read_checkpoint(Path(config.checkpoint_path)):
+        raise UserError(
+            f"{config.checkpoint_path}: is of a long clip, whose windows lie beside it; continue it in its own "
+            f"folder, with --resume {Path(config.checkpoint_path).parent}"
+        )
     name = Path(config.data_folder).name
     timestamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = Path(config.results_folder_name) / f"{name}_{timestamp}{config.add_to_experiment_folder_name}"
@@ -111,18 +116,22 @@ def resume_run(
     if full_evaluation is not None:
         config = replace(config, full_evaluation=full_evaluation)
     # Strokes of the beginning are in the checkpoint.
-    config = replace(config, strokes_folder="" if corrections.strokes is None else str(corrections.strokes))
     saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
+    if not has_unstarted_windows(saved):  # These have not had their strokes yet.
+        config = replace(config, strokes_folder="" if corrections.strokes is None else str(corrections.strokes))
+    elif corrections:
+        raise UserError(f"{folder}: some windows of its long clip are not started yet; continue it without corrections")
     if corrections:
         seconds = float(saved.get("seconds", 0.0)) + (time_budget_s or CORRECTION_BUDGET_S)
         config = replace(config, time_budget_s=seconds, iters_num=sys.maxsize)
         config = replace(config, layer_rigidity=turn_dials(config, corrections.rigidity))
-    trainer = Trainer(config, folder, device, windows_from=0 if "windowed_learner" in saved else None)
+    trainer = Trainer(config, folder, device, in_windows="windowed_learner" in saved)
     pins = []
     if corrections.pins is not None:
         pins = read_pins(corrections.pins, trainer.clip.size, trainer.clip.objects + 1)
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
+    trainer.agree_on_time_and_stop()
     if processes.is_main():
         trainer.log.restore(trainer.iteration)
     if pins or corrections.rigidity:
@@ -145,6 +154,12 @@ def resume_run(
             "iters_num in its config.json"
         )
     return trainer
+
+
+def has_unstarted_windows(checkpoint: dict[str, Any]) -> bool:
+    """Return whether a checkpoint is of a long clip that was stopped before all of its windows were started."""
+    state = checkpoint.get("windowed_learner")
+    return state is not None and len(state["layers"]) < len(state["spans"])
 
 
 def turn_dials(config: Config, rigidity: dict[int, float]) -> tuple[float, ...]:
