@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from media import list_images
     from preprocessing.flow import FlowRequest, write_clip_flow
-    from preprocessing.new_frames import join_new_frames, write_new_masks
+    from preprocessing.new_frames import join_new_frames, remove_joined_frames, write_new_masks
     from rendering.trained_run import open_run
     from training.extension import check_extendable, open_extended_clip, start_extension, write_last_frame
 
@@ -35,9 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     trained = len(run.clip)
     new = len(list_images(folder)) - trained
     print(f"{trained} frames are trained, {new} are new", flush=True)
-    write_clip_flow(folder, FlowRequest(options.flow_method, max(run.clip.width, run.clip.height)))
     clip = open_extended_clip(run, folder, trained + new)
-    sources = write_new_masks(run, clip, options.masks)
+    try:
+        write_clip_flow(folder, FlowRequest(options.flow_method, max(run.clip.width, run.clip.height)))
+        sources = write_new_masks(run, clip, options.masks)
+    except UserError:
+        remove_joined_frames(run.clip, clip)
+        raise
     megapixels = run.clip.width * run.clip.height / 1e6
     budget = options.time_budget or LEAST_SECONDS + SECONDS_PER_MEGAPIXEL * new * megapixels
     trainer = start_extension(run, clip, sources, budget, options.device)
@@ -45,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     write_last_frame(trainer)
     print(f"finished; {trainer.folder / 'preview.png'} shows the last frame. To see all frames, and to edit them:")
     print(f"python only_evaluate.py --trained_model_folder={quote(trainer.folder)} --output_folder=out")
-    print(f"python only_edit.py --trained_model_folder={quote(trainer.folder)} and the flags of the edit as before")
+    print(f"python only_edit.py --trained_model_folder={quote(trainer.folder)} --output_folder=edited")
+    print("with the flags of your edit after it, as they were before")
 
 
 def check_flags(options: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ from media.clip import evenly_spaced_indices
 from unwrap_utils import Video
 
 CPU = torch.device("cpu")
-COVERAGE_FRAMES, COVERAGE_STRIDE = 12, 4  # Frames of a window, and texels, by which is measured what it shows.
+COVERAGE_FRAMES, COVERAGE_STRIDE = 32, 4  # Frames of a window, and texels, by which is measured what it shows.
 
 
 class WindowedLearner:

@@ -28,6 +28,7 @@ from media import Pixels, to_8_bit
 
 OVERLAP = 8  # Frames that two neighbouring windows have in common.
 LONGEST_WHOLE = 1.5  # A clip of up to so many times `window_frames` is trained as a whole.
+LEAST_COVERAGE = 0.05  # Weight of texels, see `unwrap.measure_coverage`, below which no frame shows them.
 WINDOWS_IN_MEMORY = 2  # Most windows that are held in memory for rendering.
 WINDOWS_FOLDER = "windows"  # Folder of the windows' files, beside the checkpoint.
 
@@ -317,8 +318,11 @@ class WindowedModel:
         return self.windows[0].mapping_kinks()
 
     def atlas_images(self) -> list[Pixels]:
-        """Return an image (h, w, 3) uint8 of each layer's atlas."""
-        return [to_8_bit(image[0].permute(1, 2, 0).cpu().numpy()) for image in self.images]
+        """Return an image (h, w, 3) uint8 of each layer's atlas, black where no frame shows it."""
+        return [
+            to_8_bit((atlas.image[0] * (atlas.coverage > LEAST_COVERAGE)).permute(1, 2, 0).cpu().numpy())
+            for atlas in self.atlases
+        ]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the clip's atlases; the other parameters are those of the windows."""

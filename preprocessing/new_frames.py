@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import media
-from command_line import UserError, resolve_folder_name
+from command_line import UserError, resolve_folder_name, warn
 from grids.unwrap import fill_unknown
 from masks.provenance import are_found, read_mask_note, read_mask_request, write_mask_note
 from media import Pixels
@@ -32,6 +32,7 @@ from unwrap_utils import warp_by_flow
 
 KNOWN_FRAMES = 24  # Most frames with known masks that teach how an object looks.
 CARRIED_FRAMES = 10  # New frames that are refined together.
+MOST_GROWTH = 1.3  # Change of an object's area from which on the user is told to look at its masks.
 MIN_CUE_SCORE = -6.0  # Masks that are moved from frame to frame are no independent witnesses, so cues may overrule all.
 # Pixels as far as this from the outline are the core of an object, whose flow is its own; as a share of the long edge.
 CORE_DISTANCE = 1 / 120
@@ -96,6 +97,15 @@ def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
     write_clip_note(clip, folder, len(clip) + len(new))
     print(f"wrote a clip of {len(clip)} + {len(new)} frames: {folder}")
     return folder
+
+
+def remove_joined_frames(clip: Clip, extended: Clip) -> None:
+    """Remove the folders that `join_new_frames` has made for an extended clip, because they cannot be used."""
+    if extended.folder == clip.folder:
+        return
+    for suffix in ("", "_flow", *mask_suffixes(clip.objects)):
+        shutil.rmtree(extended.sibling_folder(suffix), ignore_errors=True)
+    extended.folder.with_name(f"{extended.name}.json").unlink(missing_ok=True)
 
 
 def check_count(source: Path, count: int, max_frames: int) -> None:
@@ -220,6 +230,12 @@ class MaskCarrier:
             for t in range(begin, end):
                 masks[t] = refined.mask(self.video.frames[t].numpy(), t - start)
                 yield refined.mask(media.read_rgb(self.frame_paths[t]), t - start)
+        growth = float((masks[-1] > 127).sum() / max((masks[self.known - 1] > 127).sum(), 1))
+        if not 1 / MOST_GROWTH < growth < MOST_GROWTH:
+            warn(
+                f"the followed object covers {growth:.1f} times as much of the last frame as of the last trained one; "
+                f"look at its masks beside {self.frame_paths[0].parent}, and bring --masks if they are wrong"
+            )
 
     def move_mask(self, mask: Pixels, t: int) -> Pixels:
         """Return the mask (h, w) of frame t - 1 in frame t; what comes into view is not the object's.

@@ -147,7 +147,12 @@ def resume_run(
     trainer.is_corrected = bool(corrections)
     trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
     print_start(trainer)
-    if trainer.is_finished:
+    if trainer.is_finished and not trainer.learner.is_whole:
+        warn(
+            f"the time of {folder} is used up, so the windows that are left are started and not trained; a larger "
+            "--time_budget trains them"
+        )
+    elif trainer.is_finished:
         spent = f"{trainer.stopwatch.seconds:.0f} s and {trainer.iteration} iterations"
         warn(
             f"{folder} is finished after {spent}; continue it with a --time_budget above these seconds, or raise "
