@@ -97,14 +97,8 @@ def parse_frame_pixel(text: str) -> tuple[float, float, int]:
 
 
 def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
-    """Add the flags of all scripts that read a finished run."""
-    flags.add_argument(
-        "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
-    )
-    flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")
-    flags.add_argument(
-        "--data_folder", type=Path, help="folder that holds the clip's folder (default: the one used for training)"
-    )
+    """Add the flags of all scripts that read a finished run and write into a folder."""
+    add_clip_flags(flags)
     flags.add_argument(
         "--output_folder",
         type=Path,
@@ -119,6 +113,17 @@ def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
         "(default: the run's config)",
     )
     add_device_flag(flags)
+
+
+def add_clip_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags that say where a finished run and its clip are."""
+    flags.add_argument(
+        "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
+    )
+    flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")
+    flags.add_argument(
+        "--data_folder", type=Path, help="folder that holds the clip's folder (default: the one used for training)"
+    )
 
 
 def add_device_flag(flags: argparse.ArgumentParser) -> None:

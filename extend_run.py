@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, add_device_flag, make_parser, quote, run_script
+from command_line import UserError, add_clip_flags, add_device_flag, make_parser, quote, run_script
 
 SECONDS_PER_MEGAPIXEL = 0.9  # default time of training for a new frame: .3 s for 768 x 432 pixels
 LEAST_SECONDS = 7.0  # The start takes about as long, however few frames are new.
@@ -71,13 +71,7 @@ def make_extend_parser() -> argparse.ArgumentParser:
         "the new frames. The result is a new run; the old one stays as it is.",
         "python extend_run.py --trained_model_folder=results/swan_2026 --frames=more_of_swan.mp4",
     )
-    flags.add_argument(
-        "--trained_model_folder", type=Path, required=True, help="folder of a run, with config.json and checkpoint"
-    )
-    flags.add_argument("--video_name", help="name of the clip (default: the one that the run was trained on)")
-    flags.add_argument(
-        "--data_folder", type=Path, help="folder that holds the clip's folder (default: the one used for training)"
-    )
+    add_clip_flags(flags)
     flags.add_argument(
         "--frames",
         type=Path,

@@ -87,9 +87,8 @@ class Mosaic:
                 seen = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]) * steps
                 to_base = layer.placement.inverse().then(base.placement)
                 first, end = np.minimum(first, to_base.apply(seen[0])), np.maximum(end, to_base.apply(seen[1]))
-        corners = np.stack(
-            (np.floor(first), np.ceil(end) - 1)
-        )  # whole texels, so that those of the base stay as they are
+        # Whole texels, so that those of the base stay as they are.
+        corners = np.stack((np.floor(first), np.ceil(end) - 1))
         mosaic = cls(*fit_mosaic(base.placement.inverse().apply(corners), base.placement.scale))
         mosaic.add(base.image[0].permute(1, 2, 0).numpy(), base.coverage.numpy() * np.float32(FIXED), whole)
         return mosaic

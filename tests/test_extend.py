@@ -182,6 +182,21 @@ def test_new_frames_that_cannot_be_used_are_refused(run_folder, tmp_path, frames
     assert sorted(run_folder.parent.iterdir()) == before
 
 
+def test_masks_that_do_not_fit_leave_nothing_behind(run_folder, clip, tmp_path):
+    new, masks = tmp_path / "new", tmp_path / "masks"
+    for folder in (new, masks):
+        folder.mkdir()
+    for path in media.list_images(clip)[TRAINED : TRAINED + 3]:
+        shutil.copy(path, new)
+    media.write_png(masks / "0.png", np.zeros((SIZE[1], SIZE[0]), np.uint8))
+    data = run_folder.parents[1]
+    before = sorted(data.iterdir())
+    flags = ["--trained_model_folder", str(run_folder), "--frames", str(new), "--masks", str(masks)]
+    with pytest.raises(UserError, match="holds 1 pictures for 3 frames"):
+        extend_run.main(flags)
+    assert sorted(data.iterdir()) == before
+
+
 def test_a_run_that_has_all_frames_of_its_folder_and_runs_of_networks_are_refused(extended, shared_clip, tmp_path):
     new = open_run(extended[1])
     with pytest.raises(UserError, match="has all of its 32 frames already"):
