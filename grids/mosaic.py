@@ -31,7 +31,7 @@ Box = tuple[int, int, int, int]  # left, top, right and bottom in texels; right 
 
 LARGEST_TEXELS = 8_000_000  # Most texels of an atlas of a long clip.
 UNSEEN = 1e-3  # Weight of texels that no frame of a window shows; they count where no other window shows them.
-FIXED = 100.0  # Factor of the weight of an atlas that new frames must not change.
+ENOUGH_FRAMES = 3.0  # Frames that show a texel, from which on later windows hardly change its colour.
 MOST_COVERAGE = 1e4  # Largest weight that is stored.
 SEEN = 0.5  # Weight of a texel that counts as seen: about half a frame in which it is visible.
 LEAST_COMMON_TEXELS = 400  # Fewest texels that two atlases must both show for their pictures to be compared.
@@ -60,7 +60,7 @@ def atlas_corners(layer: WindowLayer, placement: Placement) -> Floats:
 
 
 class Mosaic:
-    """The weighted sum of the atlases of one layer in several windows."""
+    """The atlases of one layer in several windows, one laid onto the other."""
 
     def __init__(self, placement: Placement, size: Size):
         self.placement, self.size = placement, size
@@ -90,7 +90,7 @@ class Mosaic:
         # Whole texels, so that those of the base stay as they are.
         corners = np.stack((np.floor(first), np.ceil(end) - 1))
         mosaic = cls(*fit_mosaic(base.placement.inverse().apply(corners), base.placement.scale))
-        mosaic.add(base.image[0].permute(1, 2, 0).numpy(), base.coverage.numpy() * np.float32(FIXED), whole)
+        mosaic.add(base.image[0].permute(1, 2, 0).numpy(), base.coverage.numpy(), whole)
         return mosaic
 
     def box(self, layer: WindowLayer) -> Box:
@@ -112,9 +112,13 @@ class Mosaic:
         return np.asarray(cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
     def add(self, color: Floats, coverage: Floats, layer: WindowLayer) -> None:
-        """Add the atlas of a window. color (h, w, 3), coverage (h', w'): see `unwrap.measure_coverage`."""
+        """Add the atlas of a window where those before show little. A mean of many windows would be blurred.
+
+        color (h, w, 3), coverage (h', w'): see `unwrap.measure_coverage`.
+        """
         left, top, right, bottom = self.box(layer)
-        weight = self.warp(coverage, layer) + UNSEEN
+        is_needed = np.exp(-self.weights((left, top, right, bottom)) / ENOUGH_FRAMES)
+        weight = (self.warp(coverage, layer) + UNSEEN) * is_needed
         self.color_sum[top:bottom, left:right] += self.warp(color, layer) * weight[..., None]
         self.weight_sum[top:bottom, left:right] += weight
 
