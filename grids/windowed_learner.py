@@ -54,6 +54,8 @@ class WindowedLearner:
         self.parts_done = 0  # grows whenever a window is stored, because then the run should be saved
         self.waiting = list(range(len(self.spans)))  # windows that are still to be trained
         self.window_layers: list[list[WindowLayer]] = []  # of the windows that are started
+        # By window and layer, how much the window shows of its atlas when it was last stored.
+        self.coverages: dict[int, list[Tensor]] = {}
         self.fixed = 0  # Number of the first windows that are those of an earlier run, which is extended.
         self.base: list[LayerAtlas] | None = None  # the atlases of that run
         self.number: int | None = None  # of the window that is in memory
@@ -158,9 +160,8 @@ class WindowedLearner:
             return
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.learner.model.parameters()):
             raise UserError(f"{self.path(self.number)}: the window became NaN; lower grid_rate_* in the config")
-        checkpoint = self.learner.checkpoint() | {
-            "coverage": measure_window_coverage(self.learner.model, self.learner.opacity())
-        }
+        checkpoint = self.learner.checkpoint()
+        self.coverages[self.number] = measure_window_coverage(self.learner.model, self.learner.opacity())
         if is_finished:
             checkpoint["grid_optimizer"] = {}
         write_checkpoint(self.path(self.number), checkpoint)
@@ -184,11 +185,10 @@ class WindowedLearner:
         fixed, mosaics = self.fixed, self.make_mosaics()
         earlier = self.read_model(fixed - 1) if fixed else None
         for number in range(fixed, len(self.spans)):
-            checkpoint = read_checkpoint(paths[number])
-            model = GridModel.from_checkpoint(checkpoint, paths[number])
+            model = self.read_model(number)
             for layer, mosaic in enumerate(mosaics):
                 color = model.atlases[layer].detach()[0].permute(1, 2, 0).numpy()
-                coverage = checkpoint["coverage"][layer].float().numpy()
+                coverage = self.coverages[number][layer].numpy()
                 window_layer = replace(
                     self.window_layers[number][layer],
                     correction=torch.zeros(1, 2, 1, 1),
@@ -211,11 +211,10 @@ class WindowedLearner:
     def make_mosaics(self) -> list[Mosaic]:
         """Return for each layer a mosaic without the windows of this training."""
         new = range(self.fixed, len(self.spans))
-        coverages = [read_checkpoint(self.path(number))["coverage"] for number in new]
         mosaics = []
         for layer in range(len(self.window_layers[0])):
             windows = [self.window_layers[number][layer] for number in new]
-            seen = [each[layer].float().numpy() for each in coverages]
+            seen = [self.coverages[number][layer].numpy() for number in new]
             mosaics.append(Mosaic.around(None if self.base is None else self.base[layer], windows, seen))
         return mosaics
 
@@ -315,6 +314,7 @@ class WindowedLearner:
             "waiting": list(self.waiting),
             "number": self.number,
             "share_done": self.share_now,
+            "coverages": {number: [each.half() for each in layers] for number, layers in self.coverages.items()},
             "files": list(self.files),
             "mask_sources": list(self.video.mask_sources),
             "transforms": torch.from_numpy(self.motion.transforms),
@@ -338,7 +338,9 @@ class WindowedLearner:
             upright = None if state["upright"] is None else state["upright"].cpu().numpy()
             surface = Surface(state["background"].cpu().numpy(), state["is_cylinder"], upright)
             self.motion = ClipMotion(state["transforms"].cpu().numpy(), surface)
-            self.waiting, self.share_done = list(state["waiting"]), float(state["share_done"])
+            self.waiting, coverages = list(state["waiting"]), state["coverages"]
+            self.coverages = {int(number): [each.cpu().float() for each in coverages[number]] for number in coverages}
+            self.share_done = self.share_now = float(state["share_done"])
             self.files, self.video.mask_sources = list(state["files"]), tuple(state["mask_sources"])
             self.window_layers = [[WindowLayer.from_values(layer) for layer in layers] for layers in state["layers"]]
             self.fixed, base = int(state["fixed"]), state["base"]

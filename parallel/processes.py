@@ -26,7 +26,7 @@ class LostProcessError(Exception):
     """Another process of the group has ended, or cannot be reached."""
 
 
-def wanted_count() -> int:
+def count_launched_processes() -> int:
     """Return the number of processes that `torchrun` has started; 1 without it."""
     is_launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
     return int(os.environ["WORLD_SIZE"]) if is_launched else 1
@@ -38,7 +38,7 @@ def join_group(device: str | None) -> str | None:
     device: as a user gives it, "cpu" or "cuda"; None takes a GPU for each process, if there are any. From here on all
     processes but the main one print nothing but unexpected errors. Raises UserError for a device that they can't share.
     """
-    if wanted_count() == 1:
+    if count_launched_processes() == 1:
         return device
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,7 +46,7 @@ def join_group(device: str | None) -> str | None:
         raise UserError(f"--device {device}: several processes train on cpu, or on cuda with a GPU for each")
     if kind == "cuda" and local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"{wanted_count()} processes were started on {torch.cuda.device_count()} GPUs; give torchrun "
+            f"{count_launched_processes()} processes were started on {torch.cuda.device_count()} GPUs; give torchrun "
             f"--nproc_per_node {max(1, torch.cuda.device_count())}, or --device cpu"
         )
     device = f"cuda:{local_rank}" if kind == "cuda" else "cpu"

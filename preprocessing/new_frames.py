@@ -163,11 +163,9 @@ def link_or_copy(source: Path, target: Path) -> None:
 def write_new_masks(run: TrainedRun, clip: Clip, given: Path | None) -> list[str]:
     """Write the masks that the new frames of a clip lack.
 
-    Returns for each object where its new masks come from, see `masks.provenance.SOURCES`.
-
-    clip: the clip of the run, with more frames. given: masks of the new frames, a folder or a video. Without them, and
-    where there are none, the objects are followed from the last frames of the run. Raises UserError if the
-    given masks cannot be used.
+    Returns for each object where its new masks come from, see `masks.provenance.SOURCES`. clip: the clip of the run,
+    with more frames. given: masks of the new frames, a folder or a video. Without them, and where there are none, the
+    objects are followed from the last frames of the run. Raises UserError if the given masks cannot be used.
     """
     sources: list[str] = []
     carrier: MaskCarrier | None = None

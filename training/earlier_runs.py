@@ -10,16 +10,19 @@ from config import Config, ConfigError, load_config
 from implicit_neural_networks import read_checkpoint
 from masks.provenance import mask_note_path
 from media.clip import mask_suffixes
+from media.images import list_images
 
 
 def find_newest_run(config: Config) -> Path | None:
     """Return the newest run in the results folder that has this config; None without one.
 
-    The time budget, the folder of strokes and what evaluations write may differ. A run counts only if its checkpoint
+    The time budget, the folder of strokes, what evaluations write, and a largest number of frames that leaves
+    the same ones, may differ. A run counts only if its checkpoint
     can be read and the clip has not changed since the run began.
     """
     results, name = Path(config.results_folder_name), Path(config.data_folder).name
     runs = [path for path in results.iterdir() if path.name.startswith(f"{name}_")] if results.is_dir() else []
+    count = len(list_images(Path(config.data_folder)))
     for run in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
         if not all((run / file_name).is_file() for file_name in ("config.json", "checkpoint")):
             continue
@@ -29,6 +32,8 @@ def find_newest_run(config: Config) -> Path | None:
             warn(f"skipped an earlier run: {error}")
             continue
         may_differ = {name: getattr(config, name) for name in ("time_budget_s", "strokes_folder", "full_evaluation")}
+        if min(run_config.maximum_number_of_frames, count) == min(config.maximum_number_of_frames, count):
+            may_differ["maximum_number_of_frames"] = config.maximum_number_of_frames
         is_same = replace(run_config, **may_differ) == config
         is_newer = (run / "config.json").stat().st_mtime >= input_time(config)
         if is_same and is_newer and has_readable_checkpoint(run):

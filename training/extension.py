@@ -40,7 +40,7 @@ def check_extendable(run: TrainedRun) -> None:
         raise UserError(f"{folder}: is not finished; continue it first, with python train.py --resume {folder}")
 
 
-def extended_config(run: TrainedRun, clip_folder: Path, frames: int, time_budget_s: float) -> Config:
+def make_config_of_extension(run: TrainedRun, clip_folder: Path, frames: int, time_budget_s: float) -> Config:
     """Return the config of a run, for its clip with more frames."""
     return replace(
         load_config(run.checkpoint.parent / "config.json"),
@@ -55,7 +55,7 @@ def extended_config(run: TrainedRun, clip_folder: Path, frames: int, time_budget
 
 def open_extended_clip(run: TrainedRun, folder: Path, frames: int) -> Clip:
     """Open the clip of a run with more frames. folder: of all frames. frames: their number."""
-    return open_clip(folder, extended_config(run, folder, frames, 1.0))
+    return open_clip(folder, make_config_of_extension(run, folder, frames, 1.0))
 
 
 def start_extension(
@@ -68,7 +68,7 @@ def start_extension(
     """
     old_folder, first = run.checkpoint.parent, len(run.clip) - OVERLAP
     extension = open_extension(run)
-    config = extended_config(run, clip.folder, len(clip), time_budget_s)
+    config = make_config_of_extension(run, clip.folder, len(clip), time_budget_s)
     trainer = Trainer(config, old_folder, device, in_windows=True, first=max(0, first))
     learner = trainer.learner
     assert isinstance(learner, WindowedLearner)  # as in_windows asks for
@@ -122,7 +122,7 @@ def open_extension(run: TrainedRun) -> Extension:
 
     def read_window() -> Iterator[dict[str, Any]]:
         window = {name: value for name, value in checkpoint.items() if name.startswith("grid_")}
-        yield window | {"grid_optimizer": {}, "coverage": coverage}
+        yield window | {"grid_optimizer": {}}
 
     return Extension([Span(0, model.shape.size[0])], [layers], atlases, read_window)
 
