@@ -15,6 +15,7 @@ from conftest import ROOT, curve, last_line, read_log, run_script, tiny_config, 
 from command_line import Stopped, UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint
+from training.earlier_runs import find_newest_run
 from training.log import Log
 from training.loop import Trainer
 from training.runs import resume_run, start_run
@@ -337,3 +338,12 @@ def test_learning_rates_are_constant_as_published_and_decay_if_the_config_says_s
     assert learning_rates(4) == [1e-4, 1e-4, 1e-3, 1e-3]
     assert learning_rates(7) == pytest.approx([1e-5, 1e-5, 1e-4, 1e-4])
     assert learning_rates(10) == pytest.approx([1e-6, 1e-6, 1e-5, 1e-5])
+
+
+@pytest.mark.parametrize(("largest", "is_found"), [(500, True), (4, True), (3, False)])
+def test_an_earlier_run_is_found_if_another_largest_number_of_frames_leaves_the_same_frames(
+    clip_folder, tmp_path, largest, is_found
+):
+    config = tiny_config(clip_folder, tmp_path / "results", maximum_number_of_frames=2000)
+    trainer = start_run(replace(config, maximum_number_of_frames=largest))
+    assert find_newest_run(config) == (trainer.folder if is_found else None)

@@ -16,9 +16,8 @@ from media.images import list_images
 def find_newest_run(config: Config) -> Path | None:
     """Return the newest run in the results folder that has this config; None without one.
 
-    The time budget, the folder of strokes, what evaluations write, and a largest number of frames that leaves
-    the same ones, may differ. A run counts only if its checkpoint
-    can be read and the clip has not changed since the run began.
+    The time budget, the folder of strokes, what evaluations write, and a largest number of frames that leaves the same
+    frames, may differ. A run counts only if its checkpoint can be read and the clip has not changed since it began.
     """
     results, name = Path(config.results_folder_name), Path(config.data_folder).name
     runs = [path for path in results.iterdir() if path.name.startswith(f"{name}_")] if results.is_dir() else []
