@@ -77,6 +77,12 @@ class Config:
         100,
         at_least=24,
     )
+    look_frames: int = setting(
+        "representation grid: frames between two looks of the atlases, which differ in what one picture cannot show: "
+        "legs that cross, an animal that turns, water. 0: one look.",
+        12,
+        at_least=0,
+    )
     time_budget_s: float | None = setting(
         "Stop after so many seconds of loading and training, and evaluate; null: stop after iters_num.", None, above=0
     )

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, quote, run_script
+from command_line import UserError, add_trained_run_flags, make_parser, open_run_arguments, quote, run_script, warn
 
 SMALLEST_PX, LARGEST_PX = 64, 8192  # Limits of --resolution, in pixels.
 
@@ -16,6 +16,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--padding is {options.padding}, expected a number of pixels from 0 on")
     if not 0 <= options.room <= LARGEST_PX:
         raise UserError(f"--room is {options.room}, expected a number of pixels, 0 to {LARGEST_PX}")
+    if options.look_frames < 0:
+        raise UserError(f"--look_frames is {options.look_frames}, expected a number of frames, or 0 for no looks")
 
     from editing.layered_files import check_psd
     from export.atlas import export_atlases
@@ -27,7 +29,15 @@ def main(arguments: list[str] | None = None) -> None:
         check_psd(options.output_folder)
     run = open_run(**open_run_arguments(options))
     folder = fresh_folder(options.output_folder)
-    atlas = export_atlases(run, folder, resolution, options.padding, options.bits, options.room, formats)
+    atlas = export_atlases(
+        run, folder, resolution, options.padding, options.bits, options.room, formats, options.look_frames
+    )
+    if options.look_frames and not atlas.looks:
+        warn(f"--look_frames {options.look_frames}: the clip has {len(run.clip)} frames, too few for two looks")
+    if atlas.looks:
+        print(
+            f"open {folder / 'looks.png'}; paint on a look, such as {atlas.looks[0].image}, shows around its frame only"
+        )
     where = f'in the layer "paint here" of a .{formats[0]} file' if formats else "over a layer's picture"
     print(f"open {folder / 'atlases.png'}; paint {where}, save it, and apply it with:")
     quoted = quote(options.trained_model_folder)
@@ -76,6 +86,14 @@ def make_atlas_parser() -> argparse.ArgumentParser:
         default=["ora"],
         help="layered files to paint in: ora (Krita, GIMP), psd (Photoshop, Affinity), or png for pictures alone "
         "(default: ora)",
+    )
+    parser.add_argument(
+        "--look_frames",
+        type=int,
+        default=0,
+        metavar="FRAMES",
+        help="also write how each atlas looks around every so many frames, to paint on what one picture cannot show, "
+        "such as legs that cross; such paint shows around its frame only (default: 0, no looks)",
     )
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
     return parser

@@ -21,9 +21,11 @@ from evaluation.frame_metrics import (
     peak_memory_mb,
     render_visible_atlases,
 )
+from evaluation.image_metrics import psnr
 from evaluation.mask_metrics import boundary_f, iou
 from evaluation.patterns import checkerboard
 from evaluation.preview import crop_to_visible
+from grids.model import GridModel
 from media import Pixels
 from media.clip import Clip, evenly_spaced_indices
 from media.contact_sheet import contact_rows, contact_sheet
@@ -57,7 +59,6 @@ def run_case(task: dict[str, Any]) -> None:
     trainer = start_run(case_config(task, output))
     curve = QualityCurve(trainer)
     trainer.train_without_evaluating(curve.measure_if_due)
-    curve.measure()
     trainer.save()  # The run can be opened after the benchmark.
     run = TrainedRun(trainer.model.eval(), trainer.clip)
     result = {
@@ -75,6 +76,7 @@ def run_case(task: dict[str, Any]) -> None:
         result |= measure_run(run, store, task, output)
     if task["points"]:
         result |= measure_points(run, PointFolder(Path(task["points"])))
+    result |= measure_one_look(run)
     media.write_text(output / "result.json", json.dumps(result, indent=2) + "\n")
 
 
@@ -122,6 +124,16 @@ def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], folder
         }
         media.write_png(folder / "worst.png", contact_rows(outlined, WORST_COLUMNS))
     return metrics
+
+
+def measure_one_look(run: TrainedRun) -> dict[str, float]:
+    """Return the PSNR (dB) of a run without its looks, which are dropped; nothing if it has none."""
+    if not isinstance(run.model, GridModel) or not len(run.model.looks):
+        return {}
+    run.model.forget_looks()
+    frames = render_frames(run.model, run.clip, run.full_range)
+    values = [psnr(frame.rgb, run.clip.frame(frame.t).astype(np.float32) / 255) for frame in frames]
+    return {"psnr_one_look": float(np.mean(values))}
 
 
 def draw_outlines(clip: Clip, frame: Frame) -> Pixels:

@@ -12,13 +12,13 @@ from rendering.frames import render_frame
 if TYPE_CHECKING:
     from training.loop import Trainer
 
-SHARES = (0.95, 0.99)  # Shares of the last PSNR, in dB, whose time is measured.
+SHARES = (0.95, 0.99)  # Shares of the last PSNR of the training, in dB, whose time is measured.
 MEASURED_FRAMES = 5  # Frames whose mean PSNR is measured, evenly spread over the clip.
 INTERVAL_S = 3.0  # Seconds of training between two measurements.
 
 
 class QualityCurve:
-    """The PSNR of a run over its seconds of training: points (seconds, PSNR in dB)."""
+    """The PSNR of a run over its seconds of training, with one look: points (seconds, PSNR in dB)."""
 
     def __init__(self, trainer: "Trainer"):
         self.trainer = trainer

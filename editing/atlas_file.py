@@ -5,10 +5,13 @@ With it, paint on an exported image returns to the right place.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 import media
 from command_line import UserError
@@ -17,6 +20,7 @@ from rendering.atlas_view import AtlasView
 
 ATLAS_FILE_NAME = "atlas.json"
 HASH_CHUNK_BYTES = 1 << 22  # Bytes of a checkpoint that are read at once.
+FADE_FRAMES = 4  # Most frames in which the paint of one look gives way to that of the next.
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class LayerImage:
     padding_px: int = 0  # pixels by which the opaque part is larger than the part that is visible in frames
     projection: str = "plane"  # how the frames were laid onto the atlas, see `Model.projection`
     units: Sequence[float] = (1.0, 0.0, 0.0)  # of u and v, see `Model.uv_units`
+    look: int | None = None  # number of the frame around which the layer looks like this; None: in all frames
 
     def convert_units(self, units: Sequence[float]) -> "LayerImage":
         """Return the same image with u and v in other units."""
@@ -70,6 +75,7 @@ class AtlasFile:
     run: str  # name of the run's folder
     checkpoint: str  # fingerprint of the checkpoint, see `checkpoint_fingerprint`
     layers: list[LayerImage]
+    looks: list[LayerImage] = field(default_factory=list)  # of the same size and place as the images in `layers`
 
     def layer(self, index: int) -> LayerImage:
         """Return the image of a layer. Raises UserError if the layer was not exported."""
@@ -79,6 +85,37 @@ class AtlasFile:
         raise UserError(
             f"the exported atlas of {self.run} has no layer {index}: it is visible in no frame; paint another layer"
         )
+
+    def painted_image(self, path: Path, index: int) -> LayerImage:
+        """Return the image of a layer that a picture is painted over: that of a look if its name begins like it.
+
+        Raises UserError if the layer was not exported.
+        """
+        for image in self.looks:
+            if image.layer == index and path.stem.startswith(Path(image.image).stem):
+                return image
+        return self.layer(index)
+
+    def frame_weights(self, image: LayerImage, frames: int) -> tuple[float, ...] | None:
+        """Return how much paint on an image shows in each of T frames, 0 to 1; None: fully in all of them.
+
+        Paint on a look shows around its frame. The weights of all looks of a layer add up to 1 in every frame.
+        """
+        if image.look is None:
+            return None
+        centers = sorted(look.look for look in self.looks if look.layer == image.layer and look.look is not None)
+        return tuple(look_weights(centers, frames)[centers.index(image.look)].tolist())
+
+
+def look_weights(centers: Sequence[int], frames: int) -> np.ndarray:
+    """Return how much of the paint on each look shows in each of T frames, (K, T). centers: frames of the looks."""
+    shown, t = np.ones((len(centers), frames)), np.arange(frames)
+    for number, (earlier, later) in enumerate(pairwise(centers)):
+        fade = min(FADE_FRAMES, later - earlier)
+        later_part = np.clip((t - (earlier + later) / 2) / fade + 0.5, 0, 1)
+        shown[number] -= later_part
+        shown[number + 1] += later_part - 1
+    return shown
 
 
 def layer_image_of_view(model: Model, name: str, layer: int, view: AtlasView, size: tuple[int, int]) -> LayerImage:
@@ -117,7 +154,10 @@ def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
     path = path / ATLAS_FILE_NAME if path.is_dir() else path
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        atlas = AtlasFile(values["run"], values["checkpoint"], [LayerImage(**image) for image in values["layers"]])
+        layers, looks = (
+            [LayerImage(**image) for image in images] for images in (values["layers"], values.get("looks", ()))
+        )
+        atlas = AtlasFile(values["run"], values["checkpoint"], layers, looks)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; export_atlas.py writes it beside the pictures to paint on") from None
     except (ValueError, KeyError, TypeError):

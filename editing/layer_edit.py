@@ -76,6 +76,8 @@ class LayerEdit:
     # Where the image is opaque, the colours of the picture below change by this matrix (3, 3); its own colours are
     # without meaning then.
     adjustment: Floats | None = None
+    # How much of the paint shows in each frame, 0 to 1; None: all of it. The weights of paint on several looks add up.
+    frame_weights: tuple[float, ...] | None = None
     step: int = 0  # Edits of one step are composited together, and a later step over the result.
 
     @cached_property

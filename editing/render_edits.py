@@ -77,11 +77,18 @@ def make_atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Fra
         # In the published range, edits are sampled as published, without averaging, to compare with published results.
         sharp_texels = 2.0 if run.full_range else math.inf
         is_attached = edit.layer in request.attached_atlases
+        image = atlas.painted_image(edit.path, layer) if atlas else None
+        weights = atlas.frame_weights(image, len(run.clip)) if atlas and image else None
+        if weights is not None:
+            shown = np.flatnonzero(weights)
+            print(f"{edit.path}: paint on a look, it shows in frames {shown[0]} to {shown[-1]}")
         for part in read_paint(edit.path):
             size = (part.rgba.shape[1], part.rgba.shape[0])
-            view = atlas.layer(layer).view(run.model, size, edit.corner) if atlas else views[layer]
+            view = image.view(run.model, size, edit.corner) if image else views[layer]
             rgba = torch.from_numpy(part.rgba)
-            edits.append(LayerEdit(layer, rgba, view, sharp_texels, is_attached, blend=part.blend))
+            edits.append(
+                LayerEdit(layer, rgba, view, sharp_texels, is_attached, blend=part.blend, frame_weights=weights)
+            )
     return edits
 
 
@@ -129,9 +136,24 @@ def sample_edits(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> dict[
     """Return the paint (H, W, 4) on each edited layer in the pixels of a frame, with later edits over earlier ones."""
     atlas_uv = compute_atlas_uv(run.model, frame)
     return {
-        layer: alpha_over([edit.sample(atlas_uv[layer]) for edit in edits if edit.layer == layer])
+        layer: sample_layer([edit for edit in edits if edit.layer == layer], atlas_uv[layer], frame.t)
         for layer in sorted({edit.layer for edit in edits})
     }
+
+
+def sample_layer(edits: list[LayerEdit], atlas_uv: torch.Tensor, t: int) -> Floats:
+    """Return the paint (H, W, 4) on one layer at its atlas_uv (H, W, 2) of frame t, with later edits over earlier ones.
+
+    Paint on looks is added up with its weights, so that two looks with equal paint blend without a change.
+    """
+    parts: list[Floats] = []
+    blended = np.zeros((*atlas_uv.shape[:2], 4), np.float32)
+    for weights, group in groupby(edits, lambda edit: edit.frame_weights):
+        if weights is None:
+            parts += [edit.sample(atlas_uv) for edit in group]
+        elif weights[t] > 0:
+            blended += weights[t] * alpha_over([edit.sample(atlas_uv) for edit in group])
+    return alpha_over([*parts, blended] if blended.any() or not parts else parts)
 
 
 def sample_attached(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:

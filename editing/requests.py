@@ -144,7 +144,7 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
         if atlas is None:
             check_square(atlas_edit.path, (width, height))
         elif atlas_edit.corner is None:
-            check_aspect(atlas_edit.path, (width, height), atlas.layer(layer))
+            check_aspect(atlas_edit.path, (width, height), atlas.painted_image(atlas_edit.path, layer))
     if request.project is not None:
         check_project(request.project, run)
     frame_edit_layers(request, run)

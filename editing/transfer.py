@@ -14,7 +14,7 @@ from command_line import UserError
 from editing.atlas_file import AtlasFile, checkpoint_fingerprint, layer_image_of_view, write_atlas_file
 from editing.layer_edit import LayerEdit, paint_visibility
 from editing.render_edits import make_atlas_edits, sample_edit_layers, sample_edits, write_edits
-from editing.requests import EditRequest, Output, check_request
+from editing.requests import EditRequest, Output, check_request, resolve_atlas_edits
 from editing.splatting import Paint, splat_paint
 from media import to_8_bit
 from media.clip import evenly_spaced_indices
@@ -50,6 +50,11 @@ def open_source_run(run: TrainedRun, source_folder: Path, request: EditRequest) 
             f"{'{} frames of {} x {}'.format(*run.clip.size)}; the clip must be the same"
         )
     check_request(request, source)
+    for edit, layer, atlas in resolve_atlas_edits(request, source):
+        if atlas and atlas.painted_image(edit.path, layer).look is not None:
+            raise UserError(
+                f"{edit.path}: is paint on a look, which --transfer_from cannot move; paint on the atlas instead"
+            )
     return source
 
 

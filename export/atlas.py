@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from editing.atlas_file import AtlasFile, LayerImage, checkpoint_fingerprint, wr
 from editing.layered_files import ATLAS_LAYER, GUIDE_LAYER, PAINT_LAYER
 from export.openraster import write_openraster
 from export.photoshop import write_psd
+from grids.looks import space_looks
 from grids.unwrap import fill_unknown
 from media import Pixels, to_8_bit
 from media.clip import evenly_spaced_indices
@@ -36,6 +37,7 @@ from rendering.trained_run import TrainedRun
 LARGEST_SIDE_PX = 8192  # Largest side of an atlas image, in pixels.
 STEP_QUANTILE = 0.05  # Share of the pixels that may be finer in the video than in the atlas image.
 SAMPLED_FRAMES = 24  # Most frames from which an atlas is sampled, evenly spread over the clip.
+LOOK_SAMPLED_FRAMES = 5  # The same for a look, spread over half of the frames to the looks beside it.
 SAMPLES_BYTES = 600_000_000  # Memory for samples; fewer frames are sampled if the atlas is large.
 CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
 LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
@@ -46,7 +48,8 @@ LEAST_LIGHT = 0.1  # Least factor of light by which colours are divided.
 OUTLINED_FRAMES = 3  # Frames whose outlines the guide shows.
 GRID_PX = 100  # Distance of the lines of the guide, in pixels.
 GUIDE_COLOR, GRID_COLOR = (255, 40, 160, 160), (120, 120, 120, 60)  # RGBA, 0 to 255
-SHEET_PX = 480  # Height of a picture in atlases.png, in pixels.
+SHEET_PX = 480  # Height of a picture in atlases.png and looks.png, in pixels.
+LOOK_COLUMNS = 4  # Pictures beside each other in looks.png.
 
 
 @dataclass
@@ -73,15 +76,17 @@ def export_atlases(
     bits: int,
     room_px: int = 0,
     formats: Sequence[str] = ("ora",),
+    look_frames: int = 0,
 ) -> AtlasFile:
     """Write the atlases of all layers, their guides and layered files, atlases.png and atlas.json into `folder`.
 
     resolution: longer side of each image in pixels; None: as fine as the video. padding_px: pixels by which the opaque
     part extends beyond the visible texels. bits: 8 or 16 per channel of the atlas. room_px: empty pixels around what is
-    visible of an object, for paint that is attached to it. formats: of the layered files, "ora" and "psd". Layers that
-    no frame shows are left out with a warning. Raises UserError if no layer is visible.
+    visible of an object, for paint that is attached to it. formats: of the layered files, "ora" and "psd".
+    look_frames: also write how each atlas looks around some frames, about so many frames apart; 0: no looks. Layers
+    that no frame shows are left out with a warning. Raises UserError if no layer is visible.
     """
-    images, sheet = [], {}
+    images, looks, sheet, look_sheet = [], [], {}, {}
     with open_frame_store(run, folder) as store:
         for layer in run.model.layers:
             name = layer.name
@@ -97,11 +102,22 @@ def export_atlases(
             print(f"{name}: {image.width} x {image.height}, {kind} (the sharper of the two)")
             sheet[f"{name}, learned"] = show_on_white(atlas.learned, atlas.visibility)
             sheet[f"{name}, sampled"] = show_on_white(atlas.sampled, atlas.visibility)
+            for t in sorted({round(center) for center in space_looks(store.count, look_frames)}):
+                look = make_look(run, store, image, t, look_frames)
+                if look is None:
+                    continue
+                write_paint_files(
+                    folder, Path(look.image.image).stem, look.rgba(padding_px), atlas.guide, bits, formats
+                )
+                looks.append(look.image)
+                look_sheet[f"{name}, frame {t}"] = show_on_white(look.sampled, look.visibility)
     if not images:
         raise UserError(f"{run.checkpoint.parent}: no layer is visible in any frame, nothing to export; train again")
-    atlas_file = AtlasFile(run.name, checkpoint_fingerprint(run.checkpoint), images)
+    atlas_file = AtlasFile(run.name, checkpoint_fingerprint(run.checkpoint), images, looks)
     write_atlas_file(folder, atlas_file)
     media.write_png(folder / "atlases.png", contact_rows(sheet, 2, height=SHEET_PX))
+    if look_sheet:
+        media.write_png(folder / "looks.png", contact_rows(look_sheet, LOOK_COLUMNS, height=SHEET_PX))
     return atlas_file
 
 
@@ -188,9 +204,37 @@ def make_layer_atlas(run: TrainedRun, store: FrameStore, image: LayerImage) -> L
     view = image.view(run.model, size, None)
     visibility = measure_image_visibility(run, store, image, view)
     learned = render_atlas(run.model, view, size)
-    sampled, is_sampled = sample_atlas(run, store, image, view)
+    sampled, is_sampled = sample_atlas(run, store, image, view, evenly_spaced_indices(store.count, SAMPLED_FRAMES))
     sampled = np.where(is_sampled[..., None], sampled, learned)
     return LayerAtlas(image, visibility, learned, sampled, draw_guide(run, store, image, view))
+
+
+@dataclass
+class LookPicture:
+    """How the atlas of one layer looks around a frame, h x w pixels."""
+
+    image: LayerImage
+    visibility: Floats  # (h, w): 1 where a frame near it shows the texel, else 0
+    sampled: Floats  # (h, w, 3) in [0, 1]
+
+    def rgba(self, padding_px: int) -> Floats:
+        """Return the picture with its opacity, (h, w, 4); see `join_opacity`."""
+        return join_opacity(self.sampled, self.visibility, padding_px)
+
+
+def make_look(run: TrainedRun, store: FrameStore, image: LayerImage, t: int, look_frames: int) -> LookPicture | None:
+    """Sample how a layer's atlas looks around frame t; None if no frame near it shows the layer.
+
+    image: of the atlas, which has the same size and place. look_frames: frames from look to look.
+    """
+    first, last = max(0, t - look_frames // 4), min(store.count - 1, t + look_frames // 4)
+    frames = [first + index for index in evenly_spaced_indices(last - first + 1, LOOK_SAMPLED_FRAMES)]
+    view = image.view(run.model, (image.width, image.height), None)
+    sampled, is_sampled = sample_atlas(run, store, image, view, frames)
+    if not is_sampled.any():
+        return None
+    name = f"{Path(image.image).stem}_look_{t:03d}.png"
+    return LookPicture(replace(image, image=name, look=t), is_sampled.astype(np.float32), sampled)
 
 
 def measure_image_visibility(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Floats:
@@ -207,16 +251,17 @@ def measure_image_visibility(run: TrainedRun, store: FrameStore, image: LayerIma
 
 
 def sample_atlas(
-    run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView
+    run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView, frames: Sequence[int]
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Sample an atlas from the frames: (h, w, 3) in [0, 1], and whether any frame shows a texel (h, w).
+    """Sample an atlas from frames: (h, w, 3) in [0, 1], and whether any of them shows a texel (h, w).
 
     Each texel takes the weighted mean of the samples whose luminance is close to their weighted median. Sharp views of
-    a texel have the largest weights. The light of the frames is divided out.
+    a texel have the largest weights. The light of the frames is divided out. Of frames that are too many for the
+    memory, an even part is taken.
     """
     height, width = image.height, image.width
     most_frames = max(5, int(SAMPLES_BYTES / (height * width * 5)))
-    frames = evenly_spaced_indices(store.count, min(most_frames, SAMPLED_FRAMES))
+    frames = [frames[index] for index in evenly_spaced_indices(len(frames), most_frames)]
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
 
@@ -330,27 +375,35 @@ def write_layer_atlas(
     folder: Path, name: str, atlas: LayerAtlas, padding_px: int, bits: int, formats: Sequence[str]
 ) -> None:
     """Write the pictures of a layer, and layered files with the atlas, the guide and an empty layer to paint on."""
-    opacity = visible_opacity(atlas.visibility, padding_px)
-    learned = np.dstack((extend_colors(atlas.learned, atlas.visibility), opacity))
-    sampled = np.dstack((extend_colors(atlas.sampled, atlas.visibility), opacity))
-    rgba = sampled if atlas.is_sampled_sharper else learned
-    path, pixels = folder / f"{name}.png", to_8_bit(rgba)
-    empty = np.zeros_like(atlas.guide)
-    writers = [
-        lambda: (
-            media.write_png(path, pixels) if bits == 8 else media.write_png(path, media.from_display(rgba, np.uint16))
+    learned, sampled = (
+        join_opacity(picture, atlas.visibility, padding_px) for picture in (atlas.learned, atlas.sampled)
+    )
+    run_side_by_side(
+        lambda: write_paint_files(
+            folder, name, sampled if atlas.is_sampled_sharper else learned, atlas.guide, bits, formats
         ),
         lambda: media.write_png(folder / f"{name}_learned.png", to_8_bit(learned)),
         lambda: media.write_png(folder / f"{name}_sampled.png", to_8_bit(sampled)),
         lambda: media.write_png(folder / f"{name}_guide.png", atlas.guide),
-    ]
+    )
+
+
+def write_paint_files(folder: Path, name: str, rgba: Floats, guide: Pixels, bits: int, formats: Sequence[str]) -> None:
+    """Write a picture (h, w, 4) to paint on, and layered files with it, its guide and an empty layer to paint on."""
+    path, pixels, empty = folder / f"{name}.png", to_8_bit(rgba), np.zeros_like(guide)
+    writers = [lambda: media.write_png(path, pixels if bits == 8 else media.from_display(rgba, np.uint16))]
     if "ora" in formats:
-        layers = {PAINT_LAYER: empty, GUIDE_LAYER: atlas.guide, ATLAS_LAYER: pixels}
+        layers = {PAINT_LAYER: empty, GUIDE_LAYER: guide, ATLAS_LAYER: pixels}
         writers.insert(0, lambda: write_openraster(path.with_suffix(".ora"), layers))
     if "psd" in formats:
-        deep = {PAINT_LAYER: empty / 255, GUIDE_LAYER: atlas.guide / 255, ATLAS_LAYER: rgba}
+        deep = {PAINT_LAYER: empty / 255, GUIDE_LAYER: guide / 255, ATLAS_LAYER: rgba}
         writers.insert(0, lambda: write_psd(path.with_suffix(".psd"), deep, bits))
     run_side_by_side(*writers)
+
+
+def join_opacity(picture: Floats, visibility: Floats, padding_px: int) -> Floats:
+    """Return a picture (h, w, 3) that is opaque where it is visible, and up to padding_px around that, (h, w, 4)."""
+    return np.dstack((extend_colors(picture, visibility), visible_opacity(visibility, padding_px)))
 
 
 def visible_opacity(visibility: Floats, padding_px: int) -> Floats:

@@ -14,6 +14,7 @@ from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors, to_device_async
+from grids.look_fit import estimate_seconds, fit_looks
 from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, collect_shared_tensors
 from grids.matting import solve_mattes
 from grids.model import GridModel, Spacing
@@ -49,6 +50,7 @@ class GridLearner:
         self.round = 0
         self.frames_used: float = 0
         self.parts_done, self.is_whole = 0, True
+        self.seconds_to_finish = 0.0
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None], _folder: Path) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
@@ -69,6 +71,8 @@ class GridLearner:
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
         self.loss = GridLoss(self.config, self.video, self.model, self.probability)
         self.stage = self.make_stage(stride)
+        if self.config.time_budget_s is not None:
+            self.seconds_to_finish = estimate_seconds(self.model, self.video, self.config.look_frames)
 
     # coarse to fine
 
@@ -101,10 +105,12 @@ class GridLearner:
         return self.stage
 
     def finish(self) -> None:
-        """Bring the atlases to full resolution, even if a run ends early, and clean and soften the opacity."""
+        """Bring the atlases to full resolution, even if a run ends early, fit looks, clean and soften the opacity."""
         self.set_resolution(STRIDES[-1])
         self.model.forget_mattes()
+        self.model.forget_looks()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
+        fit_looks(self.model, self.video, self.config.look_frames)
         self.model.mattes = solve_mattes(self.model, self.video)
 
     def apply_strokes(self) -> None:
@@ -258,6 +264,7 @@ class GridLearner:
             )
         try:
             model.forget_mattes()
+            model.forget_looks()
             self.set_model(model, checkpoint["grid_probability"].float() / 255, int(checkpoint["grid_stride"]))
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
             self.pending_pairs, self.round = list(checkpoint["grid_waiting"]), int(checkpoint["grid_round"])

@@ -14,6 +14,7 @@ from command_line import UserError
 from config import Config, Levels
 from grids.atlases import sample_atlas, sample_shared_square, sampling_units, texels_per_uv
 from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constant, sample_nodes, to_device_async
+from grids.looks import Look, blend_looks
 from grids.surfaces import meet_surface, surface_jacobians
 from implicit_neural_networks import Layers, Sample
 from media import Pixels, to_8_bit
@@ -109,6 +110,7 @@ class GridModel(nn.Module):
         self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
         self.register_buffer("is_kept", torch.zeros(objects, frames, dtype=torch.bool))
         self.register_buffer("mattes", torch.zeros(objects, 0, 0, 0, dtype=torch.uint8))
+        self.looks: Any = nn.ModuleList()  # of `Look`, ascending by frame; fitted at the end of training
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
         self.cpu_boxes: Tensor | None = None
@@ -138,6 +140,10 @@ class GridModel(nn.Module):
     def forget_mattes(self) -> None:
         """Drop the solved opacity, because training changes the learned one, from which it is solved again."""
         self.mattes = self.mattes.new_zeros(len(self.alphas), 0, 0, 0)
+
+    def forget_looks(self) -> None:
+        """Drop the looks, because training changes the atlases, from which they differ."""
+        self.looks = nn.ModuleList()
 
     def texels_per_uv(self, layer: int) -> float:
         """Return the texels of a layer's full-sized atlas per unit of its uv."""
@@ -240,7 +246,16 @@ class GridModel(nn.Module):
         alpha = torch.stack([grid_frames.alpha(index, lattice)[0].flatten(1).T for index in range(len(self.alphas))])
         uv = torch.stack([self.to_uv(layer_texels, layer) for layer, layer_texels in enumerate(texels)])
         light = grid_frames.light(lattice)[0].flatten(1).T if len(self.light) else None
-        return Sample(uv, alpha, self.colors(uv) if with_colors else uv.new_zeros(len(uv), 0, 3), light)
+        if not with_colors:
+            return Sample(uv, alpha, uv.new_zeros(len(uv), 0, 3), light)
+        colors = [
+            sample_atlas(self.atlas_at(t, layer), self.shape.atlas_sizes[layer], uv[layer]) for layer in range(len(uv))
+        ]
+        return Sample(uv, alpha, torch.stack(colors), light)
+
+    def atlas_at(self, t: int, layer: int) -> Tensor:
+        """Return a layer's atlas (1, 3, h, w) as it looks in frame t."""
+        return blend_looks(self.atlases[layer], self.looks, layer, t)
 
     def to_uv(self, texels: Tensor, layer: int) -> Tensor:
         """Convert texels (..., 2) of a layer's full-sized atlas to the layer's own uv."""
@@ -272,6 +287,7 @@ class GridModel(nn.Module):
             "spacing": asdict(self.shape.spacing),
             "has_cylinder": self.shape.has_cylinder,
             "first_parts": [list(part) for part in self.shape.first_parts],
+            "looks": [look.values() for look in self.looks],
         }
         return {"grid_shape": shape, "grid_state_dict": self.state_dict()}
 
@@ -287,6 +303,7 @@ class GridModel(nn.Module):
             first_parts = tuple(tuple(part) for part in shape.get("first_parts", ()))
             spacing = Spacing.from_checkpoint(shape)
             model = cls(Shape(tuple(shape["size"]), sizes, spacing, has_cylinder, first_parts))
+            model.looks.extend(Look.from_values(values) for values in shape.get("looks", ()))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
                 f"{path}: holds no grids, though config.json beside it says representation 'grid'; "
@@ -445,8 +462,11 @@ class GridFrames:
                 self.model.atlases[layer], grid.flatten(0, 1)[None], padding_mode="border", align_corners=False
             )
             return tall[0].unflatten(1, (len(self.t), lattice.shape[0])).transpose(0, 1)
-        # A batch of equal atlases, because grid_sample shares the images of a batch among the CPU's cores.
-        atlas = self.model.atlases[layer].expand(len(self.t), -1, -1, -1)
+        # A batch of atlases, because grid_sample shares the images of a batch among the CPU's cores.
+        if len(self.model.looks):
+            atlas = torch.cat([self.model.atlas_at(t, layer) for t in self.t_on_cpu.tolist()])
+        else:
+            atlas = self.model.atlases[layer].expand(len(self.t), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)
 
 

@@ -265,6 +265,11 @@ class WindowedLearner:
         """Return all tensors that training changes and that are in memory: those of one window."""
         return iter(()) if self.number is None else self.learner.model.parameters()
 
+    @property
+    def seconds_to_finish(self) -> float:
+        """About how many seconds finishing takes: that of the window in memory."""
+        return 0.0 if self.number is None else self.learner.seconds_to_finish
+
     def finish(self) -> None:
         """Finish all windows that are not finished, and put the clip's atlases together."""
         while not self.is_started:

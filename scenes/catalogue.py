@@ -17,6 +17,9 @@ FAST_PX_PER_FRAME = 25  # largest speed of the object of `fast`, for frames of 7
 CAT_CENTER, CAT_RADII = (205.0, 150.0), (150.0, 135.0)  # of the ellipse that is cut out, in pixels of the photograph
 # A hat for the cat, almost all of it beyond the outline: an ellipse, in pixels of the photograph.
 HAT_CENTER, HAT_RADII = (205.0, -12.0), (80.0, 45.0)
+# Legs of the walker, cut out of a photograph, in its pixels; reach: from their upper end to their middle.
+LEG_LEFT_PX, LEG_WIDTH_PX, LEG_PX, LEG_REACH_PX = 90, 64, 230, 100
+LEG_SWING, STRIDE_FRAMES = math.radians(32), 26  # Largest angle of a leg; frames from step to step of the same leg.
 SHADOW_STRENGTH = 0.5  # Share of the light that the object of `shadow` takes from the background.
 
 
@@ -180,6 +183,39 @@ def wide(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
     return Scene("wide", width, height, frames, (cat(cat_pose), background))
 
 
+def walk(width: int = 768, height: int = 432, frames: int = 50) -> Scene:
+    """Return a scene with an object that walks: two legs swing below its body and cross, while the camera follows.
+
+    Body and legs are layers of their own here; in the masks of a clip that is trained with one object they are one.
+    """
+    progress, unit = clip_progress(frames), width / REFERENCE_WIDTH_PX
+    scale, leg = 0.4 * unit, data.astronaut()[-LEG_PX:, LEG_LEFT_PX : LEG_LEFT_PX + LEG_WIDTH_PX]
+
+    def camera_pose(t: float) -> Pose:
+        return Pose(width * (0.66 - 0.32 * progress(t)), height * 0.5, scale=0.74 * unit)
+
+    def body_pose(t: float) -> Pose:
+        bob = 0.012 * math.cos(4 * math.pi * t / STRIDE_FRAMES)
+        return Pose(width * (0.42 + 0.16 * progress(t)), height * (0.36 + bob), scale=scale * 0.8)
+
+    def swing(phase: float) -> Callable[[float], Pose]:
+        def leg_pose(t: float) -> Pose:
+            body, angle = body_pose(t), LEG_SWING * math.sin(2 * math.pi * t / STRIDE_FRAMES + phase)
+            # The leg turns about its upper end, which is hidden by the body.
+            reach = LEG_REACH_PX * scale
+            hip_y = body.y + 0.18 * height
+            return Pose(body.x - reach * math.sin(angle), hip_y + reach * math.cos(angle), angle, scale)
+
+        return leg_pose
+
+    outline = ellipse(((LEG_WIDTH_PX - 1) / 2, (LEG_PX - 1) / 2), (0.42 * LEG_WIDTH_PX, 0.48 * LEG_PX))
+    legs = [
+        Layer(np.ascontiguousarray(part), swing(phase), outline)
+        for part, phase in ((leg, 0.0), (leg[:, ::-1], math.pi))
+    ]
+    return Scene("walk", width, height, frames, (cat(body_pose), *legs, garage(camera_pose)))
+
+
 def roam(width: int = 384, height: int = 216, frames: int = 1000) -> Scene:
     """Return a long scene: the camera roams over a garage and comes back, and an object wanders, turns and bends.
 
@@ -231,5 +267,6 @@ SCENES: dict[str, Callable[..., Scene]] = {
     "shadow": shadow,
     "cross": cross,
     "wide": wide,
+    "walk": walk,
     "roam": roam,
 }

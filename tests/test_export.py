@@ -128,6 +128,50 @@ def run_edit(folder, out, *flags):
     return np.stack([media.read_rgb(path) for path in media.list_images(out / "edited_frames")]).astype(int)
 
 
+@pytest.fixture(scope="module")
+def looks(folder, tmp_path_factory):
+    """Folder of the exported atlases of this run, with looks."""
+    out = tmp_path_factory.mktemp("looks") / "out"
+    arguments = [f"--trained_model_folder={folder}", f"--output_folder={out}", "--look_frames=4"]
+    export_atlas.main([*arguments, "--format", "ora", "psd"])
+    return out
+
+
+def test_a_look_has_the_size_of_its_atlas_and_files_to_paint_in(looks, run):
+    description = read_atlas_file(looks, run.checkpoint)
+    assert sorted({image.look for image in description.looks}) == [0, 4, 7]
+    for image in description.looks:
+        base = description.layer(image.layer)
+        assert media.image_size(looks / image.image) == (base.width, base.height)
+        assert (looks / image.image).with_suffix(".ora").is_file()
+        assert (looks / image.image).with_suffix(".psd").is_file()
+        opaque = np.asarray(media.open_image(looks / image.image))[..., 3] > 0
+        whole = np.asarray(media.open_image(looks / base.image))[..., 3] > 0
+        assert 0 < opaque.sum() <= whole.sum() * 1.05
+    assert (looks / "looks.png").is_file()
+
+
+def test_paint_on_a_look_shows_around_its_frame_only(looks, folder, run, tmp_path, capsys):
+    image = next(each for each in read_atlas_file(looks, run.checkpoint).looks if (each.layer, each.look) == (1, 7))
+    paint = np.full((image.height, image.width, 4), (0, 255, 0, 255), np.uint8)
+    media.write_png(looks / "background_look_007_green.png", paint)
+    edited = run_edit(folder, tmp_path / "out", f"--edit_background_path={looks / 'background_look_007_green.png'}")
+    assert "shows in frames 4 to 7" in capsys.readouterr().out
+    source = np.stack([run.clip.frame(t) for t in range(COUNT)]).astype(int)
+    np.testing.assert_array_equal(edited[0], source[0])
+    corner = edited[7][:8, :8]
+    assert corner[..., 1].min() > corner[..., 0].max() + 60
+
+
+def test_a_clip_that_is_too_short_for_two_looks_has_none(folder, tmp_path, capsys):
+    arguments = [f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", "--format", "png"]
+    export_atlas.main([*arguments, "--look_frames=50"])
+    assert "too few for two looks" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "looks.png").exists()
+    with pytest.raises(UserError, match="--look_frames is -3"):
+        export_atlas.main([*arguments, "--look_frames=-3"])
+
+
 @pytest.mark.parametrize("scale", [1, 0.5, 2])
 def test_paint_on_an_exported_atlas_appears_in_the_right_place_at_any_size(atlas, folder, run, tmp_path, scale):
     description = read_atlas_file(atlas, run.checkpoint).layer(1)

@@ -25,6 +25,11 @@ class Learner(Protocol):
     frames_used: float  # frames in all batches so far; networks count their pixels as parts of a frame
 
     @property
+    def seconds_to_finish(self) -> float:
+        """About how many seconds of a time budget `finish` needs."""
+        ...
+
+    @property
     def is_whole(self) -> bool:
         """Whether the model holds all frames; that of a long clip does so when all its windows are started."""
         ...

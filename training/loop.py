@@ -37,6 +37,8 @@ from unwrap_utils import load_video, pick_device
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+LEAST_STEPS = 0.5  # Least share of a time budget that is left for steps.
+
 LEARNERS: dict[str, type[NetworkLearner] | type[GridLearner]] = {"mlp": NetworkLearner, "grid": GridLearner}
 
 
@@ -249,8 +251,17 @@ class Trainer:
     @property
     def is_finished(self) -> bool:
         """True when all iterations are done or the time budget is used up."""
+        steps_s = self.seconds_for_steps
+        return self.iteration >= self.config.iters_num or (steps_s is not None and self.seconds >= steps_s)
+
+    @property
+    def seconds_for_steps(self) -> float | None:
+        """The part of the time budget that is left when the seconds to finish the model are taken off, at least half.
+
+        None: the run has no time budget.
+        """
         budget = self.config.time_budget_s
-        return self.iteration >= self.config.iters_num or (budget is not None and self.seconds >= budget)
+        return None if budget is None else max(budget - self.learner.seconds_to_finish, LEAST_STEPS * budget)
 
     @property
     def seconds(self) -> float:
@@ -260,7 +271,7 @@ class Trainer:
     @property
     def progress(self) -> float:
         """How much of the run is done, 0 to 1: of the time budget if there is one, else of the iterations."""
-        return min(1.0, self.work_done / (self.config.time_budget_s or self.config.iters_num))
+        return min(1.0, self.work_done / (self.seconds_for_steps or self.config.iters_num))
 
     @property
     def work_done(self) -> float:

@@ -174,7 +174,7 @@ class NetworkLearner:
         torch.use_deterministic_algorithms(video.device.type == "cpu")
         self.model = AtlasModel(config).to(video.device)
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
-        self.parts_done, self.is_whole = 0, True
+        self.parts_done, self.is_whole, self.seconds_to_finish = 0, True, 0.0
         self.loss: nn.Module | None = None  # made with the first batch, when the networks have their start
         self.frames_used: float = 0  # frames in all batches so far, by the number of their pixels
 
