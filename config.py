@@ -80,7 +80,7 @@ class Config:
     look_frames: int = setting(
         "representation grid: frames between two looks of the atlases, which differ in what one picture cannot show: "
         "legs that cross, an animal that turns, water. 0: one look.",
-        12,
+        8,
         at_least=0,
     )
     time_budget_s: float | None = setting(

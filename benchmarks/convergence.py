@@ -41,7 +41,12 @@ class QualityCurve:
 
 
 def time_to_quality(points: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Return the seconds after which a run had reached each of SHARES of its last PSNR, by name. points: of a curve."""
+    """Return the seconds after which a run had reached each of SHARES of its last PSNR, by name. points: of a curve.
+
+    Nothing is returned for a run without a step.
+    """
+    if not points:
+        return {}
     last = points[-1][1]
     return {
         f"seconds_to_{100 * share:.0f}": next(seconds for seconds, quality in points if quality >= share * last)

@@ -105,13 +105,13 @@ class GridLearner:
         return self.stage
 
     def finish(self) -> None:
-        """Bring the atlases to full resolution, even if a run ends early, fit looks, clean and soften the opacity."""
+        """Bring the atlases to full resolution, even if a run ends early, clean and soften the opacity, fit looks."""
         self.set_resolution(STRIDES[-1])
         self.model.forget_mattes()
         self.model.forget_looks()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
-        fit_looks(self.model, self.video, self.config.look_frames)
         self.model.mattes = solve_mattes(self.model, self.video)
+        fit_looks(self.model, self.video, self.config.look_frames)
 
     def apply_strokes(self) -> None:
         """Correct the opacity by the strokes of the video, and average the atlases with the new opacity."""

@@ -40,7 +40,7 @@ class Correction:
 def fit_looks(model: GridModel, video: Video, look_frames: int) -> None:
     """Give a model that has none looks, about look_frames apart, fitted to a video; none if the clip is short.
 
-    model: with atlases at full resolution and without mattes, on the device of the video.
+    model: with atlases at full resolution, on the device of the video.
     """
     centers = space_looks(len(video.frames), look_frames)
     model.looks.extend(Look(center, find_boxes(model, centers, number)) for number, center in enumerate(centers))

@@ -156,7 +156,7 @@ def test_paint_on_a_look_shows_around_its_frame_only(looks, folder, run, tmp_pat
     paint = np.full((image.height, image.width, 4), (0, 255, 0, 255), np.uint8)
     media.write_png(looks / "background_look_007_green.png", paint)
     edited = run_edit(folder, tmp_path / "out", f"--edit_background_path={looks / 'background_look_007_green.png'}")
-    assert "shows in frames 4 to 7" in capsys.readouterr().out
+    assert "shows in frames 5 to 7" in capsys.readouterr().out
     source = np.stack([run.clip.frame(t) for t in range(COUNT)]).astype(int)
     np.testing.assert_array_equal(edited[0], source[0])
     corner = edited[7][:8, :8]
