@@ -78,8 +78,8 @@ class Config:
         at_least=24,
     )
     look_frames: int = setting(
-        "representation grid: frames between two looks of the atlases, which differ in what one picture cannot show: "
-        "legs that cross, an animal that turns, water. 0: one look.",
+        "representation grid: frames from look to look. The colours of atlases change over time, because one picture "
+        "cannot show legs that cross, an animal that turns, or water. 0: no looks.",
         8,
         at_least=0,
     )

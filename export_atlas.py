@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from editing.layered_files import check_psd
     from export.atlas import export_atlases
+    from export.looks import MOST_LOOKS, choose_look_frames
     from media import fresh_folder
     from rendering.trained_run import open_run
 
@@ -28,16 +29,20 @@ def main(arguments: list[str] | None = None) -> None:
     if "psd" in formats:
         check_psd(options.output_folder)
     run = open_run(**open_run_arguments(options))
+    looks = len(choose_look_frames(len(run.clip), options.look_frames))
+    if looks > MOST_LOOKS:
+        raise UserError(
+            f"--look_frames {options.look_frames}: {looks} looks of each layer, expected at most {MOST_LOOKS}; give a "
+            "larger number of frames"
+        )
+    if options.look_frames and not looks:
+        warn(f"--look_frames {options.look_frames}: the clip has {len(run.clip)} frames, too few for two looks")
     folder = fresh_folder(options.output_folder)
     atlas = export_atlases(
         run, folder, resolution, options.padding, options.bits, options.room, formats, options.look_frames
     )
-    if options.look_frames and not atlas.looks:
-        warn(f"--look_frames {options.look_frames}: the clip has {len(run.clip)} frames, too few for two looks")
-    if atlas.looks:
-        print(
-            f"open {folder / 'looks.png'}; paint on a look, such as {atlas.looks[0].image}, shows around its frame only"
-        )
+    for name in dict.fromkeys(look.image.rpartition("_look_")[0] for look in atlas.looks):
+        print(f"open {folder / f'{name}_looks.png'}; paint on one of these looks shows around its frame only")
     where = f'in the layer "paint here" of a .{formats[0]} file' if formats else "over a layer's picture"
     print(f"open {folder / 'atlases.png'}; paint {where}, save it, and apply it with:")
     quoted = quote(options.trained_model_folder)
@@ -92,8 +97,8 @@ def make_atlas_parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="FRAMES",
-        help="also write how each atlas looks around every so many frames, to paint on what one picture cannot show, "
-        "such as legs that cross; such paint shows around its frame only (default: 0, no looks)",
+        help="also write one picture of each atlas for every FRAMES frames, to paint on what a single picture cannot "
+        "show, such as legs that cross; such paint shows around its frame only (default: 0, none)",
     )
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="per channel of the atlases (default: 8)")
     return parser

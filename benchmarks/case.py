@@ -76,7 +76,7 @@ def run_case(task: dict[str, Any]) -> None:
         result |= measure_run(run, store, task, output)
     if task["points"]:
         result |= measure_points(run, PointFolder(Path(task["points"])))
-    result |= measure_one_look(run)
+    result |= measure_without_looks(run)
     media.write_text(output / "result.json", json.dumps(result, indent=2) + "\n")
 
 
@@ -126,14 +126,14 @@ def measure_run(run: TrainedRun, store: FrameStore, task: dict[str, Any], folder
     return metrics
 
 
-def measure_one_look(run: TrainedRun) -> dict[str, float]:
+def measure_without_looks(run: TrainedRun) -> dict[str, float]:
     """Return the PSNR (dB) of a run without its looks, which are dropped; nothing if it has none."""
     if not isinstance(run.model, GridModel) or not len(run.model.looks):
         return {}
     run.model.forget_looks()
     frames = render_frames(run.model, run.clip, run.full_range)
     values = [psnr(frame.rgb, run.clip.frame(frame.t).astype(np.float32) / 255) for frame in frames]
-    return {"psnr_one_look": float(np.mean(values))}
+    return {"psnr_without_looks": float(np.mean(values))}
 
 
 def draw_outlines(clip: Clip, frame: Frame) -> Pixels:

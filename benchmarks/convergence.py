@@ -18,15 +18,16 @@ INTERVAL_S = 3.0  # Seconds of training between two measurements.
 
 
 class QualityCurve:
-    """The PSNR of a run over its seconds of training, with one look: points (seconds, PSNR in dB)."""
+    """The PSNR of a run over its seconds of training, without looks: points (seconds, PSNR in dB)."""
 
     def __init__(self, trainer: "Trainer"):
         self.trainer = trainer
         self.points: list[tuple[float, float]] = []
 
     def measure_if_due(self) -> None:
-        """Measure the PSNR if INTERVAL_S have passed since the last time; called after each step of training."""
-        if not self.points or self.trainer.stopwatch.seconds >= self.points[-1][0] + INTERVAL_S:
+        """Measure the PSNR every INTERVAL_S, and after the last step; called after each step of training."""
+        is_due = not self.points or self.trainer.stopwatch.seconds >= self.points[-1][0] + INTERVAL_S
+        if is_due or self.trainer.is_finished:
             self.measure()
 
     def measure(self) -> float:

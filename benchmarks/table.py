@@ -18,7 +18,7 @@ COLUMNS = {  # heading and number format of each metric
     "budget_s": ("budget, s", "{:.0f}"),
     "iterations": ("iterations", "{}"),
     "psnr": ("PSNR, dB", "{:.2f}"),
-    "psnr_one_look": ("PSNR, one look", "{:.2f}"),
+    "psnr_without_looks": ("without looks", "{:.2f}"),
     "seconds_to_95": ("s to 95 % of it", "{:.0f}"),
     "seconds_to_99": ("s to 99 % of it", "{:.0f}"),
     "psnr_unlit": ("without light", "{:.2f}"),

@@ -91,10 +91,8 @@ class AtlasFile:
 
         Raises UserError if the layer was not exported.
         """
-        for image in self.looks:
-            if image.layer == index and path.stem.startswith(Path(image.image).stem):
-                return image
-        return self.layer(index)
+        looks = [look for look in self.looks if look.layer == index and path.stem.startswith(Path(look.image).stem)]
+        return max(looks, key=lambda look: len(look.image)) if looks else self.layer(index)
 
     def frame_weights(self, image: LayerImage, frames: int) -> tuple[float, ...] | None:
         """Return how much paint on an image shows in each of T frames, 0 to 1; None: fully in all of them.

@@ -70,15 +70,14 @@ def make_atlas_edits(run: TrainedRun, request: EditRequest, frames: Iterable[Fra
     """
     atlas_edits = resolve_atlas_edits(request, run)
     views: list[AtlasView] = []
-    if any(atlas is None for _, _, atlas in atlas_edits):
+    if any(resolved.image is None for resolved in atlas_edits):
         views = fit_atlas_views(run.model, frames)
     edits = []
-    for edit, layer, atlas in atlas_edits:
+    for resolved in atlas_edits:
+        edit, layer, image, weights = resolved.edit, resolved.layer, resolved.image, resolved.frame_weights
         # In the published range, edits are sampled as published, without averaging, to compare with published results.
         sharp_texels = 2.0 if run.full_range else math.inf
         is_attached = edit.layer in request.attached_atlases
-        image = atlas.painted_image(edit.path, layer) if atlas else None
-        weights = atlas.frame_weights(image, len(run.clip)) if atlas and image else None
         if weights is not None:
             shown = np.flatnonzero(weights)
             print(f"{edit.path}: paint on a look, it shows in frames {shown[0]} to {shown[-1]}")
@@ -144,16 +143,18 @@ def sample_edits(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> dict[
 def sample_layer(edits: list[LayerEdit], atlas_uv: torch.Tensor, t: int) -> Floats:
     """Return the paint (H, W, 4) on one layer at its atlas_uv (H, W, 2) of frame t, with later edits over earlier ones.
 
-    Paint on looks is added up with its weights, so that two looks with equal paint blend without a change.
+    Paint on looks covers paint on the atlas. The paint of all looks is added up with its weights, so that two looks
+    with equal paint blend without a change.
     """
-    parts: list[Floats] = []
-    blended = np.zeros((*atlas_uv.shape[:2], 4), np.float32)
-    for weights, group in groupby(edits, lambda edit: edit.frame_weights):
-        if weights is None:
-            parts += [edit.sample(atlas_uv) for edit in group]
-        elif weights[t] > 0:
-            blended += weights[t] * alpha_over([edit.sample(atlas_uv) for edit in group])
-    return alpha_over([*parts, blended] if blended.any() or not parts else parts)
+    by_weights: dict[tuple[float, ...] | None, list[Floats]] = {}
+    for edit in edits:
+        if edit.frame_weights is None or edit.frame_weights[t] > 0:
+            by_weights.setdefault(edit.frame_weights, []).append(edit.sample(atlas_uv))
+    parts = by_weights.pop(None, [])
+    looks = [weights[t] * alpha_over(paint) for weights, paint in by_weights.items() if weights is not None]
+    if looks:
+        parts.append(np.sum(looks, axis=0))
+    return alpha_over(parts) if parts else np.zeros((*atlas_uv.shape[:2], 4), np.float32)
 
 
 def sample_attached(run: TrainedRun, frame: Frame, edits: list[LayerEdit]) -> list[tuple[Floats, Floats]]:

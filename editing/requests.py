@@ -41,7 +41,7 @@ class FrameEdit:
 class EditRequest:
     """What to paint, and how it is composited over the frames."""
 
-    atlas_edits: tuple[AtlasEdit, ...] = ()  # later ones cover earlier ones
+    atlas_edits: tuple[AtlasEdit, ...] = ()  # later ones cover earlier ones, those on looks all others
     atlas_path: Path | None = None  # atlas.json of the exported images; None: beside the pictures, else square images
     frame_edits: tuple[FrameEdit, ...] = ()  # later ones cover earlier ones
     frame_layers: tuple[int, ...] = (ALL_OBJECTS, BACKGROUND)  # layers that take the paint of frame edits
@@ -107,9 +107,27 @@ def find_atlas_file(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> A
     return None if path is None else read_atlas_file(path, run.checkpoint)
 
 
-def resolve_atlas_edits(request: EditRequest, run: TrainedRun) -> list[tuple[AtlasEdit, int, AtlasFile | None]]:
-    """Return each atlas edit of a request with the index of its layer and with its atlas.json."""
-    return [(edit, layer_index(run, edit.layer), find_atlas_file(request, edit, run)) for edit in request.atlas_edits]
+@dataclass(frozen=True)
+class ResolvedEdit:
+    """An atlas edit with what a run and an atlas.json tell about it."""
+
+    edit: AtlasEdit
+    layer: int  # index of the layer
+    image: LayerImage | None  # the exported image that it is painted over; None: a square atlas image
+    frame_weights: tuple[float, ...] | None = None  # see `AtlasFile.frame_weights`
+
+
+def resolve_atlas_edits(request: EditRequest, run: TrainedRun) -> list[ResolvedEdit]:
+    """Return each atlas edit of a request with its layer and the image that it is painted over."""
+    resolved = []
+    for edit in request.atlas_edits:
+        layer, atlas = layer_index(run, edit.layer), find_atlas_file(request, edit, run)
+        if atlas is None:
+            resolved.append(ResolvedEdit(edit, layer, None))
+        else:
+            image = atlas.painted_image(edit.path, layer)
+            resolved.append(ResolvedEdit(edit, layer, image, atlas.frame_weights(image, len(run.clip))))
+    return resolved
 
 
 def layer_index(run: TrainedRun, layer: int) -> int:
@@ -135,16 +153,17 @@ def frame_edit_layers(request: EditRequest, run: TrainedRun) -> list[int]:
 def check_request(request: EditRequest, run: TrainedRun) -> None:
     """Raise UserError for pictures, frames or layers that cannot be used. Nothing is rendered or written."""
     clip = run.clip
-    for atlas_edit, layer, atlas in resolve_atlas_edits(request, run):
+    for resolved in resolve_atlas_edits(request, run):
+        atlas_edit, image = resolved.edit, resolved.image
         height, width = read_paint(atlas_edit.path)[0].rgba.shape[:2]
-        if atlas is None and atlas_edit.corner is not None:
+        if image is None and atlas_edit.corner is not None:
             raise UserError(
                 f"{atlas_edit.path}: the corner of a part is given in pixels of an exported atlas; add --atlas"
             )
-        if atlas is None:
+        if image is None:
             check_square(atlas_edit.path, (width, height))
         elif atlas_edit.corner is None:
-            check_aspect(atlas_edit.path, (width, height), atlas.painted_image(atlas_edit.path, layer))
+            check_aspect(atlas_edit.path, (width, height), image)
     if request.project is not None:
         check_project(request.project, run)
     frame_edit_layers(request, run)

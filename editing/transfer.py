@@ -50,10 +50,10 @@ def open_source_run(run: TrainedRun, source_folder: Path, request: EditRequest) 
             f"{'{} frames of {} x {}'.format(*run.clip.size)}; the clip must be the same"
         )
     check_request(request, source)
-    for edit, layer, atlas in resolve_atlas_edits(request, source):
-        if atlas and atlas.painted_image(edit.path, layer).look is not None:
+    for resolved in resolve_atlas_edits(request, source):
+        if resolved.frame_weights is not None:
             raise UserError(
-                f"{edit.path}: is paint on a look, which --transfer_from cannot move; paint on the atlas instead"
+                f"{resolved.edit.path}: is paint on a look, which --transfer_from cannot move; paint over the atlas"
             )
     return source
 

@@ -50,7 +50,7 @@ class GridLearner:
         self.round = 0
         self.frames_used: float = 0
         self.parts_done, self.is_whole = 0, True
-        self.seconds_to_finish = 0.0
+        self.estimated_seconds: float | None = None  # see `seconds_to_finish`
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None], _folder: Path) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
@@ -71,8 +71,13 @@ class GridLearner:
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
         self.loss = GridLoss(self.config, self.video, self.model, self.probability)
         self.stage = self.make_stage(stride)
-        if self.config.time_budget_s is not None:
-            self.seconds_to_finish = estimate_seconds(self.model, self.video, self.config.look_frames)
+
+    @property
+    def seconds_to_finish(self) -> float:
+        """About how many seconds the looks take, which is most of `finish`; measured when it is first asked for."""
+        if self.estimated_seconds is None:
+            self.estimated_seconds = estimate_seconds(self.model, self.video, self.config.look_frames)
+        return self.estimated_seconds
 
     # coarse to fine
 

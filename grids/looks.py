@@ -1,4 +1,4 @@
-"""The look of a clip over time: how atlases differ from themselves around some frames.
+"""The look of a clip over time: differences of the colours of its atlases around some frames.
 
 One picture per layer cannot show legs that cross, an animal that turns or water that glitters. So a model has looks, a
 fixed number of frames apart. Each holds differences from all atlases, at the same places: uv means the same in all
@@ -73,6 +73,5 @@ def blend_looks(atlas: Tensor, looks: Sequence[Look], layer: int, t: int) -> Ten
     atlas = atlas.clone()
     for number, weight in weights:
         top, bottom, left, right = looks[number].boxes[layer]
-        part = atlas[0, :, top:bottom, left:right]
-        part.add_(looks[number].change(layer), alpha=weight * CHANGE_STEP).clamp_(0, 1)
-    return atlas
+        atlas[0, :, top:bottom, left:right].add_(looks[number].change(layer), alpha=weight * CHANGE_STEP)
+    return atlas.clamp_(0, 1)

@@ -64,6 +64,7 @@ class WindowedLearner:
         self.begun_at: float | None = None
         self.share_done = 0.0
         self.share_now = 0.0  # the share at the last step
+        self.seconds_per_window: float | None = None  # about what it takes to finish a window
         self.files: list[str] = []  # names of the windows' files
         self.assembled: WindowedModel | None = None
         self.learner: GridLearner
@@ -235,7 +236,9 @@ class WindowedLearner:
             self.finish_window()
         if self.number != self.waiting[0]:
             self.load_window(self.waiting[0])
-            self.begun_at, self.share_done = progress, 0.0
+            # The next step says how far the run is: a window that was finished in this one has taken some time.
+            self.begun_at, self.share_done = None, 0.0
+            return self.train_window(iteration, 0.0)
         return self.train_window(iteration, self.share_at(progress))
 
     def share_at(self, progress: float) -> float:
@@ -267,8 +270,10 @@ class WindowedLearner:
 
     @property
     def seconds_to_finish(self) -> float:
-        """About how many seconds finishing takes: that of the window in memory."""
-        return 0.0 if self.number is None else self.learner.seconds_to_finish
+        """About how many seconds it takes to finish the windows that wait, by the one that was first in memory."""
+        if self.seconds_per_window is None and self.number is not None:
+            self.seconds_per_window = self.learner.seconds_to_finish
+        return len(self.waiting) * (self.seconds_per_window or 0.0)
 
     def finish(self) -> None:
         """Finish all windows that are not finished, and put the clip's atlases together."""

@@ -18,7 +18,7 @@ from command_line import UserError
 from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
 from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
-from export.atlas import uv_step
+from export.atlas_sampling import uv_step
 from export.openraster import write_openraster
 from export.photoshop import write_psd
 from export.st_maps import st_values
@@ -148,7 +148,8 @@ def test_a_look_has_the_size_of_its_atlas_and_files_to_paint_in(looks, run):
         opaque = np.asarray(media.open_image(looks / image.image))[..., 3] > 0
         whole = np.asarray(media.open_image(looks / base.image))[..., 3] > 0
         assert 0 < opaque.sum() <= whole.sum() * 1.05
-    assert (looks / "looks.png").is_file()
+    assert (looks / "foreground_looks.png").is_file()
+    assert (looks / "background_looks.png").is_file()
 
 
 def test_paint_on_a_look_shows_around_its_frame_only(looks, folder, run, tmp_path, capsys):
@@ -167,9 +168,16 @@ def test_a_clip_that_is_too_short_for_two_looks_has_none(folder, tmp_path, capsy
     arguments = [f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", "--format", "png"]
     export_atlas.main([*arguments, "--look_frames=50"])
     assert "too few for two looks" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "looks.png").exists()
+    assert not list((tmp_path / "out").glob("*_look*"))
     with pytest.raises(UserError, match="--look_frames is -3"):
         export_atlas.main([*arguments, "--look_frames=-3"])
+
+
+def test_paint_on_a_look_is_not_transferred_to_another_run(looks, folder, tmp_path):
+    arguments = [f"--trained_model_folder={folder}", f"--output_folder={tmp_path / 'out'}", f"--transfer_from={folder}"]
+    with pytest.raises(UserError, match="is paint on a look"):
+        only_edit.main([*arguments, f"--edit_background_path={looks / 'background_look_004.ora'}"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("scale", [1, 0.5, 2])

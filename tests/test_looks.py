@@ -7,7 +7,7 @@ import torch
 from editing.atlas_file import AtlasFile, LayerImage, look_weights
 from editing.layer_edit import LayerEdit
 from editing.render_edits import sample_layer
-from grids.look_fit import estimate_seconds, fit_looks
+from grids.look_fit import NO_BOX, estimate_seconds, find_boxes, fit_looks
 from grids.looks import CHANGE_STEP, Look, blend_looks, space_looks, weigh_looks
 from grids.model import GridModel, Shape, Spacing
 from rendering.atlas_view import AtlasView
@@ -60,7 +60,21 @@ def test_looks_show_colours_that_change_over_time(blinking):
     with torch.no_grad():
         fit_looks(model, video, 4)
     assert len(model.looks) == 3
-    assert error(model, video) < 16
+    assert error(model, video) < 12, "two passes leave an eighth: the colours change evenly, which looks can show"
+
+
+def test_an_object_that_some_frames_do_not_show_has_looks_from_the_others(blinking):
+    video, model = blinking
+    model.boxes[0, :4] = 0
+    model.cpu_boxes = None
+    assert find_boxes(model, 0)[0] == NO_BOX
+    assert find_boxes(model, 4)[0] != NO_BOX
+    with torch.no_grad():
+        fit_looks(model, video, 2)
+        shown = [model.frame_sample(t, video.size, True, with_colors=True).rgb for t in (7, 8)]
+    assert (torch.stack(shown) - video.frames[7:].flatten(1, 2) / 255).abs().max() < 8 / 255
+    assert model.looks[0].boxes[0] == NO_BOX
+    assert not model.looks[0].change(0).any()
 
 
 def test_a_look_changes_nothing_where_the_atlas_is_right(blinking):
@@ -112,6 +126,15 @@ def test_a_look_holds_differences_of_half_a_colour_and_more_are_cut_off():
     assert atlas.max() == 0.5  # The atlas itself stays.
 
 
+def test_two_looks_are_added_before_colours_are_limited():
+    looks = [Look(0.0, [(0, 2, 0, 2)]), Look(4.0, [(0, 2, 0, 2)])]
+    looks[0].add_change(0, torch.full((3, 2, 2), 0.4))
+    looks[1].add_change(0, torch.full((3, 2, 2), -0.4))
+    atlas = torch.full((1, 3, 2, 2), 0.9)
+    assert blend_looks(atlas, looks, 0, 2).min() == pytest.approx(0.9, abs=1e-5)
+    assert blend_looks(atlas, looks, 0, 0).max() == 1
+
+
 # paint on looks
 
 
@@ -139,6 +162,14 @@ def test_two_looks_with_the_same_paint_blend_without_a_change():
     assert not sample_layer(edits[:1], uv, 4).any()
 
 
+def test_paint_on_a_look_is_opaque_once_whatever_the_order_of_the_files():
+    uv = torch.full((2, 2, 2), 0.5)
+    first, other = (tuple(row) for row in look_weights([0, 4], 5).tolist())
+    edits = [make_edit(0.3, first), make_edit(0.5, other), make_edit(0.6, first)]
+    np.testing.assert_allclose(sample_layer(edits, uv, 0), [[[0.6, 0.6, 0.6, 1]] * 2] * 2, atol=1e-6)
+    np.testing.assert_allclose(sample_layer(edits, uv, 2)[..., 0], 0.55, atol=1e-6)
+
+
 def test_paint_on_a_look_covers_paint_on_the_atlas():
     uv = torch.full((2, 2, 2), 0.5)
     both = [make_edit(0.2, None), make_edit(0.8, (1.0, 0.0))]
@@ -148,9 +179,11 @@ def test_paint_on_a_look_covers_paint_on_the_atlas():
 
 def test_a_picture_belongs_to_the_look_whose_name_it_begins_with(tmp_path):
     base = LayerImage("foreground.png", 0, 10, 10, 0.0, 0.0, 0.1)
-    looks = [LayerImage(f"foreground_look_{t:03d}.png", 0, 10, 10, 0.0, 0.0, 0.1, look=t) for t in (0, 12)]
+    looks = [LayerImage(f"foreground_look_{t:03d}.png", 0, 10, 10, 0.0, 0.0, 0.1, look=t) for t in (0, 12, 120, 1200)]
     atlas = AtlasFile("run", "0", [base], looks)
     assert atlas.painted_image(tmp_path / "foreground_look_012_logo.png", 0) is looks[1]
+    assert atlas.painted_image(tmp_path / "foreground_look_1200.ora", 0) is looks[3]
+    assert atlas.painted_image(tmp_path / "foreground_look_120.ora", 0) is looks[2]
     assert atlas.painted_image(tmp_path / "logo.png", 0) is base
     assert atlas.frame_weights(base, 13) is None
     assert atlas.frame_weights(looks[1], 13)[12] == 1

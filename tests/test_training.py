@@ -296,13 +296,20 @@ def test_a_stopwatch_counts_earlier_seconds_but_no_pauses():
 
 
 @pytest.mark.slow
-def test_a_time_budget_ends_the_run_with_an_evaluation_that_does_not_use_it_up(shared_clip, tmp_path, monkeypatch):
-    """Each step takes one second and each evaluation an hour, so a budget of three seconds allows three steps."""
+@pytest.mark.parametrize(("seconds_to_finish", "steps"), [(0.0, 3), (1.0, 2), (100.0, 2)])
+def test_a_time_budget_ends_the_run_with_an_evaluation_that_does_not_use_it_up(
+    shared_clip, tmp_path, monkeypatch, seconds_to_finish, steps
+):
+    """Each step takes one second and each evaluation an hour, so a budget of three seconds allows three steps.
+
+    What finishing the model takes is left for it, but at least half of the budget is for steps.
+    """
     import training.loop
 
     trainer = start_run(tiny_config(shared_clip, tmp_path, iters_num=10**6, evaluate_every=2, time_budget_s=3.0))
     clock = Clock()
     trainer.stopwatch = Stopwatch(clock)
+    trainer.learner.seconds_to_finish = seconds_to_finish
     step, evaluate = trainer.learner.step, training.loop.evaluate
 
     def step_in_a_second(*arguments):
@@ -316,13 +323,21 @@ def test_a_time_budget_ends_the_run_with_an_evaluation_that_does_not_use_it_up(s
     monkeypatch.setattr(trainer.learner, "step", step_in_a_second)
     monkeypatch.setattr(training.loop, "evaluate", evaluate_in_an_hour)
     trainer.run()
-    assert trainer.iteration == 3
-    assert trainer.stopwatch.seconds == 3.0
-    assert clock.now == 2 * 3600 + 3
-    assert (trainer.folder / "000003" / "metrics.json").exists()
+    assert trainer.iteration == steps
+    assert trainer.stopwatch.seconds == 3.0, "what was left for finishing counts as used"
+    assert clock.now == (steps - 1) * 3600 + steps
+    assert (trainer.folder / f"00000{steps}" / "metrics.json").exists()
     assert read_checkpoint(trainer.checkpoint_path)["seconds"] == 3.0
     assert resume_run(trainer.folder).is_finished
     assert not resume_run(trainer.folder, time_budget_s=1e6).is_finished
+
+
+def test_a_run_that_is_corrected_keeps_half_of_its_new_time_for_steps(shared_clip, tmp_path):
+    trainer = Trainer(tiny_config(shared_clip, tmp_path, time_budget_s=120.0), tmp_path)
+    trainer.begin_s = 100.0  # when it was resumed
+    for seconds_to_finish, end_of_steps in ((0.0, 120), (5.0, 115), (15.0, 110), (500.0, 110)):
+        trainer.learner.seconds_to_finish = seconds_to_finish
+        assert trainer.seconds_for_steps == end_of_steps
 
 
 def test_learning_rates_are_constant_as_published_and_decay_if_the_config_says_so(shared_clip, tmp_path):

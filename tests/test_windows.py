@@ -114,6 +114,7 @@ def test_all_windows_are_trained_and_hold_every_frame(run):
 @torch.no_grad()
 def test_a_frame_of_one_window_is_rendered_by_it_alone_and_common_frames_are_blended(run):
     model, (first, second) = run.model, run.model.spans
+    assert len(model.windows[0].looks) > 1
     alone = model.windows[0].frame_sample(3, model.windows[0].shape.size, True, True)
     torch.testing.assert_close(model.frame_sample(3, model.size, True, True).alpha, alone.alpha)
     t = second.first + OVERLAP // 2

@@ -26,7 +26,7 @@ class Learner(Protocol):
 
     @property
     def seconds_to_finish(self) -> float:
-        """About how many seconds of a time budget `finish` needs."""
+        """About how many seconds of a time budget `finish` needs; only read for runs with a time budget."""
         ...
 
     @property

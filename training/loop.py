@@ -37,7 +37,7 @@ from unwrap_utils import load_video, pick_device
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-LEAST_STEPS = 0.5  # Least share of a time budget that is left for steps.
+LEAST_STEPS = 0.5  # Least share of the time, from the start of a run or since it was resumed, that is left for steps.
 
 LEARNERS: dict[str, type[NetworkLearner] | type[GridLearner]] = {"mlp": NetworkLearner, "grid": GridLearner}
 
@@ -93,6 +93,7 @@ class Trainer:
         self.rng = torch.Generator(self.device).manual_seed(config.seed)
         self.iteration = 0
         self.agreed_seconds = 0.0  # see `seconds`
+        self.begin_s = 0.0  # seconds of the run before it was resumed
         self.saved_iteration: int | None = None  # of the last checkpoint
         self.psnr: float | None = None  # dB, of the last evaluation
         self.with_evaluation = True
@@ -180,13 +181,13 @@ class Trainer:
         """Do all iterations. Raises KeyboardInterrupt after a signal: during training only between two steps."""
         config = self.config
         is_evaluation_due = self.is_finished or (self.iteration and self.iteration % config.evaluate_every == 0)
-        if self.is_finished:
-            self.learner.finish()
-            self.save()
         # A stop may have interrupted this evaluation before the run was resumed; and corrections that leave no time
-        # for another step have changed what was evaluated.
+        # for another step have changed what was evaluated. Otherwise a finished run stays as it is.
         is_outdated = self.is_finished and self.is_corrected
         if is_evaluation_due and (is_outdated or not (self.evaluation_folder / "metrics.json").exists()):
+            if self.is_finished:
+                self.learner.finish()
+                self.save()
             self.write_evaluation(events)
         with self.make_progress_bar() as bar:
             is_last = self.is_finished
@@ -198,7 +199,7 @@ class Trainer:
                         self.agree_on_time_and_stop()
                     is_last = self.is_finished  # Read once per step: the time may run out between two readings.
                     if is_last:
-                        self.learner.finish()
+                        self.finish()
                     bar.update(self.work_done - bar.n)
                     if events and (self.iteration % config.log_every == 0 or is_last):
                         self.log_terms(terms, events, bar)
@@ -212,6 +213,13 @@ class Trainer:
                 if is_evaluation_due:
                     self.write_evaluation(events)
         self.warn_about_short_budget()
+
+    def finish(self) -> None:
+        """Finish the model after the last step. If the time has ended the run, its budget counts as used up."""
+        budget, has_time_ended = self.config.time_budget_s, self.iteration < self.config.iters_num
+        self.learner.finish()
+        if budget is not None and has_time_ended:
+            self.stopwatch.advance_to(budget)
 
     def agree_on_time_and_stop(self) -> None:
         """Let all processes go by the clock of the main one, and stop if one of them has received a signal."""
@@ -250,18 +258,21 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        """True when all iterations are done or the time budget is used up."""
+        """True when all iterations are done or the time for steps is used up."""
         steps_s = self.seconds_for_steps
         return self.iteration >= self.config.iters_num or (steps_s is not None and self.seconds >= steps_s)
 
     @property
     def seconds_for_steps(self) -> float | None:
-        """The part of the time budget that is left when the seconds to finish the model are taken off, at least half.
+        """The seconds until which steps are done: the time budget without what it takes to finish the model.
 
-        None: the run has no time budget.
+        At least LEAST_STEPS of the seconds since the start, or since the run was resumed, are for steps, even if the
+        model is then finished too late. None: the run has no time budget.
         """
-        budget = self.config.time_budget_s
-        return None if budget is None else max(budget - self.learner.seconds_to_finish, LEAST_STEPS * budget)
+        budget, begin = self.config.time_budget_s, min(self.begin_s, self.config.time_budget_s or 0.0)
+        if budget is None:
+            return None
+        return max(budget - self.learner.seconds_to_finish, begin + LEAST_STEPS * (budget - begin))
 
     @property
     def seconds(self) -> float:

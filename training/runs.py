@@ -130,7 +130,8 @@ def resume_run(
     if corrections.pins is not None:
         pins = read_pins(corrections.pins, trainer.clip.size, trainer.clip.objects + 1)
     checkpoint = trainer.restore(trainer.checkpoint_path)
-    trainer.stopwatch.restore(float(checkpoint.get("seconds", 0.0)))
+    trainer.begin_s = float(checkpoint.get("seconds", 0.0))
+    trainer.stopwatch.restore(trainer.begin_s)
     trainer.agree_on_time_and_stop()
     if processes.is_main():
         trainer.log.restore(trainer.iteration)

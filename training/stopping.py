@@ -56,7 +56,7 @@ class Stopwatch:
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
-        self.earlier_seconds = 0.0  # of the run before it was resumed
+        self.earlier_seconds = 0.0  # of the run before it was resumed, and seconds that count as spent
         self.start_time = clock()
 
     @property
@@ -67,6 +67,10 @@ class Stopwatch:
     def restore(self, seconds: float) -> None:
         """Add the seconds that a run took before it was resumed."""
         self.earlier_seconds += seconds
+
+    def advance_to(self, seconds: float) -> None:
+        """Count all seconds up to this number as spent."""
+        self.earlier_seconds += max(0.0, seconds - self.seconds)
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -1,0 +1,136 @@
+"""Sample atlases from the frames: each texel takes the colour that sharp views of it agree on."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import media
+from editing.atlas_file import LayerImage
+from media import Pixels, to_8_bit
+from media.clip import evenly_spaced_indices
+from parallel.side_by_side import stream_side_by_side
+from rendering.atlas_view import AtlasView, compute_atlas_uv
+from rendering.blending import LUMA
+from rendering.frame_store import FrameStore
+from rendering.frames import VISIBLE, Floats, Frame
+from rendering.halo import coverage_in_front, in_halo
+from rendering.inverse import field_jacobian, invert_uv_field
+from rendering.resampling import Box, sample_field
+from rendering.trained_run import TrainedRun
+
+SAMPLES_BYTES = 600_000_000  # Memory for samples; fewer frames are sampled if the atlas is large.
+CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
+LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
+LUMINANCE_TOLERANCE = 10 / 255  # A sample counts if its luminance differs by at most this from the median.
+HALO_WEIGHT = 1e-3  # Weight of pixels that an object in front may tint; they count where nothing else shows a texel.
+LEAST_LIGHT = 0.1  # Least factor of light by which colours are divided.
+
+
+def sample_atlas(
+    run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView, frames: Sequence[int]
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Sample an atlas from frames: (h, w, 3) in [0, 1], and whether any of them shows a texel (h, w).
+
+    Each texel takes the weighted mean of the samples whose luminance is close to their weighted median. Sharp views of
+    a texel have the largest weights. The light of the frames is divided out. Of frames that are too many for the
+    memory, an even part is taken.
+    """
+    height, width = image.height, image.width
+    most_frames = max(5, int(SAMPLES_BYTES / (height * width * 5)))
+    frames = [frames[index] for index in evenly_spaced_indices(len(frames), most_frames)]
+    colors = np.zeros((len(frames), height, width, 3), np.uint8)
+    weights = np.zeros((len(frames), height, width), np.float16)
+
+    def sample_frame(number: int) -> None:
+        """Write the samples of one frame into `colors` and `weights`."""
+        frame = store.frame(frames[number])
+        if (box := visible_box(run, frame, image, view)) is not None:
+            colors[number][box], weights[number][box] = warp_frame_to_atlas(run, frame, image, view, box)
+
+    def average_rows(top: int) -> Floats:
+        """Return the sampled atlas in some rows."""
+        part = slice(top, top + rows)
+        return mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
+
+    sampling = stream_side_by_side(sample_frame, range(len(frames)))
+    with closing(sampling):
+        for _ in tqdm(sampling, total=len(frames), desc=f"sampling the {Path(image.image).stem}", unit="frame"):
+            pass
+    rows = max(1, int(CHUNK_SAMPLES / (len(frames) * width)))
+    sampled = np.concatenate(list(stream_side_by_side(average_rows, range(0, height, rows))))
+    return sampled, np.any(weights > 0, axis=0)
+
+
+def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView) -> Box | None:
+    """Return the rows and columns of an atlas image that a frame shows; None if it does not show the layer."""
+    is_visible = frame.visibility[image.layer] > VISIBLE
+    if not is_visible.any():
+        return None
+    size, margin_px = (image.width, image.height), int(np.ceil(run.clip.native_scale[0]))
+    texels = view.to_pixels(compute_atlas_uv(run.model, frame)[image.layer], size).numpy()[is_visible]
+    low = np.floor(texels.min(0)).astype(int) - margin_px
+    high = np.ceil(texels.max(0)).astype(int) + margin_px + 1
+    columns, rows = (slice(max(0, low[axis]), max(1, min(size[axis], high[axis]))) for axis in (0, 1))
+    return rows, columns
+
+
+def warp_frame_to_atlas(
+    run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView, box: Box
+) -> tuple[Pixels, NDArray[np.float16]]:
+    """Return the colours (h, w, 3) of a native frame on a box of an atlas image, and their weights (h, w).
+
+    The weight is 0 where the frame does not show the texel. It is smaller where the layer is partly hidden, where an
+    object in front is near, and where the frame is coarser than the atlas image. frame: of the working size, at which
+    the mapping is inverted; only the colours are those of the frame's file.
+    """
+    layer, (rows, columns) = image.layer, box
+    texels = view.to_pixels(compute_atlas_uv(run.model, frame)[layer], (image.width, image.height)).numpy()
+    texels = texels - np.array([columns.start, rows.start], np.float32)
+    positions, is_found = invert_uv_field(texels, (columns.stop - columns.start, rows.stop - rows.start))
+    native_positions = run.clip.to_native_px(positions).astype(np.float32)
+    picture = media.encode_picture(run.clip.native_frame(frame.t))
+    color: Floats = media.to_display(sample_field(picture, native_positions, cv2.INTER_CUBIC))
+    if frame.light is not None:
+        color = color / np.maximum(sample_field(frame.light, positions), LEAST_LIGHT)
+    visibility = sample_field(frame.visibility[layer], positions)
+    step = uv_step(frame.uv[layer]) / run.clip.native_scale[0]
+    relative_sharpness = 1 / np.maximum(step / image.uv_per_pixel, 1.0)
+    is_tinted = in_halo(coverage_in_front(frame.alpha, layer), max(frame.alpha.shape[1:]))
+    clearness = sample_field(np.where(is_tinted, HALO_WEIGHT, 1).astype(np.float32), positions)
+    weight = np.where(
+        is_found & (visibility > VISIBLE),
+        visibility**4 * sample_field(relative_sharpness.astype(np.float32), positions) ** 4 * clearness,
+        0,
+    )
+    return to_8_bit(color), weight.astype(np.float16)
+
+
+def uv_step(uv: Floats) -> Floats:
+    """Return how far uv (H, W, 2) goes per pixel, (H, W): the side of a square with the area that a pixel covers.
+
+    The side of a square of the same area is taken because the step in one direction can be almost 0 where the mapping
+    compresses it. An atlas image as fine as that step would be many times larger than the frames.
+    """
+    jacobian = field_jacobian(uv)
+    determinant = jacobian[..., 0, 0] * jacobian[..., 1, 1] - jacobian[..., 0, 1] * jacobian[..., 1, 0]
+    return np.sqrt(np.maximum(np.abs(determinant), LEAST_UV_STEP**2))
+
+
+def mean_near_median(colors: Pixels, weights: Floats) -> Floats:
+    """Return the weighted mean of the samples whose luminance is close to the weighted median, (h, w, 3) in [0, 1].
+
+    colors (K, h, w, 3) and weights (K, h, w): K samples of each texel.
+    """
+    luminance = (colors.astype(np.float32) / 255) @ LUMA
+    order = luminance.argsort(axis=0)
+    cumulative = np.take_along_axis(weights, order, 0).cumsum(axis=0)
+    middle = (cumulative < 0.5 * cumulative[-1]).sum(axis=0).clip(0, len(colors) - 1)
+    median = np.take_along_axis(np.take_along_axis(luminance, order, 0), middle[None], 0)
+    near_weights = weights * (np.abs(luminance - median) <= LUMINANCE_TOLERANCE)
+    total = np.einsum("khw,khwc->hwc", near_weights, colors.astype(np.float32) / 255)
+    return total / np.maximum(near_weights.sum(0), 1e-6)[..., None]
