@@ -1,5 +1,6 @@
 """Training of a grid model: whole frames in pairs of neighbours, from coarse to fine, with the paper's loss terms."""
 
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors, to_device_async
-from grids.look_fit import estimate_seconds, fit_looks
+from grids.look_fit import choose_timed_frames, estimate_seconds, fit_looks
 from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, collect_shared_tensors
 from grids.matting import solve_mattes
 from grids.model import GridModel, Spacing
@@ -74,9 +75,13 @@ class GridLearner:
 
     @property
     def seconds_to_finish(self) -> float:
-        """About how many seconds the looks take, which is most of `finish`; measured when it is first asked for."""
+        """About how many seconds outlines and looks take, most of `finish`; measured when it is first asked for."""
         if self.estimated_seconds is None:
-            self.estimated_seconds = estimate_seconds(self.model, self.video, self.config.look_frames)
+            timed, begin = choose_timed_frames(self.video), time.perf_counter()
+            solve_mattes(self.model, self.video, timed)
+            mattes_s = (time.perf_counter() - begin) * len(self.video.frames) / len(timed)
+            looks_s = estimate_seconds(self.model, self.video, self.config.look_frames)
+            self.estimated_seconds = mattes_s + looks_s
         return self.estimated_seconds
 
     # coarse to fine

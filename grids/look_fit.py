@@ -55,13 +55,17 @@ def fit_looks(model: GridModel, video: Video, look_frames: int) -> None:
             improve_looks(model, video, centers, boxes, bar)
 
 
+def choose_timed_frames(video: Video) -> list[int]:
+    """Return frames, evenly spread, that are timed to estimate what all frames take; enough to keep all cores busy."""
+    workers = min(count_cores(), MOST_STREAM_WORKERS) if video.device == CPU else 1
+    return evenly_spaced_indices(len(video.frames), max(TIMED_FRAMES, 2 * workers))
+
+
 def estimate_seconds(model: GridModel, video: Video, look_frames: int) -> float:
     """Return about how many seconds `fit_looks` takes, by the time of some frames."""
-    count = len(video.frames)
+    count, timed = len(video.frames), choose_timed_frames(video)
     if not space_looks(count, look_frames):
         return 0.0
-    workers = min(count_cores(), MOST_STREAM_WORKERS) if video.device == CPU else 1
-    timed = evenly_spaced_indices(count, max(TIMED_FRAMES, 2 * workers))
     boxes, seconds = {t: find_boxes(model, t) for t in timed}, 0.0
     for _ in range(2):  # The first time takes longer, because nothing is in the caches yet.
         begin = time.perf_counter()

@@ -4,6 +4,8 @@ A pixel of the outline mixes two colours: I = alpha F + (1 - alpha) B (the matti
 Here other frames show the background B without the object, and the atlas of the object shows its colour F. So the
 equation is solved for alpha in a band around the outline, which is as wide as the motion blur there."""
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 import torch
@@ -33,10 +35,11 @@ SMALLEST_WEIGHT = 1e-3  # Weight of known pixels in a window below which the nex
 
 
 @torch.no_grad()
-def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
+def solve_mattes(model: GridModel, video: Video, chosen_frames: Iterable[int] | None = None) -> torch.Tensor:
     """Return the opacity (F, T, H, W) uint8 of all objects, with the matting equation solved around their outlines.
 
-    No pixel changes its side of one half. Mattes that somebody brought stay as they are.
+    No pixel changes its side of one half. Mattes that somebody brought stay as they are. chosen_frames: others stay 0;
+    None: all frames.
     """
     frames, height, width = model.shape.size
     mattes = torch.zeros(len(model.alphas), frames, height, width, dtype=torch.uint8)
@@ -61,7 +64,7 @@ def solve_mattes(model: GridModel, video: Video) -> torch.Tensor:
             mattes[index, t][crop] = torch.from_numpy(to_8_bit(matte))
             behind[crop] += matte[..., None] * (color - behind[crop])
 
-    map_side_by_side(solve_frame, range(frames), video.device)
+    map_side_by_side(solve_frame, range(frames) if chosen_frames is None else chosen_frames, video.device)
     return mattes.to(video.device)
 
 

@@ -48,6 +48,20 @@ def test_forward_then_backward_flow_returns_where_the_target_is_visible(scene):
     np.testing.assert_allclose(returned, starts, atol=1e-4)
 
 
+def test_the_legs_of_the_walker_cross_below_its_body():
+    scene = SCENES["walk"](width=192, height=108, frames=30)
+    middles = np.array(
+        [[layer.pose(t).x - scene.layers[0].pose(t).x for layer in scene.layers[1:3]] for t in range(30)]
+    )
+    in_front = middles[:, 0] > middles[:, 1]
+    assert (np.diff(in_front.astype(int)) != 0).sum() >= 2, "one leg swings past the other"
+    distance = np.abs(middles[:, 0] - middles[:, 1])
+    apart, together = int(distance.argmax()), int(distance.argmin())
+    shown = [np.bincount(scene.front_layer(scene.grid(), t).ravel(), minlength=4) for t in (apart, together)]
+    assert shown[0][2] > 0.5 * shown[0][1], "both legs are seen where they are apart"
+    assert shown[1][2] < 0.5 * shown[1][1], "the front leg hides the other one where they cross"
+
+
 def test_opacity_is_soft_only_at_the_edge(scene):
     alpha = scene.frame(0).alpha[0]
     is_soft = (alpha > 0.01) & (alpha < 0.99)
