@@ -86,7 +86,7 @@ class AtlasFile:
             f"the exported atlas of {self.run} has no layer {index}: it is visible in no frame; paint another layer"
         )
 
-    def painted_image(self, path: Path, index: int) -> LayerImage:
+    def find_image(self, path: Path, index: int) -> LayerImage:
         """Return the image of a layer that a picture is painted over: that of a look if its name begins like it.
 
         Raises UserError if the layer was not exported.

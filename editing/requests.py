@@ -125,7 +125,7 @@ def resolve_atlas_edits(request: EditRequest, run: TrainedRun) -> list[ResolvedE
         if atlas is None:
             resolved.append(ResolvedEdit(edit, layer, None))
         else:
-            image = atlas.painted_image(edit.path, layer)
+            image = atlas.find_image(edit.path, layer)
             resolved.append(ResolvedEdit(edit, layer, image, atlas.frame_weights(image, len(run.clip))))
     return resolved
 

@@ -181,9 +181,9 @@ def test_a_picture_belongs_to_the_look_whose_name_it_begins_with(tmp_path):
     base = LayerImage("foreground.png", 0, 10, 10, 0.0, 0.0, 0.1)
     looks = [LayerImage(f"foreground_look_{t:03d}.png", 0, 10, 10, 0.0, 0.0, 0.1, look=t) for t in (0, 12, 120, 1200)]
     atlas = AtlasFile("run", "0", [base], looks)
-    assert atlas.painted_image(tmp_path / "foreground_look_012_logo.png", 0) is looks[1]
-    assert atlas.painted_image(tmp_path / "foreground_look_1200.ora", 0) is looks[3]
-    assert atlas.painted_image(tmp_path / "foreground_look_120.ora", 0) is looks[2]
-    assert atlas.painted_image(tmp_path / "logo.png", 0) is base
+    assert atlas.find_image(tmp_path / "foreground_look_012_logo.png", 0) is looks[1]
+    assert atlas.find_image(tmp_path / "foreground_look_1200.ora", 0) is looks[3]
+    assert atlas.find_image(tmp_path / "foreground_look_120.ora", 0) is looks[2]
+    assert atlas.find_image(tmp_path / "logo.png", 0) is base
     assert atlas.frame_weights(base, 13) is None
     assert atlas.frame_weights(looks[1], 13)[12] == 1
