@@ -186,7 +186,7 @@ class Config:
     grid_rate_end: float = setting(
         "Grids: factor of the learning rates at the end of the run.", 0.05, above=0, at_most=1
     )
-    grid_rate_mapping: float = setting("Grids: learning rate of displacements, in texels.", 0.03, above=0)
+    grid_rate_mapping: float = setting("Grids: learning rate of displacements, in texels.", 0.1, above=0)
     grid_rate_alpha: float = setting("Grids: learning rate of opacity, in the logarithm of the odds.", 0.05, above=0)
     grid_rate_atlas: float = setting("Grids: learning rate of the atlases, for colours in [0, 1].", 0.004, above=0)
     grid_rate_light: float = setting("Grids: learning rate of light, in the logarithm of its factor.", 0.01, above=0)

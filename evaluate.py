@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,6 +33,7 @@ from evaluation.patterns import checkerboard, letter_pattern, uv_colors
 from evaluation.plots import plot_per_frame
 from evaluation.temporal_metrics import warp_error
 from media import Pixels, VideoSet, to_8_bit, write_png, write_text
+from media.clip import Clip
 from rendering.atlas_view import AtlasView, compute_atlas_uv, fit_atlas_views
 from rendering.blending import apply_edits
 from rendering.frame_store import FrameStore, temporary_frame_store
@@ -41,6 +43,10 @@ from rendering.trained_run import TrainedRun
 from unwrap_utils import consistent_pixels
 
 ALL_VIDEOS, SHORT_SET = "all", "short"  # Values of "videos" in metrics.json.
+
+
+# Flow (H, W, 2) from the frame before a frame to it, and whether (H, W) it agrees with the flow back.
+FlowFromPrevious = tuple[Floats, NDArray[np.bool_]]
 
 
 @dataclass
@@ -168,6 +174,12 @@ def write_atlases(atlases: list[Pixels], texel_visibility: list[Tensor], folder:
             write_png(folder / f"texture_orig{number}_alpha.png", np.dstack((atlas, opacity)))
 
 
+def read_flow_from_previous(clip: Clip, t: int) -> FlowFromPrevious:
+    """Read the flow from frame t - 1 to frame t, with the pixels where it can be trusted."""
+    flow, back_flow = clip.flow_pair(t - 1)
+    return flow, consistent_pixels(flow, back_flow)
+
+
 def write_letter_videos(
     run: TrainedRun,
     folder: Path,
@@ -183,14 +195,15 @@ def write_letter_videos(
     or an empty dict if the clip has no flow.
     """
     clip, letters = run.clip, letter_pattern(ATLAS_SIZE_PX)
+    has_flow = clip.sibling_folder("_flow").is_dir()
     everywhere = np.ones_like(letters[..., 3])
     printed_atlases = [apply_edits(atlas.astype(np.float32) / 255, [(letters, everywhere)]) for atlas in atlases]
     for number, atlas in enumerate(printed_atlases, 1):
         write_png(folder / f"texture_edit{number}.png", to_8_bit(atlas))
     pattern, textures = torch.from_numpy(letters), [torch.from_numpy(atlas) for atlas in printed_atlases]
 
-    def print_letters(frame: Frame) -> tuple[Floats, dict[str, Pixels]]:
-        """Return a frame (H, W, 3) with all letters, and the pictures of the other videos by their kind."""
+    def print_letters(frame: Frame) -> tuple[Floats, dict[str, Pixels], FlowFromPrevious | None]:
+        """Return a frame (H, W, 3) with all letters, the pictures of the other videos by their kind, and the flow."""
         source: Floats = clip.frame(frame.t).astype(np.float32) / 255
         edits: list[tuple[Floats, Floats]] = []
         pictures: dict[str, Pixels] = {}
@@ -200,20 +213,19 @@ def write_letter_videos(
             if is_full:
                 pictures[f"edited{number}"] = to_8_bit(apply_edits(source, edits[-1:], frame.light))
                 pictures[f"edited{number}_tex"] = to_8_bit(sample_image(textures[number - 1], texels).numpy())
-        return apply_edits(source, edits, frame.light), pictures
+        flow = read_flow_from_previous(clip, frame.t) if has_flow and frame.t > 0 else None
+        return apply_edits(source, edits, frame.light), pictures, flow
 
-    has_flow = clip.sibling_folder("_flow").is_dir()
     earlier: Floats | None = None  # the frame before this one, with letters
     errors: list[float] = []
     printed = store.map(print_letters)
     frames = tqdm(printed, total=len(clip), desc="printing letters", unit="frame")
     with closing(printed), VideoSet(folder, clip.name, clip.fps, clip.times_s) as videos:
-        for t, (edited, pictures) in enumerate(frames):
+        for edited, pictures, flow in frames:
             for kind, picture in (pictures | {"edit": to_8_bit(edited)}).items():
                 videos.write(kind, picture)
-            if has_flow and earlier is not None:
-                flow, back_flow = clip.flow_pair(t - 1)
-                error = warp_error(earlier, edited, flow, consistent_pixels(flow, back_flow))
+            if flow is not None and earlier is not None:
+                error = warp_error(earlier, edited, *flow)
                 if error is not None:
                     errors.append(error)
             earlier = edited
