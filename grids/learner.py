@@ -32,6 +32,8 @@ from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
 COLOR_RANGE = (0.0, 1.0)  # Range in which the colours of atlases are rendered.
+# Displacements of what is hidden follow from rigidity alone; without this they drift away from what is behind objects.
+MAPPING_FLOOR = 0.3  # See `RowSparseAdam.step`.
 SPECK_LOGIT = 12.0  # Amount by which the logit of opacity is lowered where a speck is removed.
 
 
@@ -237,13 +239,14 @@ class GridLearner:
         for name, gradient in add_frame_gradients(parts, len(rows)).items():
             field, level = name.rsplit(".", 1)
             rate = rates[name.split(".")[0]] * factor
-            self.optimizer.step(name, fields[field][int(level)].values, [gradient], rate, rows)
+            nodes = fields[field][int(level)].values
+            self.optimizer.step(name, nodes, [gradient], rate, rows, floor=gradient_floor(name))
         for name, values in collect_shared_tensors(self.model).items():
             gradients = [each for part in parts if (each := part.shared[name]) is not None]
             if gradients:
                 limits = COLOR_RANGE if name.startswith("atlases.") else None
                 rate = rates[name.split(".")[0]] * factor
-                self.optimizer.step(name, values, gradients, rate, limits=limits, run=self.cores.map)
+                self.optimizer.step(name, values, gradients, rate, None, limits, gradient_floor(name), self.cores.map)
 
     # files
 
@@ -281,6 +284,11 @@ class GridLearner:
             self.rng.set_state(checkpoint["grid_random_state"].cpu())
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
+
+
+def gradient_floor(name: str) -> float:
+    """Return the floor of the gradients of a tensor that training changes, by its name; see `RowSparseAdam.step`."""
+    return MAPPING_FLOOR if name.startswith("mappings.") else 0.0
 
 
 @torch.no_grad()

@@ -145,6 +145,17 @@ def test_rows_that_a_batch_does_not_use_keep_their_values():
     assert (values[[1, 3]] < 1).all()
 
 
+def test_with_a_floor_what_has_hardly_a_gradient_hardly_moves():
+    gradient = torch.tensor([[1.0, 1.0, 1e-3]])
+    moves = []
+    for floor in (0.0, 0.3):
+        values = torch.zeros(1, 3)
+        RowSparseAdam().step("x", values, [gradient], 0.1, torch.arange(1), floor=floor)
+        moves.append(values[0].abs())
+    assert moves[0].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    assert moves[1][0] > 0.07 and moves[1][2] < 0.001
+
+
 # losses
 
 
