@@ -32,8 +32,9 @@ from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
 COLOR_RANGE = (0.0, 1.0)  # Range in which the colours of atlases are rendered.
-# Displacements of what is hidden follow from rigidity alone; without this they drift away from what is behind objects.
-MAPPING_FLOOR = 0.3  # See `RowSparseAdam.step`.
+# Floor of the gradients of displacements, see `RowSparseAdam.step`. Only rigidity knows those of what objects hide, and
+# without a floor they drift.
+MAPPING_FLOOR = 0.3
 SPECK_LOGIT = 12.0  # Amount by which the logit of opacity is lowered where a speck is removed.
 
 
@@ -246,7 +247,8 @@ class GridLearner:
             if gradients:
                 limits = COLOR_RANGE if name.startswith("atlases.") else None
                 rate = rates[name.split(".")[0]] * factor
-                self.optimizer.step(name, values, gradients, rate, None, limits, gradient_floor(name), self.cores.map)
+                floor = gradient_floor(name)
+                self.optimizer.step(name, values, gradients, rate, limits=limits, floor=floor, run=self.cores.map)
 
     # files
 
