@@ -81,6 +81,27 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
         "frames, as much for every 100 frames)",
     )
     flags.add_argument("--time_per_100_frames", type=float, metavar="SECONDS", help="instead of --time_budget")
+    add_frame_flags(flags)
+    flags.add_argument("--data_folder", type=Path, default=Path("data"), help="for frames, masks, flow (default: data)")
+    flags.add_argument(
+        "--strokes",
+        type=Path,
+        metavar="FOLDER",
+        help="PNGs named like their frames: red says object 1, black background, transparent nothing; a run that is "
+        "finished is corrected in 20 more seconds",
+    )
+    flags.add_argument(
+        "--full_evaluation",
+        action="store_true",
+        help="write all published videos, not four of them; only_evaluate.py does so, too",
+    )
+    add_device_flag(flags)
+    flags.add_argument("--results_folder", type=Path, default=Path("results"), help="for the run (default: results)")
+    return flags
+
+
+def add_frame_flags(flags: argparse.ArgumentParser) -> None:
+    """Add the flags that say which frames of the video are used, and at which size."""
     flags.add_argument("--start", type=float, default=0, help="seconds into the video (default: 0)")
     flags.add_argument("--end", type=float, help="seconds into the video (default: its end)")
     flags.add_argument(
@@ -103,22 +124,6 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
         help=f"refuse longer clips (default: {DEFAULT_MAX_FRAMES})",
     )
     flags.add_argument("--allow_cuts", action="store_true", help="train over scene cuts")
-    flags.add_argument("--data_folder", type=Path, default=Path("data"), help="for frames, masks, flow (default: data)")
-    flags.add_argument(
-        "--strokes",
-        type=Path,
-        metavar="FOLDER",
-        help="PNGs named like their frames: red says object 1, black background, transparent nothing; a run that is "
-        "finished is corrected in 20 more seconds",
-    )
-    flags.add_argument(
-        "--full_evaluation",
-        action="store_true",
-        help="write all published videos, not four of them; only_evaluate.py does so, too",
-    )
-    add_device_flag(flags)
-    flags.add_argument("--results_folder", type=Path, default=Path("results"), help="for the run (default: results)")
-    return flags
 
 
 def add_mask_flags(flags: argparse.ArgumentParser) -> None:

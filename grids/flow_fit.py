@@ -42,13 +42,23 @@ class Connections:
     end_px: Tensor  # (P, 2, N) positions of the same points in the target frame
     weight: Tensor  # (P, N); padding has weight 0
 
+    def part(self, pairs: list[int]) -> "Connections":
+        """Return some of the pairs."""
+        parts = (self.source, self.target, self.start_px, self.end_px, self.weight)
+        return Connections(*(values[pairs] for values in parts))
+
 
 # Source, target, points (n, 2), their ends (n, 2), and the weight of a point.
 Row = tuple[int, int, NDArray, NDArray, float]
 
 
-def follow_lattice(video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS) -> list[Row]:
-    """Follow a lattice of points of a layer along valid flow; see `fit_to_flow`."""
+def follow_lattice(
+    video: Video,
+    is_visible: NDArray[np.bool_],
+    distances: tuple[int, ...] = DISTANCES,
+    most_points: int = MOST_POINTS,
+) -> list[Row]:
+    """Follow a lattice of points of a layer along valid flow, over these numbers of frames; see `fit_to_flow`."""
     frames, height, width = video.size
     half = SPACING_PX // 2
     rows, columns = np.mgrid[half:height:SPACING_PX, half:width:SPACING_PX].reshape(2, -1)
@@ -56,9 +66,9 @@ def follow_lattice(video: Video, is_visible: NDArray[np.bool_], most_points: int
     found: list[Row] = []
     for t in range(frames - 1):
         here = points[is_visible[t, rows, columns]]
-        positions, validities = track_points(video, t, here, max(DISTANCES))
+        positions, validities = track_points(video, t, here, max(distances))
         for distance, end, is_valid in zip(range(1, len(positions) + 1), positions, validities, strict=True):
-            if distance not in DISTANCES:
+            if distance not in distances:
                 continue
             x, y, is_inside = nearest_pixels(end, (height, width))
             good = is_valid & is_inside & is_visible[t + distance, y, x]
@@ -183,7 +193,7 @@ def fit_to_flow(
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
     """
-    rows = follow_lattice(video, is_visible, most_points)
+    rows = follow_lattice(video, is_visible, DISTANCES, most_points)
     if not rows:
         return
     distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())

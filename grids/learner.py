@@ -15,14 +15,17 @@ from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors, to_device_async
+from grids.long_flow import follow_layers
 from grids.look_fit import choose_timed_frames, estimate_seconds, fit_looks
 from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, collect_shared_tensors
 from grids.matting import solve_mattes
-from grids.model import GridModel, Spacing
-from grids.optimizer import RowSparseAdam
+from grids.model import GridModel
+from grids.optimizer import RowSparseAdam, StepRule
 from grids.pins import fit_to_pins
-from grids.start import LIKELY, average_atlases, reduce_frames, start_model
+from grids.shape import Spacing
+from grids.start import average_atlases, reduce_frames, start_model
 from grids.stiffness import change_stiffness
+from grids.visible import LIKELY
 from implicit_neural_networks import Model, check_object_count
 from masks.refinement import remove_specks
 from media import Pixels
@@ -32,7 +35,7 @@ from unwrap_utils import Video
 
 STRIDES = (4, 2, 1)  # Pixels of the clip per pixel of training, along each axis, from the first stage to the last.
 COLOR_RANGE = (0.0, 1.0)  # Range in which the colours of atlases are rendered.
-# Floor of the gradients of displacements, see `RowSparseAdam.step`. Only rigidity knows those of what objects hide, and
+# Floor of the gradients of displacements, see `StepRule`. Only rigidity knows those of what objects hide, and
 # without a floor they drift.
 MAPPING_FLOOR = 0.3
 SPECK_LOGIT = 12.0  # Amount by which the logit of opacity is lowered where a speck is removed.
@@ -73,6 +76,7 @@ class GridLearner:
         of the model's atlases.
         """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
+        self.long_flow = follow_layers(self.video, self.probability)
         self.loss = GridLoss(self.config, self.video, self.model, self.probability)
         self.stage = self.make_stage(stride)
 
@@ -200,7 +204,8 @@ class GridLearner:
         first_row, first_column = torch.randint(0, step, (2,), generator=self.rng).tolist()
         crop = slice(first_row, None, step), slice(first_column, None, step)
         rows, columns = (torch.arange(side)[part].float() for side, part in zip(size, crop, strict=True))
-        return Batch(t, stage, progress, Lattice(rows, columns, size), crop, self.flow_weights(t, crop))
+        lattice, long_flow = Lattice(rows, columns, size), [each.draw(t, self.rng) for each in self.long_flow]
+        return Batch(t, stage, progress, lattice, crop, self.flow_weights(t, crop), long_flow)
 
     def flow_weights(self, t: Tensor, crop: tuple[slice, slice]) -> Tensor:
         """Return the weight of the flow of each frame t (K,) to its partner at the lattice points of a crop, (K, N).
@@ -229,26 +234,22 @@ class GridLearner:
     def optimizer_step(self, batch: Batch, parts: list[Part]) -> None:
         """Let the optimizer change the parameters that the batch used."""
         config, factor = self.config, self.rate_factor(batch.progress)
-        rates = {
-            "mappings": config.grid_rate_mapping,
-            "alphas": config.grid_rate_alpha,
-            "light": config.grid_rate_light,
-            "atlases": config.grid_rate_atlas,
+        rules = {
+            "mappings": StepRule(config.grid_rate_mapping * factor, floor=MAPPING_FLOOR),
+            "alphas": StepRule(config.grid_rate_alpha * factor),
+            "light": StepRule(config.grid_rate_light * factor),
+            "atlases": StepRule(config.grid_rate_atlas * factor, COLOR_RANGE),
         }
         rows = to_device_async(batch.t, self.video.device)
         fields = self.model.named_fields()
         for name, gradient in add_frame_gradients(parts, len(rows)).items():
             field, level = name.rsplit(".", 1)
-            rate = rates[name.split(".")[0]] * factor
-            nodes = fields[field][int(level)].values
-            self.optimizer.step(name, nodes, [gradient], rate, rows, floor=gradient_floor(name))
+            rule, nodes = rules[name.split(".")[0]], fields[field][int(level)].values
+            self.optimizer.step(name, nodes, [gradient], rule, rows)
         for name, values in collect_shared_tensors(self.model).items():
             gradients = [each for part in parts if (each := part.shared[name]) is not None]
             if gradients:
-                limits = COLOR_RANGE if name.startswith("atlases.") else None
-                rate = rates[name.split(".")[0]] * factor
-                floor = gradient_floor(name)
-                self.optimizer.step(name, values, gradients, rate, limits=limits, floor=floor, run=self.cores.map)
+                self.optimizer.step(name, values, gradients, rules[name.split(".")[0]], run=self.cores.map)
 
     # files
 
@@ -286,11 +287,6 @@ class GridLearner:
             self.rng.set_state(checkpoint["grid_random_state"].cpu())
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
-
-
-def gradient_floor(name: str) -> float:
-    """Return the floor of the gradients of a tensor that training changes, by its name; see `RowSparseAdam.step`."""
-    return MAPPING_FLOOR if name.startswith("mappings.") else 0.0
 
 
 @torch.no_grad()

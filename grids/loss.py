@@ -8,6 +8,7 @@ from torch import Tensor
 import loss_utils
 from config import Config, rigidity_weight
 from grids.fields import Lattice, add_tensors, to_device_async
+from grids.flow_fit import Connections
 from grids.losses import Photometric, prior_loss, relative_jacobians
 from grids.model import GridFrames, GridModel
 from grids.surfaces import invert_2x2, surface_jacobians
@@ -16,6 +17,9 @@ from media.flows import BACKWARD, FORWARD
 from unwrap_utils import Video
 
 PHOTOMETRIC_PARTS = ("color", "gradient", "color_unlit", "gradient_unlit")
+# Flow over several frames is known to about this many pixels; smaller differences are left to the other terms.
+LONG_FLOW_TOLERANCE_PX = 0.5
+LONG_FLOW_OUTLIER_PX = 3.0  # Larger differences have less weight, because the flow may have lost the point.
 FLOW_STRIDE_PX = 4  # Spacing of the lattice for rigidity and flow; mappings are smooth, and its offset is random.
 
 
@@ -38,6 +42,7 @@ class Batch:
     lattice: Lattice  # for rigidity and flow
     crop: tuple[slice, slice]  # rows and columns of the frames that make up the lattice
     flow_weights: Tensor  # (2 P, N) weight of the flow from each frame to its partner, at the points of the lattice
+    long_flow: list[Connections]  # for each layer, points that flow connects with frames further away, (2 P) pairs
 
 
 @dataclass
@@ -86,6 +91,7 @@ class GridLoss:
             others, targets = GridFrames(self.model, batch.t[partners], training=True), list(range(len(partners)))
         frames = PartFrames(own, positions, others, to_device_async(torch.tensor(targets), own.t.device))
         terms = self.frame_terms(frames, batch) | self.motion_terms(frames, batch)
+        terms |= self.long_flow_terms(frames, batch)
         # The photometric term is the sum of these four already.
         total = add_tensors(value for name, value in terms.items() if name not in PHOTOMETRIC_PARTS)
         leaves = [(name, positions, leaf) for name, leaf in own.leaves.items()]
@@ -218,6 +224,29 @@ class GridLoss:
             target_alpha = target_alpha * inside_boxes(self.model.boxes[layer.index, others.t[targets]], matches_px)
             changes.append((target_alpha - alpha[layer.index].flatten(1)).abs())
         terms["flow_alpha"] = config.alpha_flow_factor * (add_tensors(changes) * weights).sum()
+        return terms
+
+    def long_flow_terms(self, frames: PartFrames, batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms of flow over several frames, from each frame to one further away.
+
+        They are flow terms of the mappings (Eq. 11) that do not count small differences, and count large ones less.
+        The nodes of the other frame alone get no derivatives; they get theirs in their own frame's turn.
+        """
+        terms, device = {}, frames.own.t.device
+        for layer, connections in zip(self.model.layers, batch.long_flow, strict=True):
+            pairs = connections.part(frames.positions)
+            others = GridFrames(self.model, pairs.target, training=True)
+            start_px, end_px, weight = (
+                to_device_async(values, device) for values in (pairs.start_px, pairs.end_px, pairs.weight)
+            )
+            index = torch.arange(len(pairs.target), device=device)
+            start = frames.own.map_points(layer.index, index, start_px).transpose(1, 2)
+            end = others.map_points(layer.index, index, end_px).transpose(1, 2)
+            distance_px = loss_utils.flow_loss(start, end, 1.0) / self.texels_per_pixel[layer.index, frames.own.t, None]
+            trust = 1 / (1 + (distance_px.detach() / LONG_FLOW_OUTLIER_PX).square())
+            total = ((distance_px - LONG_FLOW_TOLERANCE_PX).clamp(min=0) * trust * weight).sum()
+            count = len(batch.t) * weight.shape[1]
+            terms[f"long_flow_{layer.name}"] = self.config.long_flow_coeff * total / count
         return terms
 
 

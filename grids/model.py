@@ -1,6 +1,6 @@
 """The explicit representation: mappings, opacities, atlases and light as grids. It has the interface `Model`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from command_line import UserError
-from config import Config, Levels
+from config import Levels
 from grids.atlases import sample_atlas, sample_shared_square, sampling_units, texels_per_uv
 from grids.fields import Grid, Lattice, add_tensors, count_nodes, device_constant, sample_nodes, to_device_async
 from grids.looks import Look, blend_looks
-from grids.surfaces import meet_surface, surface_jacobians
+from grids.shape import Shape, Spacing
+from grids.surfaces import meet_surface, middle_jacobians
 from implicit_neural_networks import Layers, Sample
 from media import Pixels, to_8_bit
 
@@ -27,44 +28,6 @@ LEAST_STROKE_LOGIT = 3.5  # Logit of a mask, up to its sign, from which on it is
 BOX_MARGIN = 0.15  # Share of an object's extent that its box has around it on each side, so that it can still grow.
 TEXEL_UNITS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)  # the 3 x 3 matrix that leaves texels as they are
 LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negative is that of the darkest shadow.
-
-
-@dataclass(frozen=True)
-class Spacing:
-    """Distances (pixels, frames) between the nodes of each grid of a field."""
-
-    mapping: Levels
-    alpha: Levels
-    light_px: int  # 0: no light
-
-    @classmethod
-    def from_config(cls, config: Config) -> "Spacing":
-        """Return the spacing that a config asks for."""
-        light_px = config.grid_light_px if config.light else 0
-        return cls(config.grid_levels_mapping, config.grid_levels_alpha, light_px)
-
-    @classmethod
-    def from_checkpoint(cls, shape: dict[str, Any]) -> "Spacing":
-        """Return the spacing in the `grid_shape` of a checkpoint."""
-        mapping, alpha = (tuple(map(tuple, shape["spacing"][name])) for name in ("mapping", "alpha"))
-        return cls(mapping, alpha, int(shape["spacing"]["light_px"]))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Everything that decides the sizes of all grids. It follows from a clip and is stored in the checkpoint."""
-
-    size: tuple[int, int, int]  # (T, H, W)
-    atlas_sizes: tuple[tuple[int, int], ...]  # (height, width) of each layer's atlas, in texels
-    spacing: Spacing
-    has_cylinder: bool = False  # the background's atlas is an unrolled cylinder, not a plane
-    # (left, top, width, height) of the part of each atlas that it had before it was enlarged, in texels; empty: all
-    first_parts: tuple[tuple[int, int, int, int], ...] = ()
-
-    def first_part(self, layer: int) -> tuple[int, int, int, int]:
-        """Return the part (left, top, width, height) of a layer's atlas that it had before it was enlarged."""
-        height, width = self.atlas_sizes[layer]
-        return self.first_parts[layer] if self.first_parts else (0, 0, width, height)
 
 
 class GridModel(nn.Module):
@@ -488,15 +451,6 @@ def combine_logits(learned: Tensor, mask: Tensor, is_kept: Tensor) -> Tensor:
 def node_steps(nodes: int) -> list[float]:
     """Return the positions of nodes along an axis, from 0 for the first to 1 for the last."""
     return [number / (nodes - 1) for number in range(nodes)]
-
-
-def middle_jacobians(transforms: Tensor, size: tuple[int, int], unrolled_to_texels: Tensor | None = None) -> Tensor:
-    """Return the derivatives of transforms (T, 3, 3) at the middle of frames of (H, W), (T, 2, 2).
-
-    unrolled_to_texels: the surface that they lead to, see `grids.surfaces`.
-    """
-    middle = transforms.new_tensor([[(size[1] - 1) / 2], [(size[0] - 1) / 2]])
-    return surface_jacobians(transforms, middle, unrolled_to_texels)[:, 0]
 
 
 def axis_slice(axis: Tensor, first: float, end: float) -> slice:

@@ -12,6 +12,20 @@ EPS = 1e-12  # Added to Adam's denominator.
 PIECE = 1 << 16  # Numbers of a large tensor that are updated at once: all tensors of a piece fit into a core's cache.
 
 
+@dataclass(frozen=True)
+class StepRule:
+    """How far a step may change the values of a tensor.
+
+    rate: the learning rate. limits: lowest and highest value that remains. floor: share of a row's usual gradient that
+    counts as the least gradient, so that what the gradient says little about moves little; Adam alone moves it as fast
+    as everything else.
+    """
+
+    rate: float
+    limits: tuple[float, float] | None = None
+    floor: float = 0.0
+
+
 @dataclass
 class RowState:
     """Running means of the gradient and the squared gradient of one tensor, and the number of steps of each row."""
@@ -33,19 +47,15 @@ class RowSparseAdam:
         name: str,
         values: Tensor,
         gradients: Sequence[Tensor],
-        rate: float,
+        rule: StepRule,
         rows: Tensor | None = None,
-        limits: tuple[float, float] | None = None,
-        floor: float = 0.0,
         run: Callable[[Callable[[slice], None], Iterable[slice]], Iterable[None]] = map,
     ) -> None:
-        """Do one step of `values` (N, ...) in place, with the learning rate `rate`.
+        """Do one step of `values` (N, ...) in place.
 
         name: key of the tensor's state; a tensor of another shape under the same name starts anew. gradients: their sum
-        is the gradient. rows (K,): change only these rows, whose gradients are (K, ...). limits: lowest and highest
-        value that remains. floor: share of a row's usual gradient that counts as the least gradient, so that what
-        the gradient says little about moves little; Adam alone moves it as fast as everything else. run: calls a
-        function for the pieces of a tensor that has one row.
+        is the gradient. rows (K,): change only these rows, whose gradients are (K, ...). run: calls a function for the
+        pieces of a tensor that has one row.
         """
         if name not in self.states or self.states[name].mean.shape != values.shape:
             counts = torch.zeros(len(values), device=values.device)
@@ -55,7 +65,7 @@ class RowSparseAdam:
             state.steps += 1
             corrections = self.corrections(state.steps, values.dim())
             if len(values) > 1:
-                update(values, gradients, state.mean, state.square, corrections, rate, limits, floor)
+                update(values, gradients, state.mean, state.square, corrections, rule)
                 return
             flat = [tensor.detach().view(-1) for tensor in (values, state.mean, state.square)]
             flat_gradients = [gradient.reshape(-1) for gradient in gradients]
@@ -63,14 +73,12 @@ class RowSparseAdam:
 
             def update_piece(piece: slice) -> None:
                 values_piece, mean, square = (tensor[piece] for tensor in flat)
-                update(
-                    values_piece, [each[piece] for each in flat_gradients], mean, square, scalars, rate, limits, floor
-                )
+                update(values_piece, [each[piece] for each in flat_gradients], mean, square, scalars, rule)
 
             list(run(update_piece, pieces(values.numel(), values.device)))
             return
         mean, square, steps, chosen = state.mean[rows], state.square[rows], state.steps[rows] + 1, values[rows]
-        update(chosen, gradients, mean, square, self.corrections(steps, values.dim()), rate, limits, floor)
+        update(chosen, gradients, mean, square, self.corrections(steps, values.dim()), rule)
         values[rows] = chosen
         state.mean[rows], state.square[rows], state.steps[rows] = mean, square, steps
 
@@ -104,9 +112,7 @@ def update(
     mean: Tensor,
     square: Tensor,
     corrections: tuple[Tensor, Tensor],
-    rate: float,
-    limits: tuple[float, float] | None,
-    floor: float,
+    rule: StepRule,
 ) -> None:
     """Do one step of Adam in place: of the values and of the running means of the gradient and of its square.
 
@@ -116,10 +122,10 @@ def update(
     mean.lerp_(gradient, 1 - BETAS[0])
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
     denominator = square.sqrt().div_(corrections[1].sqrt())
-    if floor:
+    if rule.floor:
         axes = tuple(range(1, denominator.dim())) or (0,)
-        denominator.add_(floor * denominator.square().mean(axes, keepdim=True).sqrt())
+        denominator.add_(rule.floor * denominator.square().mean(axes, keepdim=True).sqrt())
     denominator.add_(EPS).mul_(corrections[0])
-    values.addcdiv_(mean, denominator, value=-rate)
-    if limits is not None:
-        values.clamp_(*limits)
+    values.addcdiv_(mean, denominator, value=-rule.rate)
+    if rule.limits is not None:
+        values.clamp_(*rule.limits)

@@ -15,8 +15,11 @@ from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.flow_fit import MOST_POINTS, fit_to_flow
 from grids.matting import SOFT_RANGE
-from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, Shape, Spacing, log_to_light_value, middle_jacobians
+from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, log_to_light_value
+from grids.shape import Shape, Spacing
+from grids.surfaces import middle_jacobians
 from grids.unwrap import average_atlas
+from grids.visible import LIKELY, POSSIBLE, visible_pixels
 from implicit_neural_networks import visibility
 from masks.cues import SmallClip, shrink_video
 from masks.quality import decide_masks, signed_distance
@@ -39,14 +42,12 @@ PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the prev
 BACKGROUND_POINTS = 100_000
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
-LIKELY = 0.5  # Probability above which a pixel counts for the extent of an object's atlas.
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
 LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
 LARGEST_MASK_LOGIT = 7.0  # Largest logit of a kept mask.
 LIGHT_PIXELS_PER_NODE = 4  # Pixels of reduced frames per node of light, along each axis, from which it is computed.
 DARKEST_LIT = 0.03  # Colour in [0, 1] that is added to both sides of a ratio, so that dark pixels do not count much.
 MAX_START_LOG_LIGHT = 0.6  # Natural logarithm of the strongest light at the start; below LARGEST_LOG_LIGHT.
-POSSIBLE = 0.05  # Probability above which a pixel counts for an object's box.
 
 
 def start_model(
@@ -143,17 +144,6 @@ def bend_layers(
             for grid, values in zip(grids[layer], before[layer], strict=True):
                 grid.values.data.copy_(values)
             average_layer(model, layer, frames, opacity, stride)
-
-
-def visible_pixels(probabilities: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:
-    """Return for each layer the pixels (T, H, W) that surely show it; probabilities as for `bend_layers`."""
-    is_hidden = np.zeros(probabilities.shape[1:], bool)
-    visible = []
-    for probability in probabilities:
-        inside = probability > 255 * LIKELY
-        visible.append(inside & ~is_hidden)
-        is_hidden |= inside
-    return [*visible, ~(probabilities > 255 * POSSIBLE).any(0)]
 
 
 @torch.no_grad()

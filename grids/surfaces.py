@@ -48,3 +48,12 @@ def invert_2x2(matrices: Tensor) -> Tensor:
     (a, b), (c, d) = (row.unbind(-1) for row in matrices.unbind(-2))
     adjoint = torch.stack((torch.stack((d, -b), dim=-1), torch.stack((-c, a), dim=-1)), dim=-2)
     return adjoint / (a * d - b * c)[..., None, None]
+
+
+def middle_jacobians(transforms: Tensor, size: tuple[int, int], unrolled_to_texels: Tensor | None = None) -> Tensor:
+    """Return the derivatives of transforms (T, 3, 3) at the middle of frames of (H, W), (T, 2, 2).
+
+    unrolled_to_texels: the surface that they lead to, see `grids.surfaces`.
+    """
+    middle = transforms.new_tensor([[(size[1] - 1) / 2], [(size[0] - 1) / 2]])
+    return surface_jacobians(transforms, middle, unrolled_to_texels)[:, 0]

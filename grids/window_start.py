@@ -10,7 +10,8 @@ from torch import Tensor
 
 from alignment.camera import Surface, choose_surface
 from alignment.layers import align_layers, layer_pixels, refine_long_range
-from grids.model import GridModel, Spacing
+from grids.model import GridModel
+from grids.shape import Spacing
 from grids.start import bend_model, find_objects, reduce_frames
 from grids.windows import LayerAtlas, Placement, Span, WindowLayer
 from masks.cues import shrink_video

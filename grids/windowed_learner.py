@@ -14,8 +14,9 @@ from alignment.pins import Pin
 from command_line import UserError
 from config import Config
 from grids.learner import STRIDES, GridLearner
-from grids.model import GridModel, Spacing
+from grids.model import GridModel
 from grids.mosaic import SEEN, Mosaic, compare_common_frames, register_window
+from grids.shape import Spacing
 from grids.unwrap import measure_coverage
 from grids.window_start import ClipMotion, Extension, align_clip, continue_motion, describe_layers, start_window
 from grids.windows import (

@@ -14,7 +14,7 @@ from alignment.tracks import sample_point_pairs
 from alignment.transforms import are_plausible, motion_generators, transform_points
 from benchmarks.alignment import transform_errors_px
 from config import Config
-from grids.model import Spacing
+from grids.shape import Spacing
 from grids.start import start_model
 from masks.cues import Cue, SmallClip, background_differences, shrink_video
 from masks.quality import (

@@ -18,8 +18,9 @@ from alignment.layers import align_layer
 from alignment.tracks import sample_point_pairs
 from alignment.transforms import chain_transforms
 from grids.fields import Lattice
-from grids.model import GridModel, Shape, Spacing, middle_jacobians
-from grids.surfaces import invert_2x2, leave_surface, meet_surface, surface_jacobians
+from grids.model import GridModel
+from grids.shape import Shape, Spacing
+from grids.surfaces import invert_2x2, leave_surface, meet_surface, middle_jacobians, surface_jacobians
 from grids.unwrap import invert_mapping
 from scenes.catalogue import SCENES
 from scenes.scene import Panorama, View, camera_matrix

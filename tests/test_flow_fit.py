@@ -6,9 +6,14 @@ import torch
 
 from alignment.camera import Surface
 from alignment.layers import align_layers
+from config import Config
 from grids.atlas_size import enlarge_atlas
 from grids.flow_fit import DISTANCES, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
-from grids.model import GridModel, Spacing
+from grids.learner import GridLearner
+from grids.long_flow import follow_layers
+from grids.loss import PartFrames
+from grids.model import GridFrames, GridModel
+from grids.shape import Spacing
 from grids.start import bend_layers, build_model, texel_extent
 from media.flows import FORWARD
 from scenes.catalogue import SCENES
@@ -196,3 +201,70 @@ def test_the_background_follows_flow_that_no_transform_fits(bending):
     assert largest_distance() > 1
     fit_to_flow(model, 1, moved, ~inside)
     assert largest_distance() < 0.25
+
+
+# flow over several frames, in training
+
+
+def probability_of(video, nodes=(28, 49)):
+    """The object's probability at nodes that are evenly spread over the frames, (1, T, ny, nx)."""
+    return torch.nn.functional.interpolate(video.masks.float() / 255, nodes, mode="bilinear", align_corners=True)
+
+
+def test_points_are_drawn_where_the_flow_leads_over_several_frames(bending):
+    video, scene, inside = bending
+    followed, background = follow_layers(video, probability_of(video))
+    drawn = followed.draw(torch.arange(FRAMES), torch.Generator().manual_seed(0))
+    assert len(background.by_frame) == FRAMES
+    assert (drawn.weight == 1).all()
+    assert set((drawn.target - drawn.source).abs().tolist()) <= {2, 4, 8}
+    for source, target, start_px, end_px in zip(
+        drawn.source.tolist(), drawn.target.tolist(), drawn.start_px, drawn.end_px, strict=True
+    ):
+        start = start_px.T.double().numpy()
+        x, y = np.rint(start).astype(int).T
+        assert inside[source][y, x].mean() > 0.95  # Nodes do not lie on pixels, so the outline is blurred.
+        true = scene.move_points(start, np.zeros(len(start), np.uint8), source, target)
+        assert np.abs(true - end_px.T.numpy()).mean() < 0.5
+
+
+def test_without_flow_no_points_are_drawn():
+    video = empty_video((3, 24, 32))
+    video.masks[0, :, 8:16, 8:16] = 255
+    for followed in follow_layers(video, probability_of(video, (7, 9))):
+        drawn = followed.draw(torch.arange(3), torch.Generator())
+        assert not drawn.weight.any()
+        assert drawn.target.tolist() == [0, 1, 2]
+
+
+def long_flow_term(learner, t, shift_px):
+    """The object's term of flow over several frames of one frame t, with its mapping shifted there, and its derivative
+    by the shift."""
+    grid = learner.model.named_fields()["mappings.0"][-1]
+    grid.values.data[t, 0] += shift_px * learner.model.texels_per_pixel(0)[t]
+    learner.rng.manual_seed(0)
+    batch = learner.draw_batch(0.99)
+    batch.t[:] = t
+    batch.long_flow = [each.draw(batch.t, learner.rng) for each in learner.long_flow]
+    own = GridFrames(learner.model, batch.t, training=True)
+    frames = PartFrames(own, list(range(len(batch.t))), own, torch.arange(len(batch.t)))
+    term = learner.loss.long_flow_terms(frames, batch)["long_flow_foreground"]
+    (derivative,) = torch.autograd.grad(term, own.leaves["mappings.0.2"])
+    grid.values.data[t, 0] -= shift_px * learner.model.texels_per_pixel(0)[t]
+    return float(term.detach()), float(derivative[:, 0].sum())
+
+
+def test_flow_over_several_frames_pulls_a_mapping_back_that_drifts_and_lets_small_changes_be(bending):
+    video, _, inside = bending
+    config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
+    learner = GridLearner(config, video, torch.Generator().manual_seed(0))
+    model = make_model(video)
+    fit_to_flow(model, 0, video, inside)
+    learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
+    fitted, _ = long_flow_term(learner, 5, 0.0)
+    near, _ = long_flow_term(learner, 5, 0.2)
+    right, pull_left = long_flow_term(learner, 5, 3.0)
+    left, pull_right = long_flow_term(learner, 5, -3.0)
+    assert fitted == near == 0
+    assert min(left, right) > config.long_flow_coeff  # 2.5 px too much, of which about half is trusted
+    assert pull_left > 0 > pull_right

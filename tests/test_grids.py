@@ -17,8 +17,9 @@ from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_node
 from grids.learner import GridLearner, remove_opacity_specks
 from grids.loss import GridLoss
 from grids.losses import Photometric, relative_jacobians
-from grids.model import GridFrames, GridModel, Shape, Spacing, combine_logits
-from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam
+from grids.model import GridFrames, GridModel, combine_logits
+from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam, StepRule
+from grids.shape import Shape, Spacing
 from grids.start import LARGEST_MASK_LOGIT, OUTLINE_LOGIT, mask_logits
 from grids.unwrap import atlas_lattice, average_atlas, fill_unknown, invert_mapping
 from implicit_neural_networks import read_checkpoint
@@ -119,7 +120,7 @@ def test_a_step_of_all_rows_is_a_step_of_adam():
     row_adam, torch_adam = RowSparseAdam(), torch.optim.Adam([expected], lr=0.1, betas=BETAS, eps=EPS)
     for _ in range(4):
         expected.grad = torch.randn(3, 4)
-        row_adam.step("x", values, [expected.grad], 0.1, torch.arange(3))
+        row_adam.step("x", values, [expected.grad], StepRule(0.1), torch.arange(3))
         torch_adam.step()
     torch.testing.assert_close(values, expected.detach())
 
@@ -132,7 +133,7 @@ def test_a_large_atlas_is_updated_in_pieces_by_the_sum_of_its_gradients_and_stay
     for _ in range(3):
         gradients = [torch.randn(1, 3, 200, 300) for _ in range(2)]
         expected.grad = gradients[0] + gradients[1]
-        row_adam.step("x", values, gradients, 0.1, limits=(-1, 1), run=Cores(2).map)
+        row_adam.step("x", values, gradients, StepRule(0.1, (-1, 1)), run=Cores(2).map)
         torch_adam.step()
         expected.data.clamp_(-1, 1)
     torch.testing.assert_close(values, expected.detach())
@@ -140,7 +141,7 @@ def test_a_large_atlas_is_updated_in_pieces_by_the_sum_of_its_gradients_and_stay
 
 def test_rows_that_a_batch_does_not_use_keep_their_values():
     values = torch.ones(4, 2)
-    RowSparseAdam().step("x", values, [torch.ones(2, 2)], 0.1, torch.tensor([1, 3]))
+    RowSparseAdam().step("x", values, [torch.ones(2, 2)], StepRule(0.1), torch.tensor([1, 3]))
     assert values[[0, 2]].tolist() == [[1, 1], [1, 1]]
     assert (values[[1, 3]] < 1).all()
 
@@ -150,7 +151,7 @@ def test_with_a_floor_what_has_hardly_a_gradient_hardly_moves():
     moves = []
     for floor in (0.0, 0.3):
         values = torch.zeros(1, 3)
-        RowSparseAdam().step("x", values, [gradient], 0.1, torch.arange(1), floor=floor)
+        RowSparseAdam().step("x", values, [gradient], StepRule(0.1, floor=floor), torch.arange(1))
         moves.append(values[0].abs())
     assert moves[0].tolist() == pytest.approx([0.1, 0.1, 0.1])
     assert moves[1][0] > 0.07 and moves[1][2] < 0.001

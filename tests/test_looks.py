@@ -9,7 +9,8 @@ from editing.layer_edit import LayerEdit
 from editing.render_edits import sample_layer
 from grids.look_fit import NO_BOX, estimate_seconds, find_boxes, fit_looks
 from grids.looks import CHANGE_STEP, Look, blend_looks, space_looks, weigh_looks
-from grids.model import GridModel, Shape, Spacing
+from grids.model import GridModel
+from grids.shape import Shape, Spacing
 from rendering.atlas_view import AtlasView
 from unwrap_utils import empty_video
 

@@ -12,7 +12,8 @@ from command_line import UserError
 from editing.atlas_file import LayerImage
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
-from grids.model import GridModel, Shape, Spacing
+from grids.model import GridModel
+from grids.shape import Shape, Spacing
 from implicit_neural_networks import uv_to_atlas
 from masks.cues import shrink_video
 from masks.strokes import carry_along_flow, grow_strokes, object_strokes, read_strokes

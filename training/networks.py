@@ -26,6 +26,10 @@ DECAY_START = 0.4  # Progress of the run, 0 to 1, from which on the learning rat
 LARGEST_FILL = 0.95  # Largest part of the side of a layer's square that an aligned start may use.
 
 
+# Values of a term at some points, their weights, and the coefficient of the term.
+WeightedTerm = tuple[Tensor, Tensor, float]
+
+
 def loss_terms(
     model: AtlasModel,
     video: Video,
@@ -42,55 +46,64 @@ def loss_terms(
     points = video.normalize(batch.points_px)
     uv, alpha = model.uvs(points), model.alpha(points[: batch.num_alpha])
     sample = Sample(uv[:, : batch.num_color], alpha[:, : batch.num_color], model.colors(uv[:, : batch.num_color]))
-    px_per_uv = model.px_per_uv(0, video.size)  # the same for all layers of networks
-    rgb = sample.rgb
-    terms: dict[str, tuple[Tensor, Tensor, float]] = {}
-
-    def add(name: str, values: Tensor, weight: Tensor, coefficient: float) -> None:
-        terms[name] = (values, weight, coefficient)
-
-    add("color", loss_utils.color_loss(rgb[batch.samples], batch.samples_rgb), batch.samples_weight, config.rgb_coeff)
-
-    if config.use_gradient_loss:
-        gradient = loss_utils.gradient_loss(color_steps(rgb[batch.gradient]), batch.gradient_target)
-        add("gradient", gradient, batch.gradient_weight, config.gradient_loss_coeff)
-
-    sparsity = loss_utils.sparsity_loss(alpha[:, batch.samples], sample.colors[:-1, batch.samples]).sum(0)
-    add("sparsity", sparsity, batch.samples_weight, config.sparsity_coeff)
-
-    uv_here, uv_left, uv_above = uv[:, batch.rigidity].unbind(1)
-    jacobians = loss_utils.jacobian(uv_here, uv_left, uv_above, px_per_uv, config.derivative_amount)
-    for layer, rigidity in zip(model.layers, loss_utils.rigidity_loss(jacobians), strict=True):
-        add(f"rigidity_{layer.name}", rigidity, batch.rigidity_weight, rigidity_weight(config, layer.index))
-
-    if config.include_global_rigidity_loss and iteration <= config.stop_global_rigidity:
-        for layer in model.layers:
-            rigidity = global_rigidity(model, video, batch, layer, uv[layer.index], config)
-            factor = config.global_rigidity_coeff_bg if layer.is_background else config.global_rigidity_coeff_fg
-            coefficient = rigidity_weight(config, layer.index) * factor
-            add(f"global_rigidity_{layer.name}", rigidity, batch.global_rigidity_weight, coefficient)
-
-    matches = slice(batch.num_color, batch.num_alpha)
-    layer_visibility = visibility(alpha[:, batch.flow]).squeeze(-1)
-    distance = loss_utils.flow_loss(uv[:, batch.flow], uv[:, matches], px_per_uv)
-    for layer in model.layers:
-        flow = layer_visibility[layer.index] * distance[layer.index]
-        add(f"flow_{layer.name}", flow, batch.flow_weight, config.optical_flow_coeff)
-    alpha_change = loss_utils.alpha_flow_loss(alpha[:, batch.flow], alpha[:, matches]).sum(0)
-    add("flow_alpha", alpha_change, batch.flow_weight, config.alpha_flow_factor)
-
+    terms = color_terms(sample, batch, config) | rigidity_terms(model, video, batch, uv, config, iteration)
+    terms |= flow_terms(model, video, batch, uv, alpha, config)
     if iteration <= config.stop_bootstrapping_iteration:
         # The mask of an object says nothing where an object in front of it hides it.
         uncovered = torch.cumprod(1 - batch.samples_mask, dim=0)
         mask_weight = torch.cat((torch.ones_like(uncovered[:1]), uncovered[:-1]))
         entropy = mask_weight * loss_utils.bootstrapping_loss(alpha[:, batch.samples], batch.samples_mask)
-        add("bootstrapping", entropy.sum(0), batch.samples_weight, config.alpha_bootstrapping_factor)
-
+        terms["bootstrapping"] = (entropy.sum(0), batch.samples_weight, config.alpha_bootstrapping_factor)
     # Flow terms have two rows of weights, forward and backward; each term is the mean of the means of its rows.
     return {
         name: coefficient * (loss_utils.masked_mean(values, weight) * share(weight.sum(-1))).mean()
         for name, (values, weight, coefficient) in terms.items()
     }
+
+
+def color_terms(sample: Sample, batch: Batch, config: Config) -> dict[str, WeightedTerm]:
+    """Return the terms of colour, its gradient (Eq. 7) and sparsity; sample: of the pixels of the batch."""
+    rgb = sample.rgb
+    color = loss_utils.color_loss(rgb[batch.samples], batch.samples_rgb)
+    terms = {"color": (color, batch.samples_weight, config.rgb_coeff)}
+    if config.use_gradient_loss:
+        gradient = loss_utils.gradient_loss(color_steps(rgb[batch.gradient]), batch.gradient_target)
+        terms["gradient"] = (gradient, batch.gradient_weight, config.gradient_loss_coeff)
+    sparsity = loss_utils.sparsity_loss(sample.alpha[:, batch.samples], sample.colors[:-1, batch.samples]).sum(0)
+    return terms | {"sparsity": (sparsity, batch.samples_weight, config.sparsity_coeff)}
+
+
+def rigidity_terms(
+    model: AtlasModel, video: Video, batch: Batch, uv: Tensor, config: Config, iteration: int
+) -> dict[str, WeightedTerm]:
+    """Return the terms of rigidity (Eq. 9) of all layers; uv (L, N, 2) of the batch."""
+    px_per_uv = model.px_per_uv(0, video.size)  # the same for all layers of networks
+    uv_here, uv_left, uv_above = uv[:, batch.rigidity].unbind(1)
+    jacobians = loss_utils.jacobian(uv_here, uv_left, uv_above, px_per_uv, config.derivative_amount)
+    terms: dict[str, WeightedTerm] = {}
+    for layer, rigidity in zip(model.layers, loss_utils.rigidity_loss(jacobians), strict=True):
+        coefficient = rigidity_weight(config, layer.index)
+        terms[f"rigidity_{layer.name}"] = (rigidity, batch.rigidity_weight, coefficient)
+        if config.include_global_rigidity_loss and iteration <= config.stop_global_rigidity:
+            far = global_rigidity(model, video, batch, layer, uv[layer.index], config)
+            factor = config.global_rigidity_coeff_bg if layer.is_background else config.global_rigidity_coeff_fg
+            terms[f"global_rigidity_{layer.name}"] = (far, batch.global_rigidity_weight, coefficient * factor)
+    return terms
+
+
+def flow_terms(
+    model: AtlasModel, video: Video, batch: Batch, uv: Tensor, alpha: Tensor, config: Config
+) -> dict[str, WeightedTerm]:
+    """Return the terms of flow of mappings (Eq. 11) and opacity (Eq. 12); uv (L, N, 2) and alpha of the batch."""
+    matches = slice(batch.num_color, batch.num_alpha)
+    layer_visibility = visibility(alpha[:, batch.flow]).squeeze(-1)
+    distance = loss_utils.flow_loss(uv[:, batch.flow], uv[:, matches], model.px_per_uv(0, video.size))
+    terms: dict[str, WeightedTerm] = {}
+    for layer in model.layers:
+        flow = layer_visibility[layer.index] * distance[layer.index]
+        terms[f"flow_{layer.name}"] = (flow, batch.flow_weight, config.optical_flow_coeff)
+    alpha_change = loss_utils.alpha_flow_loss(alpha[:, batch.flow], alpha[:, matches]).sum(0)
+    return terms | {"flow_alpha": (alpha_change, batch.flow_weight, config.alpha_flow_factor)}
 
 
 def share_of_batch(weight_sum: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.pins import read_pins
+from alignment.pins import Pin, read_pins
 from command_line import UserError, resolve_folder_name, warn
 from config import Config, config_text, load_config
 from implicit_neural_networks import read_checkpoint
@@ -109,22 +109,10 @@ def resume_run(
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
     if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
         raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
-    config = load_config(folder / "config.json")
-    check_processes(config)
-    if time_budget_s is not None:
-        config = replace(config, time_budget_s=time_budget_s)
+    saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
+    config = config_to_resume(folder, saved, time_budget_s, corrections)
     if full_evaluation is not None:
         config = replace(config, full_evaluation=full_evaluation)
-    # Strokes of the beginning are in the checkpoint.
-    saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
-    if not has_unstarted_windows(saved):  # These have not had their strokes yet.
-        config = replace(config, strokes_folder="" if corrections.strokes is None else str(corrections.strokes))
-    elif corrections:
-        raise UserError(f"{folder}: some windows of its long clip are not started yet; continue it without corrections")
-    if corrections:
-        seconds = float(saved.get("seconds", 0.0)) + (time_budget_s or CORRECTION_BUDGET_S)
-        config = replace(config, time_budget_s=seconds, iters_num=sys.maxsize)
-        config = replace(config, layer_rigidity=turn_dials(config, corrections.rigidity))
     trainer = Trainer(config, folder, device, in_windows="windowed_learner" in saved)
     pins = []
     if corrections.pins is not None:
@@ -135,6 +123,40 @@ def resume_run(
     trainer.agree_on_time_and_stop()
     if processes.is_main():
         trainer.log.restore(trainer.iteration)
+    correct_run(trainer, corrections, pins)
+    trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
+    print_start(trainer)
+    if trainer.is_finished:
+        warn_of_end(trainer)
+    return trainer
+
+
+def config_to_resume(
+    folder: Path, saved: dict[str, Any], time_budget_s: float | None, corrections: Corrections
+) -> Config:
+    """Return the config with which the run of a folder goes on from its checkpoint; see `resume_run`.
+
+    Raises UserError if the run cannot be corrected now.
+    """
+    config = load_config(folder / "config.json")
+    check_processes(config)
+    if time_budget_s is not None:
+        config = replace(config, time_budget_s=time_budget_s)
+    # Strokes of the beginning are in the checkpoint.
+    if not has_unstarted_windows(saved):  # These have not had their strokes yet.
+        config = replace(config, strokes_folder="" if corrections.strokes is None else str(corrections.strokes))
+    elif corrections:
+        raise UserError(f"{folder}: some windows of its long clip are not started yet; continue it without corrections")
+    if corrections:
+        seconds = float(saved.get("seconds", 0.0)) + (time_budget_s or CORRECTION_BUDGET_S)
+        config = replace(config, time_budget_s=seconds, iters_num=sys.maxsize)
+        config = replace(config, layer_rigidity=turn_dials(config, corrections.rigidity))
+    return config
+
+
+def correct_run(trainer: Trainer, corrections: Corrections, pins: list[Pin]) -> None:
+    """Correct a run that was read from its checkpoint, and save it. pins: those of the corrections."""
+    folder = trainer.folder
     if pins or corrections.rigidity:
         trainer.learner.mend(pins, corrections.rigidity)
         trainer.save()  # Before the config: a run that is killed now is mended, or will be mended, once.
@@ -143,23 +165,24 @@ def resume_run(
         trainer.save()  # Before the note: a run that is killed now has the strokes, or will get them.
         note_strokes(folder, corrections.strokes)
     if corrections.rigidity:
-        saved_config = replace(load_config(folder / "config.json"), layer_rigidity=config.layer_rigidity)
+        saved_config = replace(load_config(folder / "config.json"), layer_rigidity=trainer.config.layer_rigidity)
         write_text(folder / "config.json", config_text(saved_config))
     trainer.is_corrected = bool(corrections)
-    trainer.psnr = next((row["psnr"] for row in reversed(trainer.log.rows) if "psnr" in row), None)
-    print_start(trainer)
-    if trainer.is_finished and not trainer.learner.is_whole:
+
+
+def warn_of_end(trainer: Trainer) -> None:
+    """Warn that a run is finished already, and say how it goes on."""
+    if not trainer.learner.is_whole:
         warn(
-            f"the time of {folder} is used up, so the windows that are left are started and not trained; a larger "
-            "--time_budget trains them"
+            f"the time of {trainer.folder} is used up, so the windows that are left are started and not trained; a "
+            "larger --time_budget trains them"
         )
-    elif trainer.is_finished:
-        spent = f"{trainer.stopwatch.seconds:.0f} s and {trainer.iteration} iterations"
-        warn(
-            f"{folder} is finished after {spent}; continue it with a --time_budget above these seconds, or raise "
-            "iters_num in its config.json"
-        )
-    return trainer
+        return
+    spent = f"{trainer.stopwatch.seconds:.0f} s and {trainer.iteration} iterations"
+    warn(
+        f"{trainer.folder} is finished after {spent}; continue it with a --time_budget above these seconds, or raise "
+        "iters_num in its config.json"
+    )
 
 
 def has_unstarted_windows(checkpoint: dict[str, Any]) -> bool:
