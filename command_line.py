@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Every script imports this module before NumPy. The matrices here are small: NumPy's own threads would only wait for
 # work, and keep the cores from the threads that run side by side.
@@ -61,7 +61,7 @@ def quote(path: Path | str) -> str:
     return f'"{text}"' if os.name == "nt" else shlex.quote(text)
 
 
-def exit_with(message: str, exit_code: int) -> None:
+def exit_with(message: str, exit_code: int) -> NoReturn:
     """Print one line to stderr and end the process."""
     print(message, file=sys.stderr, flush=True)
     sys.exit(exit_code)
@@ -77,9 +77,17 @@ def resolve_folder_name(folder: Path) -> Path:
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as those of all other wrong input are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and how to see all flags, and exit with code 2."""
+        exit_with(f"error: {message}; {self.prog} --help shows all flags", 2)
+
+
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:
     """Return an argument parser whose help shows a description, the flags and an example command."""
-    return argparse.ArgumentParser(
+    return Parser(
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -30,7 +30,8 @@ STEP_QUANTILE = 0.05  # Share of the pixels that may be finer in the video than 
 SAMPLED_FRAMES = 24  # Most frames from which an atlas is sampled, evenly spread over the clip.
 MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in frames.
 OUTLINED_FRAMES = 3  # Frames whose outlines the guide shows.
-GRID_PX = 100  # Distance of the lines of the guide, in pixels.
+GRID_PX = 100  # Largest distance of the lines of the guide, in pixels.
+GRID_CELLS = 4  # Fewest cells of the guide along the shorter side, so that a small atlas has lines, too.
 GUIDE_COLOR, GRID_COLOR = (255, 40, 160, 160), (120, 120, 120, 60)  # RGBA, 0 to 255
 SHEET_PX = 480  # Height of a picture in atlases.png, in pixels.
 
@@ -198,7 +199,8 @@ def sharpness(picture: Floats, visibility: Floats) -> float:
 def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Pixels:
     """Draw a faint grid and the outlines of some frames, (h, w, 4), transparent elsewhere."""
     guide = np.zeros((image.height, image.width, 4), np.uint8)
-    for position in range(GRID_PX, max(image.width, image.height), GRID_PX):
+    step = max(1, min(GRID_PX, min(image.width, image.height) // GRID_CELLS))
+    for position in range(step, max(image.width, image.height), step):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
     for t in evenly_spaced_indices(store.count, OUTLINED_FRAMES):

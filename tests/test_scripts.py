@@ -21,6 +21,14 @@ def test_help_shows_an_example_and_imports_no_large_library(script):
     assert len(done.stdout.splitlines()) > 8
 
 
+def test_a_wrong_flag_is_one_line_with_exit_code_2():
+    done = run_script("preprocess_optical_flow.py", "--vid-path", "data/demo", "--method", "diss")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: argument --method: invalid choice: 'diss'")
+    assert line.endswith("preprocess_optical_flow.py --help shows all flags")
+
+
 @pytest.mark.slow
 def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
     """All scripts run as subprocesses, in another folder, with relative paths."""
