@@ -9,7 +9,8 @@ from alignment.layers import box_corners, object_boxes
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.model import BOX_MARGIN, GridModel
-from grids.start import LARGEST_START_ALPHA, POSSIBLE, keep_masks, sample_at_nodes
+from grids.start import LARGEST_START_ALPHA, keep_masks, sample_at_nodes
+from grids.visible import POSSIBLE
 from masks.cues import shrink_video
 from masks.strokes import apply_strokes, select_strokes
 from media import to_8_bit

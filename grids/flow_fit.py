@@ -43,7 +43,7 @@ class Connections:
     weight: Tensor  # (P, N); padding has weight 0
 
     def part(self, pairs: list[int]) -> "Connections":
-        """Return some of the pairs."""
+        """Return the connections of some pairs, by their positions."""
         parts = (self.source, self.target, self.start_px, self.end_px, self.weight)
         return Connections(*(values[pairs] for values in parts))
 

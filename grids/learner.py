@@ -15,7 +15,7 @@ from command_line import UserError, warn
 from config import Config
 from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors, to_device_async
-from grids.long_flow import follow_layers
+from grids.long_flow import LongFlow, follow_layers
 from grids.look_fit import choose_timed_frames, estimate_seconds, fit_looks
 from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, collect_shared_tensors
 from grids.matting import solve_mattes
@@ -46,6 +46,7 @@ class GridLearner:
 
     model: GridModel
     probability: Tensor  # (F, T, ny, nx) of the refined masks, at the nodes of the last grid of opacity
+    long_flow: list[LongFlow] | None  # of each layer; empty if it does not count; None before the first step
 
     def __init__(self, config: Config, video: Video, generator: torch.Generator):
         self.video, self.config = video, config
@@ -76,7 +77,7 @@ class GridLearner:
         of the model's atlases.
         """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
-        self.long_flow = follow_layers(self.video, self.probability)
+        self.long_flow = None
         self.loss = GridLoss(self.config, self.video, self.model, self.probability)
         self.stage = self.make_stage(stride)
 
@@ -204,6 +205,9 @@ class GridLearner:
         first_row, first_column = torch.randint(0, step, (2,), generator=self.rng).tolist()
         crop = slice(first_row, None, step), slice(first_column, None, step)
         rows, columns = (torch.arange(side)[part].float() for side, part in zip(size, crop, strict=True))
+        if self.long_flow is None:  # Only now, because a model that is only finished needs none.
+            is_used = self.config.long_flow_coeff > 0
+            self.long_flow = follow_layers(self.video, self.probability) if is_used else []
         lattice, long_flow = Lattice(rows, columns, size), [each.draw(t, self.rng) for each in self.long_flow]
         return Batch(t, stage, progress, lattice, crop, self.flow_weights(t, crop), long_flow)
 

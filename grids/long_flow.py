@@ -14,9 +14,9 @@ from grids.visible import visible_pixels
 from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
 
-MOST_POINTS = 100_000  # Most points of a layer that are followed; each step uses a few of them.
-DISTANCES = (2, 4, 8)  # Frames over which the flow is followed; flow from frame to frame has a term of its own.
-POINTS = 256  # Points of each layer that a step uses for each of its frames.
+MOST_POINTS_PER_LAYER = 100_000  # Most points of a layer that are followed; each step uses a few of them.
+LONG_DISTANCES = (2, 4, 8)  # Frames over which the flow is followed; flow from frame to frame has a term of its own.
+POINTS_PER_FRAME = 256  # Points of each layer that a step uses for each of its frames.
 
 
 @dataclass
@@ -26,28 +26,32 @@ class LongFlow:
     # for each frame: another frame, points (2, n) of this frame and where they are in the other one, in pixels
     by_frame: list[list[tuple[int, Tensor, Tensor]]]
 
-    def draw(self, t: Tensor, generator: torch.Generator) -> Connections:
-        """Draw for each frame of t (K,) another frame and POINTS points that the flow connects with it.
+    def draw(self, t: Tensor, rng: torch.Generator) -> Connections:
+        """Draw for each frame of t (K,) another frame and POINTS_PER_FRAME points that the flow connects with it.
 
         Frames without any have weight 0 and are connected with themselves. All tensors are on the CPU.
         """
         count = len(t)
         drawn = Connections(
-            t, t.clone(), torch.zeros(count, 2, POINTS), torch.zeros(count, 2, POINTS), torch.zeros(count, POINTS)
+            t,
+            t.clone(),
+            torch.zeros(count, 2, POINTS_PER_FRAME),
+            torch.zeros(count, 2, POINTS_PER_FRAME),
+            torch.zeros(count, POINTS_PER_FRAME),
         )
         for index, own in enumerate(t.tolist()):
             if not self.by_frame[own]:
                 continue
-            other, start, end = self.by_frame[own][draw_numbers(len(self.by_frame[own]), 1, generator)[0]]
-            chosen = draw_numbers(start.shape[1], POINTS, generator)
+            other, start, end = self.by_frame[own][draw_numbers(len(self.by_frame[own]), 1, rng)[0]]
+            chosen = draw_numbers(start.shape[1], POINTS_PER_FRAME, rng)
             drawn.target[index], drawn.weight[index] = other, 1
             drawn.start_px[index], drawn.end_px[index] = start[:, chosen], end[:, chosen]
         return drawn
 
 
-def draw_numbers(end: int, count: int, generator: torch.Generator) -> Tensor:
+def draw_numbers(end: int, count: int, rng: torch.Generator) -> Tensor:
     """Draw `count` numbers from 0 to end - 1."""
-    return torch.randint(end, (count,), generator=generator)
+    return torch.randint(end, (count,), generator=rng)
 
 
 def follow_layers(video: Video, probability: Tensor) -> list[LongFlow]:
@@ -66,7 +70,9 @@ def follow_layers(video: Video, probability: Tensor) -> list[LongFlow]:
 
     def follow_layer(layer: int) -> LongFlow:
         by_frame: list[list[tuple[int, Tensor, Tensor]]] = [[] for _ in range(frames)]
-        for source, target, start, end, _ in follow_lattice(cpu_video, visible[layer], DISTANCES, MOST_POINTS):
+        for source, target, start, end, _ in follow_lattice(
+            cpu_video, visible[layer], LONG_DISTANCES, MOST_POINTS_PER_LAYER
+        ):
             start_px, end_px = (torch.from_numpy(np.ascontiguousarray(points.T)).float() for points in (start, end))
             by_frame[source].append((target, start_px, end_px))
             by_frame[target].append((source, end_px, start_px))

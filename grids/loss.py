@@ -42,7 +42,7 @@ class Batch:
     lattice: Lattice  # for rigidity and flow
     crop: tuple[slice, slice]  # rows and columns of the frames that make up the lattice
     flow_weights: Tensor  # (2 P, N) weight of the flow from each frame to its partner, at the points of the lattice
-    long_flow: list[Connections]  # for each layer, points that flow connects with frames further away, (2 P) pairs
+    long_flow: list[Connections]  # for each layer, points that flow connects with frames further away; empty: none
 
 
 @dataclass
@@ -230,9 +230,14 @@ class GridLoss:
         """Return the weighted terms of flow over several frames, from each frame to one further away.
 
         They are flow terms of the mappings (Eq. 11) that do not count small differences, and count large ones less.
-        The nodes of the other frame alone get no derivatives; they get theirs in their own frame's turn.
+        Nodes that only the other frame has are held fixed here: each connection is also there in the other direction,
+        so they move in a step that draws their frame. All points are on the layer by the refined masks, so the learned
+        opacity does not weigh them.
         """
-        terms, device = {}, frames.own.t.device
+        terms: dict[str, Tensor] = {}
+        if not batch.long_flow:
+            return terms
+        device = frames.own.t.device
         for layer, connections in zip(self.model.layers, batch.long_flow, strict=True):
             pairs = connections.part(frames.positions)
             others = GridFrames(self.model, pairs.target, training=True)
@@ -245,7 +250,7 @@ class GridLoss:
             distance_px = loss_utils.flow_loss(start, end, 1.0) / self.texels_per_pixel[layer.index, frames.own.t, None]
             trust = 1 / (1 + (distance_px.detach() / LONG_FLOW_OUTLIER_PX).square())
             total = ((distance_px - LONG_FLOW_TOLERANCE_PX).clamp(min=0) * trust * weight).sum()
-            count = len(batch.t) * weight.shape[1]
+            count = len(batch.t) * weight.shape[1]  # Frames without points count in the mean.
             terms[f"long_flow_{layer.name}"] = self.config.long_flow_coeff * total / count
         return terms
 

@@ -17,8 +17,8 @@ class StepRule:
     """How far a step may change the values of a tensor.
 
     rate: the learning rate. limits: lowest and highest value that remains. floor: share of a row's usual gradient that
-    counts as the least gradient, so that what the gradient says little about moves little; Adam alone moves it as fast
-    as everything else.
+    counts as the least gradient: values whose gradient is far below it take smaller steps, where Adam alone would move
+    them at the full rate.
     """
 
     rate: float

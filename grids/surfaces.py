@@ -53,7 +53,7 @@ def invert_2x2(matrices: Tensor) -> Tensor:
 def middle_jacobians(transforms: Tensor, size: tuple[int, int], unrolled_to_texels: Tensor | None = None) -> Tensor:
     """Return the derivatives of transforms (T, 3, 3) at the middle of frames of (H, W), (T, 2, 2).
 
-    unrolled_to_texels: the surface that they lead to, see `grids.surfaces`.
+    unrolled_to_texels: the surface that they lead to, see the top of this file.
     """
     middle = transforms.new_tensor([[(size[1] - 1) / 2], [(size[0] - 1) / 2]])
     return surface_jacobians(transforms, middle, unrolled_to_texels)[:, 0]

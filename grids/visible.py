@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LIKELY = 0.5  # Probability above which a pixel counts as an object's, and for the extent of its atlas.
-POSSIBLE = 0.05  # Probability above which a pixel counts for an object's box, and no more for the background.
+POSSIBLE = 0.05  # Probability above which a pixel counts for an object's box, and not for the background.
 
 
 def visible_pixels(probabilities: NDArray[np.uint8]) -> list[NDArray[np.bool_]]:

@@ -109,8 +109,10 @@ def resume_run(
         raise UserError(f"{folder}: no such run folder; --resume takes a folder that train.py wrote")
     if missing := [name for name in ("config.json", "checkpoint") if not (folder / name).is_file()]:
         raise UserError(f"{folder} has no {missing[0]}; --resume takes the folder of a run that train.py began")
+    config = load_config(folder / "config.json")
+    check_processes(config)
     saved = read_checkpoint(folder / "checkpoint")  # An error shows up before the clip is read, which takes longer.
-    config = config_to_resume(folder, saved, time_budget_s, corrections)
+    config = change_config(config, folder, saved, time_budget_s, corrections)
     if full_evaluation is not None:
         config = replace(config, full_evaluation=full_evaluation)
     trainer = Trainer(config, folder, device, in_windows="windowed_learner" in saved)
@@ -131,15 +133,13 @@ def resume_run(
     return trainer
 
 
-def config_to_resume(
-    folder: Path, saved: dict[str, Any], time_budget_s: float | None, corrections: Corrections
+def change_config(
+    config: Config, folder: Path, saved: dict[str, Any], time_budget_s: float | None, corrections: Corrections
 ) -> Config:
     """Return the config with which the run of a folder goes on from its checkpoint; see `resume_run`.
 
     Raises UserError if the run cannot be corrected now.
     """
-    config = load_config(folder / "config.json")
-    check_processes(config)
     if time_budget_s is not None:
         config = replace(config, time_budget_s=time_budget_s)
     # Strokes of the beginning are in the checkpoint.
