@@ -366,7 +366,7 @@ class AtlasModel(nn.Module):
         points = torch.stack((x, y, torch.full_like(x, t)), dim=-1).view(-1, 3).float()
         return self.uvs(normalize(points.to(self.atlas_centers.device), size)).unflatten(1, x.shape)
 
-    def named_networks(self) -> dict[str, nn.Module]:
+    def networks_by_name(self) -> dict[str, nn.Module]:
         """Return the networks by their published names, in the published order: mappings, opacities, atlas."""
         networks = {f"model_F_mapping{number}": network for number, network in enumerate(self.mappings, 1)}
         for number, network in enumerate(self.alphas, 1):
@@ -375,11 +375,13 @@ class AtlasModel(nn.Module):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the optimizer, in the published order."""
-        return [{"params": list(network.parameters())} for network in self.named_networks().values()]
+        return [{"params": list(network.parameters())} for network in self.networks_by_name().values()]
 
     def checkpoint(self) -> dict[str, Any]:
         """Return the states of the networks under their published keys, and the scale of uv."""
-        state: dict[str, Any] = {f"{name}_state_dict": net.state_dict() for name, net in self.named_networks().items()}
+        state: dict[str, Any] = {
+            f"{name}_state_dict": net.state_dict() for name, net in self.networks_by_name().items()
+        }
         return state | {"uv_mapping_scale": self.uv_mapping_scale}
 
     def load_checkpoint(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -389,7 +391,7 @@ class AtlasModel(nn.Module):
         """
         if mappings := sum(key.startswith("model_F_mapping") for key in checkpoint):
             check_object_count(path, mappings - 1, self.config)
-        for name, network in self.named_networks().items():
+        for name, network in self.networks_by_name().items():
             state = checkpoint.get(f"{name}_state_dict")
             if not isinstance(state, dict):
                 raise UserError(f"{path}: has no {name}_state_dict; expected a checkpoint written by train.py")

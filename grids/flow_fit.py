@@ -116,7 +116,7 @@ class FlowEnergy:
 
     def __init__(self, model: GridModel, layer: int, pairs: Connections):
         self.pairs, self.size = pairs, model.shape.size
-        self.grids: list[Grid] = model.named_fields()[f"mappings.{layer}"]
+        self.grids: list[Grid] = model.fields_by_name()[f"mappings.{layer}"]
         scale = model.texels_per_pixel(layer)
         self.pair_scale, self.frame_scale = scale[pairs.source][:, None, None], scale[:, None, None, None]
         finest = self.grids[-1].values.shape

@@ -245,7 +245,7 @@ class GridLearner:
             "atlases": StepRule(config.grid_rate_atlas * factor, COLOR_RANGE),
         }
         rows = to_device_async(batch.t, self.video.device)
-        fields = self.model.named_fields()
+        fields = self.model.fields_by_name()
         for name, gradient in add_frame_gradients(parts, len(rows)).items():
             field, level = name.rsplit(".", 1)
             rule, nodes = rules[name.split(".")[0]], fields[field][int(level)].values

@@ -240,7 +240,7 @@ class GridLoss:
         device = frames.own.t.device
         for layer, connections in zip(self.model.layers, batch.long_flow, strict=True):
             pairs = connections.part(frames.positions)
-            others = GridFrames(self.model, pairs.target, training=True)
+            others = GridFrames(self.model, pairs.target, training=True, fields={f"mappings.{layer.index}"})
             start_px, end_px, weight = (
                 to_device_async(values, device) for values in (pairs.start_px, pairs.end_px, pairs.weight)
             )
@@ -259,7 +259,7 @@ def collect_shared_tensors(model: GridModel) -> dict[str, Tensor]:
     """Return everything that training changes and that belongs to no single frame, by name."""
     grids = {
         f"{name}.{level}": grid.values
-        for name, levels in model.named_fields().items()
+        for name, levels in model.fields_by_name().items()
         for level, grid in enumerate(levels)
         if not grid.is_per_frame
     }

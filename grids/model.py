@@ -1,5 +1,6 @@
 """The explicit representation: mappings, opacities, atlases and light as grids. It has the interface `Model`."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -80,7 +81,7 @@ class GridModel(nn.Module):
 
     # grids, units and boxes
 
-    def named_fields(self) -> dict[str, list[Grid]]:
+    def fields_by_name(self) -> dict[str, list[Grid]]:
         """Return the grids of each field, by its name. A field is the sum of its grids."""
         fields = {f"mappings.{layer}": grids for layer, grids in enumerate(self.mappings)}
         fields |= {f"alphas.{index}": grids for index, grids in enumerate(self.alphas)}
@@ -90,7 +91,7 @@ class GridModel(nn.Module):
 
     def last_alpha_grid(self, index: int) -> Grid:
         """Return the last grid of an object's opacity, which is the finest one if levels go from coarse to fine."""
-        return self.named_fields()[f"alphas.{index}"][-1]
+        return self.fields_by_name()[f"alphas.{index}"][-1]
 
     def keep_masks(self, logits: Tensor, is_kept: Tensor) -> None:
         """Keep masks in some frames: opacity then follows them, and training only softens their outline.
@@ -141,7 +142,7 @@ class GridModel(nn.Module):
     def mapping_kinks(self) -> tuple[list[float], list[float]]:
         """Return the rows and columns, in pixels, on which the nodes of mappings lie."""
         height, width = self.shape.size[1:]
-        grids = [grid.values.shape for grid in self.named_fields()["mappings.0"]]
+        grids = [grid.values.shape for grid in self.fields_by_name()["mappings.0"]]
         rows, columns = ({step for shape in grids for step in node_steps(shape[axis])} for axis in (2, 3))
         return [step * (height - 1) for step in sorted(rows)], [step * (width - 1) for step in sorted(columns)]
 
@@ -297,14 +298,16 @@ class GridFrames:
     changes only the nodes of these frames.
     """
 
-    def __init__(self, model: GridModel, t: Tensor, training: bool = False):
-        """t (K,): frame numbers, on the CPU."""
+    def __init__(self, model: GridModel, t: Tensor, training: bool = False, fields: Collection[str] | None = None):
+        """t (K,): frame numbers, on the CPU. fields: names of the only fields that are needed; None: all."""
         self.model, self.t_on_cpu, self.training = model, t, training
         self.t = t = to_device_async(t, model.transforms.device)
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
         self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
         self.nodes: dict[str, list[Tensor]] = {}  # (K, C, ny, nx) of each grid of each field
-        for name, grids in model.named_fields().items():
+        for name, grids in model.fields_by_name().items():
+            if fields is not None and name not in fields:
+                continue
             self.nodes[name] = []
             for level, grid in enumerate(grids):
                 nodes = grid.values_at(t)

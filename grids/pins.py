@@ -42,7 +42,7 @@ def fit_to_pins(model: GridModel, pins: Iterable[Pin]) -> None:
 
 def bend_to_pins(model: GridModel, layer: int, pins: list[Pin]) -> None:
     """Bend a layer's mapping once around its pins, at the nodes of its finest grid."""
-    values = model.named_fields()[f"mappings.{layer}"][-1].values.data
+    values = model.fields_by_name()[f"mappings.{layer}"][-1].values.data
     frames, height, width = model.shape.size
     lattice = Lattice.of_nodes((values.shape[2], values.shape[3]), (height, width))
     times = np.linspace(0, frames - 1, len(values))

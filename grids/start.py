@@ -131,7 +131,7 @@ def bend_layers(
     of the objects, 255 for certain. frames, opacity, stride: see `average_atlases`.
     """
     layers, visible = list(range(len(model.layers))), visible_pixels(probabilities)
-    grids = [model.named_fields()[f"mappings.{layer}"] for layer in layers]
+    grids = [model.fields_by_name()[f"mappings.{layer}"] for layer in layers]
     before = [[grid.values.detach().clone() for grid in layer_grids] for layer_grids in grids]
     errors = [atlas_error(model, layer, frames, visible[layer], stride) for layer in layers]
     points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
@@ -187,7 +187,7 @@ def fit_light(model: GridModel, rgb: NDArray[np.uint8]) -> None:
     """
     if not len(model.light):
         return
-    nodes = model.named_fields()["light"][0].values
+    nodes = model.fields_by_name()["light"][0].values
     size = nodes.shape[3] * LIGHT_PIXELS_PER_NODE, nodes.shape[2] * LIGHT_PIXELS_PER_NODE  # width, height
 
     def fit_frame(t: int) -> None:

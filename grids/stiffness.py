@@ -31,7 +31,7 @@ def change_stiffness(model: GridModel, video: Video, layer: int, factor: float) 
 
 def stiffen(model: GridModel, layer: int, bending: float) -> None:
     """Replace a layer's displacements by smoother ones. bending: weight of their squared second differences."""
-    grids = model.named_fields()[f"mappings.{layer}"]
+    grids = model.fields_by_name()[f"mappings.{layer}"]
     finest, frames = grids[-1].values.shape, torch.arange(model.shape.size[0])
     lattice = Lattice.of_nodes((finest[2], finest[3]), model.shape.size[1:])
 

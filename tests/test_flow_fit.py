@@ -1,7 +1,5 @@
 """A start that bends: displacements by least squares over the flow of all frames."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -102,9 +100,9 @@ def test_without_flow_nothing_changes(bending):
     still = empty_video(video.size)
     model = make_model(video)
     fit_to_flow(model, 0, still, inside)
-    assert all(not grid.values.any() for grid in model.named_fields()["mappings.0"])
+    assert all(not grid.values.any() for grid in model.fields_by_name()["mappings.0"])
     fit_to_flow(model, 0, video, np.zeros_like(inside))
-    assert all(not grid.values.any() for grid in model.named_fields()["mappings.0"])
+    assert all(not grid.values.any() for grid in model.fields_by_name()["mappings.0"])
 
 
 def test_conjugate_gradients_solve_a_quadratic_problem():
@@ -145,7 +143,7 @@ def bend(model, video):
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
     video, _, inside = bending
     model = make_model(video)
-    model.named_fields()["mappings.0"][-1].values.data[5, 0] += 60  # one frame is moved out of the atlas
+    model.fields_by_name()["mappings.0"][-1].values.data[5, 0] += 60  # one frame is moved out of the atlas
     before = model.shape.atlas_sizes[0]
     still = empty_video(video.size)  # without flow, by which the frame would be moved back
     still.frames.copy_(video.frames)
@@ -174,11 +172,11 @@ def test_a_layer_keeps_its_mapping_if_bending_makes_its_atlas_worse(bending, mon
     model = make_model(video)
 
     def spoil(model, layer, video, is_visible, most_points):
-        model.named_fields()[f"mappings.{layer}"][-1].values.data.normal_(0, 20)
+        model.fields_by_name()[f"mappings.{layer}"][-1].values.data.normal_(0, 20)
 
     monkeypatch.setattr("grids.start.fit_to_flow", spoil)
     bend(model, video)
-    assert all(not grid.values.any() for layer in (0, 1) for grid in model.named_fields()[f"mappings.{layer}"])
+    assert all(not grid.values.any() for layer in (0, 1) for grid in model.fields_by_name()[f"mappings.{layer}"])
 
 
 def test_the_background_follows_flow_that_no_transform_fits(bending):
@@ -246,7 +244,7 @@ def test_without_flow_no_points_are_drawn():
 def long_flow_term(learner, t, shift_px):
     """The object's term of flow over several frames of one frame t, with its mapping shifted there, and its derivative
     by the shift."""
-    grid = learner.model.named_fields()["mappings.0"][-1]
+    grid = learner.model.fields_by_name()["mappings.0"][-1]
     grid.values.data[t, 0] += shift_px * learner.model.texels_per_pixel(0)[t]
     learner.rng.manual_seed(0)
     batch = learner.draw_batch(0.99)
@@ -272,8 +270,15 @@ def test_flow_over_several_frames_pulls_a_mapping_back_that_drifts_and_ignores_s
     right, pull_left = long_flow_term(learner, 5, 3.0)
     left, pull_right = long_flow_term(learner, 5, -3.0)
     assert fitted == near == 0
-    learner.config = learner.loss.config = replace(config, long_flow_coeff=0.0)
-    learner.set_model(model, learner.probability, 1)
-    assert not learner.draw_batch(0.99).long_flow
     assert min(left, right) > config.long_flow_coeff  # 2.5 px too much, of which about half is trusted
     assert pull_left > 0 > pull_right
+
+
+def test_with_weight_0_no_points_are_followed(bending):
+    video, _, _ = bending
+    config = Config(data_folder="unused", representation="grid", light=False, long_flow_coeff=0.0)
+    learner = GridLearner(config, video, torch.Generator().manual_seed(0))
+    model = make_model(video)
+    learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
+    assert learner.draw_batch(0.99).long_flow == []
+    assert not any(name.startswith("long_flow") for name in learner.step(0, 0.99))

@@ -69,7 +69,7 @@ def test_two_objects_have_networks_of_their_own(config):
     assert sample.uv.shape == (3, 20, 2)
     assert sample.alpha.shape == (2, 20, 1)
     assert sample.rgb.shape == (20, 3)
-    assert list(model.named_networks()) == [
+    assert list(model.networks_by_name()) == [
         "model_F_mapping1",
         "model_F_mapping2",
         "model_F_mapping3",

@@ -128,7 +128,7 @@ def test_every_loss_term_and_the_total_agree(expected, model, published_video, r
 def test_the_gradient_of_every_network_agrees(expected, model, published_video, reference_config):
     batch = published_border_batch(published_video, tensor(expected["points_x_y_t"]), reference_config)
     sum(loss_terms(model, published_video, batch, reference_config, iteration=0).values()).backward()
-    for name, network in model.named_networks().items():
+    for name, network in model.networks_by_name().items():
         norm = torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).norm().item()
         recorded = expected["gradnorm_" + name.removeprefix("model_F_").removeprefix("F_")]
         assert norm == pytest.approx(recorded, rel=CLOSE), name
