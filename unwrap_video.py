@@ -39,18 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.strokes:
         check_strokes(options, frames)
     with time_stage("masks", seconds):
-        request = MaskRequest(
-            method=options.method or ("import" if options.masks else "auto"),
-            class_name=options.class_name,
-            weights=options.mask_weights,
-            prompts=tuple(options.prompts),
-            text=options.text,
-            candidate=options.candidate,
-            objects=options.objects,
-            source=None if options.masks is None else options.masks.resolve(),
-            mask_kind=options.mask_kind,
-        )
-        write_masks(frames, request)
+        write_masks(frames, make_mask_request(options))
     with time_stage("flow", seconds):
         write_clip_flow(frames, FlowRequest(choose_flow_method(options), options.max_long_edge, options.flow_weights))
     with time_stage("layers", seconds):
@@ -187,6 +176,21 @@ def check_flags(options: argparse.Namespace) -> None:
         raise UserError("--start, --end, --every and --name are for videos; put the frames you want into a folder")
 
 
+def make_mask_request(options: argparse.Namespace) -> MaskRequest:
+    """Return the request for masks that the flags make."""
+    return MaskRequest(
+        method=options.method or ("import" if options.masks else "auto"),
+        class_name=options.class_name,
+        weights=options.mask_weights,
+        prompts=tuple(options.prompts),
+        text=options.text,
+        candidate=options.candidate,
+        objects=options.objects,
+        source=None if options.masks is None else options.masks.resolve(),
+        mask_kind=options.mask_kind,
+    )
+
+
 @contextmanager
 def time_stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     """Print that a stage begins, and store how many seconds the body takes in `seconds`."""
@@ -208,7 +212,7 @@ def check_given_frames(options: argparse.Namespace, seconds: dict[str, float]) -
     paths = media.list_images(frames)
     size = media.image_size(paths[0]) if paths else (1, 1)
     clip = open_clip(frames, make_config(options, frames, size))  # raises UserError if there are no frames
-    check_length(options, len(paths), size, has_to_extract=False)
+    check_clip(options, len(paths), size, has_to_extract=False)
     with time_stage("frames", seconds):
         check_cuts(detect_cuts(media.read_rgb(path) for path in paths), frames, options.allow_cuts, None)
         if paths[0].suffix.lower() == EXR_SUFFIX:
@@ -242,7 +246,7 @@ def extract_video_frames(options: argparse.Namespace, seconds: dict[str, float])
     folder = options.data_folder / name_clip(options, span)
     has_frames = folder.is_dir() and any(folder.iterdir())
     count = span.count_frames(options.input, max(MOST_COUNTED, options.max_frames))
-    check_length(options, count, (metadata.width, metadata.height), has_to_extract=not has_frames)
+    check_clip(options, count, (metadata.width, metadata.height), has_to_extract=not has_frames)
     with time_stage("frames", seconds):
         if has_frames:
             note = read_clip_note(folder)
@@ -294,18 +298,22 @@ def print_conversions(metadata: "VideoMetadata", deinterlace: bool) -> None:
         print("its opacity is left out; give the same file as --masks to use it as masks")
 
 
-def check_length(options: argparse.Namespace, count: int, native_size: tuple[int, int], has_to_extract: bool) -> None:
-    """Raise UserError if there are too many frames or too little disk space, and print an estimate of the run.
+def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, int], has_to_extract: bool) -> None:
+    """Raise UserError for too many frames, too little disk space and masks that cannot be found in such a clip.
+
+    Also print an estimate of the run.
 
     count: number of frames. native_size: (width, height) of the frames.
     """
     from media.images import fit_size
     from preprocessing.estimate import Task, print_estimate
     from preprocessing.extract import too_many_frames_message
+    from preprocessing.masks import check_mask_request
 
     if count > options.max_frames:
         number = str(count) if count <= MOST_COUNTED or options.input.is_dir() else f"more than {MOST_COUNTED}"
         raise UserError(too_many_frames_message(options.input, number, options.max_frames))
+    check_mask_request(make_mask_request(options), count, native_size)
     if options.masks or options.method == "import":
         mask_method = None
     else:

@@ -134,7 +134,7 @@ def choose_tracks(
             f"({first} to {last}), mean score {mean_score:.2f}"
         )
     if request.prompts:
-        (prompt,) = request.prompts  # `check_prompts` has refused more.
+        (prompt,) = request.prompts  # `check_detector_prompts` has refused more.
         ((x, y),), t = prompt.corners, prompt.t
         scale = fit_size(native_size, DETECTOR_LONG_EDGE_PX)[0] / native_size[0]
         return [find_track_at(tracks, x * scale, y * scale, t, detector.label_name)]

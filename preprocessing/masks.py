@@ -40,7 +40,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     video = resolve_folder_name(video)
     frames = list_frames(video)
     folder = video.with_name(f"{video.name}_maskrcnn")
-    check_prompts(frames, request)
+    check_mask_request(request, len(frames), media.image_size(frames[0]))
     missing = frames_without_mask(frames, folder)
     object_folders = list_object_folders(video, request.objects)
     has_object_masks = bool(object_folders) and not any(frames_without_mask(frames, path) for path in object_folders)
@@ -120,10 +120,6 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
     if request.text is not None:
         return "sam3", segment_text(frames, missing, request)
     check_detector_prompts(request)
-    if request.method != "detectron2":
-        from preprocessing.mask_rcnn import check_class_name
-
-        check_class_name(request.class_name)
     try:
         method = "maskrcnn" if request.method == "auto" else request.method
         return method, track_objects(frames, missing, make_detector(request), request)
@@ -139,17 +135,24 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
         return "motion", find_moving_object(frames, missing, request)
 
 
-def check_prompts(frames: list[Path], request: MaskRequest) -> None:
-    """Raise UserError for prompts outside the clip, boxes without area, and objects without a positive prompt."""
+def check_mask_request(request: MaskRequest, frames: int, size: tuple[int, int]) -> None:
+    """Raise UserError for a request that a clip of so many frames of `size` (width, height) cannot fulfil.
+
+    That is an unknown class, prompts outside the clip, boxes without area, and objects without a positive prompt.
+    """
+    if request.method in ("auto", "maskrcnn") and request.class_name != MaskRequest().class_name:
+        from preprocessing.mask_rcnn import check_class_name
+
+        check_class_name(request.class_name)
     if not request.prompts:
         return
-    width, height = media.image_size(frames[0])
+    width, height = size
     for number, object_prompts in request.prompts_by_object().items():
         if not any(prompt.is_positive for prompt in object_prompts):
             raise UserError(f"object {number} has no --point and no --box, only --negative; click on the object, too")
         for prompt in object_prompts:
-            if not 0 <= prompt.t < len(frames):
-                raise UserError(f"{prompt}: the clip has the frames 0 to {len(frames) - 1}; give one of them")
+            if not 0 <= prompt.t < frames:
+                raise UserError(f"{prompt}: the clip has the frames 0 to {frames - 1}; give one of them")
             if any(not (0 <= x < width and 0 <= y < height) for x, y in prompt.corners):
                 raise UserError(f"{prompt}: outside the frames of {width} x {height} pixels; give a pixel inside")
             if prompt.is_box and not np.less(prompt.corners[0], prompt.corners[1]).all():

@@ -259,6 +259,20 @@ def test_masks_that_are_not_there_are_named_before_anything_begins(tmp_path, unw
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--class_name", "dragon"], "--class_name 'dragon' is unknown to Mask R-CNN; .*bird"),
+        (["--point", "900,3,0"], "--point 900,3,0: outside the frames of"),
+        (["--point", "6,3,10"], "--point 6,3,10: the clip has the frames 0 to 9"),
+    ],
+)
+def test_an_object_that_cannot_be_looked_for_is_refused_before_frames_are_written(tmp_path, unwrapped, flags, message):
+    with pytest.raises(UserError, match=message):
+        unwrap_video.main(make_arguments(unwrapped[0] / "a pan.mp4", tmp_path, "--method", "auto", *flags))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_parts_of_a_video_have_names_of_their_own():
     assert Span().name_suffix() == ""
     assert Span(1.5, 3, 2).name_suffix() == "_from1.5s_to3s_every2"
