@@ -145,6 +145,7 @@ class GridLearner:
         for layer, factor in rigidity.items():
             change_stiffness(self.model, video, layer, factor)
         fit_to_pins(self.model, pins)
+        self.model.rigid_layers -= {pin.layer for pin in pins} | {layer for layer in rigidity if rigidity[layer] < 1}
         self.model.to(device)
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 

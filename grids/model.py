@@ -74,6 +74,8 @@ class GridModel(nn.Module):
         self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
         self.register_buffer("is_kept", torch.zeros(objects, frames, dtype=torch.bool))
         self.register_buffer("mattes", torch.zeros(objects, 0, 0, 0, dtype=torch.uint8))
+        # Layers whose transforms are their whole mapping: training does not bend them.
+        self.rigid_layers: frozenset[int] = frozenset()
         self.looks: Any = nn.ModuleList()  # of `Look`, ascending by frame; fitted at the end of training
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
         self.register_buffer("atlas_centers", centers[:, None], persistent=False)
@@ -251,6 +253,7 @@ class GridModel(nn.Module):
             "spacing": asdict(self.shape.spacing),
             "has_cylinder": self.shape.has_cylinder,
             "first_parts": [list(part) for part in self.shape.first_parts],
+            "rigid_layers": sorted(self.rigid_layers),
             "looks": [look.values() for look in self.looks],
         }
         return {"grid_shape": shape, "grid_state_dict": self.state_dict()}
@@ -267,6 +270,7 @@ class GridModel(nn.Module):
             first_parts = tuple(tuple(part) for part in shape.get("first_parts", ()))
             spacing = Spacing.from_checkpoint(shape)
             model = cls(Shape(tuple(shape["size"]), sizes, spacing, has_cylinder, first_parts))
+            model.rigid_layers = frozenset(shape.get("rigid_layers", ()))
             model.looks.extend(Look.from_values(values) for values in shape.get("looks", ()))
         except (KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(
@@ -305,13 +309,16 @@ class GridFrames:
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
         self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
         self.nodes: dict[str, list[Tensor]] = {}  # (K, C, ny, nx) of each grid of each field
+        fixed = {f"mappings.{layer}" for layer in model.rigid_layers} if training else set()
         for name, grids in model.fields_by_name().items():
             if fields is not None and name not in fields:
                 continue
             self.nodes[name] = []
             for level, grid in enumerate(grids):
                 nodes = grid.values_at(t)
-                if training and grid.is_per_frame:
+                if name in fixed:
+                    nodes = nodes.detach()
+                elif training and grid.is_per_frame:
                     nodes = self.leaves[f"{name}.{level}"] = nodes.detach().requires_grad_()
                 self.nodes[name].append(nodes)
 

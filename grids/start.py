@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
+from alignment.camera import OUTLINE_SHARES, Surface, choose_surface, join_surfaces
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
@@ -40,6 +40,9 @@ CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
 # Most points by which the background follows the flow: it is larger than an object, and bends less.
 BACKGROUND_POINTS = 100_000
+# Share by which the error of a rigid layer's atlas must fall for the layer to bend after all. It fell by .5 % on drawn
+# scenes with rigid layers, and by 2 to 25 % on layers of real clips that bend.
+LEAST_RIGID_GAIN = 0.01
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
@@ -66,14 +69,14 @@ def start_model(
     masks = cpu_video.masks.numpy()
     motions = [Surface(motion) for motion in transforms]
     show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
-    transforms, clip = run_side_by_side(
+    (transforms, is_rigid), clip = run_side_by_side(
         lambda: refine_long_range(cpu_video, transforms), lambda: shrink_video(cpu_video)
     )
     (probabilities, kept), background = run_side_by_side(
         lambda: find_objects(cpu_video, clip, transforms, mask_quality),
         lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
     )
-    motions = [*(Surface(motion) for motion in transforms[:-1]), background]
+    motions = join_surfaces(transforms, is_rigid, background)
     return bend_model(cpu_video, motions, probabilities, kept, spacing, frames, stride)
 
 
@@ -92,7 +95,8 @@ def bend_model(
     """
     model, at_nodes = build_model(video, motions, probabilities, spacing, frames, stride)
     keep_masks(model, probabilities, kept, video.strokes)
-    bend_layers(model, video, probabilities, frames, at_nodes, stride)
+    is_rigid = [motion.is_rigid for motion in motions]
+    bend_layers(model, video, probabilities, frames, at_nodes, stride, is_rigid)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, video.frames.numpy())
@@ -122,13 +126,21 @@ def find_objects(
 
 
 def bend_layers(
-    model: GridModel, video: Video, probabilities: NDArray[np.uint8], frames: Tensor, opacity: Tensor, stride: int
+    model: GridModel,
+    video: Video,
+    probabilities: NDArray[np.uint8],
+    frames: Tensor,
+    opacity: Tensor,
+    stride: int,
+    is_rigid: list[bool],
 ) -> None:
     """Let the mappings of all layers follow the flow, and enlarge the objects' atlases as far as they need it.
 
     So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
-    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. probabilities (F, T, H, W):
-    of the objects, 255 for certain. frames, opacity, stride: see `average_atlases`.
+    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. A rigid layer keeps it, too,
+    unless its atlas then shows the frames clearly better, and then training does not bend it either: errors of the flow
+    would only move it away from transforms that fit the whole clip. probabilities (F, T, H, W): of the objects, 255 for
+    certain. frames, opacity, stride: see `average_atlases`. is_rigid: of each layer, see `Surface`.
     """
     layers, visible = list(range(len(model.layers))), visible_pixels(probabilities)
     grids = [model.fields_by_name()[f"mappings.{layer}"] for layer in layers]
@@ -140,7 +152,10 @@ def bend_layers(
         if not model.layers[layer].is_background:
             enlarge_atlas(model, layer, texel_extent(model, layer, probabilities[layer] > 255 * LIKELY))
         average_layer(model, layer, frames, opacity, stride)
-        if atlas_error(model, layer, frames, visible[layer], stride) > errors[layer]:
+        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if is_rigid[layer] else 1)
+        if atlas_error(model, layer, frames, visible[layer], stride) > limit:
+            if is_rigid[layer]:
+                model.rigid_layers |= {layer}
             for grid, values in zip(grids[layer], before[layer], strict=True):
                 grid.values.data.copy_(values)
             average_layer(model, layer, frames, opacity, stride)
