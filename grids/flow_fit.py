@@ -152,6 +152,13 @@ class FlowEnergy:
             distance = (self.offset + self.residuals(nodes)).norm(dim=1)
             return self.pairs.weight / (1 + (distance / outlier_px).square())
 
+    @torch.no_grad()
+    def share_brought_closer(self, nodes: list[Tensor]) -> float:
+        """Return the share of the points whose ends lie closer together with these displacements than without."""
+        before, after = self.offset.norm(dim=1), (self.offset + self.residuals(nodes)).norm(dim=1)
+        is_point = self.pairs.weight > 0
+        return float((after < before)[is_point].float().mean())
+
     def smoothness(self, nodes: list[Tensor]) -> Tensor:
         """Return the energy of displacements that bend or stretch the layer, or shift it."""
         parts = (
@@ -187,21 +194,25 @@ class FlowEnergy:
 
 def fit_to_flow(
     model: GridModel, layer: int, video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS
-) -> None:
+) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
+
+    Returns False if direct matches of distant frames contradict them: the flow alone takes most of these points farther
+    apart, so it shows its own errors, and not how the layer bends.
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
     """
-    rows = follow_lattice(video, is_visible, DISTANCES, most_points)
+    rows, is_confirmed = follow_lattice(video, is_visible, DISTANCES, most_points), True
     if not rows:
-        return
+        return is_confirmed
     distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())
     problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:
         if outlier_px == OUTLIERS_PX[-1] and distant:
             # Only now: of an object that turns, they match other parts, and then lie beyond the limit.
+            is_confirmed = FlowEnergy(model, layer, join_rows(distant)).share_brought_closer(nodes) >= 0.5
             problem = FlowEnergy(model, layer, join_rows(rows + distant))
         weights = problem.weights(nodes, outlier_px)
 
@@ -213,6 +224,7 @@ def fit_to_flow(
         nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
     for grid, values in zip(problem.grids, nodes, strict=True):
         grid.values.data.add_(values)
+    return is_confirmed
 
 
 def conjugate_gradients(

@@ -40,8 +40,8 @@ CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
 # Most points by which the background follows the flow: it is larger than an object, and bends less.
 BACKGROUND_POINTS = 100_000
-# Share by which the error of a rigid layer's atlas must fall for the layer to bend after all. It fell by .5 % on drawn
-# scenes with rigid layers, and by 2 to 25 % on layers of real clips that bend.
+# Share by which the error of the atlas must fall for a layer to bend whose transforms fit the whole clip. It fell by
+# .5 % where drawn layers are rigid, and by 2 to 25 % where those of real clips bend.
 LEAST_RIGID_GAIN = 0.01
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
@@ -137,24 +137,28 @@ def bend_layers(
     """Let the mappings of all layers follow the flow, and enlarge the objects' atlases as far as they need it.
 
     So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
-    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. A rigid layer keeps it, too,
-    unless its atlas then shows the frames clearly better, and then training does not bend it either: errors of the flow
-    would only move it away from transforms that fit the whole clip. probabilities (F, T, H, W): of the objects, 255 for
-    certain. frames, opacity, stride: see `average_atlases`. is_rigid: of each layer, see `Surface`.
+    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a layer whose
+    transforms fit frames that are far apart, if direct matches of these frames contradict the flow, unless its atlas
+    then shows the frames clearly better. Training does not bend such a layer either: errors of the flow would only move
+    it away from its transforms. probabilities (F, T, H, W): of the objects, 255 for certain. frames, opacity, stride:
+    see `average_atlases`. is_rigid: of each layer, see `Surface`.
     """
     layers, visible = list(range(len(model.layers))), visible_pixels(probabilities)
     grids = [model.fields_by_name()[f"mappings.{layer}"] for layer in layers]
     before = [[grid.values.detach().clone() for grid in layer_grids] for layer_grids in grids]
     errors = [atlas_error(model, layer, frames, visible[layer], stride) for layer in layers]
     points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
-    map_side_by_side(lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers)
+    is_confirmed = map_side_by_side(
+        lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers
+    )
     for layer in layers:
+        stays_rigid = is_rigid[layer] and not is_confirmed[layer]
         if not model.layers[layer].is_background:
             enlarge_atlas(model, layer, texel_extent(model, layer, probabilities[layer] > 255 * LIKELY))
         average_layer(model, layer, frames, opacity, stride)
-        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if is_rigid[layer] else 1)
+        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if stays_rigid else 1)
         if atlas_error(model, layer, frames, visible[layer], stride) > limit:
-            if is_rigid[layer]:
+            if stays_rigid:
                 model.rigid_layers |= {layer}
             for grid, values in zip(grids[layer], before[layer], strict=True):
                 grid.values.data.copy_(values)
