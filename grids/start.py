@@ -41,8 +41,8 @@ PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the prev
 # Most points by which the background follows the flow: it is larger than an object, and bends less.
 BACKGROUND_POINTS = 100_000
 # Share by which the error of the atlas must fall for a layer to bend whose transforms fit the whole clip. It fell by
-# .5 % where drawn layers are rigid, and by 2 to 25 % where those of real clips bend.
-LEAST_RIGID_GAIN = 0.01
+# .6 % at most where drawn layers are rigid, and by 7 % where legs or water move in such a layer.
+LEAST_RIGID_GAIN = 0.02
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.

@@ -135,6 +135,17 @@ def test_an_object_that_bends_keeps_the_transforms_fitted_to_its_flow(tmp_path):
     assert not np.array_equal(refined[1], transforms[1])  # the background is rigid
 
 
+@pytest.mark.slow
+def test_flow_that_is_too_short_does_not_bend_rigid_layers(drifting_clip):
+    """Direct matches of distant frames contradict it."""
+    _, video = drifting_clip
+    spacing = Spacing.from_config(Config(data_folder="unused"))
+    model, _ = start_model(video, spacing, "auto", 4, lambda model: None)
+    assert model.rigid_layers == {0, 1}
+    for layer in range(2):
+        assert not any(grid.values.any() for grid in model.fields_by_name()[f"mappings.{layer}"])
+
+
 def test_frames_without_texture_do_not_change_the_transforms(drifting_clip):
     _, video = drifting_clip
     flat = replace(video, frames=torch.full_like(video.frames, 90))

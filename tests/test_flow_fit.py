@@ -137,7 +137,7 @@ def bend(model, video):
     """Bend the object of a model, with its masks for opacity."""
     masks = video.masks.numpy()
     opacity = torch.from_numpy(masks[:, :, ::8, ::8].astype(np.float32) / 255)
-    bend_layers(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
+    bend_layers(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1, [False, False])
 
 
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
@@ -282,3 +282,28 @@ def test_with_weight_0_no_points_are_followed(bending):
     learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
     assert learner.draw_batch(0.99).long_flow == []
     assert not any(name.startswith("long_flow") for name in learner.step(0, 0.99))
+
+
+def test_training_does_not_bend_a_rigid_layer_until_pins_or_a_softer_dial_ask_for_it(bending, tmp_path):
+    video, _, inside = bending
+    config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
+    learner = GridLearner(config, video, torch.Generator().manual_seed(0))
+    model = make_model(video)
+    fit_to_flow(model, 0, video, inside)
+    model.rigid_layers = frozenset({0})
+    learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
+    learner.restore(learner.checkpoint(), tmp_path / "checkpoint")  # as a resumed run does it
+    grids = learner.model.fields_by_name()
+    before = {name: [grid.values.detach().clone() for grid in grids[name]] for name in ("mappings.0", "mappings.1")}
+
+    def has_changed(layer: int) -> bool:
+        pairs = zip(before[f"mappings.{layer}"], grids[f"mappings.{layer}"], strict=True)
+        return any(not torch.equal(values, grid.values) for values, grid in pairs)
+
+    learner.step(0, 0.99)
+    assert not has_changed(0)
+    assert has_changed(1)
+    learner.mend([], {0: 2.0})
+    assert learner.model.rigid_layers == {0}
+    learner.mend([], {0: 0.5})
+    assert learner.model.rigid_layers == set()
