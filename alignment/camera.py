@@ -5,14 +5,14 @@ other end gets a few texels. So the spread of the texels' density is measured, a
 turns and zooms is fitted (Szeliski 2006, image stitching), whose atlas is a cylinder; or similarities, if the camera
 does more than that."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from alignment.layers import align_layer, reference_frame, refine_layer_long_range
 from alignment.long_range import match_distant_frames
-from alignment.tracks import Flags, Floats, LayerPixels, PointPairs, sample_point_pairs
+from alignment.tracks import Floats, LayerPixels, PointPairs, sample_point_pairs
 from alignment.transforms import (
     MIN_GAIN,
     OUTLIER_PX,
@@ -54,7 +54,6 @@ class Surface:
     is_cylinder: bool = False
     # (2, 2) rotation of the unrolled cylinder's (angle, height), after which the reference frame stands upright
     upright: Floats | None = None
-    is_rigid: bool = False  # Transforms fit the layer even in frames that are far apart.
 
     @property
     def upright_matrix(self) -> Floats:
@@ -91,7 +90,7 @@ def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> Surfa
     surfaces = [plane]
     if is_projective:
         similarities = align_layer(video, mask, "similarity")
-        surfaces.append(Surface(refine_layer_long_range(video, similarities, mask, "similarity")[0]))
+        surfaces.append(Surface(refine_layer_long_range(video, similarities, mask, "similarity")))
     if (cylinder := fit_cylinder(video, mask, pairs)) is not None:
         surfaces.append(cylinder)
     residuals = {id(each): median_residual_px(each.transforms, pairs) for each in surfaces}
@@ -106,15 +105,6 @@ def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> Surfa
             kind = f"a cylinder, because the camera turns by {np.degrees(turn_angle(best, size)):.0f} degrees"
         print(f"background: its atlas is {kind}; texels vary by a factor of {density_spread(best, size):.1f}")
     return best
-
-
-def join_surfaces(transforms: Floats, is_rigid: Flags, background: Surface) -> list[Surface]:
-    """Return the surfaces of all layers: those of the objects are planes with these transforms (L, T, 3, 3).
-
-    is_rigid: (L,) of each layer. background: its surface, of which it is not known yet whether the layer is rigid.
-    """
-    objects = [Surface(motion, is_rigid=bool(flag)) for motion, flag in zip(transforms[:-1], is_rigid, strict=False)]
-    return [*objects, replace(background, is_rigid=bool(is_rigid[-1]))]
 
 
 def density_spread(surface: Surface, size: tuple[int, int]) -> float:

@@ -68,27 +68,24 @@ def align_layers(video: Video) -> Floats:
     return np.stack([align_layer(video, mask, kind) for mask, kind in layer_pixels(video)])
 
 
-def refine_long_range(video: Video, transforms: Floats) -> tuple[Floats, Flags]:
+def refine_long_range(video: Video, transforms: Floats) -> Floats:
     """Refine the transforms (L, T, 3, 3) of all layers with direct matches of distant frames, which removes drift.
 
-    Returns the transforms, and whether each layer is rigid, (L,). video: on the CPU.
+    video: on the CPU.
     """
     layers = zip(transforms, layer_pixels(video), strict=True)
-    refined = map_side_by_side(lambda layer: refine_layer_long_range(video, layer[0], *layer[1]), layers)
-    return np.stack([motion for motion, _ in refined]), np.array([is_rigid for _, is_rigid in refined])
+    return np.stack(map_side_by_side(lambda layer: refine_layer_long_range(video, layer[0], *layer[1]), layers))
 
 
-def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels, kind: str) -> tuple[Floats, bool]:
+def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels, kind: str) -> Floats:
     """Refine one layer's transforms (T, 3, 3) with direct matches of distant frames, if the layer is rigid enough.
-
-    Returns the transforms, and whether the layer is rigid.
 
     If an object bends or turns, no transform fits frames that are far apart. The matches would then pull the
     transforms to one part of the object, away from the flow of the whole. Such a layer keeps its transforms.
     """
     distant = match_distant_frames(video, mask, transforms)
     if len(distant.source) == 0:
-        return transforms, False
+        return transforms
     pairs, size, reference = sample_point_pairs(video, mask) + distant, video.size[1:], reference_frame(mask)
     with np.errstate(all="ignore"):
         # The first limit is as large as the measured drift. With a smaller one the distant matches would be outliers.
@@ -97,7 +94,7 @@ def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels,
             result, pairs, reference, kind, size, min(outlier_limit_px(result, pairs), OUTLIER_PX)
         )
         is_rigid = median_residual_px(result, distant) < MAX_RIGID_RESIDUAL * max(size)
-    return (result, True) if is_rigid and are_plausible(result, size) else (transforms, False)
+    return result if is_rigid and are_plausible(result, size) else transforms
 
 
 def layer_pixels(video: Video) -> list[tuple[MaskedPixels, str]]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from alignment.layers import MAX_RIGID_RESIDUAL
 from alignment.long_range import POINT_WEIGHT, match_distant_frames
 from alignment.tracks import nearest_pixels, track_points
 from grids.fields import Grid, Lattice, sample_nodes
@@ -153,11 +154,13 @@ class FlowEnergy:
             return self.pairs.weight / (1 + (distance / outlier_px).square())
 
     @torch.no_grad()
-    def share_brought_closer(self, nodes: list[Tensor]) -> float:
-        """Return the share of the points whose ends lie closer together with these displacements than without."""
-        before, after = self.offset.norm(dim=1), (self.offset + self.residuals(nodes)).norm(dim=1)
+    def seems_rigid(self, nodes: list[Tensor]) -> bool:
+        """Return whether the ends of most points lie together without displacements, and farther apart with these."""
         is_point = self.pairs.weight > 0
-        return float((after < before)[is_point].float().mean())
+        before = self.offset.norm(dim=1)[is_point]
+        after = (self.offset + self.residuals(nodes)).norm(dim=1)[is_point]
+        fits = float(before.median()) < MAX_RIGID_RESIDUAL * max(self.size[1:])
+        return fits and float((after < before).float().mean()) < 0.5
 
     def smoothness(self, nodes: list[Tensor]) -> Tensor:
         """Return the energy of displacements that bend or stretch the layer, or shift it."""
@@ -197,22 +200,22 @@ def fit_to_flow(
 ) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
 
-    Returns False if direct matches of distant frames contradict them: the flow alone takes most of these points farther
-    apart, so it shows its own errors, and not how the layer bends.
+    Returns whether the layer seems rigid, by direct matches of distant frames: its mapping from before fits them, and
+    the flow alone takes most of these points farther apart, so it shows its own errors, and not how the layer bends.
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
     """
-    rows, is_confirmed = follow_lattice(video, is_visible, DISTANCES, most_points), True
+    rows, seems_rigid = follow_lattice(video, is_visible, DISTANCES, most_points), False
     if not rows:
-        return is_confirmed
+        return seems_rigid
     distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())
     problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:
         if outlier_px == OUTLIERS_PX[-1] and distant:
             # Only now: of an object that turns, they match other parts, and then lie beyond the limit.
-            is_confirmed = FlowEnergy(model, layer, join_rows(distant)).share_brought_closer(nodes) >= 0.5
+            seems_rigid = FlowEnergy(model, layer, join_rows(distant)).seems_rigid(nodes)
             problem = FlowEnergy(model, layer, join_rows(rows + distant))
         weights = problem.weights(nodes, outlier_px)
 
@@ -224,7 +227,7 @@ def fit_to_flow(
         nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
     for grid, values in zip(problem.grids, nodes, strict=True):
         grid.values.data.add_(values)
-    return is_confirmed
+    return seems_rigid
 
 
 def conjugate_gradients(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from alignment.camera import OUTLINE_SHARES, Surface, choose_surface, join_surfaces
+from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
@@ -40,8 +40,8 @@ CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
 # Most points by which the background follows the flow: it is larger than an object, and bends less.
 BACKGROUND_POINTS = 100_000
-# Share by which the error of the atlas must fall for a layer to bend whose transforms fit the whole clip. It fell by
-# .6 % at most where drawn layers are rigid, and by 7 % where legs or water move in such a layer.
+# Share by which the error of its atlas must fall for a layer to bend that seems rigid. It fell by .6 % at most where
+# drawn layers are rigid, and by 7 % where legs or water move in such a layer.
 LEAST_RIGID_GAIN = 0.02
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
@@ -69,14 +69,14 @@ def start_model(
     masks = cpu_video.masks.numpy()
     motions = [Surface(motion) for motion in transforms]
     show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
-    (transforms, is_rigid), clip = run_side_by_side(
+    transforms, clip = run_side_by_side(
         lambda: refine_long_range(cpu_video, transforms), lambda: shrink_video(cpu_video)
     )
     (probabilities, kept), background = run_side_by_side(
         lambda: find_objects(cpu_video, clip, transforms, mask_quality),
         lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
     )
-    motions = join_surfaces(transforms, is_rigid, background)
+    motions = [*(Surface(motion) for motion in transforms[:-1]), background]
     return bend_model(cpu_video, motions, probabilities, kept, spacing, frames, stride)
 
 
@@ -95,8 +95,7 @@ def bend_model(
     """
     model, at_nodes = build_model(video, motions, probabilities, spacing, frames, stride)
     keep_masks(model, probabilities, kept, video.strokes)
-    is_rigid = [motion.is_rigid for motion in motions]
-    bend_layers(model, video, probabilities, frames, at_nodes, stride, is_rigid)
+    bend_layers(model, video, probabilities, frames, at_nodes, stride)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, video.frames.numpy())
@@ -126,39 +125,31 @@ def find_objects(
 
 
 def bend_layers(
-    model: GridModel,
-    video: Video,
-    probabilities: NDArray[np.uint8],
-    frames: Tensor,
-    opacity: Tensor,
-    stride: int,
-    is_rigid: list[bool],
+    model: GridModel, video: Video, probabilities: NDArray[np.uint8], frames: Tensor, opacity: Tensor, stride: int
 ) -> None:
     """Let the mappings of all layers follow the flow, and enlarge the objects' atlases as far as they need it.
 
     So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
-    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a layer whose
-    transforms fit frames that are far apart, if direct matches of these frames contradict the flow, unless its atlas
-    then shows the frames clearly better. Training does not bend such a layer either: errors of the flow would only move
-    it away from its transforms. probabilities (F, T, H, W): of the objects, 255 for certain. frames, opacity, stride:
-    see `average_atlases`. is_rigid: of each layer, see `Surface`.
+    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a layer that seems
+    rigid, see `fit_to_flow`, unless its atlas then shows the frames clearly better. Training does not bend it either:
+    errors of the flow would only move it away from its transforms. probabilities (F, T, H, W): of the objects, 255 for
+    certain. frames, opacity, stride: see `average_atlases`.
     """
     layers, visible = list(range(len(model.layers))), visible_pixels(probabilities)
     grids = [model.fields_by_name()[f"mappings.{layer}"] for layer in layers]
     before = [[grid.values.detach().clone() for grid in layer_grids] for layer_grids in grids]
     errors = [atlas_error(model, layer, frames, visible[layer], stride) for layer in layers]
     points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
-    is_confirmed = map_side_by_side(
+    seems_rigid = map_side_by_side(
         lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers
     )
     for layer in layers:
-        stays_rigid = is_rigid[layer] and not is_confirmed[layer]
         if not model.layers[layer].is_background:
             enlarge_atlas(model, layer, texel_extent(model, layer, probabilities[layer] > 255 * LIKELY))
         average_layer(model, layer, frames, opacity, stride)
-        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if stays_rigid else 1)
+        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if seems_rigid[layer] else 1)
         if atlas_error(model, layer, frames, visible[layer], stride) > limit:
-            if stays_rigid:
+            if seems_rigid[layer]:
                 model.rigid_layers |= {layer}
             for grid, values in zip(grids[layer], before[layer], strict=True):
                 grid.values.data.copy_(values)

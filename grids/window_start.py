@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignment.camera import Surface, choose_surface, join_surfaces
+from alignment.camera import Surface, choose_surface
 from alignment.layers import align_layers, layer_pixels, refine_long_range
 from grids.model import GridModel
 from grids.shape import Spacing
@@ -25,28 +25,27 @@ class ClipMotion:
     """How the layers of a clip move."""
 
     transforms: Floats  # (L, T, 3, 3) as `align_layers` returns them
-    is_rigid: NDArray[np.bool_]  # (L,) see `alignment.camera.Surface`
     background: Surface  # on which the background's atlas lies
 
     def part(self, span: Span) -> "ClipMotion":
         """Return the motion of some frames."""
         frames = slice(span.first, span.end)
         surface = Surface(self.background.transforms[frames], self.background.is_cylinder, self.background.upright)
-        return ClipMotion(self.transforms[:, frames], self.is_rigid, surface)
+        return ClipMotion(self.transforms[:, frames], surface)
 
     @property
     def surfaces(self) -> list[Surface]:
         """The surfaces of all layers' atlases."""
-        return join_surfaces(self.transforms, self.is_rigid, self.background)
+        return [*(Surface(motion) for motion in self.transforms[:-1]), self.background]
 
 
 def align_clip(video: Video) -> ClipMotion:
     """Align all layers of a clip. video: on the CPU; it may lie on disk."""
-    transforms, is_rigid = refine_long_range(video, align_layers(video))
+    transforms = refine_long_range(video, align_layers(video))
     background, _ = layer_pixels(video)[-1]
     surface = choose_surface(video, background, transforms[-1])
     video.release_memory()
-    return ClipMotion(transforms, is_rigid, surface)
+    return ClipMotion(transforms, surface)
 
 
 def start_window(
@@ -97,7 +96,7 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
     """
     frames = video.size[0]
     part = video.part(first, frames)
-    aligned, is_rigid = refine_long_range(part, align_layers(part))
+    aligned = refine_long_range(part, align_layers(part))
     common = extension.spans[-1].end - 1  # the last frame that the run knows
     transforms = np.tile(np.eye(3), (len(aligned), frames, 1, 1))
     upright = None
@@ -112,4 +111,4 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
         joined = known @ np.linalg.inv(motion[common - first]) @ motion
         transforms[layer, first:] = joined / joined[:, 2:, 2:] if last_window.surface(layer) is None else joined
     background = Surface(transforms[-1], upright is not None, upright)
-    return ClipMotion(transforms, is_rigid, background)
+    return ClipMotion(transforms, background)

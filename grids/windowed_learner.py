@@ -329,7 +329,6 @@ class WindowedLearner:
             "files": list(self.files),
             "mask_sources": list(self.video.mask_sources),
             "transforms": torch.from_numpy(self.motion.transforms),
-            "is_rigid": self.motion.is_rigid.tolist(),
             "background": torch.from_numpy(background.transforms),
             "is_cylinder": background.is_cylinder,
             "upright": None if background.upright is None else torch.from_numpy(background.upright),
@@ -349,9 +348,7 @@ class WindowedLearner:
             self.spans = [Span(*span) for span in state["spans"]]
             upright = None if state["upright"] is None else state["upright"].cpu().numpy()
             surface = Surface(state["background"].cpu().numpy(), state["is_cylinder"], upright)
-            transforms = state["transforms"].cpu().numpy()
-            is_rigid = np.array(state.get("is_rigid", [False] * len(transforms)))  # Older checkpoints do not say it.
-            self.motion = ClipMotion(transforms, is_rigid, surface)
+            self.motion = ClipMotion(state["transforms"].cpu().numpy(), surface)
             self.waiting, coverages = list(state["waiting"]), state["coverages"]
             self.coverages = {int(number): [each.cpu().float() for each in coverages[number]] for number in coverages}
             self.share_done = self.share_now = float(state["share_done"])

@@ -137,7 +137,7 @@ def bend(model, video):
     """Bend the object of a model, with its masks for opacity."""
     masks = video.masks.numpy()
     opacity = torch.from_numpy(masks[:, :, ::8, ::8].astype(np.float32) / 255)
-    bend_layers(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1, [False, False])
+    bend_layers(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
 
 
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
