@@ -276,8 +276,12 @@ def load_config(path: Path, changes: Mapping[str, object] | None = None) -> Conf
 
 def rigidity_weight(config: Config, layer: int) -> float:
     """Return the weight of the rigidity of a layer, by its index."""
-    factors = config.layer_rigidity
-    return config.rigidity_coeff * (factors[layer] if layer < len(factors) else 1.0)
+    return config.rigidity_coeff * rigidity_factor(config, layer)
+
+
+def rigidity_factor(config: Config, layer: int) -> float:
+    """Return the factor by which the user makes a layer stiffer (above 1) or softer (below 1), by its index."""
+    return config.layer_rigidity[layer] if layer < len(config.layer_rigidity) else 1.0
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -299,7 +299,7 @@ def print_conversions(metadata: "VideoMetadata", deinterlace: bool) -> None:
 
 
 def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, int], has_to_extract: bool) -> None:
-    """Raise UserError for too many frames, too little disk space and masks that cannot be found in such a clip.
+    """Raise UserError for too many frames, too little disk space, and masks that are asked for but not possible.
 
     Also print an estimate of the run.
 
@@ -308,12 +308,12 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
     from media.images import fit_size
     from preprocessing.estimate import Task, print_estimate
     from preprocessing.extract import too_many_frames_message
-    from preprocessing.masks import check_mask_request
+    from preprocessing.masks import check_request_fits_clip
 
     if count > options.max_frames:
         number = str(count) if count <= MOST_COUNTED or options.input.is_dir() else f"more than {MOST_COUNTED}"
         raise UserError(too_many_frames_message(options.input, number, options.max_frames))
-    check_mask_request(make_mask_request(options), count, native_size)
+    check_request_fits_clip(make_mask_request(options), count, native_size)
     if options.masks or options.method == "import":
         mask_method = None
     else:

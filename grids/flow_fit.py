@@ -30,6 +30,11 @@ BENDING, STRETCH = 0.05, 0.001  # Weights of the squared second and first differ
 ANCHOR = 0.001  # Weight of squared displacements, without which the whole layer could shift.
 STEPS = 20  # Steps of conjugate gradients in each round.
 SMOOTHNESS_CURVATURE = 10.0  # Usual second derivative of the smoothness by one node, for the preconditioner.
+# Factor by which displacements that follow the flow must enlarge the distances of direct matches for a layer to count
+# as rigid. They grew 4 to 9 times where layers are rigid, 1.5 times where water moves before a bank, and shrank with
+# parallax.
+LEAST_GROWTH = 2.0
+LEAST_MATCHED_PAIRS = 3  # Fewest pairs of frames whose direct matches may say that a layer is rigid.
 LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
 
 
@@ -154,13 +159,11 @@ class FlowEnergy:
             return self.pairs.weight / (1 + (distance / outlier_px).square())
 
     @torch.no_grad()
-    def seems_rigid(self, nodes: list[Tensor]) -> bool:
-        """Return whether the ends of most points lie together without displacements, and farther apart with these."""
+    def median_distances_px(self, nodes: list[Tensor]) -> tuple[float, float]:
+        """Return the median distance between both ends of a point without displacements, and with these."""
         is_point = self.pairs.weight > 0
-        before = self.offset.norm(dim=1)[is_point]
-        after = (self.offset + self.residuals(nodes)).norm(dim=1)[is_point]
-        fits = float(before.median()) < MAX_RIGID_RESIDUAL * max(self.size[1:])
-        return fits and float((after < before).float().mean()) < 0.5
+        before, after = self.offset.norm(dim=1), (self.offset + self.residuals(nodes)).norm(dim=1)
+        return float(before[is_point].median()), float(after[is_point].median())
 
     def smoothness(self, nodes: list[Tensor]) -> Tensor:
         """Return the energy of displacements that bend or stretch the layer, or shift it."""
@@ -200,22 +203,21 @@ def fit_to_flow(
 ) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
 
-    Returns whether the layer seems rigid, by direct matches of distant frames: its mapping from before fits them, and
-    the flow alone takes most of these points farther apart, so it shows its own errors, and not how the layer bends.
+    Returns whether direct matches of distant frames say that the layer is rigid, see `are_rigid`.
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
     """
-    rows, seems_rigid = follow_lattice(video, is_visible, DISTANCES, most_points), False
+    rows, is_rigid = follow_lattice(video, is_visible, DISTANCES, most_points), False
     if not rows:
-        return seems_rigid
+        return False
     distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())
     problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:
         if outlier_px == OUTLIERS_PX[-1] and distant:
             # Only now: of an object that turns, they match other parts, and then lie beyond the limit.
-            seems_rigid = FlowEnergy(model, layer, join_rows(distant)).seems_rigid(nodes)
+            is_rigid = are_rigid(FlowEnergy(model, layer, join_rows(distant)), nodes)
             problem = FlowEnergy(model, layer, join_rows(rows + distant))
         weights = problem.weights(nodes, outlier_px)
 
@@ -227,7 +229,18 @@ def fit_to_flow(
         nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
     for grid, values in zip(problem.grids, nodes, strict=True):
         grid.values.data.add_(values)
-    return seems_rigid
+    return is_rigid
+
+
+def are_rigid(matches: FlowEnergy, nodes: list[Tensor]) -> bool:
+    """Return whether direct matches of distant frames say that a layer is rigid.
+
+    The mapping without displacements fits them, and displacements that follow the flow alone, which knows nothing of
+    them, take them clearly farther apart. So these show errors of the flow, and not how the layer bends.
+    """
+    before_px, after_px = matches.median_distances_px(nodes)
+    fits = before_px < MAX_RIGID_RESIDUAL * max(matches.size[1:])
+    return fits and after_px > LEAST_GROWTH * before_px and len(matches.pairs.source) >= LEAST_MATCHED_PAIRS
 
 
 def conjugate_gradients(

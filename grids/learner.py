@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alignment.pins import Pin
 from command_line import UserError, warn
-from config import Config
+from config import Config, rigidity_factor
 from grids.corrections import correct_by_strokes
 from grids.fields import Lattice, add_tensors, to_device_async
 from grids.long_flow import LongFlow, follow_layers
@@ -77,6 +77,8 @@ class GridLearner:
         of the model's atlases.
         """
         self.model, self.probability = model.to(self.video.device), probability.to(self.video.device)
+        # A layer that the user makes softer may bend.
+        model.rigid_layers -= {layer.index for layer in model.layers if rigidity_factor(self.config, layer.index) < 1}
         self.long_flow = None
         self.loss = GridLoss(self.config, self.video, self.model, self.probability)
         self.stage = self.make_stage(stride)
@@ -145,7 +147,6 @@ class GridLearner:
         for layer, factor in rigidity.items():
             change_stiffness(self.model, video, layer, factor)
         fit_to_pins(self.model, pins)
-        self.model.rigid_layers -= {pin.layer for pin in pins} | {layer for layer in rigidity if rigidity[layer] < 1}
         self.model.to(device)
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 

@@ -74,7 +74,7 @@ class GridModel(nn.Module):
         self.register_buffer("mask_logits", torch.zeros(objects, 0, 0, 0, dtype=torch.int8))
         self.register_buffer("is_kept", torch.zeros(objects, frames, dtype=torch.bool))
         self.register_buffer("mattes", torch.zeros(objects, 0, 0, 0, dtype=torch.uint8))
-        # Layers whose transforms are their whole mapping: training does not bend them.
+        # Layers whose mapping training leaves as it is.
         self.rigid_layers: frozenset[int] = frozenset()
         self.looks: Any = nn.ModuleList()  # of `Look`, ascending by frame; fitted at the end of training
         centers = torch.tensor([layer.atlas_center for layer in self.layers])
@@ -299,7 +299,7 @@ class GridFrames:
     """A model at K frames.
 
     In training, the nodes of grids with nodes in every frame are leaves of the graph of their own, so that a step
-    changes only the nodes of these frames.
+    changes only the nodes of these frames. The mappings of rigid layers are not trained.
     """
 
     def __init__(self, model: GridModel, t: Tensor, training: bool = False, fields: Collection[str] | None = None):
@@ -309,14 +309,14 @@ class GridFrames:
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
         self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
         self.nodes: dict[str, list[Tensor]] = {}  # (K, C, ny, nx) of each grid of each field
-        fixed = {f"mappings.{layer}" for layer in model.rigid_layers} if training else set()
+        untrained_fields = {f"mappings.{layer}" for layer in model.rigid_layers} if training else set()
         for name, grids in model.fields_by_name().items():
             if fields is not None and name not in fields:
                 continue
             self.nodes[name] = []
             for level, grid in enumerate(grids):
                 nodes = grid.values_at(t)
-                if name in fixed:
+                if name in untrained_fields:
                     nodes = nodes.detach()
                 elif training and grid.is_per_frame:
                     nodes = self.leaves[f"{name}.{level}"] = nodes.detach().requires_grad_()

@@ -40,8 +40,8 @@ CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
 # Most points by which the background follows the flow: it is larger than an object, and bends less.
 BACKGROUND_POINTS = 100_000
-# Share by which the error of its atlas must fall for a layer to bend that seems rigid. It fell by .6 % at most where
-# drawn layers are rigid, and by 7 % where legs or water move in such a layer.
+# A layer that direct matches call rigid bends only if the error of its atlas falls by at least this share. It fell by
+# at most .6 % for rigid drawn layers, and by at least 7 % where legs or water move in such a layer.
 LEAST_RIGID_GAIN = 0.02
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
@@ -130,8 +130,8 @@ def bend_layers(
     """Let the mappings of all layers follow the flow, and enlarge the objects' atlases as far as they need it.
 
     So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
-    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a layer that seems
-    rigid, see `fit_to_flow`, unless its atlas then shows the frames clearly better. Training does not bend it either:
+    frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a rigid layer, see
+    `grids.flow_fit.are_rigid`, unless its atlas then shows the frames clearly better. Training does not bend it either:
     errors of the flow would only move it away from its transforms. probabilities (F, T, H, W): of the objects, 255 for
     certain. frames, opacity, stride: see `average_atlases`.
     """
@@ -140,16 +140,16 @@ def bend_layers(
     before = [[grid.values.detach().clone() for grid in layer_grids] for layer_grids in grids]
     errors = [atlas_error(model, layer, frames, visible[layer], stride) for layer in layers]
     points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
-    seems_rigid = map_side_by_side(
+    may_be_rigid = map_side_by_side(
         lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers
     )
     for layer in layers:
         if not model.layers[layer].is_background:
             enlarge_atlas(model, layer, texel_extent(model, layer, probabilities[layer] > 255 * LIKELY))
         average_layer(model, layer, frames, opacity, stride)
-        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if seems_rigid[layer] else 1)
+        limit = errors[layer] * (1 - LEAST_RIGID_GAIN if may_be_rigid[layer] else 1)
         if atlas_error(model, layer, frames, visible[layer], stride) > limit:
-            if seems_rigid[layer]:
+            if may_be_rigid[layer]:
                 model.rigid_layers |= {layer}
             for grid, values in zip(grids[layer], before[layer], strict=True):
                 grid.values.data.copy_(values)

@@ -40,7 +40,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     video = resolve_folder_name(video)
     frames = list_frames(video)
     folder = video.with_name(f"{video.name}_maskrcnn")
-    check_mask_request(request, len(frames), media.image_size(frames[0]))
+    check_request_fits_clip(request, len(frames), media.image_size(frames[0]))
     missing = frames_without_mask(frames, folder)
     object_folders = list_object_folders(video, request.objects)
     has_object_masks = bool(object_folders) and not any(frames_without_mask(frames, path) for path in object_folders)
@@ -51,7 +51,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
         )
     if not missing:
         if not has_object_masks:
-            check_request(folder, request)
+            check_existing_masks(folder, request)
         print(f"all {len(frames)} masks exist already and are used as they are: {folder}")
         return folder
     method, masks = (
@@ -72,7 +72,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     return folder
 
 
-def check_request(folder: Path, request: MaskRequest) -> None:
+def check_existing_masks(folder: Path, request: MaskRequest) -> None:
     """Raise UserError if existing masks are known to have been made with other options than requested.
 
     If it is not known how they were made, print a warning instead. A request without options accepts all masks.
@@ -135,12 +135,14 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
         return "motion", find_moving_object(frames, missing, request)
 
 
-def check_mask_request(request: MaskRequest, frames: int, size: tuple[int, int]) -> None:
+def check_request_fits_clip(request: MaskRequest, frame_count: int, size: tuple[int, int]) -> None:
     """Raise UserError for a request that a clip of so many frames of `size` (width, height) cannot fulfil.
 
     That is an unknown class, prompts outside the clip, boxes without area, and objects without a positive prompt.
     """
-    if request.method in ("auto", "maskrcnn") and request.class_name != MaskRequest().class_name:
+    asks_detector = request.method == "maskrcnn" or (request.method == "auto" and not request.prompts)
+    if asks_detector and request.class_name != MaskRequest().class_name:
+        # Imported only here, because torchvision takes a second.
         from preprocessing.mask_rcnn import check_class_name
 
         check_class_name(request.class_name)
@@ -151,8 +153,8 @@ def check_mask_request(request: MaskRequest, frames: int, size: tuple[int, int])
         if not any(prompt.is_positive for prompt in object_prompts):
             raise UserError(f"object {number} has no --point and no --box, only --negative; click on the object, too")
         for prompt in object_prompts:
-            if not 0 <= prompt.t < frames:
-                raise UserError(f"{prompt}: the clip has the frames 0 to {frames - 1}; give one of them")
+            if not 0 <= prompt.t < frame_count:
+                raise UserError(f"{prompt}: the clip has the frames 0 to {frame_count - 1}; give one of them")
             if any(not (0 <= x < width and 0 <= y < height) for x, y in prompt.corners):
                 raise UserError(f"{prompt}: outside the frames of {width} x {height} pixels; give a pixel inside")
             if prompt.is_box and not np.less(prompt.corners[0], prompt.corners[1]).all():

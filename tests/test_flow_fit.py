@@ -1,5 +1,7 @@
 """A start that bends: displacements by least squares over the flow of all frames."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -284,7 +286,7 @@ def test_with_weight_0_no_points_are_followed(bending):
     assert not any(name.startswith("long_flow") for name in learner.step(0, 0.99))
 
 
-def test_training_does_not_bend_a_rigid_layer_until_pins_or_a_softer_dial_ask_for_it(bending, tmp_path):
+def test_training_does_not_bend_a_rigid_layer_unless_the_user_makes_it_softer(bending, tmp_path):
     video, _, inside = bending
     config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
     learner = GridLearner(config, video, torch.Generator().manual_seed(0))
@@ -303,7 +305,11 @@ def test_training_does_not_bend_a_rigid_layer_until_pins_or_a_softer_dial_ask_fo
     learner.step(0, 0.99)
     assert not has_changed(0)
     assert has_changed(1)
-    learner.mend([], {0: 2.0})
-    assert learner.model.rigid_layers == {0}
-    learner.mend([], {0: 0.5})
+    saved = learner.checkpoint()
+    for factor, expected in ((2.0, {0}), (0.5, set())):
+        softer = GridLearner(replace(config, layer_rigidity=(factor, 1.0)), video, torch.Generator())
+        softer.restore(saved, tmp_path / "checkpoint")
+        assert softer.model.rigid_layers == expected
+    del saved["grid_shape"]["rigid_layers"]  # as in checkpoints of before
+    learner.restore(saved, tmp_path / "checkpoint")
     assert learner.model.rigid_layers == set()
