@@ -11,7 +11,7 @@ SECONDS_PER_MEGAPIXEL = {
     "frames": 0.12,
     "motion": 1.7,
     "detector": 12.0,
-    "dis": 0.25,
+    "dis": 0.4,
     "raft": 50.0,
     "evaluation": 0.7,
     "full evaluation": 1.3,
