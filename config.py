@@ -234,7 +234,7 @@ class Config:
     rigidity_coeff: float = setting("Weight of rigidity (Eq. 9); multiplies the global rigidity too.", 1.0)
     layer_rigidity: Factors = setting(
         "Factors of rigidity_coeff for each layer, the front object first and the background last; layers without one "
-        "have 1.",
+        "have 1. A rigid layer of grids, which training does not bend, may bend with a factor below 1.",
         (),
     )
     derivative_amount: int = setting("Networks: step of the derivatives in Eq. 9, pixels.", 1, at_least=1)
