@@ -8,7 +8,7 @@ MIN_SIDE_PX = 16  # Smallest width and height that DIS accepts; smaller frames a
 # Gradient descent steps per patch, instead of the 25 of OpenCV's medium preset: the same error on the exact scenes in
 # less time (benchmarks/flow.py). Fewer patches are faster still but fail on small frames.
 DESCENT_STEPS = 12
-FINEST_SCALE = 0  # The search goes down to full resolution: a third of the time at half of it, but twice the error.
+FINEST_SCALE = 0  # The search goes down to full resolution: up to half of it, a quarter of the time, twice the error.
 
 
 class DisFlow:

@@ -208,9 +208,10 @@ def fit_to_flow(
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
     """
-    rows, is_rigid = follow_lattice(video, is_visible, DISTANCES, most_points), False
+    rows = follow_lattice(video, is_visible, DISTANCES, most_points)
     if not rows:
         return False
+    is_rigid = False
     distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())
     problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
