@@ -180,6 +180,9 @@ class Config:
     grid_full_pairs: int = setting(
         "Grids: pairs of neighbouring frames in a batch at the full resolution.", 1, at_least=1
     )
+    cuda_graphs: bool = setting(
+        "Grids: on a CUDA GPU, record each step as a graph and replay it, which is many times faster.", True
+    )
     grid_decay_from: float = setting(
         "Grids: share of the run after which the learning rates fall, below 1.", 0.4, at_most=1
     )

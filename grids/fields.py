@@ -36,9 +36,12 @@ def to_device_async(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def device_constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return numbers as a tensor on the device. It is copied there once and cached, so callers must not change it."""
+    """Return numbers as a tensor on the device. It is copied there once and cached, so callers must not change it.
+
+    The cache has no limit, because a recorded step (`grids.step_graphs`) reads these tensors again in every replay.
+    """
     return torch.tensor(values, dtype=torch.float32).to(device)
 
 
@@ -51,12 +54,16 @@ def add_tensors(tensors: Iterable[Tensor]) -> Tensor:
 class Lattice:
     """Rows and columns of positions at which fields are evaluated, in pixels of a frame of H x W pixels.
 
-    The axes stay on the CPU, so that crops are decided without waiting for a GPU.
+    The axes stay on the CPU, so that crops are decided without waiting for a GPU. An axis that only the GPU knows,
+    because every step has another one, makes a lattice that is never cropped by what it shows.
     """
 
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
+    on_pixels: bool | None = None  # whether all positions are centers of pixels; None: by the positions
+    # The axes on a device, once they were needed there.
+    copies: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
     # Results of `node_weights`, by number of nodes and device.
     weights: dict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = field(
         init=False, repr=False, default_factory=dict
@@ -88,27 +95,36 @@ class Lattice:
     @property
     def is_on_pixels(self) -> bool:
         """Whether all positions are centers of pixels."""
-        return all(bool((axis == axis.round()).all()) for axis in (self.rows_px, self.columns_px))
+        if self.on_pixels is None:
+            self.on_pixels = all(bool((axis == axis.round()).all()) for axis in (self.rows_px, self.columns_px))
+        return self.on_pixels
 
     def crop(self, rows: slice, columns: slice) -> "Lattice":
         """Return the lattice of some rows and columns."""
-        return Lattice(self.rows_px[rows], self.columns_px[columns], self.size)
+        part = Lattice(self.rows_px[rows], self.columns_px[columns], self.size)
+        part.copies = {device: (y[rows], x[columns]) for device, (y, x) in self.copies.items()}
+        return part
+
+    def axes(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return rows_px and columns_px on a device. They are copied there once, also for the crops that follow."""
+        if device not in self.copies:
+            self.copies[device] = to_device_async(self.rows_px, device), to_device_async(self.columns_px, device)
+        return self.copies[device]
 
     def points(self, device: torch.device) -> Tensor:
         """Return homogeneous pixel positions (x, y, 1), row by row, (3, h * w)."""
-        y, x = torch.meshgrid(
-            to_device_async(self.rows_px, device), to_device_async(self.columns_px, device), indexing="ij"
-        )
+        y, x = torch.meshgrid(*self.axes(device), indexing="ij")
         return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
     def box_mask(self, boxes: Tensor, device: torch.device) -> Tensor:
         """Return 1 inside and 0 outside each box, (K, 1, h, w).
 
-        boxes (K, 4): top, bottom, left, right in pixels, on the CPU; bottom and right are exclusive.
+        boxes (K, 4): top, bottom, left, right in pixels, on the CPU or on the device; bottom and right are exclusive.
         """
         top, bottom, left, right = boxes.T[:, :, None]
-        rows = to_device_async(((self.rows_px >= top) & (self.rows_px < bottom)).float(), device)
-        columns = to_device_async(((self.columns_px >= left) & (self.columns_px < right)).float(), device)
+        y, x = self.axes(boxes.device)
+        rows = to_device_async(((y >= top) & (y < bottom)).float(), device)
+        columns = to_device_async(((x >= left) & (x < right)).float(), device)
         return (rows[:, :, None] * columns[:, None])[:, None]
 
     def interpolate(self, *grids: Tensor) -> Tensor:
@@ -126,10 +142,8 @@ class Lattice:
         """Return the weights of (ny, nx) nodes at each row, (h, ny), and column, (w, nx). They are computed once."""
         key = (*nodes, device)
         if key not in self.weights:
-            axes = zip((self.rows_px, self.columns_px), self.size, nodes, strict=True)
-            row_weights, column_weights = (
-                linear_weights(to_device_async(axis, device), side - 1, count) for axis, side, count in axes
-            )
+            axes = zip(self.axes(device), self.size, nodes, strict=True)
+            row_weights, column_weights = (linear_weights(axis, side - 1, count) for axis, side, count in axes)
             self.weights[key] = row_weights, column_weights
         return self.weights[key]
 

@@ -48,10 +48,13 @@ class Connections:
     end_px: Tensor  # (P, 2, N) positions of the same points in the target frame
     weight: Tensor  # (P, N); padding has weight 0
 
-    def part(self, pairs: list[int]) -> "Connections":
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return all tensors, in the order in which they are declared."""
+        return self.source, self.target, self.start_px, self.end_px, self.weight
+
+    def part(self, pairs: slice | Tensor) -> "Connections":
         """Return the connections of some pairs, by their positions."""
-        parts = (self.source, self.target, self.start_px, self.end_px, self.weight)
-        return Connections(*(values[pairs] for values in parts))
+        return Connections(*(values[pairs] for values in self.tensors()))
 
 
 # Source, target, points (n, 2), their ends (n, 2), and the weight of a point.

@@ -14,7 +14,7 @@ from alignment.pins import Pin
 from command_line import UserError, warn
 from config import Config, rigidity_factor
 from grids.corrections import correct_by_strokes
-from grids.fields import Lattice, add_tensors, to_device_async
+from grids.fields import Lattice, add_tensors
 from grids.long_flow import LongFlow, follow_layers
 from grids.look_fit import choose_timed_frames, estimate_seconds, fit_looks
 from grids.loss import FLOW_STRIDE_PX, Batch, GridLoss, Part, Stage, add_frame_gradients, collect_shared_tensors
@@ -24,12 +24,12 @@ from grids.optimizer import RowSparseAdam, StepRule
 from grids.pins import fit_to_pins
 from grids.shape import Spacing
 from grids.start import average_atlases, reduce_frames, start_model
+from grids.step_graphs import StepGraphs
 from grids.stiffness import change_stiffness
 from grids.visible import LIKELY
 from implicit_neural_networks import Model, check_object_count
 from masks.refinement import remove_specks
 from media import Pixels
-from media.flows import BACKWARD, FORWARD
 from parallel.side_by_side import Cores, count_cores, map_side_by_side
 from unwrap_utils import Video
 
@@ -59,6 +59,7 @@ class GridLearner:
         self.frames_used: float = 0
         self.parts_done, self.is_whole = 0, True
         self.estimated_seconds: float | None = None  # see `seconds_to_finish`
+        self.graphs = StepGraphs(video.device, config.cuda_graphs)
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None], _folder: Path) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
@@ -82,6 +83,7 @@ class GridLearner:
         self.long_flow = None
         self.loss = GridLoss(self.config, self.video, self.model, self.probability)
         self.stage = self.make_stage(stride)
+        self.graphs.forget()
 
     @property
     def seconds_to_finish(self) -> float:
@@ -119,6 +121,7 @@ class GridLearner:
         atlases again from the sharper frames.
         """
         if stride < self.stage.stride:
+            self.graphs.forget()
             self.stage = self.make_stage(stride)
             remove_opacity_specks(self.model, self.opacity(), self.probability)
             average_atlases(self.model, self.stage.frames, self.opacity(), stride)
@@ -127,6 +130,7 @@ class GridLearner:
     def finish(self) -> None:
         """Bring the atlases to full resolution, even if a run ends early, clean and soften the opacity, fit looks."""
         self.set_resolution(STRIDES[-1])
+        self.graphs.forget()
         self.model.forget_mattes()
         self.model.forget_looks()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
@@ -142,6 +146,7 @@ class GridLearner:
     def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
         """Change the mappings by dials and pins, and average the atlases with them."""
         device, cpu = self.video.device, torch.device("cpu")
+        self.graphs.forget()
         video = self.video.to(cpu)
         self.model.to(cpu)
         for layer, factor in rigidity.items():
@@ -194,42 +199,58 @@ class GridLearner:
         """Do one iteration; progress is how much of the run is done, 0 to 1. Returns the weighted terms, detached."""
         batch = self.draw_batch(progress)
         self.frames_used += len(batch.t)
-        parts = self.cores.map(lambda positions: self.loss.part_gradients(batch, positions), self.divide(batch))
+        return self.graphs.run(batch, self.train_on)
+
+    def train_on(self, batch: Batch) -> dict[str, Tensor]:
+        """Change the model by one step with a batch. Returns the weighted terms, detached.
+
+        On a GPU the batch is there, and nothing here depends on its values, so that a graph can be recorded.
+        """
+        flow_weights = self.loss.flow_weights(batch)
+
+        def part_gradients(positions: range) -> Part:
+            return self.loss.part_gradients(batch, flow_weights, positions)
+
+        parts = self.cores.map(part_gradients, self.divide(batch))
         self.optimizer_step(batch, parts)
         names = [name for name in parts[0].terms if name != "photometric"]
         return {name: add_tensors(part.terms[name] for part in parts) for name in names}
 
     def draw_batch(self, progress: float) -> Batch:
-        """Draw the frames of the next step, and the lattice for rigidity and flow, which has a random offset."""
+        """Draw the frames of the next step, and the lattice for rigidity and flow. All tensors are on the CPU."""
         stage = self.set_resolution(self.stride_at(progress))
         t = self.next_pairs(self.pairs_at(stage.stride))
-        size, step = self.model.shape.size[1:], FLOW_STRIDE_PX
-        first_row, first_column = torch.randint(0, step, (2,), generator=self.rng).tolist()
-        crop = slice(first_row, None, step), slice(first_column, None, step)
-        rows, columns = (torch.arange(side)[part].float() for side, part in zip(size, crop, strict=True))
+        rows, columns = (self.draw_lattice_axis(side) for side in self.model.shape.size[1:])
         if self.long_flow is None:  # Only now, because a model that is only finished needs none.
             is_used = self.config.long_flow_coeff > 0
             self.long_flow = follow_layers(self.video, self.probability) if is_used else []
-        lattice, long_flow = Lattice(rows, columns, size), [each.draw(t, self.rng) for each in self.long_flow]
-        return Batch(t, stage, progress, lattice, crop, self.flow_weights(t, crop), long_flow)
+        long_flow = [each.draw(t, self.rng) for each in self.long_flow]
+        weights = torch.tensor(self.prior_weight(progress)), torch.tensor(self.rate_factor(progress))
+        return Batch(stage, t, rows, columns, *weights, long_flow)
 
-    def flow_weights(self, t: Tensor, crop: tuple[slice, slice]) -> Tensor:
-        """Return the weight of the flow of each frame t (K,) to its partner at the lattice points of a crop, (K, N).
+    def draw_lattice_axis(self, side: int) -> Tensor:
+        """Draw the rows or columns of the lattice for rigidity and flow, of a frame with so many.
 
-        Only valid flow counts. Forward and backward have means of their own, as published, so the weights of all
-        forward flow of a batch add up to one half.
+        Their number is always the same, and each offset that fits into the frame is drawn equally often.
         """
-        device = self.video.device
-        direction = to_device_async(torch.tensor([FORWARD, BACKWARD]).repeat(len(t) // 2), device)
-        valid = self.video.flow_valid[:, :, crop[0], crop[1]][direction, to_device_async(t, device)].flatten(1).float()
-        totals = valid.view(-1, 2, valid.shape[1]).sum((0, 2)).clamp(min=1)
-        return valid / (2 * totals.repeat(len(t) // 2)[:, None])
+        count = max(1, side // FLOW_STRIDE_PX)
+        first = torch.randint(0, side - FLOW_STRIDE_PX * (count - 1), (1,), generator=self.rng)
+        return first + FLOW_STRIDE_PX * torch.arange(count)
 
-    def divide(self, batch: Batch) -> list[list[int]]:
+    def divide(self, batch: Batch) -> list[range]:
         """Divide the frames of a batch, by their positions in it, among the cores; a GPU takes all of them at once."""
         count = min(self.cores.count, len(batch.t))
         bounds = [len(batch.t) * part // count for part in range(count + 1)]
-        return [list(range(first, end)) for first, end in pairwise(bounds)]
+        return [range(first, end) for first, end in pairwise(bounds)]
+
+    def prior_weight(self, progress: float) -> float:
+        """Return the weight of the cross-entropy with the refined masks.
+
+        It is `prior_coeff`, or the bootstrapping weight while that is larger. The bootstrapping weight is
+        `alpha_bootstrapping_factor` at the start and falls tenfold with each tenth of the run.
+        """
+        config = self.config
+        return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * progress))
 
     def rate_factor(self, progress: float) -> float:
         """Return the factor of all learning rates: 1 until `grid_decay_from`, then falling to `grid_rate_end`."""
@@ -239,14 +260,13 @@ class GridLearner:
     @torch.no_grad()
     def optimizer_step(self, batch: Batch, parts: list[Part]) -> None:
         """Let the optimizer change the parameters that the batch used."""
-        config, factor = self.config, self.rate_factor(batch.progress)
+        config, factor, rows = self.config, batch.rate_factor, batch.t
         rules = {
             "mappings": StepRule(config.grid_rate_mapping * factor, floor=MAPPING_FLOOR),
             "alphas": StepRule(config.grid_rate_alpha * factor),
             "light": StepRule(config.grid_rate_light * factor),
             "atlases": StepRule(config.grid_rate_atlas * factor, COLOR_RANGE),
         }
-        rows = to_device_async(batch.t, self.video.device)
         fields = self.model.fields_by_name()
         for name, gradient in add_frame_gradients(parts, len(rows)).items():
             field, level = name.rsplit(".", 1)

@@ -21,37 +21,51 @@ POINTS_PER_FRAME = 256  # Points of each layer that a step uses for each of its 
 
 @dataclass
 class LongFlow:
-    """The points of one layer that flow connects over several frames, for each frame."""
+    """The points of one layer that flow connects over several frames: C pairs of frames with some points each.
 
-    # for each frame: another frame, points (2, n) of this frame and where they are in the other one, in pixels
-    by_frame: list[list[tuple[int, Tensor, Tensor]]]
+    The pairs are ordered by their first frame. Where a frame has none, it is paired with itself, by one point that does
+    not count.
+    """
+
+    frames: Tensor  # (2, T) number of the first pair of each frame, and number of its pairs
+    target: Tensor  # (C,) the other frame
+    points: Tensor  # (2, C) number of the first point of each pair, and number of its points
+    weight: Tensor  # (C,) 1; 0 where the pair does not count
+    start_px: Tensor  # (N, 2) positions (x, y) in the first frame
+    end_px: Tensor  # (N, 2) positions of the same points in the other frame
+
+    @classmethod
+    def of_pairs(cls, by_frame: list[list[tuple[int, Tensor, Tensor]]]) -> "LongFlow":
+        """Return the pairs of all frames: other frame, points (n, 2), and where they are in the other frame."""
+        nothing = torch.zeros(1, 2)
+        filled = [pairs or [(own, nothing, nothing)] for own, pairs in enumerate(by_frame)]
+        target, start_px, end_px = zip(*(pair for pairs in filled for pair in pairs), strict=True)
+        weight = torch.tensor([float(bool(own)) for own, pairs in zip(by_frame, filled, strict=True) for _ in pairs])
+        frames, points = (count_from([len(each) for each in lists]) for lists in (filled, start_px))
+        return cls(frames, torch.tensor(target), points, weight, torch.cat(start_px), torch.cat(end_px))
 
     def draw(self, t: Tensor, rng: torch.Generator) -> Connections:
         """Draw for each frame of t (K,) another frame and POINTS_PER_FRAME points that the flow connects with it.
 
         Frames without any have weight 0 and are connected with themselves. All tensors are on the CPU.
         """
-        count = len(t)
-        drawn = Connections(
-            t,
-            t.clone(),
-            torch.zeros(count, 2, POINTS_PER_FRAME),
-            torch.zeros(count, 2, POINTS_PER_FRAME),
-            torch.zeros(count, POINTS_PER_FRAME),
-        )
-        for index, own in enumerate(t.tolist()):
-            if not self.by_frame[own]:
-                continue
-            other, start, end = self.by_frame[own][draw_numbers(len(self.by_frame[own]), 1, rng)[0]]
-            chosen = draw_numbers(start.shape[1], POINTS_PER_FRAME, rng)
-            drawn.target[index], drawn.weight[index] = other, 1
-            drawn.start_px[index], drawn.end_px[index] = start[:, chosen], end[:, chosen]
-        return drawn
+        pair = draw_numbers(self.frames[:, t, None], 1, rng)[:, 0]
+        points = draw_numbers(self.points[:, pair, None], POINTS_PER_FRAME, rng)
+        start_px, end_px = (values[points].transpose(1, 2) for values in (self.start_px, self.end_px))
+        return Connections(t, self.target[pair], start_px, end_px, self.weight[pair, None].repeat(1, POINTS_PER_FRAME))
 
 
-def draw_numbers(end: int, count: int, rng: torch.Generator) -> Tensor:
-    """Draw `count` numbers from 0 to end - 1."""
-    return torch.randint(end, (count,), generator=rng)
+def count_from(lengths: list[int]) -> Tensor:
+    """Return where lists of these lengths begin if they follow each other, and their lengths, (2, n)."""
+    counts = torch.tensor(lengths)
+    return torch.stack((counts.cumsum(0) - counts, counts))
+
+
+def draw_numbers(ranges: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Draw numbers (K, count) from K ranges (2, K, 1): their first numbers, and how many numbers they have."""
+    first, length = ranges
+    drawn = torch.rand(len(first), count, generator=rng, dtype=torch.float64)  # 32 bits would favour some numbers.
+    return first + (drawn * length).long()
 
 
 def follow_layers(video: Video, probability: Tensor) -> list[LongFlow]:
@@ -73,9 +87,9 @@ def follow_layers(video: Video, probability: Tensor) -> list[LongFlow]:
         for source, target, start, end, _ in follow_lattice(
             cpu_video, visible[layer], LONG_DISTANCES, MOST_POINTS_PER_LAYER
         ):
-            start_px, end_px = (torch.from_numpy(np.ascontiguousarray(points.T)).float() for points in (start, end))
+            start_px, end_px = (torch.from_numpy(np.ascontiguousarray(points)).float() for points in (start, end))
             by_frame[source].append((target, start_px, end_px))
             by_frame[target].append((source, end_px, start_px))
-        return LongFlow(by_frame)
+        return LongFlow.of_pairs(by_frame)
 
     return map_side_by_side(follow_layer, range(len(visible)))

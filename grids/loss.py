@@ -1,6 +1,7 @@
 """The loss of one step, and its derivatives, computed for parts of a batch side by side."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -36,13 +37,31 @@ class Stage:
 class Batch:
     """What one step looks at: P pairs of neighbouring frames, the frames of a pair side by side."""
 
-    t: Tensor  # (2 P,) frame numbers, on the CPU
     stage: Stage
-    progress: float  # how much of the run is done, 0 to 1
-    lattice: Lattice  # for rigidity and flow
-    crop: tuple[slice, slice]  # rows and columns of the frames that make up the lattice
-    flow_weights: Tensor  # (2 P, N) weight of the flow from each frame to its partner, at the points of the lattice
+    t: Tensor  # (2 P,) frame numbers
+    rows: Tensor  # (h,) rows of the frames on the lattice for rigidity and flow
+    columns: Tensor  # (w,) columns of it
+    prior_weight: Tensor  # () weight of the cross-entropy with the refined masks
+    rate_factor: Tensor  # () factor of all learning rates
     long_flow: list[Connections]  # for each layer, points that flow connects with frames further away; empty: none
+
+    @property
+    def lattice(self) -> Lattice:
+        """The lattice for rigidity and flow."""
+        size = self.stage.lattice.size
+        return Lattice(self.rows.float(), self.columns.float(), size, on_pixels=True)
+
+    def tensors(self) -> list[Tensor]:
+        """Return everything in which the steps of a stage differ."""
+        own = [self.t, self.rows, self.columns, self.prior_weight, self.rate_factor]
+        return own + [values for connections in self.long_flow for values in connections.tensors()]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return a copy on a device, which the host does not wait for."""
+        copies = iter([to_device_async(values, device) for values in self.tensors()])
+        t, rows, columns, prior_weight, rate_factor = islice(copies, 5)
+        long_flow = [Connections(*islice(copies, 5)) for _ in self.long_flow]
+        return Batch(self.stage, t, rows, columns, prior_weight, rate_factor, long_flow)
 
 
 @dataclass
@@ -50,9 +69,11 @@ class PartFrames:
     """Some frames of a batch, and the frames to which their flow leads."""
 
     own: GridFrames
-    positions: list[int]  # of the own frames in the batch, one after the other
+    positions: range  # of the own frames in the batch
     others: GridFrames
     targets: Tensor  # for each own frame the number of its partner among the others
+    lattice: Lattice  # for rigidity and flow
+    flow_weights: Tensor  # (K, N) weight of the flow from each own frame to its partner, at the points of the lattice
 
 
 @dataclass
@@ -60,8 +81,8 @@ class Part:
     """The terms of some frames of a batch, and their derivatives."""
 
     terms: dict[str, Tensor]
-    # Name of a grid with nodes in every frame, positions of its frames in the batch, derivative by their nodes.
-    frames: list[tuple[str, list[int], Tensor | None]]
+    # Name of a grid with nodes in every frame, positions (K,) of its frames in the batch, derivative by their nodes.
+    frames: list[tuple[str, Tensor, Tensor | None]]
     shared: dict[str, Tensor | None]  # derivatives by everything else, by name
 
 
@@ -77,24 +98,26 @@ class GridLoss:
         self.texels_per_pixel = torch.stack(scales)  # (L, T)
         self.is_refined = ~model.is_kept.cpu()  # (F, T), on the CPU
 
-    def part_gradients(self, batch: Batch, positions: list[int]) -> Part:
+    def part_gradients(self, batch: Batch, flow_weights: Tensor, positions: range) -> Part:
         """Compute the terms of some frames of a batch, and their derivatives by everything that training changes.
 
         The terms of all parts add up to those of the batch. Nothing of the model is changed, so that threads can do
-        this side by side.
+        this side by side. flow_weights: see `flow_weights`.
         """
-        partners = [position ^ 1 for position in positions]  # Pairs are side by side in the batch.
-        own = GridFrames(self.model, batch.t[positions], training=True)
-        if set(partners) <= set(positions):
-            others, targets = own, [positions.index(partner) for partner in partners]
+        chosen, device = slice(positions.start, positions.stop), batch.t.device
+        numbers = torch.arange(positions.start, positions.stop, device=device)
+        partners = numbers ^ 1  # Pairs are side by side in the batch.
+        own = GridFrames(self.model, batch.t[chosen], training=True)
+        if positions.start % 2 == positions.stop % 2 == 0:
+            others, targets = own, partners - positions.start
         else:
-            others, targets = GridFrames(self.model, batch.t[partners], training=True), list(range(len(partners)))
-        frames = PartFrames(own, positions, others, to_device_async(torch.tensor(targets), own.t.device))
+            others, targets = GridFrames(self.model, batch.t[partners], training=True), numbers - positions.start
+        frames = PartFrames(own, positions, others, targets, batch.lattice, flow_weights[chosen])
         terms = self.frame_terms(frames, batch) | self.motion_terms(frames, batch)
         terms |= self.long_flow_terms(frames, batch)
         # The photometric term is the sum of these four already.
         total = add_tensors(value for name, value in terms.items() if name not in PHOTOMETRIC_PARTS)
-        leaves = [(name, positions, leaf) for name, leaf in own.leaves.items()]
+        leaves = [(name, numbers, leaf) for name, leaf in own.leaves.items()]
         if others is not own:
             leaves += [(name, partners, leaf) for name, leaf in others.leaves.items()]
         shared = collect_shared_tensors(self.model)
@@ -123,10 +146,9 @@ class GridLoss:
             # Only inside the frame's own box, so that it does not matter which frames share a part.
             hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
             sparsity.append(config.sparsity_coeff * hidden_color)
-            if bool(self.is_refined[index, own.t_on_cpu].any()):
-                prior = self.prior_sum(index, own, part, logit, box_mask) / pixels
-                priors.append(self.prior_weight(batch.progress) * prior)
-        terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors([batch.flow_weights.new_zeros(()), *priors])}
+            if bool(own.rows_on_cpu(self.is_refined[index]).any()):
+                priors.append(batch.prior_weight * self.prior_sum(index, own, part, logit, box_mask) / pixels)
+        terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors([rendered.new_zeros(()), *priors])}
         photometric = self.photometric_terms(own, batch.stage, rendered)
         share = len(own.t) / len(batch.t)
         return terms | {name: share * value for name, value in photometric.items()}
@@ -162,18 +184,9 @@ class GridLoss:
         """Return the probability that no object in front hides this one in frames t (K,), (K, 1, ny, nx)."""
         return (1 - self.probability[:index, t]).prod(0)[:, None]
 
-    def prior_weight(self, progress: float) -> float:
-        """Return the weight of the cross-entropy with the refined masks.
-
-        It is `prior_coeff`, or the bootstrapping weight while that is larger. The bootstrapping weight is
-        `alpha_bootstrapping_factor` at the start and falls tenfold with each tenth of the run.
-        """
-        config = self.config
-        return max(config.prior_coeff, config.alpha_bootstrapping_factor * 0.1 ** (10 * progress))
-
     def motion_terms(self, frames: PartFrames, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted terms of rigidity and flow, on the sparse lattice of the batch."""
-        lattice, own = batch.lattice, frames.own
+        lattice, own = frames.lattice, frames.own
         share, step = len(own.t) / len(batch.t), FLOW_STRIDE_PX
         texels = [own.texels(layer.index, lattice) for layer in self.model.layers]
         alpha = torch.stack([own.alpha(layer.index, lattice) for layer in self.model.layers.foregrounds])
@@ -196,6 +209,16 @@ class GridLoss:
         inverse = invert_2x2(surface_jacobians(self.model.transforms[layer, t], points, surface))
         return inverse.unflatten(1, (lattice.shape[0] - 1, lattice.shape[1] - 1))
 
+    def flow_weights(self, batch: Batch) -> Tensor:
+        """Return the weight of the flow of each frame of a batch to its partner at the points of the lattice, (2 P, N).
+
+        Only valid flow counts. Forward and backward have means of their own, as published, so the weights of all
+        forward flow of a batch add up to one half.
+        """
+        valid = crop_flow(self.video.flow_valid, range(len(batch.t)), batch.t, batch).flatten(1).float()
+        totals = valid.view(-1, 2, valid.shape[1]).sum((0, 2)).clamp(min=1)
+        return valid / (2 * totals.repeat(len(batch.t) // 2)[:, None])
+
     def flow_terms(self, frames: PartFrames, batch: Batch, texels: list[Tensor], alpha: Tensor) -> dict[str, Tensor]:
         """Return the weighted flow terms of mappings (Eq. 11) and opacity (Eq. 12), from each frame to its partner.
 
@@ -203,13 +226,10 @@ class GridLoss:
         it.
         """
         config, video, layers, own, others = self.config, self.video, self.model.layers, frames.own, frames.others
-        t, targets, (rows, columns) = own.t, frames.targets, batch.crop
-        direction = [BACKWARD if position % 2 else FORWARD for position in frames.positions]
-        directions = to_device_async(torch.tensor(direction), t.device)
-        flow = video.flow_steps[:, :, rows, columns][directions, t]  # cropped before the index makes a copy
-        flow = flow * video.flow_unit_px[directions, t][:, None, None, None]
-        weights = batch.flow_weights[frames.positions[0] : frames.positions[-1] + 1]
-        matches_px = batch.lattice.points(t.device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
+        t, targets, weights = own.t, frames.targets, frames.flow_weights
+        units_px = video.flow_unit_px[flow_directions(frames.positions, t.device), t]
+        flow = crop_flow(video.flow_steps, frames.positions, t, batch) * units_px[:, None, None, None]
+        matches_px = frames.lattice.points(t.device)[:2] + flow.permute(0, 3, 1, 2).flatten(2)
         layer_visibility = visibility(alpha.flatten(0, 1).view(len(layers) - 1, -1, 1)).view(len(layers), len(t), -1)
         terms = {}
         for layer in layers:
@@ -237,22 +257,34 @@ class GridLoss:
         terms: dict[str, Tensor] = {}
         if not batch.long_flow:
             return terms
-        device = frames.own.t.device
         for layer, connections in zip(self.model.layers, batch.long_flow, strict=True):
-            pairs = connections.part(frames.positions)
+            pairs = connections.part(slice(frames.positions.start, frames.positions.stop))
             others = GridFrames(self.model, pairs.target, training=True, fields={f"mappings.{layer.index}"})
-            start_px, end_px, weight = (
-                to_device_async(values, device) for values in (pairs.start_px, pairs.end_px, pairs.weight)
-            )
-            index = torch.arange(len(pairs.target), device=device)
-            start = frames.own.map_points(layer.index, index, start_px).transpose(1, 2)
-            end = others.map_points(layer.index, index, end_px).transpose(1, 2)
+            index, weight = torch.arange(len(pairs.target), device=pairs.target.device), pairs.weight
+            start = frames.own.map_points(layer.index, index, pairs.start_px).transpose(1, 2)
+            end = others.map_points(layer.index, index, pairs.end_px).transpose(1, 2)
             distance_px = loss_utils.flow_loss(start, end, 1.0) / self.texels_per_pixel[layer.index, frames.own.t, None]
             trust = 1 / (1 + (distance_px.detach() / LONG_FLOW_OUTLIER_PX).square())
             total = ((distance_px - LONG_FLOW_TOLERANCE_PX).clamp(min=0) * trust * weight).sum()
             count = len(batch.t) * weight.shape[1]  # Frames without points count in the mean.
             terms[f"long_flow_{layer.name}"] = self.config.long_flow_coeff * total / count
         return terms
+
+
+def flow_directions(positions: range, device: torch.device) -> Tensor:
+    """Return the direction of the flow from each of some frames of a batch to its partner, (K,)."""
+    is_second = torch.arange(positions.start, positions.stop, device=device) % 2
+    return torch.where(is_second > 0, BACKWARD, FORWARD)
+
+
+def crop_flow(values: Tensor, positions: range, t: Tensor, batch: Batch) -> Tensor:
+    """Return values of the flow from some frames of a batch to their partners, at the points of its lattice.
+
+    values (2, T, H, W, ...): of the whole clip in both directions. positions, t (K,): of the frames. Returns
+    (K, h, w, ...).
+    """
+    directions = flow_directions(positions, t.device)[:, None, None]
+    return values[directions, t[:, None, None], batch.rows[:, None], batch.columns]
 
 
 def collect_shared_tensors(model: GridModel) -> dict[str, Tensor]:
@@ -275,7 +307,7 @@ def add_frame_gradients(parts: list[Part], count: int) -> dict[str, Tensor]:
                 continue
             if name not in total:
                 total[name] = gradient.new_zeros(count, *gradient.shape[1:])
-            total[name].index_add_(0, to_device_async(torch.tensor(positions), gradient.device), gradient)
+            total[name].index_add_(0, positions, gradient)
     return total
 
 

@@ -303,8 +303,13 @@ class GridFrames:
     """
 
     def __init__(self, model: GridModel, t: Tensor, training: bool = False, fields: Collection[str] | None = None):
-        """t (K,): frame numbers, on the CPU. fields: names of the only fields that are needed; None: all."""
-        self.model, self.t_on_cpu, self.training = model, t, training
+        """t (K,): frame numbers. fields: names of the only fields that are needed; None: all.
+
+        Frame numbers that only a GPU knows serve a step that is recorded once and replayed with other frames
+        (`grids.step_graphs`): then shapes follow from all frames of the clip, and not from these.
+        """
+        self.model, self.training = model, training
+        self.t_on_cpu = t if t.device.type == "cpu" else None
         self.t = t = to_device_async(t, model.transforms.device)
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
         self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
@@ -370,7 +375,7 @@ class GridFrames:
         """Return the logits of an object's kept masks on a lattice, (K, 1, h, w)."""
         if lattice.is_on_pixels:  # Nothing lies between pixels, so nothing is interpolated.
             device = self.model.mask_logits.device
-            rows, columns = (to_device_async(axis.long(), device) for axis in (lattice.rows_px, lattice.columns_px))
+            rows, columns = (axis.long() for axis in lattice.axes(device))
             return self.model.mask_logits[index][self.t[:, None, None], rows[:, None], columns][:, None] * LOGIT_STEP
         masks = self.kept_mask_logits(index)
         assert masks is not None
@@ -408,9 +413,15 @@ class GridFrames:
         alpha[:, :, rows, columns] = opacity * self.box_mask(index, part)
         return alpha
 
+    def rows_on_cpu(self, values: Tensor) -> Tensor:
+        """Return the rows of the K frames from a tensor (T, ...) on the CPU; all rows if only the GPU knows which."""
+        return values if self.t_on_cpu is None else values[self.t_on_cpu]
+
     def box_slices(self, index: int, lattice: Lattice) -> tuple[slice, slice]:
         """Return the rows and columns of a lattice that hold the object's boxes in all K frames, at least one each."""
-        boxes = self.model.boxes_on_cpu()[index, self.t_on_cpu]
+        if lattice.rows_px.device.type != "cpu":
+            return slice(0, lattice.shape[0]), slice(0, lattice.shape[1])
+        boxes = self.rows_on_cpu(self.model.boxes_on_cpu()[index])
         filled = boxes[boxes[:, 1] > boxes[:, 0]]
         low, high = (filled.amin(0), filled.amax(0)) if len(filled) else (boxes[0], boxes[0])
         rows = axis_slice(lattice.rows_px, int(low[0]), int(high[1]))
@@ -419,7 +430,12 @@ class GridFrames:
 
     def box_mask(self, index: int, lattice: Lattice) -> Tensor:
         """Return 1 inside and 0 outside the object's box of each frame, (K, 1, h, w)."""
-        return lattice.box_mask(self.model.boxes_on_cpu()[index, self.t_on_cpu], self.t.device)
+        boxes = (
+            self.model.boxes[index, self.t]
+            if self.t_on_cpu is None
+            else self.rows_on_cpu(self.model.boxes_on_cpu()[index])
+        )
+        return lattice.box_mask(boxes, self.t.device)
 
     def light(self, lattice: Lattice) -> Tensor:
         """Return the factor of the colours, close to 1, (K, 3, h, w). It is interpolated between the nodes."""
@@ -437,7 +453,8 @@ class GridFrames:
             return tall[0].unflatten(1, (len(self.t), lattice.shape[0])).transpose(0, 1)
         # A batch of atlases, because grid_sample shares the images of a batch among the CPU's cores.
         if len(self.model.looks):
-            atlas = torch.cat([self.model.atlas_at(t, layer) for t in self.t_on_cpu.tolist()])
+            frames = self.t if self.t_on_cpu is None else self.t_on_cpu
+            atlas = torch.cat([self.model.atlas_at(t, layer) for t in frames.tolist()])
         else:
             atlas = self.model.atlases[layer].expand(len(self.t), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)

@@ -16,12 +16,12 @@ PIECE = 1 << 16  # Numbers of a large tensor that are updated at once: all tenso
 class StepRule:
     """How far a step may change the values of a tensor.
 
-    rate: the learning rate. limits: lowest and highest value that remains. floor: share of a row's usual gradient that
-    counts as the least gradient: values whose gradient is far below it take smaller steps, where Adam alone would move
-    them at the full rate.
+    rate: the learning rate; a tensor () if a recorded graph shall have another rate in each step. limits: lowest and
+    highest value that remains. floor: share of a row's usual gradient that counts as the least gradient: values whose
+    gradient is far below it take smaller steps, where Adam alone would move them at the full rate.
     """
 
-    rate: float
+    rate: float | Tensor
     limits: tuple[float, float] | None = None
     floor: float = 0.0
 
@@ -125,7 +125,7 @@ def update(
     if rule.floor:
         axes = tuple(range(1, denominator.dim())) or (0,)
         denominator.add_(rule.floor * denominator.square().mean(axes, keepdim=True).sqrt())
-    denominator.add_(EPS).mul_(corrections[0])
-    values.addcdiv_(mean, denominator, value=-rule.rate)
+    denominator.add_(EPS).mul_(corrections[0] / rule.rate)
+    values.addcdiv_(mean, denominator, value=-1)
     if rule.limits is not None:
         values.clamp_(*rule.limits)

@@ -5,7 +5,7 @@ The simulation finds errors that a GPU would show: an operation with tensors on 
 `.cpu()`, 64-bit floats, which Apple's GPUs do not have, and copies and readings for which the host waits until the
 device is done. It does not notice how large a copy
 is, or what happens inside an operation. PyTorch's interface for backends in Python is experimental; without it `DEVICE`
-is None.
+is None. It is None beside a CUDA GPU, too, because PyTorch then takes the simulation for the machine's GPU.
 """
 
 import traceback
@@ -19,6 +19,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 try:
+    if torch.cuda.is_available():
+        raise ImportError
     from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 except ImportError:
     DEVICE = None
@@ -57,7 +59,7 @@ class SimulatedTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
-        return run_operation(operation, args, kwargs or {}, [])
+        return run_operation(operation, args, kwargs or {}, [], [])
 
     def tolist(self):
         return self.cpu().tolist()
@@ -70,21 +72,26 @@ class SimulatedTensor(Tensor):
 
 
 class DeviceSimulation(TorchDispatchMode):
-    """A context in which tensors can be made on the simulated device; `waits` lists where the host waited for it."""
+    """A context in which tensors can be made on the simulated device.
+
+    `waits` lists where the host waited for the device, `copies` where something was copied to it, with or without a
+    wait.
+    """
 
     def __init__(self):
         super().__init__()
         self.waits: list[str] = []
+        self.copies: list[str] = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        return run_operation(operation, args, kwargs or {}, self.waits)
+        return run_operation(operation, args, kwargs or {}, self.waits, self.copies)
 
 
-def run_operation(operation: Callable, args: tuple, kwargs: dict[str, Any], waits: list[str]) -> Any:
+def run_operation(operation: Callable, args: tuple, kwargs: dict[str, Any], waits: list[str], copies: list[str]) -> Any:
     """Run an operation on the CPU and return its results on the device on which they belong.
 
-    The reason and the line of the project are added to `waits` if the host has to wait for the device. Raises
-    RuntimeError if the operation mixes tensors on two devices.
+    The reason and the line of the project are added to `waits` if the host has to wait for the device, and the line to
+    `copies` if something is copied to the device. Raises RuntimeError if the operation mixes tensors on two devices.
     """
     name = operation.__name__.split(".")[0]
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -95,6 +102,8 @@ def run_operation(operation: Callable, args: tuple, kwargs: dict[str, Any], wait
         has_simulated_output, has_simulated_input = (isinstance(args[i], SimulatedTensor) for i in (0, 1))
     if reason := wait_reason(name, args, kwargs, has_simulated_input, has_simulated_output):
         waits.append(f"{reason} at {project_line()}")
+    if name in COPIES and has_simulated_output and not has_simulated_input:
+        copies.append(project_line())
     if mixes_devices(name, args, tensors):
         raise RuntimeError(f"{name} of tensors on two devices at {project_line()}")
     kwargs = kwargs | ({"device": "cpu"} if "device" in kwargs else {})

@@ -3,6 +3,7 @@
 Without a GPU, a device that is simulated in Python takes its place (tests/simulated_device.py).
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -33,7 +34,8 @@ LEARNERS = {"grid": GridLearner, "mlp": NetworkLearner}
 PROGRESSES = (0.0, 0.1, 0.3, 0.5, 0.8, 0.9)  # Parts of the run that are done: two at each resolution of the grids.
 
 needs_simulation = pytest.mark.skipif(
-    simulated_device.DEVICE is None, reason="this torch has no interface for devices written in Python"
+    simulated_device.DEVICE is None,
+    reason="there is a CUDA GPU, or this torch has no interface for devices written in Python",
 )
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
@@ -141,7 +143,8 @@ def test_training_on_the_device_gives_the_losses_of_the_cpu(clip, tmp_path, repr
         learner = start_learner(config, clip, simulated_device.DEVICE, Generator(simulated_device.DEVICE))
         device_losses = train_losses(learner)
     assert is_simulated(learner.model)
-    assert device_losses == cpu_losses
+    for on_device, on_cpu in zip(device_losses, cpu_losses, strict=True):
+        assert on_device == pytest.approx(on_cpu, rel=1e-4)  # Crops of other sizes are rounded otherwise.
 
 
 @needs_simulation
@@ -162,6 +165,47 @@ def test_a_training_step_never_waits_for_the_device(clip, tmp_path, representati
             assert simulation.waits == []
         float(next(iter(learner.step(number + 2, progress).values())))
         assert len(simulation.waits) == 1  # Reading a loss is recorded, so waits are noticed.
+
+
+@needs_simulation
+def test_a_recorded_step_takes_nothing_from_the_host(clip, tmp_path):
+    """A graph is recorded once, so values that it would take from the host would be those of the first step forever."""
+    device = simulated_device.DEVICE
+    with simulated_device.DeviceSimulation() as simulation:
+        learner = start_learner(device_config(clip, tmp_path, "grid"), clip, device, Generator(device))
+        for number, progress in enumerate(PROGRESSES):
+            learner.step(number, progress)
+            batch = learner.draw_batch(progress).to(device)
+            simulation.waits.clear()
+            simulation.copies.clear()
+            learner.train_on(batch)
+            assert simulation.copies == simulation.waits == []
+
+
+def test_steps_that_cannot_be_recorded_are_done_one_operation_at_a_time_with_one_warning(clip, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("the machine's GPU can record")
+    cpu, config = torch.device("cpu"), device_config(clip, tmp_path, "grid")
+    expected = train_losses(start_learner(config, clip, cpu, torch.Generator()))
+    learner = start_learner(config, clip, cpu, torch.Generator())
+    learner.graphs.is_used = True  # as on a GPU
+    capsys.readouterr()
+    assert train_losses(learner) == expected
+    assert capsys.readouterr().err.count("cannot be recorded") == 1
+
+
+@needs_gpu
+def test_recorded_steps_train_like_ordinary_ones(clip, tmp_path):
+    losses = []
+    for cuda_graphs in (False, True):
+        config = replace(device_config(clip, tmp_path, "grid"), cuda_graphs=cuda_graphs)
+        learner = start_learner(config, clip, torch.device("cuda"), torch.Generator())
+        progresses = [progress for progress in PROGRESSES for _ in range(4)]
+        terms = [learner.step(iteration, progress) for iteration, progress in enumerate(progresses)]
+        losses.append([{name: float(value) for name, value in each.items()} for each in terms])
+        assert any(each.graph for each in learner.graphs.recordings.values()) == cuda_graphs
+    for recorded, ordinary in zip(*losses, strict=True):
+        assert recorded == pytest.approx(ordinary, rel=1e-2)
 
 
 @needs_gpu

@@ -345,10 +345,10 @@ def test_each_core_works_on_its_part_with_one_thread_and_waits_only_at_the_end_o
     meeting, seen = threading.Barrier(2), []
     compute = GridLoss.part_gradients
 
-    def record(self, batch, positions):
+    def record(self, batch, flow_weights, positions):
         meeting.wait(30)  # Both parts are worked on at the same time.
         seen.append((threading.get_ident(), torch.get_num_threads()))
-        return compute(self, batch, positions)
+        return compute(self, batch, flow_weights, positions)
 
     monkeypatch.setattr(GridLoss, "part_gradients", record)
     learner.step(0, 0.9)
@@ -360,7 +360,7 @@ def test_each_core_works_on_its_part_with_one_thread_and_waits_only_at_the_end_o
 def test_the_frames_of_a_batch_are_divided_evenly_among_the_cores(clip, tmp_path):
     trainer = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6))
     trainer.learner.cores = Cores(2)
-    assert trainer.learner.divide(trainer.learner.draw_batch(0.9)) == [[0], [1]]
+    assert trainer.learner.divide(trainer.learner.draw_batch(0.9)) == [range(1), range(1, 2)]
     trainer.learner.cores = Cores(4)
     sizes = [len(part) for part in trainer.learner.divide(trainer.learner.draw_batch(0.0))]
     assert sum(sizes) % 2 == 0
@@ -486,8 +486,9 @@ def test_the_schedule_follows_the_config(run):
     learner = GridLearner(config, run.learner.video, torch.Generator())
     assert [learner.pairs_at(learner.stride_at(progress)) for progress in (0.0, 0.1, 0.2)] == [3, 2, 1]
     assert [learner.rate_factor(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
-    loss = GridLoss(config, run.learner.video, run.learner.model, run.learner.probability)
-    assert [loss.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx([2000, 632, 300], rel=0.01)
+    assert [learner.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx(
+        [2000, 632, 300], rel=0.01
+    )
 
 
 def test_spacings_come_from_the_config_and_are_stored_in_the_checkpoint(clip, tmp_path):
