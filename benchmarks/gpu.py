@@ -102,7 +102,7 @@ def measure_grids(clip: Path, scratch: Path, device: "torch.device", seconds: fl
 
     reset_peak_memory(device)
     yield "\n| grids | |\n|---|---|"
-    trainer = make_trainer(grid_config(clip, None), scratch, device)
+    trainer: Any = make_trainer(grid_config(clip, None), scratch, device)
     begin = time.perf_counter()
     trainer.initialize()
     yield f"| start, s | {time.perf_counter() - begin:.1f} |"
@@ -110,7 +110,13 @@ def measure_grids(clip: Path, scratch: Path, device: "torch.device", seconds: fl
         trainer.learner.step(0, progress)  # What is done once per stage does not count.
         speed = steps_per_second(trainer, progress, seconds)
         yield f"| steps per second, atlases at {stage} resolution | {speed:.2f} |"
+        if (graphs := trainer.learner.graphs).is_used:
+            graphs.is_used = False
+            yield f"| the same without CUDA graphs | {steps_per_second(trainer, progress, seconds):.2f} |"
+            graphs.is_used = True
+    begin = time.perf_counter()
     trainer.learner.finish()
+    yield f"| end: outlines and looks, s | {time.perf_counter() - begin:.1f} |"
     run = TrainedRun(trainer.model.eval(), trainer.clip)
     yield f"| rendered frames per second | {measure_rendering(run):.1f} |"
     yield f"| edited frames per second, without encoding | {measure_editing(run):.1f} |"

@@ -12,7 +12,6 @@ from contextlib import closing
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from grids.atlases import sampling_units
@@ -153,10 +152,10 @@ def sum_over_texels(
     units = (torch.tensor(sampling_units(size)).view(3, 3) @ shift).to(errors.device)
     places = grid_frames.places(layer, lattice, units).permute(0, 2, 3, 1)
     values = torch.cat((errors * shown, shown[None]))[None]
-    with torch.enable_grad():  # The derivative of sampling adds the values of pixels to their texels.
-        texels = torch.zeros(1, 4, *size, device=errors.device, requires_grad=True)
-        sampled = functional.grid_sample(texels, places, padding_mode="zeros", align_corners=False)
-    (sums,) = torch.autograd.grad(sampled, texels, values)
+    # The derivative of sampling adds the values of pixels to their texels. It is linear, so it needs no texels, and
+    # only their shape counts. The zeros stand for bilinear sampling and for zeros outside the texels.
+    texels = torch.empty(1, 4, *size, device=errors.device)
+    sums, _ = torch.ops.aten.grid_sampler_2d_backward(values, texels, places, 0, 0, False, [True, False])
     return sums[0]
 
 

@@ -93,7 +93,7 @@ class GridLoss:
         """probability (F, T, ny, nx): of the refined masks, at the nodes of the last grid of opacity."""
         self.config, self.video, self.model, self.probability = config, video, model, probability
         jacobians = torch.stack([model.start_jacobians(layer.index) for layer in model.layers])
-        self.start_inverse = torch.linalg.inv(jacobians)  # (L, T, 2, 2)
+        self.start_inverse = invert_2x2(jacobians)  # (L, T, 2, 2)
         scales = [model.texels_per_pixel(layer.index) for layer in model.layers]
         self.texels_per_pixel = torch.stack(scales)  # (L, T)
         self.is_refined = ~model.is_kept.cpu()  # (F, T), on the CPU

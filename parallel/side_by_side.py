@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 CPU = torch.device("cpu")
+MOST_GPU_WORKERS = 8  # Threads that use a GPU at once; each holds a frame in its memory.
 MOST_STREAM_WORKERS = 8  # Each holds an item, such as a frame in native size, in memory.
 
 Item = TypeVar("Item")
@@ -34,14 +35,17 @@ def map_side_by_side(
 ) -> list[Result]:
     """Return the results of a function for all items, in their order; each core works on one item at a time.
 
-    A device other than the CPU, on which the function computes, takes the items one after the other.
+    device: on which the function computes. A CUDA GPU takes operators from several threads, because the rest of the
+    function keeps the cores busy; other devices take the items one after the other.
 
     While several items are worked on, torch's operators share the cores among them. Gradients are recorded if the
     caller records them. An exception of the function is raised here, after the work that has begun is done.
     """
-    if device != CPU:
+    if device.type not in ("cpu", "cuda"):
         return [function(item) for item in items]
     items, cores, threads = list(items), count_cores(), torch.get_num_threads()
+    if device.type == "cuda":
+        cores = min(cores, MOST_GPU_WORKERS)
     workers, records_gradients = max(1, min(cores, len(items))), torch.is_grad_enabled()
 
     def prepare_thread() -> None:

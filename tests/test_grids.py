@@ -236,7 +236,7 @@ def test_unknown_texels_are_filled_from_their_neighbours():
 
 def test_a_saved_model_renders_the_same_pixels(run):
     config = load_config(run.folder / "config.json")
-    loaded = load_model(run.checkpoint_path, config, torch.device("cpu"))
+    loaded = load_model(run.checkpoint_path, config, run.model.transforms.device)
     for frame, expected in zip(
         render_frames(loaded, run.clip, True), render_frames(run.model, run.clip, True), strict=True
     ):
@@ -284,7 +284,10 @@ def test_the_same_config_gives_the_same_curve(clip, tmp_path):
         trainer = start_run(grid_config(clip, tmp_path / str(number), evaluate_every=1000, maximum_number_of_frames=6))
         trainer.run()
         curves.append(curve(trainer.folder))
-    assert curves[0] == curves[1]
+    if torch.cuda.is_available():  # A GPU adds up gradients in any order.
+        assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    else:
+        assert curves[0] == curves[1]
 
 
 @pytest.mark.slow
@@ -425,7 +428,7 @@ def test_published_networks_can_start_from_the_alignment(clip, tmp_path):
     x, y = np.meshgrid(np.arange(96), np.arange(64))
     for t in (0, 5):
         pixels = torch.tensor(np.stack((x, y, np.full_like(x, t)), axis=-1).reshape(-1, 3)).float()
-        target = transform_target(matrices[-1], pixels).view(64, 96, 2).numpy()
+        target = transform_target(matrices[-1].cpu(), pixels).view(64, 96, 2).numpy()
         error, error_of_other_frame = (np.abs(frames[frame].uv[-1] - target).mean() for frame in (t, 5 - t))
         assert error < 0.6 * error_of_other_frame
 

@@ -70,7 +70,7 @@ def visible_pixels(index):
 
 def test_every_object_has_masks_of_its_visible_part(clip, tmp_path):
     video = load_video(open_clip(clip, tiny_config(clip, tmp_path, objects=2)), pick_device())
-    for index, masks in enumerate(video.masks.numpy() > 127):
+    for index, masks in enumerate(video.masks.cpu().numpy() > 127):
         agreement = [iou(mask, visible_pixels(index)[t]) for t, mask in enumerate(masks)]
         assert np.mean(agreement) > 0.6
 

@@ -40,7 +40,7 @@ def mapped(model, clip, t):
 
 
 def test_the_places_of_a_pin_become_one_place_and_other_layers_stay(trainer):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     place = (20, 12)
     before = [mapped(model, clip, t) for t in range(6)]
     target = find_in_frame(model, clip, 1, 0, place, 4) + (3, -2)
@@ -51,7 +51,7 @@ def test_the_places_of_a_pin_become_one_place_and_other_layers_stay(trainer):
 
 
 def test_a_pin_that_agrees_with_the_mapping_changes_nothing(trainer):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     before = mapped(model, clip, 2)
     target = find_in_frame(model, clip, 1, 0, (20, 12), 4)
     fit_to_pins(model, [Pin(1, np.array([0, 4]), np.array([(20, 12), target], float))])
@@ -59,7 +59,7 @@ def test_a_pin_that_agrees_with_the_mapping_changes_nothing(trainer):
 
 
 def test_a_pin_holds_the_frame_of_its_first_place_and_bends_gently(trainer):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     before = [mapped(model, clip, t) for t in range(6)]
     target = find_in_frame(model, clip, 1, 0, (40, 30), 5) + (6, 0)
     places = np.array([(40, 30), target], float)
@@ -72,7 +72,7 @@ def test_a_pin_holds_the_frame_of_its_first_place_and_bends_gently(trainer):
 
 
 def test_pins_with_one_place_that_contradict_each_other_meet_in_the_middle(trainer):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     place = find_in_frame(model, clip, 1, 0, (40, 30), 5)
     pins = [Pin(1, np.array([0, 5]), np.array([(x, 30), place], float)) for x in (37, 43)]
     fit_to_pins(model, pins)
@@ -80,7 +80,7 @@ def test_pins_with_one_place_that_contradict_each_other_meet_in_the_middle(train
 
 
 def test_the_place_of_a_pin_that_was_set_first_stays_also_if_its_frame_is_a_later_one(trainer, tmp_path):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     before = mapped(model, clip, 5)
     slipped = find_in_frame(model, clip, 1, 5, (40, 30), 1) + (4, 0)
     (tmp_path / "pins.json").write_text(json.dumps({"pins": [{"layer": 1, "places": [[5, 40, 30], [1, *slipped]]}]}))
@@ -90,14 +90,14 @@ def test_the_place_of_a_pin_that_was_set_first_stays_also_if_its_frame_is_a_late
 
 
 def test_a_pin_that_is_dragged_far_does_not_fold_the_mapping(trainer):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     place = find_in_frame(model, clip, 1, 0, (30, 30), 5)
     fit_to_pins(model, [Pin(1, np.array([0, 5]), np.array([(30, 30), place + (30, 0)], float), reach_px=4.0)])
     assert (np.diff(mapped(model, clip, 5)[1, ..., 0], axis=1) > 0).all()
 
 
 def test_a_change_by_a_pin_is_steady_in_time(trainer):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     target = find_in_frame(model, clip, 1, 0, (20, 12), 5) + (5, 0)
     shifts = [find_in_frame(model, clip, 1, 0, (20, 12), t) for t in range(6)]
     fit_to_pins(model, [Pin(1, np.array([0, 5]), np.array([(20, 12), target], float))])
@@ -109,7 +109,7 @@ def test_a_change_by_a_pin_is_steady_in_time(trainer):
 
 @pytest.mark.parametrize(("factor", "bends_less"), [(4.0, True), (0.25, False)])
 def test_a_dial_makes_a_layer_stiffer_or_softer(trainer, factor, bends_less):
-    model, clip = copy.deepcopy(trainer.model), trainer.clip
+    model, clip = copy.deepcopy(trainer.model).cpu(), trainer.clip
     torch.manual_seed(0)
     with torch.no_grad():
         model.mappings[1][-1].values += torch.randn_like(model.mappings[1][-1].values)
@@ -118,7 +118,7 @@ def test_a_dial_makes_a_layer_stiffer_or_softer(trainer, factor, bends_less):
         return np.mean([np.square(np.diff(mapped(model, clip, t)[1], 2, axis=1)).mean() for t in range(6)])
 
     before = bending()
-    change_stiffness(model, trainer.learner.video, 1, factor)
+    change_stiffness(model, trainer.learner.video.to(torch.device("cpu")), 1, factor)
     if bends_less:
         assert bending() < 0.6 * before
     else:

@@ -262,7 +262,7 @@ def test_load_checkpoint_of_a_finished_run_is_an_error(finished_run, shared_clip
 def test_pretraining_brings_the_mappings_near_the_scaled_coordinates(shared_clip, tmp_path):
     config = tiny_config(shared_clip, tmp_path, pretrain_iter_number=250)
     trainer = Trainer(config, tmp_path)
-    points = torch.rand(100, 3) * 2 - 1
+    points = torch.rand(100, 3, device=trainer.device) * 2 - 1
 
     def distance():
         with torch.no_grad():

@@ -139,7 +139,7 @@ def test_a_place_has_one_uv_in_all_windows(run, scene):
 def test_uv_at_crossings_is_that_of_the_pixels(run):
     rows, columns = torch.arange(0, SIZE[1], 5).float(), torch.arange(0, SIZE[0], 7).float()
     for t in (2, 22):
-        uv = run.model.lattice_uv(t, rows, columns, run.clip.size).detach().numpy()
+        uv = run.model.lattice_uv(t, rows, columns, run.clip.size).detach().cpu().numpy()
         expected = render_frame(run.model, run.clip, t, True, with_colors=False).uv
         np.testing.assert_allclose(uv, expected[:, ::5, ::7], atol=1e-5)
 
