@@ -31,6 +31,7 @@ MIN_DISTANCE = 16  # Least number of frames between two frames that are compared
 LONG_EDGE_PX = 512  # Pixels of the long edge at which frames are compared; larger frames are reduced to it.
 POINT_WEIGHT = 16  # Weight of a directly matched point; a tracked point has weight 1.
 TEXTURE_WINDOW_PX = 9  # Side in pixels of the window around a point in which texture is measured.
+CROP_MARGIN_PX = 32  # Pixels around a layer that its flow sees, so that it finds how far an outline moves.
 MIN_SLOPE = 2.0  # Least slope in grey levels per pixel, in every direction; the flow of flat areas is a guess.
 
 
@@ -53,7 +54,11 @@ def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) ->
         first_mask, second_mask = (
             clear_border(media.resize(mask[t].astype(np.uint8), *size)) for t in (source, target)
         )
-        points, ends = match_frames(first, second, first_mask, second_mask, target_to_source, dis_flow)
+        crop, shift = crop_around(first_mask)
+        points, ends = match_frames(
+            first[crop], second, first_mask[crop], second_mask, shift @ target_to_source, dis_flow
+        )
+        points = transform_points(np.linalg.inv(shift), points)
         if len(points) >= MIN_POINTS:
             chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
             start_px, end_px = (transform_points(to_full, positions[chosen]) for positions in (points, ends))
@@ -80,6 +85,16 @@ def clear_border(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cleared
 
 
+def crop_around(mask: NDArray[np.uint8]) -> tuple[tuple[slice, slice], Floats]:
+    """Return the rows and columns around the pixels of a mask (H, W), and the (3, 3) shift from the frame to them."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return (slice(None), slice(None)), np.eye(3)
+    top, left = max(0, rows[0] - CROP_MARGIN_PX), max(0, columns[0] - CROP_MARGIN_PX)
+    crop = slice(top, rows[-1] + 1 + CROP_MARGIN_PX), slice(left, columns[-1] + 1 + CROP_MARGIN_PX)
+    return crop, np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]], float)
+
+
 def match_frames(
     first: NDArray[np.uint8],
     second: NDArray[np.uint8],
@@ -88,10 +103,10 @@ def match_frames(
     second_to_first: Floats,
     dis_flow: DisFlow,
 ) -> tuple[Floats, Floats]:
-    """Return points (n, 2) of the first frame (H, W, 3) and their positions (n, 2) in the second, in pixels.
+    """Return points (n, 2) of the first frame (h, w, 3) and their positions (n, 2) in the second (H, W, 3), in pixels.
 
-    The masks (H, W) are 1 on the layer and 0 elsewhere; both ends of a pair lie on the layer, and the first end on
-    texture. second_to_first: (3, 3), the transform by which the second frame is warped onto the first before the
+    The masks (h, w) and (H, W) are 1 on the layer and 0 elsewhere; both ends of a pair lie on the layer, and the first
+    end on texture. second_to_first: (3, 3), the transform by which the second frame is warped onto the first before the
     flow between them is computed.
     """
     height, width = first_mask.shape
@@ -104,7 +119,7 @@ def match_frames(
     is_in_front = to_homogeneous(moved) @ to_second[2] > 0  # A camera that turned far has nothing of it in view.
     points, moved = points[is_in_front], moved[is_in_front]
     ends = transform_points(to_second, moved)
-    column, row, is_inside = nearest_pixels(ends, (height, width))
+    column, row, is_inside = nearest_pixels(ends, second_mask.shape)
     is_match = is_inside & (second_mask[row, column] > 0)
     return points[is_match], ends[is_match]
 
