@@ -44,7 +44,10 @@ def pick_device(name: str | None = None) -> torch.device:
         torch.ones(1, device=name).tolist()  # It exists only if it can hold a number and give it back.
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: is not on this machine; use cpu, or leave the flag out") from None
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # Graphs are recorded on PyTorch's current GPU, which is the first one otherwise.
+    return device
 
 
 def flow_targets(flow: Floats) -> tuple[Floats, Floats]:

@@ -31,7 +31,7 @@ MIN_DISTANCE = 16  # Least number of frames between two frames that are compared
 LONG_EDGE_PX = 512  # Pixels of the long edge at which frames are compared; larger frames are reduced to it.
 POINT_WEIGHT = 16  # Weight of a directly matched point; a tracked point has weight 1.
 TEXTURE_WINDOW_PX = 9  # Side in pixels of the window around a point in which texture is measured.
-CROP_MARGIN_PX = 32  # Pixels around a layer that its flow sees, so that it finds how far an outline moves.
+CROP_MARGIN_PX = 32  # Pixels around a layer that are compared. Points that move farther beyond it are not found.
 MIN_SLOPE = 2.0  # Least slope in grey levels per pixel, in every direction; the flow of flat areas is a guess.
 
 
@@ -47,18 +47,17 @@ def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) ->
     rng, dis_flow = np.random.default_rng(0), DisFlow()
     rows: list[tuple[int, int, Floats, Floats]] = []
     for source, target in choose_frame_pairs(len(transforms)):
-        if not (mask[source].any() and mask[target].any()):
-            continue
-        target_to_source = to_small @ np.linalg.inv(transforms[source]) @ transforms[target] @ to_full
-        first, second = (media.resize(video.frames[t].numpy(), *size) for t in (source, target))
         first_mask, second_mask = (
             clear_border(media.resize(mask[t].astype(np.uint8), *size)) for t in (source, target)
         )
-        crop, shift = crop_around(first_mask)
-        points, ends = match_frames(
-            first[crop], second, first_mask[crop], second_mask, shift @ target_to_source, dis_flow
-        )
-        points = transform_points(np.linalg.inv(shift), points)
+        if not (first_mask.any() and second_mask.any()):
+            continue
+        first, second = (media.resize(video.frames[t].numpy(), *size) for t in (source, target))
+        crop, (left, top) = crop_around(first_mask)
+        target_to_source = to_small @ np.linalg.inv(transforms[source]) @ transforms[target] @ to_full
+        target_to_crop = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]) @ target_to_source
+        points, ends = match_frames(first[crop], second, first_mask[crop], second_mask, target_to_crop, dis_flow)
+        points = points + (left, top)
         if len(points) >= MIN_POINTS:
             chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
             start_px, end_px = (transform_points(to_full, positions[chosen]) for positions in (points, ends))
@@ -85,14 +84,12 @@ def clear_border(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cleared
 
 
-def crop_around(mask: NDArray[np.uint8]) -> tuple[tuple[slice, slice], Floats]:
-    """Return the rows and columns around the pixels of a mask (H, W), and the (3, 3) shift from the frame to them."""
+def crop_around(mask: NDArray[np.uint8]) -> tuple[tuple[slice, slice], tuple[int, int]]:
+    """Return the rows and columns around the pixels of a mask (H, W), which has some, and the first pixel (x, y)."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if len(rows) == 0:
-        return (slice(None), slice(None)), np.eye(3)
     top, left = max(0, rows[0] - CROP_MARGIN_PX), max(0, columns[0] - CROP_MARGIN_PX)
     crop = slice(top, rows[-1] + 1 + CROP_MARGIN_PX), slice(left, columns[-1] + 1 + CROP_MARGIN_PX)
-    return crop, np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]], float)
+    return crop, (int(left), int(top))
 
 
 def match_frames(

@@ -26,7 +26,7 @@ from rendering.trained_run import TrainedRun
 SAMPLES_BYTES = 600_000_000  # Memory for samples; fewer frames are sampled if the atlas is large.
 CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
 LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
-LUMINANCE_TOLERANCE = 10 / 255  # A sample counts if its luminance differs by at most this from the median.
+LUMINANCE_TOLERANCE = 10  # A sample counts if its luminance, 0 to 255, differs by at most this from the median.
 HALO_WEIGHT = 1e-3  # Weight of pixels that an object in front may tint; they count where nothing else shows a texel.
 LEAST_LIGHT = 0.1  # Least factor of light by which colours are divided.
 
@@ -126,11 +126,23 @@ def mean_near_median(colors: Pixels, weights: Floats) -> Floats:
 
     colors (K, h, w, 3) and weights (K, h, w): K samples of each texel.
     """
-    luminance = (colors.astype(np.float32) / 255) @ LUMA
-    order = luminance.argsort(axis=0)
-    cumulative = np.take_along_axis(weights, order, 0).cumsum(axis=0)
-    middle = (cumulative < 0.5 * cumulative[-1]).sum(axis=0).clip(0, len(colors) - 1)
-    median = np.take_along_axis(np.take_along_axis(luminance, order, 0), middle[None], 0)
-    near_weights = weights * (np.abs(luminance - median) <= LUMINANCE_TOLERANCE)
-    total = np.einsum("khw,khwc->hwc", near_weights, colors.astype(np.float32) / 255)
+    luminance = np.rint(colors @ LUMA).astype(np.uint8)
+    median = weighted_median(luminance, weights)
+    lowest, highest = (np.clip(median + sign * LUMINANCE_TOLERANCE, 0, 255) for sign in (-1, 1))
+    near_weights = np.where((luminance >= lowest) & (luminance <= highest), weights, 0)
+    total = np.einsum("khw,khwc->hwc", near_weights, colors) / 255
     return total / np.maximum(near_weights.sum(0), 1e-6)[..., None]
+
+
+def weighted_median(values: Pixels, weights: Floats) -> NDArray[np.int64]:
+    """Return the median (h, w) of values (K, h, w) with weights (K, h, w): values below it have less than half of them.
+
+    Its eight bits are found from the highest to the lowest one, which takes less time and memory than sorting.
+    """
+    half = 0.5 * weights.sum(0)
+    median = np.zeros(half.shape, np.int64)
+    for bit in range(7, -1, -1):
+        larger = median + (1 << bit)
+        weight_below = np.where(values < larger.astype(np.uint8), weights, 0).sum(0)
+        median = np.where(weight_below < half, larger, median)
+    return median

@@ -54,14 +54,13 @@ def add_tensors(tensors: Iterable[Tensor]) -> Tensor:
 class Lattice:
     """Rows and columns of positions at which fields are evaluated, in pixels of a frame of H x W pixels.
 
-    The axes stay on the CPU, so that crops are decided without waiting for a GPU. An axis that only the GPU knows,
-    because every step has another one, makes a lattice that is never cropped by what it shows.
+    The axes stay on the CPU, so that crops are decided without waiting for a GPU. In training on a GPU those for
+    rigidity and flow are on the GPU, because they differ from step to step. Such a lattice is not cropped to boxes.
     """
 
     rows_px: Tensor  # (h,)
     columns_px: Tensor  # (w,)
     size: tuple[int, int]  # (H, W)
-    on_pixels: bool | None = None  # whether all positions are centers of pixels; None: by the positions
     # The axes on a device, once they were needed there.
     copies: dict[torch.device, tuple[Tensor, Tensor]] = field(init=False, repr=False, default_factory=dict)
     # Results of `node_weights`, by number of nodes and device.
@@ -95,9 +94,9 @@ class Lattice:
     @property
     def is_on_pixels(self) -> bool:
         """Whether all positions are centers of pixels."""
-        if self.on_pixels is None:
-            self.on_pixels = all(bool((axis == axis.round()).all()) for axis in (self.rows_px, self.columns_px))
-        return self.on_pixels
+        if self.rows_px.device.type != "cpu":
+            return True  # Only `Batch.make_lattice` puts the axes there, and it takes whole pixels.
+        return all(bool((axis == axis.round()).all()) for axis in (self.rows_px, self.columns_px))
 
     def crop(self, rows: slice, columns: slice) -> "Lattice":
         """Return the lattice of some rows and columns."""

@@ -8,7 +8,7 @@ all levels of the mapping at once, which act as a multigrid, with a precondition
 again a few times (Cauchy; iteratively reweighted least squares)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Connections:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return all tensors, in the order in which they are declared."""
-        return self.source, self.target, self.start_px, self.end_px, self.weight
+        return tuple(getattr(self, each.name) for each in fields(self))
 
     def part(self, pairs: slice | Tensor) -> "Connections":
         """Return the connections of some pairs, by their positions."""

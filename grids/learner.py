@@ -204,7 +204,8 @@ class GridLearner:
     def train_on(self, batch: Batch) -> dict[str, Tensor]:
         """Change the model by one step with a batch. Returns the weighted terms, detached.
 
-        On a GPU the batch is there, and nothing here depends on its values, so that a graph can be recorded.
+        batch: on the device of the model. Neither shapes nor the order of operations depend on its values, so a graph
+        of the operations can be recorded.
         """
         flow_weights = self.loss.flow_weights(batch)
 
@@ -225,15 +226,15 @@ class GridLearner:
             is_used = self.config.long_flow_coeff > 0
             self.long_flow = follow_layers(self.video, self.probability) if is_used else []
         long_flow = [each.draw(t, self.rng) for each in self.long_flow]
-        weights = torch.tensor(self.prior_weight(progress)), torch.tensor(self.rate_factor(progress))
-        return Batch(stage, t, rows, columns, *weights, long_flow)
+        prior_weight, rate_factor = (torch.tensor(f(progress)) for f in (self.prior_weight, self.rate_factor))
+        return Batch(stage, t, rows, columns, prior_weight, rate_factor, long_flow)
 
     def draw_lattice_axis(self, side: int) -> Tensor:
-        """Draw the rows or columns of the lattice for rigidity and flow, of a frame with so many.
+        """Draw the rows or columns of the lattice for rigidity and flow. side: number of those of the frame.
 
-        Their number is always the same, and each offset that fits into the frame is drawn equally often.
+        As many are drawn each time, and each offset that fits into the frame is drawn equally often.
         """
-        count = max(1, side // FLOW_STRIDE_PX)
+        count = side // FLOW_STRIDE_PX
         first = torch.randint(0, side - FLOW_STRIDE_PX * (count - 1), (1,), generator=self.rng)
         return first + FLOW_STRIDE_PX * torch.arange(count)
 

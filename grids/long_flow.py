@@ -27,9 +27,9 @@ class LongFlow:
     not count.
     """
 
-    frames: Tensor  # (2, T) number of the first pair of each frame, and number of its pairs
+    pair_ranges: Tensor  # (2, T) number of the first pair of each frame, and number of its pairs
     target: Tensor  # (C,) the other frame
-    points: Tensor  # (2, C) number of the first point of each pair, and number of its points
+    point_ranges: Tensor  # (2, C) number of the first point of each pair, and number of its points
     weight: Tensor  # (C,) 1; 0 where the pair does not count
     start_px: Tensor  # (N, 2) positions (x, y) in the first frame
     end_px: Tensor  # (N, 2) positions of the same points in the other frame
@@ -41,21 +41,21 @@ class LongFlow:
         filled = [pairs or [(own, nothing, nothing)] for own, pairs in enumerate(by_frame)]
         target, start_px, end_px = zip(*(pair for pairs in filled for pair in pairs), strict=True)
         weight = torch.tensor([float(bool(own)) for own, pairs in zip(by_frame, filled, strict=True) for _ in pairs])
-        frames, points = (count_from([len(each) for each in lists]) for lists in (filled, start_px))
-        return cls(frames, torch.tensor(target), points, weight, torch.cat(start_px), torch.cat(end_px))
+        pair_ranges, point_ranges = (list_ranges([len(each) for each in lists]) for lists in (filled, start_px))
+        return cls(pair_ranges, torch.tensor(target), point_ranges, weight, torch.cat(start_px), torch.cat(end_px))
 
     def draw(self, t: Tensor, rng: torch.Generator) -> Connections:
         """Draw for each frame of t (K,) another frame and POINTS_PER_FRAME points that the flow connects with it.
 
         Frames without any have weight 0 and are connected with themselves. All tensors are on the CPU.
         """
-        pair = draw_numbers(self.frames[:, t, None], 1, rng)[:, 0]
-        points = draw_numbers(self.points[:, pair, None], POINTS_PER_FRAME, rng)
+        pair = draw_numbers(self.pair_ranges[:, t, None], 1, rng)[:, 0]
+        points = draw_numbers(self.point_ranges[:, pair, None], POINTS_PER_FRAME, rng)
         start_px, end_px = (values[points].transpose(1, 2) for values in (self.start_px, self.end_px))
         return Connections(t, self.target[pair], start_px, end_px, self.weight[pair, None].repeat(1, POINTS_PER_FRAME))
 
 
-def count_from(lengths: list[int]) -> Tensor:
+def list_ranges(lengths: list[int]) -> Tensor:
     """Return where lists of these lengths begin if they follow each other, and their lengths, (2, n)."""
     counts = torch.tensor(lengths)
     return torch.stack((counts.cumsum(0) - counts, counts))

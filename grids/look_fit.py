@@ -20,7 +20,7 @@ from grids.looks import Look, TexelBox, space_looks, weigh_looks
 from grids.model import GridFrames, GridModel
 from implicit_neural_networks import visibility
 from media.clip import evenly_spaced_indices
-from parallel.side_by_side import CPU, MOST_STREAM_WORKERS, count_cores, stream_side_by_side
+from parallel.side_by_side import CPU, MOST_STREAM_WORKERS, count_workers, stream_side_by_side
 from unwrap_utils import Video
 
 PASSES = 2  # The first makes up for most of the errors. A third gains .2 to .3 dB.
@@ -56,7 +56,7 @@ def fit_looks(model: GridModel, video: Video, look_frames: int) -> None:
 
 def choose_timed_frames(video: Video) -> list[int]:
     """Return frames, evenly spread, that are timed to estimate what all frames take; enough to keep all cores busy."""
-    workers = min(count_cores(), MOST_STREAM_WORKERS) if video.device == CPU else 1
+    workers = min(count_workers(video.device), MOST_STREAM_WORKERS)
     return evenly_spaced_indices(len(video.frames), max(TIMED_FRAMES, 2 * workers))
 
 
@@ -153,7 +153,7 @@ def sum_over_texels(
     places = grid_frames.places(layer, lattice, units).permute(0, 2, 3, 1)
     values = torch.cat((errors * shown, shown[None]))[None]
     # The derivative of sampling adds the values of pixels to their texels. It is linear, so it needs no texels, and
-    # only their shape counts. The zeros stand for bilinear sampling and for zeros outside the texels.
+    # only their shape counts. 0, 0, False: bilinear, zero outside the texels, align_corners=False.
     texels = torch.empty(1, 4, *size, device=errors.device)
     sums, _ = torch.ops.aten.grid_sampler_2d_backward(values, texels, places, 0, 0, False, [True, False])
     return sums[0]

@@ -1,7 +1,6 @@
 """The loss of one step, and its derivatives, computed for parts of a batch side by side."""
 
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -45,28 +44,37 @@ class Batch:
     rate_factor: Tensor  # () factor of all learning rates
     long_flow: list[Connections]  # for each layer, points that flow connects with frames further away; empty: none
 
-    @property
-    def lattice(self) -> Lattice:
-        """The lattice for rigidity and flow."""
-        size = self.stage.lattice.size
-        return Lattice(self.rows.float(), self.columns.float(), size, on_pixels=True)
+    def make_lattice(self) -> Lattice:
+        """Return the lattice for rigidity and flow.
+
+        It is made anew in each step: the weights of nodes that it keeps would be those of the first step in every
+        replay of a recorded one.
+        """
+        return Lattice(self.rows.float(), self.columns.float(), self.stage.lattice.size)
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the batch itself, by name."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def tensors(self) -> list[Tensor]:
         """Return everything in which the steps of a stage differ."""
-        own = [self.t, self.rows, self.columns, self.prior_weight, self.rate_factor]
-        return own + [values for connections in self.long_flow for values in connections.tensors()]
+        connected = [values for connections in self.long_flow for values in connections.tensors()]
+        return [*self.own_tensors().values(), *connected]
 
     def to(self, device: torch.device) -> "Batch":
         """Return a copy on a device, which the host does not wait for."""
-        copies = iter([to_device_async(values, device) for values in self.tensors()])
-        t, rows, columns, prior_weight, rate_factor = islice(copies, 5)
-        long_flow = [Connections(*islice(copies, 5)) for _ in self.long_flow]
-        return Batch(self.stage, t, rows, columns, prior_weight, rate_factor, long_flow)
+        own = {name: to_device_async(values, device) for name, values in self.own_tensors().items()}
+        long_flow = [
+            Connections(*(to_device_async(values, device) for values in connections.tensors()))
+            for connections in self.long_flow
+        ]
+        return replace(self, **own, long_flow=long_flow)
 
 
 @dataclass
 class PartFrames:
-    """Some frames of a batch, and the frames to which their flow leads."""
+    """Some frames of a batch, the frames to which their flow leads, and how much that flow counts."""
 
     own: GridFrames
     positions: range  # of the own frames in the batch
@@ -112,7 +120,7 @@ class GridLoss:
             others, targets = own, partners - positions.start
         else:
             others, targets = GridFrames(self.model, batch.t[partners], training=True), numbers - positions.start
-        frames = PartFrames(own, positions, others, targets, batch.lattice, flow_weights[chosen])
+        frames = PartFrames(own, positions, others, targets, batch.make_lattice(), flow_weights[chosen])
         terms = self.frame_terms(frames, batch) | self.motion_terms(frames, batch)
         terms |= self.long_flow_terms(frames, batch)
         # The photometric term is the sum of these four already.
@@ -146,7 +154,7 @@ class GridLoss:
             # Only inside the frame's own box, so that it does not matter which frames share a part.
             hidden_color = ((box_mask - alpha.detach()) * color).square().sum() / pixels
             sparsity.append(config.sparsity_coeff * hidden_color)
-            if bool(own.rows_on_cpu(self.is_refined[index]).any()):
+            if bool(own.select_frames(self.is_refined[index]).any()):
                 priors.append(batch.prior_weight * self.prior_sum(index, own, part, logit, box_mask) / pixels)
         terms = {"sparsity": add_tensors(sparsity), "prior": add_tensors([rendered.new_zeros(()), *priors])}
         photometric = self.photometric_terms(own, batch.stage, rendered)

@@ -305,8 +305,8 @@ class GridFrames:
     def __init__(self, model: GridModel, t: Tensor, training: bool = False, fields: Collection[str] | None = None):
         """t (K,): frame numbers. fields: names of the only fields that are needed; None: all.
 
-        Frame numbers that only a GPU knows serve a step that is recorded once and replayed with other frames
-        (`grids.step_graphs`): then shapes follow from all frames of the clip, and not from these.
+        If t is on a GPU, its values are not read: crops then hold the boxes of all frames of the clip, so that a
+        recorded step (`grids.step_graphs`) fits any frames.
         """
         self.model, self.training = model, training
         self.t_on_cpu = t if t.device.type == "cpu" else None
@@ -413,7 +413,7 @@ class GridFrames:
         alpha[:, :, rows, columns] = opacity * self.box_mask(index, part)
         return alpha
 
-    def rows_on_cpu(self, values: Tensor) -> Tensor:
+    def select_frames(self, values: Tensor) -> Tensor:
         """Return the rows of the K frames from a tensor (T, ...) on the CPU; all rows if only the GPU knows which."""
         return values if self.t_on_cpu is None else values[self.t_on_cpu]
 
@@ -421,7 +421,7 @@ class GridFrames:
         """Return the rows and columns of a lattice that hold the object's boxes in all K frames, at least one each."""
         if lattice.rows_px.device.type != "cpu":
             return slice(0, lattice.shape[0]), slice(0, lattice.shape[1])
-        boxes = self.rows_on_cpu(self.model.boxes_on_cpu()[index])
+        boxes = self.select_frames(self.model.boxes_on_cpu()[index])
         filled = boxes[boxes[:, 1] > boxes[:, 0]]
         low, high = (filled.amin(0), filled.amax(0)) if len(filled) else (boxes[0], boxes[0])
         rows = axis_slice(lattice.rows_px, int(low[0]), int(high[1]))
@@ -433,7 +433,7 @@ class GridFrames:
         boxes = (
             self.model.boxes[index, self.t]
             if self.t_on_cpu is None
-            else self.rows_on_cpu(self.model.boxes_on_cpu()[index])
+            else self.select_frames(self.model.boxes_on_cpu()[index])
         )
         return lattice.box_mask(boxes, self.t.device)
 
@@ -453,8 +453,8 @@ class GridFrames:
             return tall[0].unflatten(1, (len(self.t), lattice.shape[0])).transpose(0, 1)
         # A batch of atlases, because grid_sample shares the images of a batch among the CPU's cores.
         if len(self.model.looks):
-            frames = self.t if self.t_on_cpu is None else self.t_on_cpu
-            atlas = torch.cat([self.model.atlas_at(t, layer) for t in frames.tolist()])
+            assert self.t_on_cpu is not None, "only training has frame numbers on a GPU"
+            atlas = torch.cat([self.model.atlas_at(t, layer) for t in self.t_on_cpu.tolist()])
         else:
             atlas = self.model.atlases[layer].expand(len(self.t), -1, -1, -1)
         return functional.grid_sample(atlas, grid, padding_mode="border", align_corners=False)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 CPU = torch.device("cpu")
-MOST_GPU_WORKERS = 8  # Threads that use a GPU at once; each holds a frame in its memory.
+MOST_GPU_WORKERS = 8  # Threads that use a GPU at once; each holds a frame in the GPU's memory.
 MOST_STREAM_WORKERS = 8  # Each holds an item, such as a frame in native size, in memory.
 
 Item = TypeVar("Item")
@@ -30,22 +30,27 @@ def list_cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
+def count_workers(device: torch.device) -> int:
+    """Return how many threads compute on a device at once."""
+    if device.type == "cuda":
+        return min(count_cores(), MOST_GPU_WORKERS)
+    return count_cores() if device == CPU else 1
+
+
 def map_side_by_side(
     function: Callable[[Item], Result], items: Iterable[Item], device: torch.device = CPU
 ) -> list[Result]:
     """Return the results of a function for all items, in their order; each core works on one item at a time.
 
-    device: on which the function computes. A CUDA GPU takes operators from several threads, because the rest of the
-    function keeps the cores busy; other devices take the items one after the other.
+    device: on which the function computes. Several threads share a CUDA GPU, because part of the function runs on the
+    CPU; other devices take the items one after the other.
 
     While several items are worked on, torch's operators share the cores among them. Gradients are recorded if the
     caller records them. An exception of the function is raised here, after the work that has begun is done.
     """
     if device.type not in ("cpu", "cuda"):
         return [function(item) for item in items]
-    items, cores, threads = list(items), count_cores(), torch.get_num_threads()
-    if device.type == "cuda":
-        cores = min(cores, MOST_GPU_WORKERS)
+    items, cores, threads = list(items), count_workers(device), torch.get_num_threads()
     workers, records_gradients = max(1, min(cores, len(items))), torch.is_grad_enabled()
 
     def prepare_thread() -> None:

@@ -75,15 +75,19 @@ class DeviceSimulation(TorchDispatchMode):
     """A context in which tensors can be made on the simulated device.
 
     `waits` lists where the host waited for the device, `copies` where something was copied to it, with or without a
-    wait.
+    wait, and `operations` all operations with the shapes of their tensors and their other arguments.
     """
 
     def __init__(self):
         super().__init__()
         self.waits: list[str] = []
         self.copies: list[str] = []
+        self.operations: list[str] = []
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        leaves = pytree.tree_leaves((args, kwargs or {}))
+        arguments = [tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        self.operations.append(f"{operation} {arguments}")
         return run_operation(operation, args, kwargs or {}, self.waits, self.copies)
 
 

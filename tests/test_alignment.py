@@ -160,17 +160,18 @@ def test_an_object_without_any_mask_does_not_move(drifting_clip):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize(("size", "edge_px"), [((160, 96), 512), ((256, 144), 128), ((144, 250), 128)])
-def test_points_matched_between_distant_frames_have_their_true_ends(tmp_path, monkeypatch, size, edge_px):
-    """This holds for any size of the clip and any size at which its frames are compared."""
+def test_points_matched_between_distant_frames_have_their_true_ends(tmp_path, monkeypatch, size, edge_px, layer):
+    """This holds for any size of the clip and any size at which its frames are compared, and for an object, too."""
     monkeypatch.setattr(long_range, "LONG_EDGE_PX", edge_px)
     scene = SCENES["pan"](*size, 18)
     video = read_video(write_exact_flow(write_scene(scene, tmp_path)))
-    mask, _ = layer_pixels(video)[-1]
-    pairs = long_range.match_distant_frames(video, mask, align_layers(video)[-1])
+    mask, _ = layer_pixels(video)[layer]
+    pairs = long_range.match_distant_frames(video, mask, align_layers(video)[layer])
     assert list(zip(pairs.source, pairs.target, strict=True)) == [(0, 16)]
     is_point = pairs.weight[0] > 0
-    expected = scene.move_points(pairs.start_px[0][is_point], np.ones(is_point.sum(), int), 0, 16)
+    expected = scene.move_points(pairs.start_px[0][is_point], np.full(is_point.sum(), layer), 0, 16)
     errors = np.linalg.norm(expected - pairs.end_px[0][is_point], axis=1)
     assert np.median(errors) < 0.3
     x, y = np.rint(pairs.end_px[0][is_point]).astype(int).T

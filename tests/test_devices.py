@@ -21,6 +21,7 @@ import only_evaluate
 import rendering.trained_run
 import training.loop
 from grids.learner import GridLearner
+from grids.step_graphs import StepGraphs
 from media.clip import open_clip
 from parallel.side_by_side import Cores
 from rendering.trained_run import open_run
@@ -82,10 +83,11 @@ def is_simulated(model) -> bool:
 
 
 def train_losses(learner):
-    """Do one step at each part of the run; return the values of all terms."""
+    """Do three steps at each part of the run; return the values of all terms."""
+    progresses = [progress for progress in PROGRESSES for _ in range(3)]
     return [
         {name: float(value) for name, value in learner.step(iteration, progress).items()}
-        for iteration, progress in enumerate(PROGRESSES)
+        for iteration, progress in enumerate(progresses)
     ]
 
 
@@ -168,27 +170,40 @@ def test_a_training_step_never_waits_for_the_device(clip, tmp_path, representati
 
 
 @needs_simulation
-def test_a_recorded_step_takes_nothing_from_the_host(clip, tmp_path):
-    """A graph is recorded once, so values that it would take from the host would be those of the first step forever."""
+@pytest.mark.parametrize("mask_quality", ["rough", "exact"])
+def test_a_recorded_step_would_be_the_same_for_any_batch(clip, tmp_path, mask_quality):
+    """A graph is recorded once, so nothing may come from the host, and no shape or number may depend on the batch."""
     device = simulated_device.DEVICE
+    config = replace(device_config(clip, tmp_path, "grid"), mask_quality=mask_quality)
     with simulated_device.DeviceSimulation() as simulation:
-        learner = start_learner(device_config(clip, tmp_path, "grid"), clip, device, Generator(device))
-        for number, progress in enumerate(PROGRESSES):
-            learner.step(number, progress)
+        learner = start_learner(config, clip, device, Generator(device))
+        assert bool(learner.model.is_kept.cpu().all()) == (mask_quality == "exact")
+
+        def list_operations(progress):
+            """Do a step; return its operations, with the shapes of their tensors and all other arguments."""
+            learner.round, learner.pending_pairs = 0, []  # A new round, so that all batches have as many frames.
             batch = learner.draw_batch(progress).to(device)
-            simulation.waits.clear()
-            simulation.copies.clear()
+            for log in (simulation.waits, simulation.copies, simulation.operations):
+                log.clear()
             learner.train_on(batch)
             assert simulation.copies == simulation.waits == []
+            return list(simulation.operations)
+
+        for earlier, later in (PROGRESSES[:2], PROGRESSES[2:4], PROGRESSES[4:]):
+            learner.step(0, earlier)
+            assert list_operations(earlier) == list_operations(later)
 
 
-def test_steps_that_cannot_be_recorded_are_done_one_operation_at_a_time_with_one_warning(clip, tmp_path, capsys):
+def test_steps_that_cannot_be_recorded_are_done_one_operation_at_a_time_with_one_warning(
+    clip, tmp_path, capsys, monkeypatch
+):
     if torch.cuda.is_available():
         pytest.skip("the machine's GPU can record")
     cpu, config = torch.device("cpu"), device_config(clip, tmp_path, "grid")
     expected = train_losses(start_learner(config, clip, cpu, torch.Generator()))
     learner = start_learner(config, clip, cpu, torch.Generator())
     learner.graphs.is_used = True  # as on a GPU
+    monkeypatch.setattr(StepGraphs, "has_failed", False)
     capsys.readouterr()
     assert train_losses(learner) == expected
     assert capsys.readouterr().err.count("cannot be recorded") == 1
@@ -200,19 +215,35 @@ def test_recorded_steps_train_like_ordinary_ones(clip, tmp_path):
     for cuda_graphs in (False, True):
         config = replace(device_config(clip, tmp_path, "grid"), cuda_graphs=cuda_graphs)
         learner = start_learner(config, clip, torch.device("cuda"), torch.Generator())
-        progresses = [progress for progress in PROGRESSES for _ in range(4)]
-        terms = [learner.step(iteration, progress) for iteration, progress in enumerate(progresses)]
-        losses.append([{name: float(value) for name, value in each.items()} for each in terms])
-        assert any(each.graph for each in learner.graphs.recordings.values()) == cuda_graphs
-    for recorded, ordinary in zip(*losses, strict=True):
+        losses.append(train_losses(learner))
+        assert bool(learner.graphs.recordings) == cuda_graphs
+    for ordinary, recorded in zip(*losses, strict=True):
         assert recorded == pytest.approx(ordinary, rel=1e-2)
+
+
+@needs_gpu
+def test_training_goes_on_after_a_recording_that_fails(clip, tmp_path, capsys, monkeypatch):
+    learner = start_learner(device_config(clip, tmp_path, "grid"), clip, torch.device("cuda"), torch.Generator())
+    train_on = learner.train_on
+
+    def wait_in_the_middle(batch):
+        terms = train_on(batch)
+        float(terms["color"])  # A graph cannot hold this.
+        return terms
+
+    monkeypatch.setattr(learner, "train_on", wait_in_the_middle)
+    monkeypatch.setattr(StepGraphs, "has_failed", False)
+    assert all(np.isfinite(list(terms.values())).all() for terms in train_losses(learner))
+    assert capsys.readouterr().err.count("cannot be recorded") == 1
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 
 @needs_gpu
 @pytest.mark.parametrize("representation", LEARNERS)
 def test_a_training_step_never_waits_for_a_gpu(clip, tmp_path, representation):
     device = torch.device("cuda")
-    learner = start_learner(device_config(clip, tmp_path, representation), clip, device, torch.Generator(device))
+    config = replace(device_config(clip, tmp_path, representation), cuda_graphs=False)
+    learner = start_learner(config, clip, device, torch.Generator(device))
     for number, progress in enumerate(PROGRESSES):
         learner.step(2 * number, progress)
         torch.cuda.set_sync_debug_mode("error")  # a step that waits raises

@@ -15,7 +15,7 @@ from config import load_config
 from grids import losses
 from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
 from grids.learner import GridLearner, remove_opacity_specks
-from grids.loss import GridLoss
+from grids.loss import FLOW_STRIDE_PX, GridLoss
 from grids.losses import Photometric, relative_jacobians
 from grids.model import GridFrames, GridModel, combine_logits
 from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam, StepRule
@@ -368,6 +368,14 @@ def test_the_frames_of_a_batch_are_divided_evenly_among_the_cores(clip, tmp_path
     sizes = [len(part) for part in trainer.learner.divide(trainer.learner.draw_batch(0.0))]
     assert sum(sizes) % 2 == 0
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_lattice_of_rigidity_and_flow_has_every_offset_that_fits_and_always_as_many_rows(clip, tmp_path):
+    learner = start_run(grid_config(clip, tmp_path, maximum_number_of_frames=6)).learner
+    for side in (8, 54, 55):
+        drawn = [learner.draw_lattice_axis(side) for _ in range(200)]
+        assert {len(rows) for rows in drawn} == {side // FLOW_STRIDE_PX}
+        assert set(torch.cat(drawn).tolist()) == set(range(side))
 
 
 def test_inner_frames_are_drawn_equally_often_and_the_ends_half_as_often(clip, tmp_path):

@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from parallel import side_by_side
 from parallel.side_by_side import count_cores, map_side_by_side, run_side_by_side, stream_side_by_side
 
 
@@ -40,6 +41,18 @@ def test_the_callers_number_of_threads_stays():
 def test_another_device_takes_the_items_one_after_the_other_in_the_callers_thread():
     threads = map_side_by_side(lambda _: threading.get_ident(), range(3), torch.device("meta"))
     assert set(threads) == {threading.get_ident()}
+
+
+def test_several_threads_share_a_gpu_but_not_too_many(monkeypatch):
+    monkeypatch.setattr(side_by_side, "count_cores", lambda: 64)
+    meeting = threading.Barrier(side_by_side.MOST_GPU_WORKERS)
+
+    def meet(_):
+        meeting.wait(30)
+        return threading.get_ident()
+
+    threads = map_side_by_side(meet, range(2 * side_by_side.MOST_GPU_WORKERS), torch.device("cuda"))
+    assert len(set(threads)) == side_by_side.MOST_GPU_WORKERS
 
 
 def test_a_stream_keeps_the_order_and_takes_few_items_in_advance():
