@@ -129,7 +129,7 @@ def mean_near_median(colors: Pixels, weights: Floats) -> Floats:
     luminance = np.rint(colors @ LUMA).astype(np.uint8)
     median = weighted_median(luminance, weights)
     lowest, highest = (np.clip(median + sign * LUMINANCE_TOLERANCE, 0, 255) for sign in (-1, 1))
-    near_weights = np.where((luminance >= lowest) & (luminance <= highest), weights, 0)
+    near_weights = weights * ((luminance >= lowest) & (luminance <= highest))
     total = np.einsum("khw,khwc->hwc", near_weights, colors) / 255
     return total / np.maximum(near_weights.sum(0), 1e-6)[..., None]
 
@@ -143,6 +143,6 @@ def weighted_median(values: Pixels, weights: Floats) -> NDArray[np.int64]:
     median = np.zeros(half.shape, np.int64)
     for bit in range(7, -1, -1):
         larger = median + (1 << bit)
-        weight_below = np.where(values < larger.astype(np.uint8), weights, 0).sum(0)
+        weight_below = (weights * (values < larger.astype(np.uint8))).sum(0)
         median = np.where(weight_below < half, larger, median)
     return median

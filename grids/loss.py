@@ -1,6 +1,6 @@
 """The loss of one step, and its derivatives, computed for parts of a batch side by side."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class Batch:
             Connections(*(to_device_async(values, device) for values in connections.tensors()))
             for connections in self.long_flow
         ]
-        return replace(self, **own, long_flow=long_flow)
+        return Batch(self.stage, **own, long_flow=long_flow)
 
 
 @dataclass

@@ -7,6 +7,7 @@ tensors of the batch, which are overwritten before each replay.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class StepGraphs:
         """Forget all recordings, because tensors that they read or change are replaced."""
         self.batches: dict[int, Batch] = {}  # the tensors that graphs read, by the number of frames of the batch
         self.recordings: dict[int, Recording] = {}  # by the same
-        self.pool: object = None  # The graphs share their memory, because one runs after the other.
+        self.pool: Any = None  # The graphs share their memory, because one runs after the other.
 
     def run(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Do a step with a batch, which is on the CPU. Returns what the step returns, the weighted terms.

@@ -218,7 +218,7 @@ def test_points_are_drawn_where_the_flow_leads_over_several_frames(bending):
     followed, background = follow_layers(video, probability_of(video))
     drawn = followed.draw(torch.arange(FRAMES), torch.Generator().manual_seed(0))
     assert (drawn.weight == 1).all()
-    first_frames = torch.arange(FRAMES).repeat_interleave(followed.frames[1])
+    first_frames = torch.arange(FRAMES).repeat_interleave(followed.pair_ranges[1])
     assert set((followed.target - first_frames).tolist()) == {-8, -4, -2, 2, 4, 8}
     behind = background.draw(torch.arange(FRAMES), torch.Generator().manual_seed(0))
     for t, points in zip(behind.source.tolist(), behind.start_px, strict=True):
@@ -254,7 +254,7 @@ def long_flow_term(learner, t, shift_px):
     batch.long_flow = [each.draw(batch.t, learner.rng) for each in learner.long_flow]
     own = GridFrames(learner.model, batch.t, training=True)
     everything, weights = range(len(batch.t)), learner.loss.flow_weights(batch)
-    frames = PartFrames(own, everything, own, torch.arange(len(batch.t)), batch.lattice, weights)
+    frames = PartFrames(own, everything, own, torch.arange(len(batch.t)), batch.make_lattice(), weights)
     term = learner.loss.long_flow_terms(frames, batch)["long_flow_foreground"]
     (derivative,) = torch.autograd.grad(term, own.leaves["mappings.0.2"])
     grid.values.data[t, 0] -= shift_px * learner.model.texels_per_pixel(0)[t]
