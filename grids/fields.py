@@ -101,7 +101,8 @@ class Lattice:
     def crop(self, rows: slice, columns: slice) -> "Lattice":
         """Return the lattice of some rows and columns."""
         part = Lattice(self.rows_px[rows], self.columns_px[columns], self.size)
-        part.copies = {device: (y[rows], x[columns]) for device, (y, x) in self.copies.items()}
+        # A list, because another thread may add a copy meanwhile.
+        part.copies = {device: (y[rows], x[columns]) for device, (y, x) in list(self.copies.items())}
         return part
 
     def axes(self, device: torch.device) -> tuple[Tensor, Tensor]:
