@@ -60,6 +60,7 @@ class GridLearner:
         self.parts_done, self.is_whole = 0, True
         self.estimated_seconds: float | None = None  # see `seconds_to_finish`
         self.graphs = StepGraphs(video.device, config.cuda_graphs)
+        self.pins: list[Pin] = []  # that the user has set for this run
 
     def initialize(self, show_start: Callable[[Model, list[Pixels]], None], _folder: Path) -> None:
         """Compute the closed-form start. show_start is called with a first model before the start is complete."""
@@ -131,6 +132,8 @@ class GridLearner:
         """Bring the atlases to full resolution, even if a run ends early, clean and soften the opacity, fit looks."""
         self.set_resolution(STRIDES[-1])
         self.graphs.forget()
+        if self.pins:  # Training follows the flow, and the more steps it does, the farther it takes them apart again.
+            self.hold_pins()
         self.model.forget_mattes()
         self.model.forget_looks()
         remove_opacity_specks(self.model, self.opacity(), self.probability)
@@ -151,9 +154,16 @@ class GridLearner:
         self.model.to(cpu)
         for layer, factor in rigidity.items():
             change_stiffness(self.model, video, layer, factor)
-        fit_to_pins(self.model, pins)
         self.model.to(device)
+        self.pins = pins
+        self.hold_pins()
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
+
+    def hold_pins(self) -> None:
+        """Change the mappings so that all places of each pin are one place."""
+        device = self.video.device
+        fit_to_pins(self.model.to(torch.device("cpu")), self.pins)
+        self.model.to(device)
 
     @torch.no_grad()
     def opacity(self) -> Tensor:

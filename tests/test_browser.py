@@ -415,7 +415,7 @@ def check_refit(page: Page, run: Path) -> None:
         "  return Math.hypot(x - b[1], y - b[2]);"
         "})"
     )
-    assert error < 1
+    assert error < 0.1
     assert page.run("return app.store.project.layers.length") == 2, "edits are carried over"
     assert page.run("return app.bake.layers[0].surface.units[0]") > 1.05, "the atlas has grown"
     assert page.run("return app.store.project.mend.strokes") == []
