@@ -127,14 +127,14 @@ def mean_near_median(colors: Pixels, weights: Floats) -> Floats:
     colors (K, h, w, 3) and weights (K, h, w): K samples of each texel.
     """
     luminance = np.rint(colors @ LUMA).astype(np.uint8)
-    median = weighted_median(luminance, weights)
+    median = find_median(luminance, weights)
     lowest, highest = (np.clip(median + sign * LUMINANCE_TOLERANCE, 0, 255) for sign in (-1, 1))
     near_weights = weights * ((luminance >= lowest) & (luminance <= highest))
     total = np.einsum("khw,khwc->hwc", near_weights, colors) / 255
     return total / np.maximum(near_weights.sum(0), 1e-6)[..., None]
 
 
-def weighted_median(values: Pixels, weights: Floats) -> NDArray[np.int64]:
+def find_median(values: Pixels, weights: Floats) -> NDArray[np.int64]:
     """Return the median (h, w) of values (K, h, w) with weights (K, h, w): values below it have less than half of them.
 
     Its eight bits are found from the highest to the lowest one, which takes less time and memory than sorting.

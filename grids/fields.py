@@ -116,15 +116,14 @@ class Lattice:
         y, x = torch.meshgrid(*self.axes(device), indexing="ij")
         return torch.stack((x, y, torch.ones_like(x))).flatten(1)
 
-    def box_mask(self, boxes: Tensor, device: torch.device) -> Tensor:
+    def box_mask(self, boxes: Tensor) -> Tensor:
         """Return 1 inside and 0 outside each box, (K, 1, h, w).
 
-        boxes (K, 4): top, bottom, left, right in pixels, on the CPU or on the device; bottom and right are exclusive.
+        boxes (K, 4): top, bottom, left, right in pixels; bottom and right are exclusive.
         """
         top, bottom, left, right = boxes.T[:, :, None]
         y, x = self.axes(boxes.device)
-        rows = to_device_async(((y >= top) & (y < bottom)).float(), device)
-        columns = to_device_async(((x >= left) & (x < right)).float(), device)
+        rows, columns = ((y >= top) & (y < bottom)).float(), ((x >= left) & (x < right)).float()
         return (rows[:, :, None] * columns[:, None])[:, None]
 
     def interpolate(self, *grids: Tensor) -> Tensor:

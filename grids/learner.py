@@ -132,7 +132,7 @@ class GridLearner:
         """Bring the atlases to full resolution, even if a run ends early, clean and soften the opacity, fit looks."""
         self.set_resolution(STRIDES[-1])
         self.graphs.forget()
-        if self.pins:  # Training follows the flow, and the more steps it does, the farther it takes them apart again.
+        if self.pins:  # Training follows the flow, which takes the places of a pin apart again.
             self.hold_pins()
         self.model.forget_mattes()
         self.model.forget_looks()

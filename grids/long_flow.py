@@ -23,14 +23,13 @@ POINTS_PER_FRAME = 256  # Points of each layer that a step uses for each of its 
 class LongFlow:
     """The points of one layer that flow connects over several frames: C pairs of frames with some points each.
 
-    The pairs are ordered by their first frame. Where a frame has none, it is paired with itself, by one point that does
-    not count.
+    The pairs are ordered by their first frame. Where a frame has none, it is paired with itself, by one point, which
+    does not count.
     """
 
     pair_ranges: Tensor  # (2, T) number of the first pair of each frame, and number of its pairs
     target: Tensor  # (C,) the other frame
     point_ranges: Tensor  # (2, C) number of the first point of each pair, and number of its points
-    weight: Tensor  # (C,) 1; 0 where the pair does not count
     start_px: Tensor  # (N, 2) positions (x, y) in the first frame
     end_px: Tensor  # (N, 2) positions of the same points in the other frame
 
@@ -40,9 +39,8 @@ class LongFlow:
         nothing = torch.zeros(1, 2)
         filled = [pairs or [(own, nothing, nothing)] for own, pairs in enumerate(by_frame)]
         target, start_px, end_px = zip(*(pair for pairs in filled for pair in pairs), strict=True)
-        weight = torch.tensor([float(bool(own)) for own, pairs in zip(by_frame, filled, strict=True) for _ in pairs])
         pair_ranges, point_ranges = (list_ranges([len(each) for each in lists]) for lists in (filled, start_px))
-        return cls(pair_ranges, torch.tensor(target), point_ranges, weight, torch.cat(start_px), torch.cat(end_px))
+        return cls(pair_ranges, torch.tensor(target), point_ranges, torch.cat(start_px), torch.cat(end_px))
 
     def draw(self, t: Tensor, rng: torch.Generator) -> Connections:
         """Draw for each frame of t (K,) another frame and POINTS_PER_FRAME points that the flow connects with it.
@@ -52,7 +50,9 @@ class LongFlow:
         pair = draw_numbers(self.pair_ranges[:, t, None], 1, rng)[:, 0]
         points = draw_numbers(self.point_ranges[:, pair, None], POINTS_PER_FRAME, rng)
         start_px, end_px = (values[points].transpose(1, 2) for values in (self.start_px, self.end_px))
-        return Connections(t, self.target[pair], start_px, end_px, self.weight[pair, None].repeat(1, POINTS_PER_FRAME))
+        target = self.target[pair]
+        weight = (target != t).float()[:, None].repeat(1, POINTS_PER_FRAME)
+        return Connections(t, target, start_px, end_px, weight)
 
 
 def list_ranges(lengths: list[int]) -> Tensor:

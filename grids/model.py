@@ -430,12 +430,7 @@ class GridFrames:
 
     def box_mask(self, index: int, lattice: Lattice) -> Tensor:
         """Return 1 inside and 0 outside the object's box of each frame, (K, 1, h, w)."""
-        boxes = (
-            self.model.boxes[index, self.t]
-            if self.t_on_cpu is None
-            else self.select_frames(self.model.boxes_on_cpu()[index])
-        )
-        return lattice.box_mask(boxes, self.t.device)
+        return lattice.box_mask(self.model.boxes[index, self.t])
 
     def light(self, lattice: Lattice) -> Tensor:
         """Return the factor of the colours, close to 1, (K, 3, h, w). It is interpolated between the nodes."""

@@ -18,7 +18,7 @@ from command_line import UserError
 from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
 from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
-from export.atlas_sampling import uv_step, weighted_median
+from export.atlas_sampling import find_median, uv_step
 from export.openraster import write_openraster
 from export.photoshop import write_psd
 from export.st_maps import st_values
@@ -498,7 +498,7 @@ def test_a_weighted_median_has_less_than_half_of_the_weight_below_it_and_half_up
     rng = np.random.default_rng(0)
     values, weights = rng.integers(0, 256, (9, 20, 30), np.uint8), rng.random((9, 20, 30), np.float32)
     weights[:, :2] = 0  # texels that no frame shows
-    median = weighted_median(values, weights)
+    median = find_median(values, weights)
     below, up_to = (np.where(part, weights, 0).sum(0) for part in (values < median, values <= median))
     assert (below[2:] < weights.sum(0)[2:] / 2).all()
     assert (up_to >= weights.sum(0) / 2 - 1e-5).all()
