@@ -253,7 +253,7 @@ class Config:
     stop_global_rigidity: int = setting("Networks: last iteration of the global rigidity.", 5_000)
     optical_flow_coeff: float = setting("Weight of the flow term (Eq. 11).", 5.0)
     long_flow_coeff: float = setting(
-        "Grids: weight of the flow term over 2, 4 and 8 frames, which keeps mappings from drifting; 0: none.", 5.0
+        "Grids: weight of the flow term over 2, 4 and 8 frames, which keeps mappings from drifting; 0: none.", 20.0
     )
     alpha_flow_factor: float = setting("Weight of the change of opacity along the flow (Eq. 12).", 49.0)
     sparsity_coeff: float = setting("Weight of the sparsity term.", 1000.0)

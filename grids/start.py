@@ -375,7 +375,12 @@ def reduce_frames(video: Video, stride: int) -> Tensor:
     frames = video.frames.permute(0, 3, 1, 2)
     if stride == 1:
         return frames  # without a second copy of a long clip
-    return torch.stack([functional.avg_pool2d(frame.float(), stride).round().byte() for frame in frames])
+    count, colors, height, width = frames.shape
+    # A place for all results from the beginning: results between large temporary tensors would fragment the memory.
+    reduced = frames.new_empty(count, colors, height // stride, width // stride)
+    for frame, result in zip(frames, reduced, strict=True):
+        result.copy_(functional.avg_pool2d(frame.float(), stride).round())
+    return reduced
 
 
 def average_atlases(

@@ -1,9 +1,14 @@
 """Independent work that runs side by side in threads."""
 
+import os
+import platform
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
+from conftest import ROOT
 
 from parallel import side_by_side
 from parallel.side_by_side import count_cores, map_side_by_side, run_side_by_side, stream_side_by_side
@@ -104,3 +109,42 @@ def test_a_closed_stream_works_no_more():
     assert count <= 2 + count_cores()
     assert list(stream) == []
     assert len(begun) == count
+
+
+COUNT_HEAPS = """
+import ctypes, sys, threading
+
+if sys.argv[1] == "script":
+    import command_line
+glibc, everybody_is_here = ctypes.CDLL(None), threading.Barrier(4)
+glibc.malloc.restype = glibc.fopen.restype = ctypes.c_void_p
+
+
+def allocate():
+    everybody_is_here.wait()
+    for _ in range(1000):
+        glibc.malloc(64)
+    everybody_is_here.wait()
+
+
+threads = [threading.Thread(target=allocate) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+report = ctypes.c_void_p(glibc.fopen(sys.argv[2].encode(), b"w"))
+glibc.malloc_info(0, report)
+glibc.fclose(report)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has a heap for each thread")
+def test_the_threads_of_a_script_share_one_heap(tmp_path):
+    def count_heaps(who):
+        path = tmp_path / who
+        environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+        subprocess.run([sys.executable, "-c", COUNT_HEAPS, who, path], cwd=ROOT, env=environment, check=True)
+        return path.read_text().count("<heap nr")
+
+    assert count_heaps("other program") > 1
+    assert count_heaps("script") == 1
