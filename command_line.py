@@ -1,7 +1,8 @@
-"""Shared by all scripts: user errors, exit codes and common flags. Imports the standard library only."""
+"""Shared by all scripts: settings of the process, user errors, exit codes and common flags.
+
+Imports the standard library only."""
 
 import argparse
-import ctypes
 import errno
 import os
 import shlex
@@ -22,19 +23,26 @@ if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 
-MALLOC_ARENA_MAX = -8  # Number of the option of glibc's mallopt that limits how many heaps a process has.
+M_ARENA_MAX = -8  # Number of the option of glibc's mallopt that limits how many heaps a process has.
 
 
 def share_one_heap() -> None:
     """Let all threads take memory from one heap, where the C library is glibc.
 
-    By default each thread has a heap of its own and keeps what it once needed, which are hundreds of megabytes where
-    threads work on frames. The environment variable MALLOC_ARENA_MAX of glibc goes before.
+    By default each thread gets a heap of its own that keeps freed memory: hundreds of megabytes in threads that work on
+    frames. If the user has limited the heaps (MALLOC_ARENA_MAX, or glibc.malloc.arena_max in GLIBC_TUNABLES), that
+    stays.
     """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl, another C library, has none.
-        if set_option is not None:
-            set_option(MALLOC_ARENA_MAX, 1)
+    is_set = "MALLOC_ARENA_MAX" in os.environ or "arena_max" in os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform != "linux" or is_set:
+        return
+    try:
+        import ctypes
+
+        set_option = ctypes.CDLL(None).mallopt
+    except (ImportError, OSError, AttributeError):  # no ctypes, no shared C library, or one that is not glibc
+        return
+    set_option(M_ARENA_MAX, 1)
 
 
 share_one_heap()

@@ -67,17 +67,21 @@ def warp_by_flow(values: NDArray, flow: Floats, border: int = cv2.BORDER_REPLICA
     return warped
 
 
+def targets_inside(flow: Floats) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) whose flow (H, W, 2) leads to a place in the frame."""
+    height, width = flow.shape[:2]
+    x, y = flow_targets(flow)
+    return (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+
+
 def consistent_pixels(flow: Floats, back_flow: Floats) -> NDArray[np.bool_]:
     """Return an (H, W) mask: True where `flow` and then `back_flow` returns within one pixel, inside the frame.
 
     flow: (H, W, 2) pixels from one frame to another. back_flow: the same from the other frame to the first.
     """
-    height, width = flow.shape[:2]
-    x, y = flow_targets(flow)
-    is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     squares = np.square(flow + warp_by_flow(back_flow, flow, cv2.BORDER_CONSTANT))
     # numpy sums along an axis of length two 20 times as slowly as it adds the two parts.
-    return is_inside & (squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2)
+    return targets_inside(flow) & (squares[..., 0] + squares[..., 1] < CONSISTENT_PX**2)
 
 
 @dataclass

@@ -1,16 +1,18 @@
 """Optical flow without a network: dense inverse search (DIS, Kroeger et al. 2016), as implemented in OpenCV.
 
-DIS searches from coarse to fine. A small object that moves unlike what surrounds it is often lost at a coarse level.
-Mostly it is lost in one of the two directions only, or only in part. So what is lost is searched again, from where the
-other direction or the flow around it says that it is."""
+DIS searches from coarse to fine, and can lose a small object that moves unlike its surroundings at a coarse level. An
+area is lost if flow and flow back contradict each other there, and a guess of the flow fits the frames better. DIS
+searches lost areas again from this guess: first the inverse of the other direction, then the nearest flow on which both
+directions agree."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from unwrap_utils import consistent_pixels, flow_targets
+from unwrap_utils import consistent_pixels, flow_targets, targets_inside
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -22,19 +24,41 @@ MIN_SIDE_PX = 16  # Smallest width and height that DIS accepts; smaller frames a
 # less time (benchmarks/flow.py). Fewer patches are faster still but fail on small frames.
 DESCENT_STEPS = 12
 FINEST_SCALE = 0  # The search goes down to full resolution: up to half of it, a quarter of the time, twice the error.
-BETTER = 0.7  # A flow replaces another one where the frames differ by less than this share along it.
-LEAST_GAIN = 5.0  # Least gain in grey levels of 255. In flat areas, where any flow fits, noise would decide.
-DIFFERENCE_WINDOW_PX = 9  # Side of the window around a pixel in which the difference of the frames is averaged.
-LEAST_LOST_PX = 12  # Least width and height of an area that is searched again.
-LOST_MARGIN_PX = 64  # Margin around these areas in the second search.
+# New flow replaces old flow only where the frames differ along it by less than this fraction of their difference along
+# the old flow, and by at least this many grey levels (of 255) less: noise would decide in areas without texture.
+MAX_DIFFERENCE_RATIO, LEAST_GAIN = 0.7, 5.0
+DIFFERENCE_WINDOW_PX = 9  # Side of the window around a pixel in which the frames are compared.
+LEAST_LOST_PX = 14  # Least width and height of a lost area.
+# Share of the frame's longer side that is searched around a lost area. Points that move farther are not found.
+LOST_MARGIN = 1 / 12
+
+
+@dataclass
+class Direction:
+    """Two grey images (H, W), or the same part of both, and the flow (H, W, 2) from the source to the target."""
+
+    source: NDArray
+    target: NDArray
+    flow: Floats
+
+    def part(self, box: Box) -> "Direction":
+        """Return a part of the images. Its flow is that of this direction, so changes of it are seen in both."""
+        return Direction(np.ascontiguousarray(self.source[box]), np.ascontiguousarray(self.target[box]), self.flow[box])
+
+    def half(self) -> "Direction":
+        """Return a copy of half the size."""
+        return Direction(cv2.pyrDown(self.source), cv2.pyrDown(self.target), self.flow[::2, ::2] / np.float32(2))
 
 
 class DisFlow:
-    """Dense inverse search with OpenCV's medium preset, at full resolution and with fewer descent steps."""
+    """Dense inverse search with OpenCV's medium preset, at full resolution and with fewer descent steps.
 
-    def __init__(self, repeats: bool = True) -> None:
-        """repeats: whether what is lost is searched again, which takes a fifth longer, and longer where much is lost."""
-        self.repeats = repeats
+    Lost areas are searched a second time.
+    """
+
+    def __init__(self, searches_twice: bool = True) -> None:
+        """searches_twice: whether lost areas are searched a second time."""
+        self.searches_twice = searches_twice
         self.search = make_search()
         # Another one, because OpenCV keeps a first guess: the next search without one, in a larger image, would read
         # beyond its end and crash.
@@ -55,39 +79,45 @@ class DisFlow:
         # OpenCV's type stubs do not know that the first guess may be None.
         flow: Floats = self.search.calc(first_grey, second_grey, None)  # type: ignore[call-overload]
         back_flow: Floats = self.search.calc(second_grey, first_grey, None)  # type: ignore[call-overload]
-        if self.repeats:
-            self.search_again(first_grey, second_grey, flow, back_flow)
+        if self.searches_twice:
+            forth = Direction(first_grey, second_grey, flow)
+            self.search_again(forth, Direction(second_grey, first_grey, back_flow))
         return flow[:height, :width], back_flow[:height, :width]
 
-    def search_again(self, first: NDArray, second: NDArray, flow: Floats, back_flow: Floats) -> None:
-        """Replace flow that is wrong by flow to which a first guess leads, if that is better, in place.
-
-        first, second (H, W): grey. flow, back_flow (H, W, 2): from the first to the second, and back.
-        """
-        half_first, half_second = cv2.pyrDown(first), cv2.pyrDown(second)
+    def search_again(self, forth: Direction, back: Direction) -> None:
+        """Replace the flow of lost areas in both directions, in place, where a search from a guess fits better."""
         for make_guess in (guess_from_back_flow, guess_from_nearest):
-            # In images of half the size, large errors are seen as well.
-            half_flow, half_back_flow = flow[::2, ::2] / np.float32(2), back_flow[::2, ::2] / np.float32(2)
-            lost = find_lost(half_first, half_second, half_flow, half_back_flow, make_guess)
-            lost |= find_lost(half_second, half_first, half_back_flow, half_flow, make_guess)
+            # Half the size is enough to see large errors, and takes a quarter of the time.
+            halves = forth.half(), back.half()
+            lost = find_lost_areas(*halves, make_guess) | find_lost_areas(*halves[::-1], make_guess)
+            if not lost.any():
+                continue
+            # Along the old flow, the whole frames are compared: it may lead out of a box.
+            old_fits = measure_fit(forth, forth.flow), measure_fit(back, back.flow)
             for box in list_boxes(lost):
-                self.follow_guesses(first[box], second[box], flow[box], back_flow[box], make_guess)
+                parts = forth.part(box), back.part(box)
+                found = self.follow_guesses(*parts, make_guess)
+                for part, old_fit, (new, is_confirmed) in zip(parts, old_fits, found, strict=True):
+                    chosen = is_confirmed & is_clearly_less(measure_fit(part, new), old_fit[box])
+                    part.flow[chosen] = new[chosen]
 
     def follow_guesses(
-        self, first: NDArray, second: NDArray, flow: Floats, back_flow: Floats, make_guess: MakeGuess
-    ) -> None:
-        """Search both directions from first guesses, and replace flow that is wrong by better flow, in place."""
-        first, second = np.ascontiguousarray(first), np.ascontiguousarray(second)
-        new = self.search_from(first, second, make_guess(flow, back_flow))
-        new_back = self.search_from(second, first, make_guess(back_flow, flow))
-        is_replaced = find_better(first, second, (flow, back_flow), (new, new_back))
-        is_back_replaced = find_better(second, first, (back_flow, flow), (new_back, new))
-        flow[is_replaced] = new[is_replaced]
-        back_flow[is_back_replaced] = new_back[is_back_replaced]
+        self, forth: Direction, back: Direction, make_guess: MakeGuess
+    ) -> tuple[tuple[Floats, Flags], tuple[Floats, Flags]]:
+        """Search both directions from guesses.
 
-    def search_from(self, source: NDArray, target: NDArray, guess: Floats) -> Floats:
-        """Compute the flow from one grey image (H, W) to another, from a first guess of it (H, W, 2)."""
-        return np.asarray(self.guided_search.calc(source, target, np.ascontiguousarray(guess)), np.float32)
+        Returns the new flow of each, and where the old or the new flow of the other direction leads back.
+        """
+        new = self.search_from(forth, make_guess(forth.flow, back.flow))
+        new_back = self.search_from(back, make_guess(back.flow, forth.flow))
+        is_confirmed = consistent_pixels(new, back.flow) | consistent_pixels(new, new_back)
+        is_back_confirmed = consistent_pixels(new_back, forth.flow) | consistent_pixels(new_back, new)
+        return (new, is_confirmed), (new_back, is_back_confirmed)
+
+    def search_from(self, direction: Direction, guess: Floats) -> Floats:
+        """Compute the flow of a direction from a guess of it, (H, W, 2), which stays as it is."""
+        result = np.array(guess, np.float32, order="C")  # A copy, because OpenCV writes the result into the guess.
+        return np.asarray(self.guided_search.calc(direction.source, direction.target, result), np.float32)
 
 
 def make_search() -> cv2.DISOpticalFlow:
@@ -98,53 +128,37 @@ def make_search() -> cv2.DISOpticalFlow:
     return search
 
 
-def find_lost(source: NDArray, target: NDArray, flow: Floats, back_flow: Floats, make_guess: MakeGuess) -> Flags:
-    """Return the areas (h, w) whose flow is wrong, while two grey images agree better along a guess of it.
-
-    All are of half the size of the frame.
-    """
-    wrong = keep_large_areas(contradicts(flow, back_flow))
+def find_lost_areas(direction: Direction, back: Direction, make_guess: MakeGuess) -> Flags:
+    """Return the lost areas (h, w) of a frame in one direction; all of half the size of the frame."""
+    flow = direction.flow
+    wrong = keep_large_areas(targets_inside(flow) & ~consistent_pixels(flow, back.flow))
     if not wrong.any():
         return wrong
-    return keep_large_areas(wrong & fits_better(source, target, make_guess(flow, back_flow), flow))
+    guess_fit = measure_fit(direction, make_guess(flow, back.flow))
+    return keep_large_areas(wrong & is_clearly_less(guess_fit, measure_fit(direction, flow)))
 
 
-def find_better(source: NDArray, target: NDArray, old: tuple[Floats, Floats], new: tuple[Floats, Floats]) -> Flags:
-    """Return the pixels (H, W) whose flow is wrong, while the new one is right.
-
-    old, new: flow from the source to the target, and back, (H, W, 2). New flow is right if the images agree better
-    along it, and if the old or the new flow back leads back.
-    """
-    is_confirmed = consistent_pixels(new[0], old[1]) | consistent_pixels(new[0], new[1])
-    return ~consistent_pixels(*old) & is_confirmed & fits_better(source, target, new[0], old[0])
-
-
-def contradicts(flow: Floats, back_flow: Floats) -> Flags:
-    """Return the pixels (H, W) whose flow leads to a place in the frame from where the flow back leads elsewhere."""
-    height, width = flow.shape[:2]
-    x, y = flow_targets(flow)
-    is_inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    return is_inside & ~consistent_pixels(flow, back_flow)
-
-
-def keep_large_areas(pixels: Flags) -> Flags:
-    """Return the parts of marked pixels (h, w), in half size, that are at least LEAST_LOST_PX wide and high."""
+def keep_large_areas(mask: Flags) -> Flags:
+    """Return the parts of a mask (h, w), of half the frame's size, that are at least LEAST_LOST_PX wide and high."""
     square = np.ones((LEAST_LOST_PX // 2,) * 2, np.uint8)
-    return np.asarray(cv2.morphologyEx(pixels.astype(np.uint8), cv2.MORPH_OPEN, square)) > 0
+    # A border of zeros, because OpenCV's own would count narrow strips at the edge of the frame as large.
+    padded = np.pad(mask.astype(np.uint8), LEAST_LOST_PX)
+    opened = cv2.morphologyEx(padded, cv2.MORPH_OPEN, square)
+    return np.asarray(opened)[LEAST_LOST_PX:-LEAST_LOST_PX, LEAST_LOST_PX:-LEAST_LOST_PX] > 0
 
 
-def list_boxes(pixels: Flags) -> list[Box]:
-    """Return the rows and columns of the whole frame around each area of pixels (h, w) that are marked in half size.
+def list_boxes(mask: Flags) -> list[Box]:
+    """Return the rows and columns of the frame around each area of a mask (h, w), which is of half the frame's size.
 
-    The boxes have a margin. Areas that are near each other share a box.
+    The boxes have a margin. Near areas share a box; if all boxes together are larger than the frame, so do all areas.
     """
-    if not pixels.any():
-        return []
-    window = np.ones((LOST_MARGIN_PX + 1,) * 2, np.uint8)
-    areas = cv2.connectedComponentsWithStats(cv2.dilate(pixels.astype(np.uint8), window))[2]
+    margin = round(LOST_MARGIN * max(mask.shape))
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8))
+    areas = cv2.connectedComponentsWithStats(grown)[2][1:, :4].tolist()
+    if sum(width * height for *_, width, height in areas) > mask.size:
+        return [(slice(None), slice(None))]
     return [
-        (slice(2 * top, 2 * (top + height)), slice(2 * left, 2 * (left + width)))
-        for left, top, width, height, _ in areas[1:].tolist()
+        (slice(2 * top, 2 * (top + height)), slice(2 * left, 2 * (left + width))) for left, top, width, height in areas
     ]
 
 
@@ -159,7 +173,7 @@ def guess_from_back_flow(flow: Floats, back_flow: Floats) -> Floats:
 
 
 def guess_from_nearest(flow: Floats, back_flow: Floats) -> Floats:
-    """Return the flow (H, W, 2) of the nearest pixel where flow and flow back agree; the flow itself if none does."""
+    """Return the flow (H, W, 2) of the nearest pixel where flow and flow back agree; the flow as it is if none does."""
     is_right = consistent_pixels(flow, back_flow)
     if not is_right.any():
         return flow
@@ -171,14 +185,19 @@ def guess_from_nearest(flow: Floats, back_flow: Floats) -> Floats:
     return flow_by_label[nearest]
 
 
-def fits_better(source: NDArray, target: NDArray, flow: Floats, other: Floats) -> Flags:
-    """Return the pixels (H, W) around which two grey images differ clearly less along one flow than along the other."""
-    difference, other_difference = (frame_difference(source, target, each) for each in (flow, other))
-    return (difference < BETTER * other_difference) & (difference < other_difference - LEAST_GAIN)
+def measure_fit(direction: Direction, flow: Floats) -> Floats:
+    """Return how much the images differ along a flow (H, W, 2), averaged around each pixel, (H, W); 0 outside.
 
-
-def frame_difference(source: NDArray, target: NDArray, flow: Floats) -> Floats:
-    """Return how much two grey images (H, W) differ along the flow (H, W, 2), averaged around each pixel."""
-    moved = cv2.remap(target, *flow_targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    The mean difference around a pixel does not count, because the light may change. Flow that leads out of the frame
+    cannot be judged.
+    """
+    moved = cv2.remap(direction.target, *flow_targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    difference = direction.source.astype(np.float32) - moved
     window = (DIFFERENCE_WINDOW_PX, DIFFERENCE_WINDOW_PX)
-    return np.asarray(cv2.blur(cv2.absdiff(source, moved).astype(np.float32), window), np.float32)
+    deviation = cv2.blur(np.abs(difference - cv2.blur(difference, window)), window)
+    return np.where(targets_inside(flow), deviation, np.float32(0))
+
+
+def is_clearly_less(difference: Floats, other: Floats) -> Flags:
+    """Return the pixels (H, W) in which one difference of images is clearly less than another one."""
+    return (difference < MAX_DIFFERENCE_RATIO * other) & (difference < other - LEAST_GAIN)

@@ -44,7 +44,8 @@ def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) ->
     _, height, width = video.size
     size = fit_size((width, height), LONG_EDGE_PX)
     to_small, to_full = resize_matrix((width, height), size), resize_matrix(size, (width, height))
-    rng, dis_flow = np.random.default_rng(0), DisFlow(repeats=False)
+    # What differs between distant frames, such as an object's other side, would often be searched in vain.
+    rng, dis_flow = np.random.default_rng(0), DisFlow(searches_twice=False)
     rows: list[tuple[int, int, Floats, Floats]] = []
     for source, target in choose_frame_pairs(len(transforms)):
         first_mask, second_mask = (

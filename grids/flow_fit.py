@@ -34,7 +34,7 @@ SMOOTHNESS_CURVATURE = 10.0  # Usual second derivative of the smoothness by one 
 # as rigid. They grew 4 to 9 times where layers are rigid, 1.5 times where water moves before a bank, and shrank with
 # parallax.
 LEAST_GROWTH = 2.0
-PAIRS_AT_ONCE = 32  # Pairs of frames whose points are mapped at once, which bounds the memory.
+PAIRS_AT_ONCE = 32  # Pairs of frames whose points `FlowEnergy.start_offsets` maps at once, to save memory.
 LEAST_MATCHED_PAIRS = 3  # Fewest pairs of frames whose direct matches may say that a layer is rigid.
 LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
 
@@ -85,11 +85,11 @@ def follow_lattice(
             if good.sum() >= LEAST_POINTS:
                 found.append((t, t + distance, here[good], end[good], 1.0))
     step = -(-sum(len(row[2]) for row in found) // most_points) or 1
-    # Copies, because a part of an array would keep the whole one in memory.
-    return [
-        (source, target, start[::step].copy(), end[::step].copy(), weight)
-        for source, target, start, end, weight in found
-    ]
+    if step > 1:
+        for number, (source, target, start, end, weight) in enumerate(found):
+            # Copies, because a part of an array would keep the whole one in memory.
+            found[number] = source, target, start[::step].copy(), end[::step].copy(), weight
+    return found
 
 
 def match_distant(video: Video, is_visible: NDArray[np.bool_], transforms: NDArray) -> list[Row]:
@@ -145,8 +145,8 @@ class FlowEnergy:
         for frames, points in ((self.pairs.source, self.pairs.start_px), (self.pairs.target, self.pairs.end_px)):
             groups = zip(frames.split(PAIRS_AT_ONCE), points.split(PAIRS_AT_ONCE), strict=True)
             mapped = [
-                model.at_frames(*some.tolist()).map_points(layer, torch.arange(len(some)), here)
-                for some, here in groups
+                model.at_frames(*group.tolist()).map_points(layer, torch.arange(len(group)), group_points)
+                for group, group_points in groups
             ]
             ends.append(torch.cat(mapped))
         return (ends[0] - ends[1]) / self.pair_scale

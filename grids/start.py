@@ -376,7 +376,7 @@ def reduce_frames(video: Video, stride: int) -> Tensor:
     if stride == 1:
         return frames  # without a second copy of a long clip
     count, colors, height, width = frames.shape
-    # A place for all results from the beginning: results between large temporary tensors would fragment the memory.
+    # Allocate the result first: small results between large temporary tensors would fragment the memory.
     reduced = frames.new_empty(count, colors, height // stride, width // stride)
     for frame, result in zip(frames, reduced, strict=True):
         result.copy_(functional.avg_pool2d(frame.float(), stride).round())
