@@ -186,10 +186,10 @@ def guess_from_nearest(flow: Floats, back_flow: Floats) -> Floats:
 
 
 def measure_fit(direction: Direction, flow: Floats) -> Floats:
-    """Return how much the images differ along a flow (H, W, 2), averaged around each pixel, (H, W); 0 outside.
+    """Return how much the images differ along a flow (H, W, 2), averaged around each pixel, (H, W).
 
-    The mean difference around a pixel does not count, because the light may change. Flow that leads out of the frame
-    cannot be judged.
+    The mean difference around a pixel does not count, because the light may change. The result is 0 where the flow
+    leads out of the frame, because nothing shows there how well it fits.
     """
     moved = cv2.remap(direction.target, *flow_targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     difference = direction.source.astype(np.float32) - moved
