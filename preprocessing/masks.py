@@ -84,6 +84,8 @@ def check_existing_masks(folder: Path, request: MaskRequest) -> None:
         if request.prompts or request.text:
             flag = request.prompts[0] if request.prompts else f"--text {request.text!r}"
             raise UserError(f"{folder} holds masks already; move it away to find those of {flag}")
+        if request.source is not None:
+            raise UserError(f"{folder} holds masks already; move it away to take those of --masks {request.source}")
         if request.changed_options:
             warn(f"{folder} holds masks already; to find others, move it away")
         return

@@ -152,6 +152,9 @@ def test_a_request_that_existing_masks_do_not_fulfil_is_refused(unwrapped, tmp_p
     source = str(folder / "data" / "a pan")
     with pytest.raises(UserError, match="holds masks found with method motion, but the request is for method import"):
         write_masks(Path(source), MaskRequest("import", source=folder))
+    (folder / "data" / "a pan_maskrcnn.json").unlink()  # Nobody knows where the masks come from then.
+    with pytest.raises(UserError, match="holds masks already; move it away to take those of --masks"):
+        write_masks(Path(source), MaskRequest("import", source=folder))
 
 
 def test_masks_made_anew_are_trained_on_anew(unwrapped, tmp_path):
