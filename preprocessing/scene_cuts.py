@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.dis_flow import DisFlow
 from media import Pixels
 from unwrap_utils import consistent_pixels, warp_by_flow
 
@@ -14,11 +15,11 @@ Floats = NDArray[np.floating]
 
 LONG_EDGE_PX = 160  # Pixels of the longer side of the thumbnails that are compared.
 MIN_THUMBNAIL_PX = 16  # Pixels that each side of a thumbnail has at least; DIS flow needs room for one patch.
-# Share of pixels with consistent flow below which two frames may be a cut. It is below 0.05 across a cut, and above 0.5
-# in fast motion.
+# Share of pixels with consistent flow below which two frames may be a cut. It was below 0.14 across 99 % of 288 cuts
+# between nine clips; in their fastest, blurred motion it was at least 0.25.
 MIN_CONSISTENT = 0.2
 # Difference of two frames after the motion is undone, in contrasts of the first frame, above which there is a cut. It
-# is at least 0.8 across a cut.
+# was above 0.66 across 99 % of these cuts, and at most 0.52 in the fastest motion. Four of the cuts are missed.
 MAX_DIFFERENCE = 0.6
 EMPTY_CONTRAST = 4.0  # Standard deviation of the grey levels below which a frame counts as empty.
 CONTRAST_OFFSET = 4.0  # Grey levels added to the contrast of a frame, so that noise in dark frames is no cut.
@@ -34,8 +35,8 @@ class SceneCutDetector:
     previous: Pixels | None = None  # thumbnail of the last frame that is not empty
 
     def __post_init__(self) -> None:
-        """Create the flow method, which all frames share."""
-        self.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        """Create the flow method, which all frames share. One search does: lost areas are no cut."""
+        self.dis_flow = DisFlow(searches_twice=False)
 
     def add_frame(self, frame: Pixels) -> None:
         """Add the next frame (H, W, 3)."""
@@ -53,10 +54,7 @@ class SceneCutDetector:
 
         There is one if little of the flow between them is consistent, and if it does not explain their difference.
         """
-        first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (before, after))
-        # OpenCV's stubs do not allow None, which lets it allocate the flow.
-        flow: Floats = self.dis.calc(first, second, None)  # type: ignore[call-overload]
-        back_flow: Floats = self.dis.calc(second, first, None)  # type: ignore[call-overload]
+        flow, back_flow = self.dis_flow(before, after)
         if consistent_pixels(flow, back_flow).mean() >= MIN_CONSISTENT:
             return False
         return unexplained_difference(before, after, flow) > MAX_DIFFERENCE

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ffmpeg
+from conftest import SHARED, ffmpeg
 
 import media
 from command_line import UserError
@@ -136,6 +136,15 @@ def test_a_scene_cut_is_detected_and_fast_motion_is_not_one():
     rotated = [frame[::-1, ::-1] for frame in second]  # so that the second background differs from the first
     assert detect_cuts(first).cuts == []
     assert detect_cuts(first + rotated).cuts == [12]
+
+
+def test_a_fast_blurred_pan_of_a_real_clip_is_no_scene_cut():
+    folder = SHARED / "clips" / "motocross-jump"
+    if not folder.is_dir():
+        pytest.skip("the real clips are not on this machine (../shared/clips)")
+    frames = [media.read_rgb(path) for path in sorted(folder.glob("*.jpg"))[12:20]]
+    assert len(frames) == 8
+    assert detect_cuts(frames).cuts == []
 
 
 def test_frames_of_a_single_colour_are_noticed():
