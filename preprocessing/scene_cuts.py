@@ -16,10 +16,10 @@ Floats = NDArray[np.floating]
 LONG_EDGE_PX = 160  # Pixels of the longer side of the thumbnails that are compared.
 MIN_THUMBNAIL_PX = 16  # Pixels that each side of a thumbnail has at least; DIS flow needs room for one patch.
 # Share of pixels with consistent flow below which two frames may be a cut. It was below 0.14 across 99 % of 288 cuts
-# between nine clips; in their fastest, blurred motion it was at least 0.25.
+# between nine clips; in their fastest, blurred motion it was at least 0.21.
 MIN_CONSISTENT = 0.2
 # Difference of two frames after the motion is undone, in contrasts of the first frame, above which there is a cut. It
-# was above 0.66 across 99 % of these cuts, and at most 0.52 in the fastest motion. Four of the cuts are missed.
+# was above 0.68 across 99 % of these cuts, and at most 0.53 in the fastest motion. Four of the cuts are missed.
 MAX_DIFFERENCE = 0.6
 EMPTY_CONTRAST = 4.0  # Standard deviation of the grey levels below which a frame counts as empty.
 CONTRAST_OFFSET = 4.0  # Grey levels added to the contrast of a frame, so that noise in dark frames is no cut.
