@@ -2,8 +2,8 @@
 
 DIS searches from coarse to fine, and can lose a small object that moves unlike its surroundings at a coarse level. An
 area is lost if flow and flow back contradict each other there, and a guess of the flow fits the frames better. DIS
-searches lost areas again from this guess: first the inverse of the other direction, then the nearest flow on which both
-directions agree."""
+searches lost areas again from this guess: first the inverse of the other direction, then matches of features, which may
+lie any distance apart, then the nearest flow on which both directions agree."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.feature_matches import Matches, match_features
 from unwrap_utils import consistent_pixels, flow_targets, targets_inside
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 Box = tuple[slice, slice]  # rows and columns
-MakeGuess = Callable[[Floats, Floats], Floats]  # of the flow and the flow back, (H, W, 2) each
 
 MIN_SIDE_PX = 16  # Smallest width and height that DIS accepts; smaller frames are padded.
 # Gradient descent steps per patch, instead of the 25 of OpenCV's medium preset: the same error on the exact scenes in
@@ -29,7 +29,7 @@ FINEST_SCALE = 0  # The search goes down to full resolution: up to half of it, a
 MAX_DIFFERENCE_RATIO, LEAST_GAIN = 0.7, 5.0
 DIFFERENCE_WINDOW_PX = 9  # Side of the window around a pixel in which the frames are compared.
 LEAST_LOST_PX = 14  # Least width and height of a lost area.
-# Share of the frame's longer side that is searched around a lost area. Points that move farther are not found.
+# Least share of the frame's longer side that is searched around a lost area; if the guess moves farther, that far.
 LOST_MARGIN = 1 / 12
 
 
@@ -48,6 +48,9 @@ class Direction:
     def half(self) -> "Direction":
         """Return a copy of half the size."""
         return Direction(cv2.pyrDown(self.source), cv2.pyrDown(self.target), self.flow[::2, ::2] / np.float32(2))
+
+
+MakeGuesses = Callable[[Direction, Direction], tuple[Floats, Floats]]  # of both directions, (H, W, 2) each
 
 
 class DisFlow:
@@ -86,30 +89,32 @@ class DisFlow:
 
     def search_again(self, forth: Direction, back: Direction) -> None:
         """Replace the flow of lost areas in both directions, in place, where a search from a guess fits better."""
-        for make_guess in (guess_from_back_flow, guess_from_nearest):
+        for make_guesses in (guess_from_back_flow, guess_from_features, guess_from_nearest):
             # Half the size is enough to see large errors, and takes a quarter of the time.
             halves = forth.half(), back.half()
-            lost = find_lost_areas(*halves, make_guess) | find_lost_areas(*halves[::-1], make_guess)
-            if not lost.any():
+            guesses = make_guesses(*halves)
+            lost, back_lost = find_lost_areas(*halves, guesses[0]), find_lost_areas(*halves[::-1], guesses[1])
+            if not (lost | back_lost).any():
                 continue
             # Along the old flow, the whole frames are compared: it may lead out of a box.
             old_fits = measure_fit(forth, forth.flow), measure_fit(back, back.flow)
-            for box in list_boxes(lost):
+            farthest = max(largest_motion(guesses[0][lost]), largest_motion(guesses[1][back_lost]))
+            wholes = double(guesses[0], forth.flow), double(guesses[1], back.flow)
+            for box in list_boxes(lost | back_lost, farthest):
                 parts = forth.part(box), back.part(box)
-                found = self.follow_guesses(*parts, make_guess)
+                found = self.follow_guesses(*parts, wholes[0][box], wholes[1][box])
                 for part, old_fit, (new, is_confirmed) in zip(parts, old_fits, found, strict=True):
                     chosen = is_confirmed & is_clearly_less(measure_fit(part, new), old_fit[box])
                     part.flow[chosen] = new[chosen]
 
     def follow_guesses(
-        self, forth: Direction, back: Direction, make_guess: MakeGuess
+        self, forth: Direction, back: Direction, guess: Floats, back_guess: Floats
     ) -> tuple[tuple[Floats, Flags], tuple[Floats, Flags]]:
-        """Search both directions from guesses.
+        """Search both directions from guesses, (H, W, 2) each.
 
         Returns the new flow of each, and where the old or the new flow of the other direction leads back.
         """
-        new = self.search_from(forth, make_guess(forth.flow, back.flow))
-        new_back = self.search_from(back, make_guess(back.flow, forth.flow))
+        new, new_back = self.search_from(forth, guess), self.search_from(back, back_guess)
         is_confirmed = consistent_pixels(new, back.flow) | consistent_pixels(new, new_back)
         is_back_confirmed = consistent_pixels(new_back, forth.flow) | consistent_pixels(new_back, new)
         return (new, is_confirmed), (new_back, is_back_confirmed)
@@ -128,14 +133,18 @@ def make_search() -> cv2.DISOpticalFlow:
     return search
 
 
-def find_lost_areas(direction: Direction, back: Direction, make_guess: MakeGuess) -> Flags:
+def find_lost_areas(direction: Direction, back: Direction, guess: Floats) -> Flags:
     """Return the lost areas (h, w) of a frame in one direction; all of half the size of the frame."""
-    flow = direction.flow
-    wrong = keep_large_areas(targets_inside(flow) & ~consistent_pixels(flow, back.flow))
+    wrong = find_contradictions(direction, back)
     if not wrong.any():
         return wrong
-    guess_fit = measure_fit(direction, make_guess(flow, back.flow))
-    return keep_large_areas(wrong & is_clearly_less(guess_fit, measure_fit(direction, flow)))
+    is_better = is_clearly_less(measure_fit(direction, guess), measure_fit(direction, direction.flow))
+    return keep_large_areas(wrong & is_better)
+
+
+def find_contradictions(direction: Direction, back: Direction) -> Flags:
+    """Return the large areas (h, w) of a frame whose flow the flow back contradicts; all of half the frame's size."""
+    return keep_large_areas(targets_inside(direction.flow) & ~consistent_pixels(direction.flow, back.flow))
 
 
 def keep_large_areas(mask: Flags) -> Flags:
@@ -147,12 +156,24 @@ def keep_large_areas(mask: Flags) -> Flags:
     return np.asarray(opened)[LEAST_LOST_PX:-LEAST_LOST_PX, LEAST_LOST_PX:-LEAST_LOST_PX] > 0
 
 
-def list_boxes(mask: Flags) -> list[Box]:
+def largest_motion(flow: Floats) -> float:
+    """Return the length of the longest vector of N, (N, 2); 0 if there is none."""
+    return float(np.linalg.norm(flow, axis=1).max(initial=0))
+
+
+def double(guess: Floats, flow: Floats) -> Floats:
+    """Return a guess that was made for half the size, for the size of a flow (H, W, 2)."""
+    height, width = flow.shape[:2]
+    return np.float32(2) * guess.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+
+
+def list_boxes(mask: Flags, farthest_px: float) -> list[Box]:
     """Return the rows and columns of the frame around each area of a mask (h, w), which is of half the frame's size.
 
-    The boxes have a margin. Near areas share a box; if all boxes together are larger than the frame, so do all areas.
+    farthest_px: how far points of the areas move, in pixels of the mask. The boxes have a margin at least as wide. Near
+    areas share a box; if all boxes together are larger than the frame, so do all areas.
     """
-    margin = round(LOST_MARGIN * max(mask.shape))
+    margin = round(max(LOST_MARGIN * max(mask.shape), min(farthest_px, max(mask.shape))))
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((2 * margin + 1,) * 2, np.uint8))
     areas = cv2.connectedComponentsWithStats(grown)[2][1:, :4].tolist()
     if sum(width * height for *_, width, height in areas) > mask.size:
@@ -162,7 +183,27 @@ def list_boxes(mask: Flags) -> list[Box]:
     ]
 
 
-def guess_from_back_flow(flow: Floats, back_flow: Floats) -> Floats:
+def guess_from_back_flow(forth: Direction, back: Direction) -> tuple[Floats, Floats]:
+    """Return a guess (H, W, 2) of the flow of each direction: the inverse of the other one."""
+    return invert_flow(back.flow, forth.flow), invert_flow(forth.flow, back.flow)
+
+
+def guess_from_features(forth: Direction, back: Direction) -> tuple[Floats, Floats]:
+    """Return a guess (H, W, 2) of the flow of each direction: where they contradict each other, the nearest match."""
+    lost, back_lost = find_contradictions(forth, back), find_contradictions(back, forth)
+    matches = match_features(forth.source, forth.target, lost, back_lost)
+    return spread_matches(matches, forth.flow, lost), spread_matches(matches.swap(), back.flow, back_lost)
+
+
+def guess_from_nearest(forth: Direction, back: Direction) -> tuple[Floats, Floats]:
+    """Return a guess (H, W, 2) of the flow of each direction: the nearest flow on which both agree."""
+    return (
+        spread_flow(forth.flow, consistent_pixels(forth.flow, back.flow)),
+        spread_flow(back.flow, consistent_pixels(back.flow, forth.flow)),
+    )
+
+
+def invert_flow(back_flow: Floats, flow: Floats) -> Floats:
     """Return the inverse of the flow back (H, W, 2); where it leads to no pixel, the flow as it is."""
     height, width = flow.shape[:2]
     x, y = (np.rint(positions).astype(np.int64) for positions in flow_targets(back_flow))
@@ -172,16 +213,25 @@ def guess_from_back_flow(flow: Floats, back_flow: Floats) -> Floats:
     return guess
 
 
-def guess_from_nearest(flow: Floats, back_flow: Floats) -> Floats:
-    """Return the flow (H, W, 2) of the nearest pixel where flow and flow back agree; the flow as it is if none does."""
-    is_right = consistent_pixels(flow, back_flow)
-    if not is_right.any():
+def spread_matches(matches: Matches, flow: Floats, area: Flags) -> Floats:
+    """Return a flow (H, W, 2) with the motion of the nearest match in an area (H, W), and as it is elsewhere."""
+    if not len(matches):
+        return flow
+    columns, rows = np.rint(matches.source).astype(np.int64).T
+    is_match, motions = np.zeros(area.shape, bool), flow.copy()
+    is_match[rows, columns], motions[rows, columns] = True, matches.target - matches.source
+    return np.where(area[..., None], spread_flow(motions, is_match), flow)
+
+
+def spread_flow(flow: Floats, chosen: Flags) -> Floats:
+    """Return the flow (H, W, 2) of the nearest chosen pixel, for each pixel; the flow as it is if none is chosen."""
+    if not chosen.any():
         return flow
     _, nearest = cv2.distanceTransformWithLabels(
-        (~is_right).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+        (~chosen).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     flow_by_label = np.zeros((int(nearest.max()) + 1, 2), np.float32)
-    flow_by_label[nearest[is_right]] = flow[is_right]
+    flow_by_label[nearest[chosen]] = flow[chosen]
     return flow_by_label[nearest]
 
 

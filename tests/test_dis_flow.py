@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from alignment.dis_flow import Direction, DisFlow, guess_from_back_flow, guess_from_nearest
+from alignment.dis_flow import Direction, DisFlow, guess_from_features, invert_flow, spread_flow
 from unwrap_utils import consistent_pixels, targets_inside
 
 BACKGROUND_PX, OBJECT_PX = (4, 0), (-22, 6)  # motion (dx, dy) of background and object
@@ -105,18 +105,38 @@ def test_in_flat_areas_nothing_changes(flows):
     np.testing.assert_array_equal(back_flow, before)
 
 
-def test_a_guess_from_the_flow_back_leads_back(flows):
-    flow, back_flow = flows
-    assert share_of_right(guess_from_back_flow(np.zeros_like(flow), back_flow), OBJECT, OBJECT_PX) == 1
+def test_an_object_that_both_directions_have_lost_is_found_by_features(images):
+    first, second = draw_texture(1), np.roll(draw_texture(1), BACKGROUND_PX, axis=(1, 0))
+    far, rows = (-100, 0), slice(60, 110)  # farther than the margin around a lost area
+    first[rows, 160:210], second[rows, 60:110] = images[0][OBJECT], images[0][OBJECT]
+    flow, back_flow = (np.empty((180, 240, 2), np.float32) for _ in range(2))
+    flow[:], back_flow[:] = BACKGROUND_PX, np.negative(BACKGROUND_PX)
+    flow[rows, 160:210], back_flow[rows, 60:110] = (0, 12), (0, 12)
+    search_again((first, second), flow, back_flow)
+    assert share_of_right(flow, (rows, slice(160, 210)), far) > 0.95
+    assert share_of_right(back_flow, (rows, slice(60, 110)), np.negative(far)) > 0.95
 
 
-def test_a_guess_from_the_nearest_spreads_right_flow_into_wrong_flow(flows):
+def test_without_contradictions_or_without_matches_the_guess_from_features_is_the_flow(images, flows):
+    directions = Direction(*images, flows[0]), Direction(*images[::-1], flows[1])
+    contradicting = [Direction(*np.zeros((2, 180, 240), np.uint8), np.full_like(flow, 30)) for flow in flows]
+    for forth, back in (directions, contradicting):
+        for guess, direction in zip(guess_from_features(forth, back), (forth, back), strict=True):
+            np.testing.assert_array_equal(guess, direction.flow)
+
+
+def test_the_inverse_of_the_flow_back_leads_back(flows):
     flow, back_flow = flows
-    wrong = flow.copy()
-    wrong[80:90, 130:140] = 50
-    np.testing.assert_array_equal(guess_from_nearest(wrong, back_flow)[80:90, 130:140], flow[80:90, 130:140])
-    contradicting = np.full_like(flow, 300)
-    np.testing.assert_array_equal(guess_from_nearest(contradicting, back_flow), contradicting)
+    assert share_of_right(invert_flow(back_flow, np.zeros_like(flow)), OBJECT, OBJECT_PX) == 1
+
+
+def test_the_nearest_chosen_flow_is_spread(flows):
+    flow, _ = flows
+    chosen = np.ones((180, 240), bool)
+    chosen[80:90, 130:140] = False
+    wrong = np.where(chosen[..., None], flow, np.float32(50))
+    np.testing.assert_array_equal(spread_flow(wrong, chosen), flow)
+    np.testing.assert_array_equal(spread_flow(wrong, np.zeros_like(chosen)), wrong)
 
 
 @pytest.mark.parametrize("height", [16, 121, 180])
