@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -42,6 +42,7 @@ from rendering.trained_run import TrainedRun
 LEAST_LIGHT = 1e-5  # Linear light that counts as none.
 STRIP_PIXELS = 500_000  # Pixels of a large frame that are edited at once; it bounds the memory.
 PREVIEW_PX = 640  # Width of a frame in edited.png, in pixels.
+PREVIEWS = 3  # Frames in edited.png: of each third of the clip, the one that the edit changes most.
 CHECKER_GREYS = (0.75, 0.85)  # Grey values, in [0, 1], of the checkerboard behind an edit without the video.
 CHECKER_PX = 16  # Side of a square of this checkerboard, in pixels.
 
@@ -310,26 +311,40 @@ def write_edits(
     clip = run.clip
     frames = store.frames() if store.count else render_frames(run.model, clip, run.full_range, with_colors=False)
     edited_frames = render_edited_frames(run, frames, edits, request)
-    previews: dict[str, Pixels] = {}
-    has_changed = False
+    previews = [Preview() for _ in range(PREVIEWS)]
     names = [path.stem for path in clip.frame_paths]
     with open_video_writer(folder, clip, output) as video, FrameFolder(folder / "edited_frames", names) as pictures:
         for t, (source, edited) in enumerate(tqdm(edited_frames, total=len(clip), desc="editing", unit="frame")):
-            if not has_changed:
-                has_changed = bool(edited[..., 3].any()) if request.edit_only else not np.array_equal(edited, source)
             video.write(edited)
             if output.save_frames:
                 pictures.write(edited)
-            if t in (0, len(clip) // 2, len(clip) - 1):
-                height = min(edited.shape[0], round(PREVIEW_PX * edited.shape[0] / edited.shape[1]))
-                width = min(edited.shape[1], PREVIEW_PX)
-                previews[f"frame {t}"] = show_over_checkers(media.resize(media.show_in_8_bit(edited), width, height))
-    media.write_png(folder / "edited.png", contact_sheet(previews))
-    if not has_changed:
+            changed = edited[..., 3] if request.edit_only else (edited != source).any(axis=-1)
+            previews[PREVIEWS * t // len(clip)].offer(t, edited, int(np.count_nonzero(changed)))
+    sheet = {f"frame {preview.t}": preview.picture for preview in previews if preview.picture is not None}
+    media.write_png(folder / "edited.png", contact_sheet(sheet))
+    if not any(preview.changed for preview in previews):
         warn(
             "the edit shows in no frame: it is transparent, or lies on a part of the atlas that no frame shows (in a "
             f'layered file, paint on the layers "{ATLAS_LAYER}" and "{GUIDE_LAYER}" does not count)'
         )
+
+
+@dataclass
+class Preview:
+    """The frame of a part of the clip that an edit changes most, as edited.png shows it."""
+
+    t: int = 0
+    changed: int = 0  # number of pixels that the edit changes
+    picture: Pixels | None = None  # (h, w, 3)
+
+    def offer(self, t: int, edited: Pixels, changed: int) -> None:
+        """Take an edited frame instead, if the edit changes more of it, or if there is none yet."""
+        if self.picture is not None and changed <= self.changed:
+            return
+        height = min(edited.shape[0], round(PREVIEW_PX * edited.shape[0] / edited.shape[1]))
+        width = min(edited.shape[1], PREVIEW_PX)
+        picture = show_over_checkers(media.resize(media.show_in_8_bit(edited), width, height))
+        self.t, self.changed, self.picture = t, changed, picture
 
 
 def open_video_writer(folder: Path, clip: Clip, output: Output) -> VideoWriter | FrameFolder:

@@ -7,6 +7,21 @@ from urllib.parse import quote
 from media import natural_key, write_text
 
 UNITS = {"psnr": " dB", "seconds": " s", "peak_memory_mb": " MB"}  # by metric
+# What each metric says, by its name or, for those of one layer, the beginning of its name.
+MEANINGS = {
+    "psnr": "how close all layers together come to the frames; above 30 dB they are hard to tell apart",
+    "ssim": "likeness of structure with the frames, 1 is best",
+    "lpips": "difference from the frames as a network sees it, 0 is best",
+    "psnr_unlit": "PSNR without the learned light",
+    "iou": "J of DAVIS: overlap of the opacity with the true mask, 1 is best",
+    "boundary_f": "F of DAVIS: how well the outline of the opacity meets that of the true mask, 1 is best",
+    "edit_warp_error": "how much the printed letters change along the optical flow, 0 is best",
+    "atlas_use": "part of the atlas picture that some frame shows",
+    "scale_spread": "how much the scale of the mapping varies; 0: everything is equally large in the atlas",
+    "shear": "how much the mapping stretches in one direction more than in the other; 0: not at all",
+    "seconds": "time that this evaluation took",
+    "peak_memory_mb": "most memory that the process used",
+}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; background: #fafafa; color: #222 }
 section { display: grid; grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); gap: 1.2rem }
@@ -50,7 +65,8 @@ def write_page(folder: Path, clip_name: str, metrics: dict, layers: list[str]) -
     descriptions = describe_outputs(layers)
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td></tr>" for name, value in numbers.items()
+        f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td><td>{find_meaning(name)}</td></tr>"
+        for name, value in numbers.items()
     )
     images = sorted(folder.glob("*.png"), key=natural_key)
     videos = sorted(folder.glob("*.mp4"), key=lambda path: page_position(output_kind(path, clip_name), descriptions))
@@ -61,6 +77,11 @@ def write_page(folder: Path, clip_name: str, metrics: dict, layers: list[str]) -
     ]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(clip_name)}</title>'
     write_text(folder / "index.html", f"{head}<style>{STYLE}</style>{''.join(parts)}</html>\n")
+
+
+def find_meaning(metric: str) -> str:
+    """Return what a metric says; "" if it is not known."""
+    return next((MEANINGS[name] for name in (metric, *MEANINGS) if name in MEANINGS and metric.startswith(name)), "")
 
 
 def output_kind(path: Path, clip_name: str) -> str:

@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 
 from media import write_atomically
 
-LABELS = {"psnr": "PSNR, dB", "ssim": "SSIM", "iou": "IoU of opacity with NAME_gt"}
+LABELS = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "psnr_unlit": "PSNR\nwithout light, dB",
+    "iou": "J: overlap with\nthe true mask",
+    "boundary_f": "F: outline of\nthe true mask",
+}
+NO_LOSSES = ("iteration", "psnr", "psnr_of_batch", "seconds")  # Entries of a log that are no terms of the loss.
 CURVE_COLORS = 20  # Colours in matplotlib's colormap "tab20".
 
 
@@ -31,24 +38,31 @@ def plot_per_frame(path: Path, per_frame: dict[str, list[float]]) -> None:
 
 
 def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write a plot of the weighted loss terms (logarithmic) and of the evaluations' PSNR against the iteration.
+    """Write a plot of the weighted loss terms (logarithmic) and of the PSNR against the iteration.
 
     rows: the lines of a run's log.
     """
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, quality = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     losses.set_prop_cycle(color=[matplotlib.colormaps["tab20"](index) for index in range(CURVE_COLORS)])
-    for name in dict.fromkeys(key for row in rows for key in row if key not in ("iteration", "psnr", "seconds")):
+    for name in dict.fromkeys(key for row in rows for key in row if key not in NO_LOSSES):
         points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
         if points:
             losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1)
     losses.set_ylabel("weighted loss")
+    losses.set_title("losses also rise where the resolution of training does", fontsize=8, loc="left")
     if losses.lines:
         losses.set_yscale("log")
         losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    scores = [(row["iteration"], row["psnr"]) for row in rows if "psnr" in row]
-    if scores:
-        quality.plot(*zip(*scores, strict=True), marker=".")
+    for name, label, style in (
+        ("psnr_of_batch", "of the pixels\nof a step", {"linewidth": 1, "color": "grey"}),
+        ("psnr", "of an evaluation", {"marker": "o", "color": "tab:blue"}),
+    ):
+        scores = [(row["iteration"], row[name]) for row in rows if name in row]
+        if scores:
+            quality.plot(*zip(*scores, strict=True), label=label, **style)
+    if quality.lines:
+        quality.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     quality.set_ylabel("PSNR, dB")
     quality.set_xlabel("iteration")
     for plot in (losses, quality):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from torch.nn import functional
 
 import media
@@ -197,21 +198,36 @@ def sharpness(picture: Floats, visibility: Floats) -> float:
 
 
 def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Pixels:
-    """Draw a faint grid and the outlines of some frames, (h, w, 4), transparent elsewhere."""
+    """Draw a faint grid and outlines of some frames, (h, w, 4), transparent elsewhere.
+
+    In the background's guide they are the outlines of the frames, in an object's guide those of the object.
+    """
     guide = np.zeros((image.height, image.width, 4), np.uint8)
     step = max(1, min(GRID_PX, min(image.width, image.height) // GRID_CELLS))
     for position in range(step, max(image.width, image.height), step):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
     for t in evenly_spaced_indices(store.count, OUTLINED_FRAMES):
-        atlas_uv = compute_atlas_uv(run.model, store.frame(t))[image.layer]
+        frame = store.frame(t)
+        is_background = image.layer == len(frame.alpha)
+        shown = np.ones_like(frame.alpha[0]) if is_background else frame.visibility[image.layer]
+        atlas_uv = compute_atlas_uv(run.model, frame)[image.layer]
         texels = view.to_pixels(atlas_uv, (image.width, image.height)).numpy()
-        border = np.concatenate([texels[0], texels[1:, -1], texels[-1, -2::-1], texels[-2:0:-1, 0]])
-        outline = np.rint(border).clip(-30000, 30000).astype(np.int32)  # OpenCV draws within 16 bits
-        cv2.polylines(guide, [outline[:, None]], True, GUIDE_COLOR, 1)
-        text_corner = tuple(int(value) for value in outline[0] + [6, 18])
-        cv2.putText(guide, f"frame {t}", text_corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, GUIDE_COLOR, 1)
+        # OpenCV draws within 16 bits.
+        outlines = [texels[y, x].round().clip(-30000, 30000).astype(np.int32) for x, y in find_outlines(shown)]
+        for outline in outlines:
+            cv2.polylines(guide, [outline[:, None]], True, GUIDE_COLOR, 1)
+        if outlines:
+            text_corner = tuple(int(value) for value in outlines[0][0] + [6, 18])
+            cv2.putText(guide, f"frame {t}", text_corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, GUIDE_COLOR, 1)
     return guide
+
+
+def find_outlines(visibility: Floats) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Return the x and y of the pixels on each outline of what is visible, (H, W), the longest outline first."""
+    is_visible = (visibility > VISIBLE).astype(np.uint8)
+    contours = cv2.findContours(is_visible, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    return [tuple(contour[:, 0].T) for contour in sorted(contours, key=len, reverse=True)]
 
 
 def write_layer_atlas(

@@ -38,6 +38,7 @@ class MaskKind:
     has_opacity: bool = False  # the opacity of the pictures is the matte, whatever their colours are
     is_ambiguous: bool = False  # the values could mean something else, too
     is_photo: bool = False  # many colours, and no opacity
+    is_black_and_white: bool = False  # nothing between black and white, which is the object
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def judge_kind(pictures: Sequence[MaskEvidence]) -> MaskKind:
     with_white = [picture for picture in pictures if picture.white_area]
     are_mixed = all(picture.other_area for picture in with_white)  # An object that fades is white or grey, not both.
     is_void = has_void and 0 in all_levels and white < other and are_mixed
-    return MaskKind(is_void, has_void, is_ambiguous=len(levels) > 1)
+    return MaskKind(is_void, has_void, is_ambiguous=len(levels) > 1, is_black_and_white=len(levels) == 1)
 
 
 def measure_kind(mask: MaskPicture) -> MaskEvidence:

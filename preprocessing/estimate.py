@@ -69,6 +69,11 @@ def estimate_disk_bytes(task: Task) -> tuple[float, float]:
     return final + task.frames * evaluation_bytes * task.working_pixels, final
 
 
+def describe_duration(seconds: float) -> str:
+    """Return a duration as text: in steps of ten seconds below two minutes, in minutes above."""
+    return f"{max(10, 10 * round(seconds / 10))} s" if seconds < 115 else f"{seconds / 60:.0f} min"
+
+
 def print_estimate(task: Task, folder: Path) -> None:
     """Print the estimate. Raise UserError if the disk of `folder` has too little free space.
 
@@ -77,12 +82,9 @@ def print_estimate(task: Task, folder: Path) -> None:
     peak, final = estimate_disk_bytes(task)
     sizes = "{} x {} pixels, processed at {} x {}".format(*task.native_size, *task.working_size)
     print(f"{task.frames or 'an unknown number of'} frames of {sizes}")
-    minutes = estimate_seconds(task) / 60
-    duration = f"about {minutes:.0f} min" if minutes >= 1 else "under a minute"
-    print(
-        f"{duration} on two CPU cores; {peak / 1e6:.0f} MB of disk while it runs, {final / 1e6:.0f} MB after it",
-        flush=True,
-    )
+    duration = describe_duration(estimate_seconds(task))
+    disk = f"{peak / 1e6:.0f} MB of disk while it runs, {final / 1e6:.0f} MB after it"
+    print(f"about {duration} on two CPU cores; {disk}", flush=True)
     existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < peak:

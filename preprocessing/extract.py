@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -226,7 +226,9 @@ def check_cuts(
     """
     if detector.cuts:
         first, count = detector.cuts[0], len(detector.cuts)
-        more = f" (and {count - 1} more)" if count > 1 else ""
+        others = detector.cuts[1:] if format_time is None else [f"{format_time(cut)} s" for cut in detector.cuts[1:]]
+        place = "before frame" if format_time is None else "at"
+        more = f" (and {count - 1} more, {place} {list_some(others)})" if count > 1 else ""
         if format_time is None:
             advice = f"put frames 0 to {first - 1} and those from {first} on into folders of their own"
         else:
@@ -238,5 +240,10 @@ def check_cuts(
     if detector.empty:
         if len(detector.empty) == detector.count:
             raise UserError(f"{source}: every frame is of a single colour, nothing can be followed; give another video")
-        names = ", ".join(map(str, detector.empty[:MAX_LISTED])) + (", ..." if len(detector.empty) > MAX_LISTED else "")
+        names = list_some(detector.empty)
         warn(f"{source}: {len(detector.empty)} frames are of a single colour ({names}); better leave them out")
+
+
+def list_some(items: Sequence[object]) -> str:
+    """Return items as text, MAX_LISTED of them at most."""
+    return ", ".join(map(str, items[:MAX_LISTED])) + (", ..." if len(items) > MAX_LISTED else "")

@@ -40,7 +40,8 @@ def write_clip_flow(video: Path, request: FlowRequest) -> Path:
     work = write_pairs(pairs, size, request)
     media.make_folder(folder)
     count = sum(len(pair.missing_files()) for pair in pairs)
-    print(f"{count} of {total} flow files at {size[0]} x {size[1]}, writing to {folder}", flush=True)
+    which = f"{total} flow files" if count == total else f"{count} missing flow files of {total}"
+    print(f"computing {which} at {size[0]} x {size[1]}, writing to {folder}", flush=True)
     for _ in tqdm(work, desc="flow", unit="pair", total=len(pairs)):
         pass
     print(f"wrote {folder}")

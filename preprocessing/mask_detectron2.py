@@ -9,7 +9,7 @@ import numpy as np
 
 from command_line import UserError
 from media import Pixels
-from preprocessing.mask_rcnn import ANYTHING, MAX_DETECTIONS, MIN_SCORE
+from preprocessing.mask_rcnn import ANYTHING, MAX_DETECTIONS, MIN_SCORE, check_class_name
 from preprocessing.mask_tracking import Detection
 
 MODEL = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
@@ -39,10 +39,7 @@ class Detectron2:
         settings.MODEL.WEIGHTS = str(weights) if weights else model_zoo.get_checkpoint_url(MODEL)
         settings.MODEL.DEVICE = str(device)
         self.names: list[str] = list(MetadataCatalog.get(settings.DATASETS.TRAIN[0]).thing_classes)
-        if class_name != ANYTHING and class_name not in self.names:
-            raise UserError(
-                f"--class_name {class_name!r} is unknown; use {ANYTHING!r} or one of: " + ", ".join(sorted(self.names))
-            )
+        check_class_name(class_name, self.names)
         self.label = None if class_name == ANYTHING else self.names.index(class_name)
         self.predictor = DefaultPredictor(settings)
 

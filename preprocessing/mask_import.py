@@ -121,6 +121,8 @@ def choose_kind(folder: Path, pictures: list[Path], mask_kind: str | None) -> me
     if mask_kind is not None:
         kind = replace(kind, is_labels=mask_kind == "labels")
     meaning = "labels, every value but 0 is the object" if kind.is_labels else "a matte, their values are opacity"
+    if kind.is_black_and_white and not kind.is_labels:
+        meaning = "black and white masks, white is the object"
     void = "; one value means that nobody labelled the pixel" if kind.is_labels and kind.has_void else ""
     other_kind = "matte" if kind.is_labels else "labels"
     other = f" (--mask_kind {other_kind} reads them otherwise)" if kind.is_ambiguous else ""

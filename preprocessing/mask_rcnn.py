@@ -1,5 +1,7 @@
 """Masks from torchvision's Mask R-CNN (He et al. 2017), trained on the 80 classes of COCO."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -22,12 +24,15 @@ def class_names() -> list[str]:
     return sorted(name for name in WEIGHTS.meta["categories"] if name not in ("__background__", "N/A"))
 
 
-def check_class_name(name: str) -> None:
-    """Raise UserError, with a list of the known names, for a class that Mask R-CNN does not know."""
-    if name != ANYTHING and name not in class_names():
-        raise UserError(
-            f"--class_name {name!r} is unknown to Mask R-CNN; use {ANYTHING!r} or one of: " + ", ".join(class_names())
-        )
+def check_class_name(name: str, known: Sequence[str]) -> None:
+    """Raise UserError for a class that is not known; it names the most similar ones, or all if none is similar."""
+    if name == ANYTHING or name in known:
+        return
+    similar = get_close_matches(name, known)
+    choices = (
+        f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"use one of: {', '.join(sorted(known))};"
+    )
+    raise UserError(f"--class_name {name!r} is unknown to Mask R-CNN; {choices} {ANYTHING!r} takes every class")
 
 
 class MaskRcnn:
@@ -35,7 +40,7 @@ class MaskRcnn:
 
     def __init__(self, class_name: str, weights: Path | None, device: torch.device):
         """Load the network. Raise UserError for an unknown class or unusable weights, NoWeights without weights."""
-        check_class_name(class_name)
+        check_class_name(class_name, class_names())
         self.label = None if class_name == ANYTHING else WEIGHTS.meta["categories"].index(class_name)
         model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
         load_weights(model, weights, WEIGHTS.url)

@@ -14,6 +14,7 @@ import media
 import only_edit
 from command_line import UserError
 from editing.layer_edit import MipMap
+from editing.render_edits import Preview
 from media.decoding import read_video, read_video_metadata
 from media.sound import Audio
 from media.videos import VideoWriter
@@ -161,6 +162,14 @@ def test_prores_carries_opacity(run, tmp_path):
     assert opacity[1][12:20, 18:30].min() > 225  # the mapping of thirty steps is crude
     assert np.median(opacity[1][12:20, 18:30]) > 250
     assert opacity[1][:5].max() < 5
+
+
+def test_a_preview_is_of_the_frame_that_changes_most():
+    preview = Preview()
+    for t, changed in ((0, 0), (1, 50), (2, 80), (3, 20)):
+        preview.offer(t, np.full((4, 6, 3), t, np.uint8), changed)
+    assert (preview.t, preview.changed) == (2, 80)
+    assert (preview.picture == 2).all()
 
 
 def test_an_existing_folder_is_written_into_only_when_asked(run, tmp_path):

@@ -14,6 +14,7 @@ import media
 from evaluate import evaluate
 from evaluation.image_metrics import psnr, ssim
 from evaluation.mask_metrics import iou
+from evaluation.page import find_meaning
 from implicit_neural_networks import AtlasModel
 from media.clip import open_clip
 from rendering.atlas_view import AtlasView, fit_atlas_views, mark_visible_texels, render_atlas
@@ -86,6 +87,12 @@ def test_the_page_shows_every_picture_and_video(evaluated):
     page = (folder / "index.html").read_text()
     for path in [*folder.glob("*.mp4"), *folder.glob("*.png")]:
         assert f'src="{path.name}"' in page, path
+
+
+def test_the_page_says_what_each_metric_means(evaluated):
+    metrics = json.loads((evaluated[0] / "metrics.json").read_text())
+    assert [name for name, value in metrics.items() if isinstance(value, int | float) and not find_meaning(name)] == []
+    assert find_meaning("atlas_use_background") in (evaluated[0] / "index.html").read_text()
 
 
 def test_atlases_are_a_thousand_pixels_wide_and_transparent_where_not_visible(evaluated):

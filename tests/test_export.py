@@ -18,6 +18,7 @@ from command_line import UserError
 from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
 from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
+from export.atlas import find_outlines
 from export.atlas_sampling import find_median, uv_step
 from export.openraster import write_openraster
 from export.photoshop import write_psd
@@ -89,6 +90,15 @@ def test_an_atlas_covers_what_is_visible_as_finely_as_the_video(atlas, run):
         assert lines.all(axis=0).sum() >= 3
         assert lines.all(axis=1).sum() >= 3
     assert (atlas / "atlases.png").is_file()
+
+
+def test_the_guide_outlines_what_is_visible_the_longest_outline_first():
+    visibility = np.zeros((20, 30), np.float32)
+    visibility[2:10, 3:20], visibility[15:17, 5:7] = 0.9, 0.6
+    (x, y), (small_x, small_y) = find_outlines(visibility)
+    assert (x.min(), x.max(), y.min(), y.max()) == (3, 19, 2, 9)
+    assert (small_x.min(), small_x.max(), small_y.min(), small_y.max()) == (5, 6, 15, 16)
+    assert find_outlines(np.zeros_like(visibility)) == []
 
 
 def test_a_mapping_that_compresses_one_direction_does_not_enlarge_the_atlas():

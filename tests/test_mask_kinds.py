@@ -216,3 +216,8 @@ def test_photographs_as_masks_are_warned_about(clip, tmp_path, capsys):
 def test_pictures_that_belong_to_no_frame_are_counted(clip, tmp_path, capsys):
     import_masks(clip, save(tmp_path / "a", [disc(255)] * 8))
     assert "2 of 8 pictures belong to no frame and are left out" in capsys.readouterr().err
+
+
+def test_masks_of_nothing_but_black_and_white_are_called_so(clip, tmp_path, capsys):
+    import_masks(clip, save(tmp_path / "a", [disc(255)] * 6))
+    assert "read as black and white masks, white is the object" in capsys.readouterr().out
