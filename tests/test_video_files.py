@@ -1,8 +1,10 @@
 """Reading video files: their properties, their frames, and messages about damaged files."""
 
+import cv2
 import numpy as np
 import pytest
 from conftest import SHARED, ffmpeg
+from skimage import data
 
 import media
 from command_line import UserError
@@ -145,6 +147,20 @@ def test_a_fast_blurred_pan_of_a_real_clip_is_no_scene_cut():
     frames = [media.read_rgb(path) for path in sorted(folder.glob("*.jpg"))[12:20]]
     assert len(frames) == 8
     assert detect_cuts(frames).cuts == []
+
+
+def test_a_pan_by_half_a_frame_is_no_scene_cut():
+    picture = media.resize(data.astronaut(), 1024, 1024)[200:560]
+    frames = [picture[:, left : left + 500] for left in (0, 250, 500)]
+    assert detect_cuts(frames).cuts == []
+    assert detect_cuts([frames[0], frames[2]]).cuts == [1]  # They share nothing.
+
+
+def test_a_cut_behind_subtitles_is_found():
+    frames = [np.ascontiguousarray(media.resize(picture, 640, 360)) for picture in (data.astronaut(), data.coffee())]
+    for frame in frames:
+        cv2.putText(frame, "the same words, before and after", (30, 340), cv2.FONT_HERSHEY_SIMPLEX, 1, (255,) * 3, 2)
+    assert detect_cuts(frames).cuts == [1]
 
 
 def test_frames_of_a_single_colour_are_noticed():
