@@ -31,6 +31,7 @@ DIFFERENCE_WINDOW_PX = 9  # Side of the window around a pixel in which the frame
 LEAST_LOST_PX = 14  # Least width and height of a lost area.
 # Least share of the frame's longer side that is searched around a lost area; if the guess moves farther, that far.
 LOST_MARGIN = 1 / 12
+USUAL_SHARE = 0.95  # Share of the guessed motions that a margin has to cover; a single wrong one must not widen it.
 
 
 @dataclass
@@ -98,11 +99,11 @@ class DisFlow:
                 continue
             # Along the old flow, the whole frames are compared: it may lead out of a box.
             old_fits = measure_fit(forth, forth.flow), measure_fit(back, back.flow)
-            farthest = max(largest_motion(guesses[0][lost]), largest_motion(guesses[1][back_lost]))
-            wholes = double(guesses[0], forth.flow), double(guesses[1], back.flow)
+            farthest = max(usual_motion(guesses[0][lost]), usual_motion(guesses[1][back_lost]))
+            full_guesses = upsample_guess(guesses[0], forth.flow), upsample_guess(guesses[1], back.flow)
             for box in list_boxes(lost | back_lost, farthest):
                 parts = forth.part(box), back.part(box)
-                found = self.follow_guesses(*parts, wholes[0][box], wholes[1][box])
+                found = self.follow_guesses(*parts, full_guesses[0][box], full_guesses[1][box])
                 for part, old_fit, (new, is_confirmed) in zip(parts, old_fits, found, strict=True):
                     chosen = is_confirmed & is_clearly_less(measure_fit(part, new), old_fit[box])
                     part.flow[chosen] = new[chosen]
@@ -156,12 +157,12 @@ def keep_large_areas(mask: Flags) -> Flags:
     return np.asarray(opened)[LEAST_LOST_PX:-LEAST_LOST_PX, LEAST_LOST_PX:-LEAST_LOST_PX] > 0
 
 
-def largest_motion(flow: Floats) -> float:
-    """Return the length of the longest vector of N, (N, 2); 0 if there is none."""
-    return float(np.linalg.norm(flow, axis=1).max(initial=0))
+def usual_motion(flow: Floats) -> float:
+    """Return the length that nearly all of N vectors (N, 2) do not exceed; 0 if there is no vector."""
+    return float(np.quantile(np.linalg.norm(flow, axis=1), USUAL_SHARE)) if len(flow) else 0.0
 
 
-def double(guess: Floats, flow: Floats) -> Floats:
+def upsample_guess(guess: Floats, flow: Floats) -> Floats:
     """Return a guess that was made for half the size, for the size of a flow (H, W, 2)."""
     height, width = flow.shape[:2]
     return np.float32(2) * guess.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
-MAX_FEATURES = 1000  # Most features of one image; those with the most contrast are kept.
+MAX_FEATURES = 1000  # Most features of one area; those with the strongest response are kept.
 CONTEXT_PX = 24  # Pixels around an area that are looked at, too, because features of its rim reach beyond it.
 # A match counts only if the next best feature is clearly less alike (Lowe 2004, section 7.1).
 MAX_DISTANCE_RATIO = 0.8
-# Of the NEIGHBOURS nearest matches, so many must move alike: within so many pixels, and so much of their distance
-# more, because the motion changes from place to place where an object turns or grows.
+# At least LEAST_SUPPORTERS of the NEIGHBOURS nearest matches must have nearly the same motion. The allowed difference
+# is ALIKE_PX plus ALIKE_SHARE of their distance, because the motion changes from place to place where an object turns
+# or grows. Matches that are farther away than SUPPORT_PX say nothing.
 NEIGHBOURS, LEAST_SUPPORTERS = 6, 2
-ALIKE_PX, ALIKE_SHARE = 2.0, 0.25
+ALIKE_PX, ALIKE_SHARE, SUPPORT_PX = 2.0, 0.25, 64.0
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ NO_MATCHES = Matches(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
 def match_features(source: NDArray, target: NDArray, source_area: Flags, target_area: Flags) -> Matches:
-    """Return spots in an area of one image that are in an area of the other.
+    """Return the spots in an area of one image that are found in an area of the other.
 
-    source, target: grey images (H, W). source_area, target_area: (H, W), where features may lie. Matches are kept if
-    each of the two is the most alike of all for the other, clearly so, and if matches around them move alike.
+    source, target: grey images (H, W). source_area, target_area: (H, W), where features may lie. Two features match if
+    each looks most like the other one, and no third one looks nearly as much like it. Matches are kept if other matches
+    around them have nearly the same motion.
     """
     (places, descriptors), (target_places, target_descriptors) = (
         find_features(image, area) for image, area in ((source, source_area), (target, target_area))
@@ -60,6 +62,9 @@ def match_features(source: NDArray, target: NDArray, source_area: Flags, target_
     is_mutual = likeness.argmax(axis=0)[best] == rows
     chosen = is_mutual & (distance < MAX_DISTANCE_RATIO * next_distance)
     matches = Matches(places[chosen], target_places[best[chosen]])
+    # A spot with several directions is several features, which must not support each other.
+    _, first = np.unique(np.rint(matches.source), axis=0, return_index=True)
+    matches = Matches(matches.source[first], matches.target[first])
     return matches.choose(is_supported(matches))
 
 
@@ -74,16 +79,18 @@ def find_features(image: NDArray, area: Flags) -> tuple[Floats, Floats]:
     left, top, right, bottom = left - CONTEXT_PX, top - CONTEXT_PX, left + width + CONTEXT_PX, top + height + CONTEXT_PX
     left, top = max(left, 0), max(top, 0)
     part, mask = (np.ascontiguousarray(values[top:bottom, left:right]) for values in (image, area.astype(np.uint8)))
-    features, descriptors = cv2.SIFT.create(nfeatures=MAX_FEATURES).detectAndCompute(part, mask)
+    # OpenCV's own limit would count the features outside the area, too.
+    features, descriptors = cv2.SIFT.create().detectAndCompute(part, mask)
     if not features:
         return NO_MATCHES.source, np.zeros((0, 128), np.float32)
-    places = np.array([feature.pt for feature in features], np.float32) + np.array([left, top], np.float32)
-    roots = np.sqrt(descriptors)
+    strongest = np.argsort([-feature.response for feature in features], kind="stable")[:MAX_FEATURES]
+    places = np.array([features[index].pt for index in strongest], np.float32) + np.array([left, top], np.float32)
+    roots = np.sqrt(descriptors[strongest])
     return places, roots / np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), np.float32(1e-6))
 
 
 def is_supported(matches: Matches) -> Flags:
-    """Return (N,) which matches have enough others around them that move alike."""
+    """Return which matches, (N,), have enough others around them with nearly the same motion."""
     if len(matches) <= LEAST_SUPPORTERS:
         return np.zeros(len(matches), bool)
     motions = matches.target - matches.source
@@ -91,5 +98,6 @@ def is_supported(matches: Matches) -> Flags:
     np.fill_diagonal(distances, np.inf)
     nearest = np.argsort(distances, axis=1)[:, : min(NEIGHBOURS, len(matches) - 1)]
     differences = np.linalg.norm(motions[nearest] - motions[:, None], axis=-1)
-    tolerances = ALIKE_PX + ALIKE_SHARE * np.take_along_axis(distances, nearest, axis=1)
-    return (differences < tolerances).sum(axis=1) >= LEAST_SUPPORTERS
+    near = np.take_along_axis(distances, nearest, axis=1)
+    supports = (differences < ALIKE_PX + ALIKE_SHARE * near) & (near < SUPPORT_PX)
+    return supports.sum(axis=1) >= LEAST_SUPPORTERS

@@ -7,9 +7,9 @@ from urllib.parse import quote
 from media import natural_key, write_text
 
 UNITS = {"psnr": " dB", "seconds": " s", "peak_memory_mb": " MB"}  # by metric
-# What each metric says, by its name or, for those of one layer, the beginning of its name.
+# What each metric says, by its name. The names of those of one layer end with the layer's name.
 MEANINGS = {
-    "psnr": "how close all layers together come to the frames; above 30 dB they are hard to tell apart",
+    "psnr": "how close all layers together come to the frames, more is better",
     "ssim": "likeness of structure with the frames, 1 is best",
     "lpips": "difference from the frames as a network sees it, 0 is best",
     "psnr_unlit": "PSNR without the learned light",
@@ -65,7 +65,8 @@ def write_page(folder: Path, clip_name: str, metrics: dict, layers: list[str]) -
     descriptions = describe_outputs(layers)
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td><td>{find_meaning(name)}</td></tr>"
+        f"<tr><th>{escape(name)}</th><td>{value:.4g}{UNITS.get(name, '')}</td>"
+        f"<td>{find_meaning(name, layers)}</td></tr>"
         for name, value in numbers.items()
     )
     images = sorted(folder.glob("*.png"), key=natural_key)
@@ -79,9 +80,10 @@ def write_page(folder: Path, clip_name: str, metrics: dict, layers: list[str]) -
     write_text(folder / "index.html", f"{head}<style>{STYLE}</style>{''.join(parts)}</html>\n")
 
 
-def find_meaning(metric: str) -> str:
-    """Return what a metric says; "" if it is not known."""
-    return next((MEANINGS[name] for name in (metric, *MEANINGS) if name in MEANINGS and metric.startswith(name)), "")
+def find_meaning(metric: str, layers: list[str]) -> str:
+    """Return what a metric says; "" if it is not known. layers: names of the layers."""
+    layer = next((name for name in layers if metric.endswith(f"_{name}")), None)
+    return MEANINGS.get(metric if layer is None else metric.removesuffix(f"_{layer}"), "")
 
 
 def output_kind(path: Path, clip_name: str) -> str:

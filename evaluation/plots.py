@@ -15,7 +15,7 @@ LABELS = {
     "iou": "J: overlap with\nthe true mask",
     "boundary_f": "F: outline of\nthe true mask",
 }
-NO_LOSSES = ("iteration", "psnr", "psnr_of_batch", "seconds")  # Entries of a log that are no terms of the loss.
+OTHER_KEYS = ("iteration", "psnr", "psnr_of_batch", "seconds")  # Entries of a log that are no terms of the loss.
 CURVE_COLORS = 20  # Colours in matplotlib's colormap "tab20".
 
 
@@ -45,12 +45,11 @@ def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
     figure = Figure(figsize=(9, 6), layout="constrained")
     losses, quality = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     losses.set_prop_cycle(color=[matplotlib.colormaps["tab20"](index) for index in range(CURVE_COLORS)])
-    for name in dict.fromkeys(key for row in rows for key in row if key not in NO_LOSSES):
+    for name in dict.fromkeys(key for row in rows for key in row if key not in OTHER_KEYS):
         points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
         if points:
             losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1)
     losses.set_ylabel("weighted loss")
-    losses.set_title("losses also rise where the resolution of training does", fontsize=8, loc="left")
     if losses.lines:
         losses.set_yscale("log")
         losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

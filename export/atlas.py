@@ -31,6 +31,7 @@ STEP_QUANTILE = 0.05  # Share of the pixels that may be finer in the video than 
 SAMPLED_FRAMES = 24  # Most frames from which an atlas is sampled, evenly spread over the clip.
 MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in frames.
 OUTLINED_FRAMES = 3  # Frames whose outlines the guide shows.
+LEAST_OUTLINE_PX = 8  # Fewest pixels of an outline in the guide.
 GRID_PX = 100  # Largest distance of the lines of the guide, in pixels.
 GRID_CELLS = 4  # Fewest cells of the guide along the shorter side, so that a small atlas has lines, too.
 GUIDE_COLOR, GRID_COLOR = (255, 40, 160, 160), (120, 120, 120, 60)  # RGBA, 0 to 255
@@ -207,9 +208,10 @@ def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atla
     for position in range(step, max(image.width, image.height), step):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
-    for t in evenly_spaced_indices(store.count, OUTLINED_FRAMES):
-        frame = store.frame(t)
-        is_background = image.layer == len(frame.alpha)
+    is_background = image.layer == len(store.read(0, "alpha"))
+    numbers = [t for t in range(store.count) if is_background or (store.read(t, "alpha")[image.layer] > VISIBLE).any()]
+    for index in evenly_spaced_indices(len(numbers), OUTLINED_FRAMES):
+        t, frame = numbers[index], store.frame(numbers[index])
         shown = np.ones_like(frame.alpha[0]) if is_background else frame.visibility[image.layer]
         atlas_uv = compute_atlas_uv(run.model, frame)[image.layer]
         texels = view.to_pixels(atlas_uv, (image.width, image.height)).numpy()
@@ -224,10 +226,17 @@ def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atla
 
 
 def find_outlines(visibility: Floats) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Return the x and y of the pixels on each outline of what is visible, (H, W), the longest outline first."""
+    """Return the x and y of the pixels on each outline of what is visible, (H, W), the longest outline first.
+
+    Specks, whose outlines are short, are left out.
+    """
     is_visible = (visibility > VISIBLE).astype(np.uint8)
     contours = cv2.findContours(is_visible, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    return [tuple(contour[:, 0].T) for contour in sorted(contours, key=len, reverse=True)]
+    return [
+        tuple(contour[:, 0].T)
+        for contour in sorted(contours, key=len, reverse=True)
+        if len(contour) >= LEAST_OUTLINE_PX
+    ]
 
 
 def write_layer_atlas(

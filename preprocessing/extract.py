@@ -227,7 +227,7 @@ def check_cuts(
     if detector.cuts:
         first, count = detector.cuts[0], len(detector.cuts)
         others = detector.cuts[1:] if format_time is None else [f"{format_time(cut)} s" for cut in detector.cuts[1:]]
-        place = "before frame" if format_time is None else "at"
+        place = "before frames" if format_time is None else "at"
         more = f" (and {count - 1} more, {place} {list_some(others)})" if count > 1 else ""
         if format_time is None:
             advice = f"put frames 0 to {first - 1} and those from {first} on into folders of their own"

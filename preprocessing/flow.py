@@ -40,7 +40,7 @@ def write_clip_flow(video: Path, request: FlowRequest) -> Path:
     work = write_pairs(pairs, size, request)
     media.make_folder(folder)
     count = sum(len(pair.missing_files()) for pair in pairs)
-    which = f"{total} flow files" if count == total else f"{count} missing flow files of {total}"
+    which = f"{total} flow files" if count == total else f"missing flow files: {count} of {total},"
     print(f"computing {which} at {size[0]} x {size[1]}, writing to {folder}", flush=True)
     for _ in tqdm(work, desc="flow", unit="pair", total=len(pairs)):
         pass

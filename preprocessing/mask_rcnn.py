@@ -25,14 +25,14 @@ def class_names() -> list[str]:
 
 
 def check_class_name(name: str, known: Sequence[str]) -> None:
-    """Raise UserError for a class that is not known; it names the most similar ones, or all if none is similar."""
+    """Raise UserError for a class that is not known. It names the most similar ones first, and then all."""
     if name == ANYTHING or name in known:
         return
     similar = get_close_matches(name, known)
-    choices = (
-        f"did you mean {' or '.join(map(repr, similar))}?" if similar else f"use one of: {', '.join(sorted(known))};"
+    guess = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
+    raise UserError(
+        f"--class_name {name!r} is unknown to Mask R-CNN; {guess}Use {ANYTHING!r} or one of: {', '.join(sorted(known))}"
     )
-    raise UserError(f"--class_name {name!r} is unknown to Mask R-CNN; {choices} {ANYTHING!r} takes every class")
 
 
 class MaskRcnn:

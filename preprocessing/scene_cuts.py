@@ -21,13 +21,23 @@ MIN_THUMBNAIL_PX = 16  # Pixels that each side of a thumbnail has at least; DIS 
 # between nine clips; in their fastest, blurred motion it was at least 0.21.
 MIN_CONSISTENT = 0.2
 # Difference of two frames after the motion is undone, in contrasts of the first frame, above which there is a cut. It
-# was above 0.68 across 99 % of these cuts, and at most 0.53 in the fastest motion. Three of the cuts are missed.
+# was above 0.68 across 99 % of these cuts, and at most 0.53 in the fastest motion. Four of the cuts are missed.
 MAX_DIFFERENCE = 0.6
-# With as many matches of features that move at least so far, two frames are of one scene. Across 288 cuts between nine
-# clips there were at most 4. Logos and subtitles stay on the screen across a cut, so matches that stay do not count.
-LEAST_MATCHES, LEAST_MOTION_PX = 10, 4.0
+# Two frames are of one scene if at least LEAST_MATCHES features match and move by at least LEAST_MOTION_PX. Across 288
+# cuts between nine clips there were at most 4; cuts between two views of one place were not measured. Logos and
+# subtitles stay on the screen across a cut, and a ticker moves in a narrow strip, so these do not count: the matches
+# must spread over LEAST_SPREAD of the width and of the height.
+LEAST_MATCHES, LEAST_MOTION_PX, LEAST_SPREAD = 10, 4.0, 1 / 8
 EMPTY_CONTRAST = 4.0  # Standard deviation of the grey levels below which a frame counts as empty.
 CONTRAST_OFFSET = 4.0  # Grey levels added to the contrast of a frame, so that noise in dark frames is no cut.
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A frame (H, W, 3) at two small sizes."""
+
+    thumbnail: Pixels  # whose longer side has LONG_EDGE_PX pixels
+    view: Pixels  # whose longer side has VIEW_EDGE_PX pixels
 
 
 @dataclass
@@ -37,7 +47,7 @@ class SceneCutDetector:
     cuts: list[int] = field(default_factory=list)  # number of the first frame after each cut
     empty: list[int] = field(default_factory=list)  # numbers of the frames of a single colour
     count: int = 0  # number of frames added so far
-    previous: Pixels | None = None  # view of the last frame that is not empty
+    previous: Shrunk | None = None  # the last frame that is not empty
 
     def __post_init__(self) -> None:
         """Create the flow method, which all frames share. One search does: lost areas are no cut."""
@@ -45,28 +55,28 @@ class SceneCutDetector:
 
     def add_frame(self, frame: Pixels) -> None:
         """Add the next frame (H, W, 3)."""
-        view = resize_longer_side(frame, VIEW_EDGE_PX)
-        if view.std((0, 1)).max() < EMPTY_CONTRAST:
+        shrunk = Shrunk(resize_longer_side(frame, LONG_EDGE_PX), resize_longer_side(frame, VIEW_EDGE_PX))
+        if shrunk.thumbnail.std((0, 1)).max() < EMPTY_CONTRAST:
             self.empty.append(self.count)
         else:
-            if self.previous is not None and self.is_cut(self.previous, view):
+            if self.previous is not None and self.is_cut(self.previous, shrunk):
                 self.cuts.append(self.count)
-            self.previous = view
+            self.previous = shrunk
         self.count += 1
 
-    def is_cut(self, before: Pixels, after: Pixels) -> bool:
-        """Return whether there is a cut between the views (H, W, 3) of two frames.
+    def is_cut(self, before: Shrunk, after: Shrunk) -> bool:
+        """Return whether there is a cut between two frames.
 
         There is one if little of the flow between them is consistent, if it does not explain their difference, and if
         few features of one are found in the other.
         """
-        thumbnails = resize_longer_side(before, LONG_EDGE_PX), resize_longer_side(after, LONG_EDGE_PX)
+        thumbnails = before.thumbnail, after.thumbnail
         flow, back_flow = self.dis_flow(*thumbnails)
         if consistent_pixels(flow, back_flow).mean() >= MIN_CONSISTENT:
             return False
         if unexplained_difference(*thumbnails, flow) <= MAX_DIFFERENCE:
             return False
-        return count_moved_features(before, after) < LEAST_MATCHES
+        return not have_moved_features(before.view, after.view)
 
 
 def detect_cuts(frames: Iterable[Pixels]) -> SceneCutDetector:
@@ -84,12 +94,16 @@ def resize_longer_side(frame: Pixels, long_edge_px: int) -> Pixels:
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def count_moved_features(before: Pixels, after: Pixels) -> int:
-    """Return how many features of one picture (H, W, 3) are at another place in the other one of the same size."""
+def have_moved_features(before: Pixels, after: Pixels) -> bool:
+    """Return whether enough features of one picture (H, W, 3) are at another place in the other of the same size."""
     greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (before, after)]
     everywhere = np.ones(greys[0].shape, bool)
     matches = match_features(greys[0], greys[1], everywhere, everywhere)
-    return int((np.linalg.norm(matches.target - matches.source, axis=1) >= LEAST_MOTION_PX).sum())
+    moved = matches.source[np.linalg.norm(matches.target - matches.source, axis=1) >= LEAST_MOTION_PX]
+    if len(moved) < LEAST_MATCHES:
+        return False
+    width, height = np.quantile(moved, 0.9, axis=0) - np.quantile(moved, 0.1, axis=0)
+    return bool(height >= LEAST_SPREAD * before.shape[0] and width >= LEAST_SPREAD * before.shape[1])
 
 
 def unexplained_difference(before: Pixels, after: Pixels, flow: Floats) -> float:

@@ -18,7 +18,7 @@ from command_line import UserError
 from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
 from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
-from export.atlas import find_outlines
+from export.atlas import GUIDE_COLOR, find_outlines
 from export.atlas_sampling import find_median, uv_step
 from export.openraster import write_openraster
 from export.photoshop import write_psd
@@ -70,6 +70,15 @@ def run(folder):
     return open_run(folder)
 
 
+def share_of_rim_with_an_outline(atlas, name):
+    """Return which part of the rim of what is visible in an atlas has an outline of the guide within 4 pixels."""
+    visible, guide = (np.asarray(media.open_image(atlas / f"{name}{kind}.png")) for kind in ("", "_guide"))
+    is_visible = np.pad((visible[..., 3] > 127).astype(np.uint8), 1)
+    rim = cv2.morphologyEx(is_visible, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
+    is_outline = (guide[..., :3] == GUIDE_COLOR[:3]).all(-1) & (guide[..., 3] > 0)
+    return cv2.dilate(is_outline.astype(np.uint8), np.ones((9, 9), np.uint8))[rim].mean()
+
+
 def test_an_atlas_covers_what_is_visible_as_finely_as_the_video(atlas, run):
     description = json.loads((atlas / "atlas.json").read_text())
     assert {layer["projection"] for layer in description["layers"]} == {"plane"}
@@ -89,15 +98,16 @@ def test_an_atlas_covers_what_is_visible_as_finely_as_the_video(atlas, run):
         lines = np.asarray(media.open_image(atlas / f"{name}_guide.png"))[..., 3] > 0
         assert lines.all(axis=0).sum() >= 3
         assert lines.all(axis=1).sum() >= 3
+    assert share_of_rim_with_an_outline(atlas, "foreground") > 0.8
     assert (atlas / "atlases.png").is_file()
 
 
 def test_the_guide_outlines_what_is_visible_the_longest_outline_first():
     visibility = np.zeros((20, 30), np.float32)
-    visibility[2:10, 3:20], visibility[15:17, 5:7] = 0.9, 0.6
-    (x, y), (small_x, small_y) = find_outlines(visibility)
+    visibility[2:10, 3:20], visibility[14:18, 5:9], visibility[15:17, 20:22] = 0.9, 0.6, 0.9
+    (x, y), (small_x, small_y) = find_outlines(visibility)  # without the speck
     assert (x.min(), x.max(), y.min(), y.max()) == (3, 19, 2, 9)
-    assert (small_x.min(), small_x.max(), small_y.min(), small_y.max()) == (5, 6, 15, 16)
+    assert (small_x.min(), small_x.max(), small_y.min(), small_y.max()) == (5, 8, 14, 17)
     assert find_outlines(np.zeros_like(visibility)) == []
 
 

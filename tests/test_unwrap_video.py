@@ -121,7 +121,7 @@ def test_a_scene_cut_is_named_and_nothing_is_left_behind(tmp_path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_all_cuts_are_named(tmp_path):
+def test_further_cuts_are_named(tmp_path):
     scenes = [SCENES[name](*SIZE, 6) for name in ("pan", "cross", "pan")]
     with media.VideoWriter(tmp_path / "three.mp4", 10) as video:
         for n, scene in enumerate(scenes):
@@ -129,7 +129,7 @@ def test_all_cuts_are_named(tmp_path):
                 video.write(scene.frame(t).rgb[:: 1 - 2 * (n % 2)])
     with pytest.raises(UserError, match=r"between frames 4 and 5 \(and 1 more, at 0.950 s\)"):
         extract_frames(tmp_path / "three.mp4", tmp_path / "data" / "three", Span(), False, 500)
-    with pytest.raises(UserError, match=r"between frames 4 and 5 \(and 1 more, before frame 10\)"):
+    with pytest.raises(UserError, match=r"between frames 4 and 5 \(and 1 more, before frames 10\)"):
         check_cuts(SceneCutDetector([5, 10], count=15), tmp_path / "pictures", False, None)
 
 

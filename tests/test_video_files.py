@@ -163,6 +163,18 @@ def test_a_cut_behind_subtitles_is_found():
     assert detect_cuts(frames).cuts == [1]
 
 
+def test_a_cut_behind_a_ticker_is_found():
+    frames = [np.ascontiguousarray(media.resize(picture, 640, 360)) for picture in (data.astronaut(), data.coffee())]
+    for frame, left in zip(frames, (30, 0), strict=True):
+        cv2.putText(frame, "these words move to the left", (left, 340), cv2.FONT_HERSHEY_SIMPLEX, 1, (255,) * 3, 2)
+    assert detect_cuts(frames).cuts == [1]
+
+
+def test_noise_in_the_dark_is_empty():
+    noise = np.random.default_rng(0).normal(20, 7, (180, 320, 3)).clip(0, 255).astype(np.uint8)
+    assert detect_cuts([noise, media.resize(data.astronaut(), 320, 180)]).empty == [0]
+
+
 def test_frames_of_a_single_colour_are_noticed():
     scene = SCENES["pan"](160, 90, 6)
     black = np.zeros((90, 160, 3), np.uint8)
