@@ -219,7 +219,7 @@ def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atla
         outlines = [texels[y, x].round().clip(-30000, 30000).astype(np.int32) for x, y in find_outlines(shown)]
         for outline in outlines:
             cv2.polylines(guide, [outline[:, None]], True, GUIDE_COLOR, 1)
-        if outlines:
+        if is_background:  # Outlines of an object lie on each other, and so would their captions.
             text_corner = tuple(int(value) for value in outlines[0][0] + [6, 18])
             cv2.putText(guide, f"frame {t}", text_corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, GUIDE_COLOR, 1)
     return guide

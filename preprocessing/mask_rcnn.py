@@ -29,9 +29,9 @@ def check_class_name(name: str, known: Sequence[str]) -> None:
     if name == ANYTHING or name in known:
         return
     similar = get_close_matches(name, known)
-    guess = f"did you mean {' or '.join(map(repr, similar))}? " if similar else ""
+    guess = f"did you mean {' or '.join(map(repr, similar))}? Otherwise " if similar else ""
     raise UserError(
-        f"--class_name {name!r} is unknown to Mask R-CNN; {guess}Use {ANYTHING!r} or one of: {', '.join(sorted(known))}"
+        f"--class_name {name!r} is unknown to Mask R-CNN; {guess}use {ANYTHING!r} or one of: {', '.join(sorted(known))}"
     )
 
 

@@ -181,7 +181,9 @@ def test_an_unknown_class_lists_the_known_ones(frames):
 
 
 def test_a_misspelt_class_gets_a_guess_before_the_list():
-    with pytest.raises(UserError, match=r"'brid' is unknown to Mask R-CNN; did you mean 'bird'\? Use .*zebra"):
+    with pytest.raises(
+        UserError, match=r"'brid' is unknown to Mask R-CNN; did you mean 'bird'\? Otherwise use .*zebra"
+    ):
         check_class_name("brid", class_names())
     with pytest.raises(UserError, match=r"'ship' is unknown.*, boat, "):
         check_class_name("ship", class_names())
@@ -298,7 +300,7 @@ def test_detectron2_gets_bgr_and_gives_detections_of_the_class(monkeypatch):
     (detections,) = detector([image])
     assert [(detection.label, round(detection.score, 1)) for detection in detections] == [(1, 0.8), (1, 0.6)]
     assert detector.label_name(1) == "bird"
-    with pytest.raises(UserError, match="'dragon' is unknown to Mask R-CNN; Use 'anything' or one of: bird, person"):
+    with pytest.raises(UserError, match="'dragon' is unknown to Mask R-CNN; use 'anything' or one of: bird, person"):
         masks.make_detector(masks.MaskRequest("detectron2", class_name="dragon"))
 
 
