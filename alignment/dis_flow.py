@@ -51,7 +51,17 @@ class Direction:
         return Direction(cv2.pyrDown(self.source), cv2.pyrDown(self.target), self.flow[::2, ::2] / np.float32(2))
 
 
-MakeGuesses = Callable[[Direction, Direction], tuple[Floats, Floats]]  # of both directions, (H, W, 2) each
+@dataclass
+class Halves:
+    """Both directions at half the size, and the large areas (h, w) of each frame whose flow the other contradicts."""
+
+    forth: Direction
+    back: Direction
+    wrong: Flags
+    back_wrong: Flags
+
+
+MakeGuesses = Callable[[Halves], tuple[Floats, Floats]]  # of the flow of both directions, (h, w, 2) each
 
 
 class DisFlow:
@@ -92,9 +102,12 @@ class DisFlow:
         """Replace the flow of lost areas in both directions, in place, where a search from a guess fits better."""
         for make_guesses in (guess_from_back_flow, guess_from_features, guess_from_nearest):
             # Half the size is enough to see large errors, and takes a quarter of the time.
-            halves = forth.half(), back.half()
-            guesses = make_guesses(*halves)
-            lost, back_lost = find_lost_areas(*halves, guesses[0]), find_lost_areas(*halves[::-1], guesses[1])
+            halves = halve_both(forth, back)
+            if not (halves.wrong | halves.back_wrong).any():
+                return
+            guesses = make_guesses(halves)
+            lost = find_lost_areas(halves.forth, halves.wrong, guesses[0])
+            back_lost = find_lost_areas(halves.back, halves.back_wrong, guesses[1])
             if not (lost | back_lost).any():
                 continue
             # Along the old flow, the whole frames are compared: it may lead out of a box.
@@ -134,18 +147,20 @@ def make_search() -> cv2.DISOpticalFlow:
     return search
 
 
-def find_lost_areas(direction: Direction, back: Direction, guess: Floats) -> Flags:
-    """Return the lost areas (h, w) of a frame in one direction; all of half the size of the frame."""
-    wrong = find_contradictions(direction, back)
-    if not wrong.any():
-        return wrong
+def halve_both(forth: Direction, back: Direction) -> Halves:
+    """Return both directions at half the size, with the areas in which they contradict each other."""
+    forth, back = forth.half(), back.half()
+    wrong, back_wrong = (
+        keep_large_areas(targets_inside(one.flow) & ~consistent_pixels(one.flow, other.flow))
+        for one, other in ((forth, back), (back, forth))
+    )
+    return Halves(forth, back, wrong, back_wrong)
+
+
+def find_lost_areas(direction: Direction, wrong: Flags, guess: Floats) -> Flags:
+    """Return the parts of the wrong areas (h, w) that a guess fits better; all of half the size of the frame."""
     is_better = is_clearly_less(measure_fit(direction, guess), measure_fit(direction, direction.flow))
     return keep_large_areas(wrong & is_better)
-
-
-def find_contradictions(direction: Direction, back: Direction) -> Flags:
-    """Return the large areas (h, w) of a frame whose flow the flow back contradicts; all of half the frame's size."""
-    return keep_large_areas(targets_inside(direction.flow) & ~consistent_pixels(direction.flow, back.flow))
 
 
 def keep_large_areas(mask: Flags) -> Flags:
@@ -184,24 +199,26 @@ def list_boxes(mask: Flags, farthest_px: float) -> list[Box]:
     ]
 
 
-def guess_from_back_flow(forth: Direction, back: Direction) -> tuple[Floats, Floats]:
-    """Return a guess (H, W, 2) of the flow of each direction: the inverse of the other one."""
-    return invert_flow(back.flow, forth.flow), invert_flow(forth.flow, back.flow)
+def guess_from_back_flow(halves: Halves) -> tuple[Floats, Floats]:
+    """Return a guess (h, w, 2) of the flow of each direction: the inverse of the other one."""
+    forth, back = halves.forth.flow, halves.back.flow
+    return invert_flow(back, forth), invert_flow(forth, back)
 
 
-def guess_from_features(forth: Direction, back: Direction) -> tuple[Floats, Floats]:
-    """Return a guess (H, W, 2) of the flow of each direction: where they contradict each other, the nearest match."""
-    lost, back_lost = find_contradictions(forth, back), find_contradictions(back, forth)
-    matches = match_features(forth.source, forth.target, lost, back_lost)
-    return spread_matches(matches, forth.flow, lost), spread_matches(matches.swap(), back.flow, back_lost)
-
-
-def guess_from_nearest(forth: Direction, back: Direction) -> tuple[Floats, Floats]:
-    """Return a guess (H, W, 2) of the flow of each direction: the nearest flow on which both agree."""
+def guess_from_features(halves: Halves) -> tuple[Floats, Floats]:
+    """Return a guess (h, w, 2) of the flow of each direction: where they contradict each other, the nearest match."""
+    forth, back = halves.forth, halves.back
+    matches = match_features(forth.source, forth.target, halves.wrong, halves.back_wrong)
     return (
-        spread_flow(forth.flow, consistent_pixels(forth.flow, back.flow)),
-        spread_flow(back.flow, consistent_pixels(back.flow, forth.flow)),
+        spread_matches(matches, forth.flow, halves.wrong),
+        spread_matches(matches.swap(), back.flow, halves.back_wrong),
     )
+
+
+def guess_from_nearest(halves: Halves) -> tuple[Floats, Floats]:
+    """Return a guess (h, w, 2) of the flow of each direction: the nearest flow on which both agree."""
+    forth, back = halves.forth.flow, halves.back.flow
+    return spread_flow(forth, consistent_pixels(forth, back)), spread_flow(back, consistent_pixels(back, forth))
 
 
 def invert_flow(back_flow: Floats, flow: Floats) -> Floats:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from skimage.feature import match_descriptors
 
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -35,8 +36,8 @@ class Matches:
         """Return the matches from the target to the source."""
         return Matches(self.target, self.source)
 
-    def choose(self, chosen: Flags) -> "Matches":
-        """Return some of the matches. chosen: (N,)."""
+    def choose(self, chosen: NDArray) -> "Matches":
+        """Return some of the matches. chosen: flags (N,), or the positions of these matches."""
         return Matches(self.source[chosen], self.target[chosen])
 
 
@@ -55,16 +56,13 @@ def match_features(source: NDArray, target: NDArray, source_area: Flags, target_
     )
     if min(len(places), len(target_places)) < 2:
         return NO_MATCHES
-    likeness = descriptors @ target_descriptors.T
-    best, next_best = np.argsort(-likeness, axis=1)[:, :2].T
-    rows = np.arange(len(places))
-    distance, next_distance = (np.sqrt(np.maximum(2 - 2 * likeness[rows, other], 0)) for other in (best, next_best))
-    is_mutual = likeness.argmax(axis=0)[best] == rows
-    chosen = is_mutual & (distance < MAX_DISTANCE_RATIO * next_distance)
-    matches = Matches(places[chosen], target_places[best[chosen]])
+    source_index, target_index = match_descriptors(
+        descriptors, target_descriptors, cross_check=True, max_ratio=MAX_DISTANCE_RATIO
+    ).T
+    matches = Matches(places[source_index], target_places[target_index])
     # A spot with several directions is several features, which must not support each other.
     _, first = np.unique(np.rint(matches.source), axis=0, return_index=True)
-    matches = Matches(matches.source[first], matches.target[first])
+    matches = matches.choose(first)
     return matches.choose(is_supported(matches))
 
 

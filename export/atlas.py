@@ -208,7 +208,7 @@ def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atla
     for position in range(step, max(image.width, image.height), step):
         guide[:, position : position + 1] = GRID_COLOR
         guide[position : position + 1] = GRID_COLOR
-    is_background = image.layer == len(store.read(0, "alpha"))
+    is_background = run.model.layers[image.layer].is_background
     numbers = [t for t in range(store.count) if is_background or (store.read(t, "alpha")[image.layer] > VISIBLE).any()]
     for index in evenly_spaced_indices(len(numbers), OUTLINED_FRAMES):
         t, frame = numbers[index], store.frame(numbers[index])

@@ -24,7 +24,7 @@ MIN_CONSISTENT = 0.2
 # was above 0.68 across 99 % of these cuts, and at most 0.53 in the fastest motion. Four of the cuts are missed.
 MAX_DIFFERENCE = 0.6
 # Two frames are of one scene if at least LEAST_MATCHES features match and move by at least LEAST_MOTION_PX. Across 288
-# cuts between nine clips there were at most 4; cuts between two views of one place were not measured. Logos and
+# cuts between nine clips there were no matches; cuts between two views of one place were not measured. Logos and
 # subtitles stay on the screen across a cut, and a ticker moves in a narrow strip, so these do not count: the matches
 # must spread over LEAST_SPREAD of the width and of the height.
 LEAST_MATCHES, LEAST_MOTION_PX, LEAST_SPREAD = 10, 4.0, 1 / 8
