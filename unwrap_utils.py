@@ -100,6 +100,7 @@ class Video:
     # Labels (H, W) of the frames on which somebody painted strokes; see `masks.strokes.read_strokes`
     strokes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     mapped_files: tuple[mmap.mmap, ...] = ()  # of a clip that is mapped from disk
+    shutter: float = 0.0  # Exposure time in frames, see `alignment.shutter`; 0 where no motion blur is known.
 
     @property
     def size(self) -> tuple[int, int, int]:

@@ -318,6 +318,7 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
         mask_method = None
     else:
         mask_method = "motion" if options.method == "motion" else "detector"
+    may_find_by_motion = mask_method == "detector" and needs_download(options)
     task = Task(
         frames=count,
         native_size=native_size,
@@ -328,9 +329,20 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
         time_budget_s=choose_time_budget(options, count),
         evaluation="full evaluation" if options.full_evaluation else "evaluation",
         objects=options.objects,
+        may_find_by_motion=may_find_by_motion,
     )
     is_folder = options.input.is_dir()
     print_estimate(task, resolve_folder_name(options.input).parent if is_folder else options.data_folder)
+
+
+def needs_download(options: argparse.Namespace) -> bool:
+    """Return whether masks by Mask R-CNN are wanted, if possible, and its weights have to be downloaded first."""
+    from preprocessing.mask_rcnn import WEIGHTS
+    from preprocessing.weights import is_downloaded
+
+    wants_detector = options.method in (None, "auto") and options.objects == 1
+    has_instructions = options.mask_weights is not None or options.prompts or options.text is not None
+    return wants_detector and not has_instructions and not is_downloaded(WEIGHTS.url)
 
 
 def choose_time_budget(options: argparse.Namespace, frames: int) -> float:

@@ -1,8 +1,10 @@
 """Match frames that are far apart in time directly, which removes the drift of flow tracked from frame to frame.
 
 Some evenly spaced frames are compared: one is warped onto the other by the transforms found so far, and dense flow
-between the two measures the motion that is still missing."""
+between the two measures the motion that is still missing. Where one of them has more motion blur than the other, both
+are blurred equally before."""
 
+from dataclasses import dataclass
 from itertools import count, takewhile
 
 import cv2
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 import media
 from alignment.dis_flow import DisFlow
+from alignment.motion_blur import blur_along, measure_motion
 from alignment.tracks import (
     BORDER_PX,
     POINTS_PER_PAIR,
@@ -35,30 +38,40 @@ CROP_MARGIN_PX = 32  # Pixels around a layer that are compared. Points that move
 MIN_SLOPE = 2.0  # Least slope in grey levels per pixel, in every direction; the flow of flat areas is a guess.
 
 
+@dataclass(frozen=True)
+class FramePair:
+    """Two reduced frames of a layer, of which the second one is warped onto the part of the first around the layer."""
+
+    first: NDArray[np.uint8]  # (h, w, 3)
+    second: NDArray[np.uint8]  # (h, w, 3), warped
+    first_mask: NDArray[np.uint8]  # (h, w), 1 on the layer
+    second_mask: NDArray[np.uint8]  # (H, W), the same of the whole second frame, as it is
+    second_to_first: Floats  # (3, 3), the transform of the second frame, before it is warped, to `first`
+    corner: tuple[int, int]  # (x, y) of the first pixel of `first` in its frame
+    motion: Floats  # (2,) of the middle of the layer in the first frame, pixels per frame
+    second_motion: Floats  # (2,) the same in the second frame, in pixels of the first one
+
+    def blur_equally(self, shutter: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return both pictures, each blurred as the other one is. shutter: the exposure time in frames; 0: no blur."""
+        return blur_along(self.first, shutter * self.second_motion), blur_along(self.second, shutter * self.motion)
+
+
 def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) -> PointPairs:
     """Match points of a layer between frames that are far apart.
 
     video: on the CPU. mask: (T, H, W), the pixels of the layer. transforms: (T, 3, 3), from frames to the layer's
     reference frame; they need to be right up to the drift.
     """
-    _, height, width = video.size
-    size = fit_size((width, height), LONG_EDGE_PX)
-    to_small, to_full = resize_matrix((width, height), size), resize_matrix(size, (width, height))
+    height, width = video.size[1:]
+    to_full = resize_matrix(fit_size((width, height), LONG_EDGE_PX), (width, height))
     # What differs between distant frames, such as an object's other side, would often be searched in vain.
     rng, dis_flow = np.random.default_rng(0), DisFlow(searches_twice=False)
     rows: list[tuple[int, int, Floats, Floats]] = []
     for source, target in choose_frame_pairs(len(transforms)):
-        first_mask, second_mask = (
-            clear_border(media.resize(mask[t].astype(np.uint8), *size)) for t in (source, target)
-        )
-        if not (first_mask.any() and second_mask.any()):
+        pair = open_pair(video, mask, transforms, source, target)
+        if pair is None:
             continue
-        first, second = (media.resize(video.frames[t].numpy(), *size) for t in (source, target))
-        crop, (left, top) = crop_around(first_mask)
-        target_to_source = to_small @ np.linalg.inv(transforms[source]) @ transforms[target] @ to_full
-        target_to_crop = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]]) @ target_to_source
-        points, ends = match_frames(first[crop], second, first_mask[crop], second_mask, target_to_crop, dis_flow)
-        points = points + (left, top)
+        points, ends = match_frames(pair, video.shutter, dis_flow)
         if len(points) >= MIN_POINTS:
             chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
             start_px, end_px = (transform_points(to_full, positions[chosen]) for positions in (points, ends))
@@ -93,33 +106,45 @@ def crop_around(mask: NDArray[np.uint8]) -> tuple[tuple[slice, slice], tuple[int
     return crop, (int(left), int(top))
 
 
-def match_frames(
-    first: NDArray[np.uint8],
-    second: NDArray[np.uint8],
-    first_mask: NDArray[np.uint8],
-    second_mask: NDArray[np.uint8],
-    second_to_first: Floats,
-    dis_flow: DisFlow,
-) -> tuple[Floats, Floats]:
-    """Return points (n, 2) of the first frame (h, w, 3) and their positions (n, 2) in the second (H, W, 3), in pixels.
+def open_pair(video: Video, mask: LayerPixels, transforms: Floats, source: int, target: int) -> FramePair | None:
+    """Return two frames of a layer; None if one of them does not show it. The arguments: `match_distant_frames`."""
+    _, height, width = video.size
+    size = fit_size((width, height), LONG_EDGE_PX)
+    to_small, to_full = resize_matrix((width, height), size), resize_matrix(size, (width, height))
+    masks = [clear_border(media.resize(mask[t].astype(np.uint8), *size)) for t in (source, target)]
+    if not all(each.any() for each in masks):
+        return None
+    first, second = (media.resize(video.frames[t].numpy(), *size) for t in (source, target))
+    crop, (left, top) = crop_around(masks[0])
+    to_crop = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+    to_first = to_crop @ to_small @ np.linalg.inv(transforms[source]) @ transforms[target] @ to_full
+    crop_size = masks[0][crop].shape[::-1]
+    motions = []
+    for t, to_pixels, each in ((source, to_crop, masks[0]), (target, to_first, masks[1])):
+        middle = transform_points(to_full, np.argwhere(each)[:, ::-1].mean(0, keepdims=True))[0]
+        ends = np.stack((middle, middle + measure_motion(transforms, t, middle)))
+        motions.append(np.diff(transform_points(to_pixels @ to_small, ends), axis=0)[0])
+    warped: NDArray = cv2.warpPerspective(second, to_first, crop_size, borderMode=cv2.BORDER_REPLICATE)
+    return FramePair(first[crop], warped, masks[0][crop], masks[1], to_first, (left, top), *motions)
 
-    The masks (h, w) and (H, W) are 1 on the layer and 0 elsewhere; both ends of a pair lie on the layer, and the first
-    end on texture. second_to_first: (3, 3), the transform by which the second frame is warped onto the first before the
-    flow between them is computed.
+
+def match_frames(pair: FramePair, shutter: float, dis_flow: DisFlow) -> tuple[Floats, Floats]:
+    """Return points (n, 2) of the first frame of a pair and their positions (n, 2) in the second one, in pixels.
+
+    Both ends lie on the layer, and the first end on texture. shutter: the exposure time in frames; 0: no motion blur.
     """
-    height, width = first_mask.shape
-    warped: NDArray = cv2.warpPerspective(second, second_to_first, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    flow, back_flow = dis_flow(first, warped)
-    y, x = np.nonzero(consistent_pixels(flow, back_flow) & (first_mask > 0) & find_textured_pixels(first))
+    first, second = pair.blur_equally(shutter)
+    flow, back_flow = dis_flow(first, second)
+    y, x = np.nonzero(consistent_pixels(flow, back_flow) & (pair.first_mask > 0) & find_textured_pixels(first))
     points = np.stack((x, y), axis=1).astype(float)
-    to_second = np.linalg.inv(second_to_first)
+    to_second = np.linalg.inv(pair.second_to_first)
     moved = points + flow[y, x]
     is_in_front = to_homogeneous(moved) @ to_second[2] > 0  # A camera that turned far has nothing of it in view.
     points, moved = points[is_in_front], moved[is_in_front]
     ends = transform_points(to_second, moved)
-    column, row, is_inside = nearest_pixels(ends, second_mask.shape)
-    is_match = is_inside & (second_mask[row, column] > 0)
-    return points[is_match], ends[is_match]
+    column, row, is_inside = nearest_pixels(ends, pair.second_mask.shape)
+    is_match = is_inside & (pair.second_mask[row, column] > 0)
+    return points[is_match] + pair.corner, ends[is_match]
 
 
 def find_textured_pixels(image: NDArray[np.uint8]) -> Flags:

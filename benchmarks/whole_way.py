@@ -8,6 +8,7 @@ Masks are found by motion. Nothing else should run meanwhile.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -70,6 +71,8 @@ def measure_way(code: Path, video: Path, scratch: Path, options: argparse.Namesp
     first: dict[str, float] = {}
     cells = {"unwrap_video.py": run_measured(code, "unwrap_video.py", unwrap, scratch, first)}
     (run,) = (scratch / "results").iterdir()
+    evaluation = max(run.glob("[0-9]*/metrics.json"))  # Its folder is named after the number of steps.
+    psnr = json.loads(evaluation.read_text(encoding="utf-8"))["psnr"]
     trained, atlas = f"--trained_model_folder={run}", scratch / "atlas"
     steps: list[tuple[str, str, list[str]]] = [
         ("only_evaluate.py", "only_evaluate.py", [f"--output_folder={scratch / 'evaluation'}"]),
@@ -100,7 +103,8 @@ def measure_way(code: Path, video: Path, scratch: Path, options: argparse.Namesp
     for name, script, flags in steps:
         cells[name] = run_measured(code, script, [trained, *flags], scratch)
     times = {f"first {name}": f"after {seconds:.0f} s" for name, seconds in first.items()}
-    return times | {name: f"{each.seconds:.0f} s, {each.memory_mb:.0f} MB" for name, each in cells.items()}
+    quality = {"steps of training": f"{int(evaluation.parent.name)}", "PSNR": f"{psnr:.1f} dB"}
+    return times | quality | {name: f"{each.seconds:.0f} s, {each.memory_mb:.0f} MB" for name, each in cells.items()}
 
 
 def run_measured(

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
 from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
+from alignment.shutter import measure_shutter
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.flow_fit import MOST_POINTS, fit_to_flow
@@ -69,6 +70,7 @@ def start_model(
     masks = cpu_video.masks.numpy()
     motions = [Surface(motion) for motion in transforms]
     show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
+    cpu_video = measure_shutter(cpu_video, transforms)
     transforms, clip = run_side_by_side(
         lambda: refine_long_range(cpu_video, transforms), lambda: shrink_video(cpu_video)
     )

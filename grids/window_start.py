@@ -1,7 +1,7 @@
 """The start of a long clip: its layers are aligned as a whole, and then each window gets a model of its own."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignment.camera import Surface, choose_surface
 from alignment.layers import align_layers, layer_pixels, refine_long_range
+from alignment.shutter import measure_shutter
 from grids.model import GridModel
 from grids.shape import Spacing
 from grids.start import bend_model, find_objects, reduce_frames
@@ -26,12 +27,13 @@ class ClipMotion:
 
     transforms: Floats  # (L, T, 3, 3) as `align_layers` returns them
     background: Surface  # on which the background's atlas lies
+    shutter: float = 0.0  # exposure time in frames; see `Video`
 
     def part(self, span: Span) -> "ClipMotion":
         """Return the motion of some frames."""
         frames = slice(span.first, span.end)
         surface = Surface(self.background.transforms[frames], self.background.is_cylinder, self.background.upright)
-        return ClipMotion(self.transforms[:, frames], surface)
+        return ClipMotion(self.transforms[:, frames], surface, self.shutter)
 
     @property
     def surfaces(self) -> list[Surface]:
@@ -41,11 +43,13 @@ class ClipMotion:
 
 def align_clip(video: Video) -> ClipMotion:
     """Align all layers of a clip. video: on the CPU; it may lie on disk."""
-    transforms = refine_long_range(video, align_layers(video))
+    aligned = align_layers(video)
+    video = measure_shutter(video, aligned)
+    transforms = refine_long_range(video, aligned)
     background, _ = layer_pixels(video)[-1]
     surface = choose_surface(video, background, transforms[-1])
     video.release_memory()
-    return ClipMotion(transforms, surface)
+    return ClipMotion(transforms, surface, video.shutter)
 
 
 def start_window(
@@ -60,7 +64,9 @@ def start_window(
     local = np.linalg.inv(middle)[:, None] @ motion.transforms
     local = local / local[..., 2:, 2:]
     probabilities, kept = find_objects(video, shrink_video(video), local, mask_quality)
-    return bend_model(video, motion.surfaces, probabilities, kept, spacing, reduce_frames(video, stride), stride)
+    frames = reduce_frames(video, stride)
+    video = replace(video, shutter=motion.shutter)
+    return bend_model(video, motion.surfaces, probabilities, kept, spacing, frames, stride)
 
 
 def describe_layers(model: GridModel, motion: ClipMotion) -> list[WindowLayer]:
@@ -96,7 +102,9 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
     """
     frames = video.size[0]
     part = video.part(first, frames)
-    aligned = refine_long_range(part, align_layers(part))
+    aligned = align_layers(part)
+    part = measure_shutter(part, aligned)
+    aligned = refine_long_range(part, aligned)
     common = extension.spans[-1].end - 1  # the last frame that the run knows
     transforms = np.tile(np.eye(3), (len(aligned), frames, 1, 1))
     upright = None
@@ -111,4 +119,4 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
         joined = known @ np.linalg.inv(motion[common - first]) @ motion
         transforms[layer, first:] = joined / joined[:, 2:, 2:] if last_window.surface(layer) is None else joined
     background = Surface(transforms[-1], upright is not None, upright)
-    return ClipMotion(transforms, background)
+    return ClipMotion(transforms, background, part.shutter)

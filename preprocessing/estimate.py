@@ -1,7 +1,7 @@
 """Estimate the time and the disk space that unwrapping a clip takes, before it begins."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from command_line import UserError
@@ -36,6 +36,7 @@ class Task:
     time_budget_s: float  # seconds of training
     evaluation: str = "evaluation"  # or "full evaluation", which writes all videos
     objects: int = 1
+    may_find_by_motion: bool = False  # if the weights of the detector are not there yet, and may not be downloaded
 
     @property
     def native_pixels(self) -> int:
@@ -74,6 +75,15 @@ def describe_duration(seconds: float) -> str:
     return f"{max(10, 10 * round(seconds / 10))} s" if seconds < 115 else f"{seconds / 60:.0f} min"
 
 
+def describe_time(task: Task) -> str:
+    """Return how long the task takes, as text. It depends on whether a detector's weights can be downloaded."""
+    duration = describe_duration(estimate_seconds(task))
+    if not task.may_find_by_motion:
+        return f"about {duration} on two CPU cores"
+    by_motion = describe_duration(estimate_seconds(replace(task, mask_method="motion")))
+    return f"about {duration} on two CPU cores, or {by_motion} if the weights of a detector cannot be downloaded"
+
+
 def print_estimate(task: Task, folder: Path) -> None:
     """Print the estimate. Raise UserError if the disk of `folder` has too little free space.
 
@@ -82,9 +92,8 @@ def print_estimate(task: Task, folder: Path) -> None:
     peak, final = estimate_disk_bytes(task)
     sizes = "{} x {} pixels, processed at {} x {}".format(*task.native_size, *task.working_size)
     print(f"{task.frames or 'an unknown number of'} frames of {sizes}")
-    duration = describe_duration(estimate_seconds(task))
     disk = f"{peak / 1e6:.0f} MB of disk while it runs, {final / 1e6:.0f} MB after it"
-    print(f"about {duration} on two CPU cores; {disk}", flush=True)
+    print(f"{describe_time(task)}; {disk}", flush=True)
     existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < peak:

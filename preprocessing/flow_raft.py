@@ -56,7 +56,7 @@ def load_torchvision_raft(weights: Path | None, device: torch.device) -> RaftFlo
     Raise UserError if the file is not usable, and NoWeights if the download fails.
     """
     model = raft_large(weights=None)
-    load_weights(model, weights, Raft_Large_Weights.DEFAULT.url)
+    load_weights(model, weights, Raft_Large_Weights.DEFAULT.url, "--flow_weights")
     model = model.to(device).eval()
     return RaftFlow(lambda a, b: model(a / 127.5 - 1, b / 127.5 - 1, num_flow_updates=UPDATES)[-1], device)
 

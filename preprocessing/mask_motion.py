@@ -33,7 +33,7 @@ NEIGHBOURHOOD = 0.05  # Share of the long edge by which the first object is enla
 
 
 def find_candidates(video: Video) -> dict[str, Pixels]:
-    """Return rough masks (T, h, w), 0 to 255, of what may be the object, by the name of the cue; the best guess first.
+    """Return rough masks (T, h, w), 0 to 255, of what may be the object, by a few words about it; the best guess first.
 
     They have a reduced size, see `enlarge_masks`. The vote is the mean of the four that follow it. The background's
     motion is a homography per frame on which most pixels agree; pixels whose flow or colour differs from it belong to
@@ -44,14 +44,14 @@ def find_candidates(video: Video) -> dict[str, Pixels]:
     motion, color = background_scores(clip, clip.reduce_transforms(background))
     both = motion + COLOR_WEIGHT * color
     inside = {
-        "motion and colour": largest_moving_parts(both),
-        "motion": largest_moving_parts(motion),
-        "colour": largest_moving_parts(color, clear_score=0.0),
-        "motion, colour and border": largest_moving_parts(both + COLOR_WEIGHT * border_score(clip)),
+        "moves or looks different": largest_moving_parts(both),
+        "moves differently": largest_moving_parts(motion),
+        "looks different": largest_moving_parts(color, clear_score=0.0),
+        "different, not at the border": largest_moving_parts(both + COLOR_WEIGHT * border_score(clip)),
     }
     votes = np.mean([flags.astype(np.float32) for flags in inside.values()], axis=0)
     if not (votes > 0.5).any():
-        votes = inside["motion and colour"].astype(np.float32)
+        votes = inside["moves or looks different"].astype(np.float32)
     if not votes.any():
         raise UserError(
             "nothing moves against the background, so masks can't be found by motion; "
@@ -59,7 +59,11 @@ def find_candidates(video: Video) -> dict[str, Pixels]:
         )
     reach = 2 * round(NEIGHBOURHOOD * LONG_EDGE_PX) + 1
     near = np.stack([cv2.dilate(frame, np.ones((reach, reach), np.uint8)) for frame in votes]) > 0.5
-    masks = {"vote": votes, **inside, "another object": largest_moving_parts(np.where(near, both.min(), both))}
+    masks = {
+        "what most others show": votes,
+        **inside,
+        "another moving thing": largest_moving_parts(np.where(near, both.min(), both)),
+    }
     # Rounded down, so that two votes of four are not yet inside.
     return {name: (values * 255).astype(np.uint8) for name, values in masks.items() if values.any()}
 

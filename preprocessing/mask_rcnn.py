@@ -43,7 +43,7 @@ class MaskRcnn:
         check_class_name(class_name, class_names())
         self.label = None if class_name == ANYTHING else WEIGHTS.meta["categories"].index(class_name)
         model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
-        load_weights(model, weights, WEIGHTS.url)
+        load_weights(model, weights, WEIGHTS.url, "--mask_weights")
         self.model, self.device = model.to(device).eval(), device
         self.batch_size = BATCH_SIZES.get(device.type, 1)
 

@@ -64,13 +64,13 @@ def draw_outline(image: Pixels, mask: Pixels) -> Pixels:
 def write_candidates(frames: list[Path], candidates: dict[str, Pixels]) -> Path:
     """Write a picture of some frames with the outlines of each candidate's masks, one row each. Return its path.
 
-    candidates: masks (T, h, w) of a reduced size, by the name of their cue.
+    candidates: masks (T, h, w) of a reduced size, by a few words about them.
     """
     rows = []
     for number, (name, masks) in enumerate(candidates.items(), 1):
         pictures: dict[str, Pixels] = {}
         for t in evenly_spaced_indices(len(frames), CANDIDATE_FRAMES):
-            caption = f"candidate {number}, {name}" if not pictures else frames[t].name
+            caption = f"candidate {number}: {name}" if not pictures else frames[t].name
             image = media.read_rgb(frames[t])
             width = max(1, round(image.shape[1] * CANDIDATE_HEIGHT_PX / image.shape[0]))
             image, mask = (media.resize(picture, width, CANDIDATE_HEIGHT_PX) for picture in (image, masks[t]))

@@ -246,7 +246,10 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
     picture = write_candidates(frames, candidates)
     if number > len(candidates):
         raise UserError(f"--candidate {number}: there are {len(candidates)}, see {picture}")
-    print(f"candidate {number} of {len(candidates)} in {picture}; --candidate takes another one")
+    another = 2 if number == 1 else 1
+    print(
+        f"candidate {number} of {len(candidates)} in {picture}; --method motion --candidate {another} takes another one"
+    )
     rough = enlarge_masks(list(candidates.values())[number - 1], video.size)
     refined = refine_small_masks(video, rough)
     masks = np.stack([refined.mask(rgb, t) for t, rgb in enumerate(video.frames.numpy())])

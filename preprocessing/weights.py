@@ -17,13 +17,14 @@ CONNECT_TIMEOUT_S = 10  # Seconds after which a download without an answer is gi
 StateDict = dict[str, Any]  # tensors by the names of the parameters and buffers
 
 
-def load_weights(network: nn.Module, path: Path | None, url: str) -> None:
+def load_weights(network: nn.Module, path: Path | None, url: str, flag: str) -> None:
     """Load weights into a network from a local file, or from `url` if there is none.
 
-    Raise UserError if the file is not usable or belongs to another network, and NoWeights if the download fails.
+    flag: the flag of `unwrap_video.py` that gives the file. Raise UserError if the file is not usable or belongs to
+    another network, and NoWeights if the download fails.
     """
     try:
-        network.load_state_dict(strip_prefix(read_weights(path) if path else download_weights(url)))
+        network.load_state_dict(strip_prefix(read_weights(path) if path else download_weights(url, flag)))
     except RuntimeError as error:
         reason = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
         raise UserError(
@@ -52,8 +53,16 @@ def strip_prefix(state: StateDict) -> StateDict:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
-def download_weights(url: str) -> StateDict:
-    """Return the state dict at a URL, which torch downloads once and then caches. Raise NoWeights if that fails."""
+def is_downloaded(url: str) -> bool:
+    """Return whether the weights at a URL were downloaded before."""
+    return (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file()
+
+
+def download_weights(url: str, flag: str) -> StateDict:
+    """Return the state dict at a URL, which torch downloads once and then caches. Raise NoWeights if that fails.
+
+    flag: the flag of `unwrap_video.py` that gives a file instead.
+    """
     timeout_before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_TIMEOUT_S)
     try:
@@ -61,8 +70,8 @@ def download_weights(url: str) -> StateDict:
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
         raise NoWeights(
-            f"no weights at hand and none could be downloaded ({reason}); "
-            f"get {url} elsewhere and give it as --weights FILE (unwrap_video.py: --mask_weights, --flow_weights)"
+            f"no weights at hand and none could be downloaded ({reason}); get {url} elsewhere and give the file: "
+            f"{flag} FILE (--weights FILE in the scripts that start with preprocess_)"
         ) from None
     finally:
         socket.setdefaulttimeout(timeout_before)

@@ -62,11 +62,11 @@ def test_candidates_are_shown_and_another_one_can_be_chosen(scene):
 def test_the_vote_takes_what_three_of_the_four_segmentations_show(tmp_path):
     video = read_small_video(open_small_clip(write_scene(SCENES["pan"](*SIZE), tmp_path)))
     candidates = find_candidates(video)
-    vote, *others = (masks > 127 for name, masks in candidates.items() if name != "another object")
+    vote, *others = (masks > 127 for name, masks in candidates.items() if name != "another moving thing")
     assert len(others) == 4
     np.testing.assert_array_equal(vote, np.sum(others, axis=0) >= 3)
     assert any((vote != other).any() for other in others)
-    assert enlarge_masks(candidates["vote"], video.size).shape == video.size
+    assert enlarge_masks(candidates["what most others show"], video.size).shape == video.size
 
 
 def test_a_candidate_belongs_to_motion(scene):

@@ -86,7 +86,7 @@ def test_auto_falls_back_to_dis_in_one_line(offline, capsys):
 
 
 def test_raft_without_weights_says_where_to_get_them(offline):
-    with pytest.raises(UserError, match=r"get https://\S+ elsewhere and give it as --weights FILE"):
+    with pytest.raises(UserError, match=r"get https://\S+ elsewhere and give the file: --flow_weights FILE"):
         flow.load_raft("raft", None)
 
 
@@ -114,13 +114,13 @@ def test_wrong_weights_are_named(tmp_path, content, message):
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(UserError, match=message):
-        weights.load_weights(torch.nn.Linear(2, 2), path, "the right place")
+        weights.load_weights(torch.nn.Linear(2, 2), path, "the right place", "--mask_weights")
 
 
 def test_weights_saved_from_several_gpus_load_too(tmp_path):
     source, target = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     torch.save({f"module.{name}": value for name, value in source.state_dict().items()}, tmp_path / "w.pth")
-    weights.load_weights(target, tmp_path / "w.pth", "")
+    weights.load_weights(target, tmp_path / "w.pth", "", "")
     torch.testing.assert_close(target.weight, source.weight)
 
 
@@ -190,7 +190,7 @@ def test_a_misspelt_class_gets_a_guess_before_the_list():
 
 
 def test_masks_without_weights_say_where_to_get_them(frames, offline):
-    with pytest.raises(UserError, match="give it as --weights FILE"):
+    with pytest.raises(UserError, match="give the file: --mask_weights FILE"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
 
 

@@ -22,7 +22,7 @@ from evaluation.mask_metrics import iou
 from masks.provenance import read_mask_sources
 from media.clip import open_clip
 from media.decoding import read_video
-from preprocessing.estimate import Task, describe_duration, estimate_disk_bytes, estimate_seconds
+from preprocessing.estimate import Task, describe_duration, describe_time, estimate_disk_bytes, estimate_seconds
 from preprocessing.extract import Span, check_cuts, extract_frames
 from preprocessing.mask_request import MaskRequest
 from preprocessing.masks import write_masks
@@ -309,6 +309,13 @@ def test_the_estimate_grows_with_the_clip_and_counts_only_what_is_to_do():
     assert 180 < estimate_seconds(small) < 400
     assert estimate_seconds(small) < estimate_seconds(replace(small, evaluation="full evaluation"))
     assert estimate_disk_bytes(extracted) < estimate_disk_bytes(small) < estimate_disk_bytes(large)
+
+
+def test_the_estimate_tells_both_times_where_a_download_decides_how_masks_are_found():
+    task = Task(50, (854, 480), (768, 432), True, "detector", "dis", 60)
+    assert describe_time(task) == "about 5 min on two CPU cores"
+    undecided = describe_time(replace(task, may_find_by_motion=True))
+    assert undecided == "about 5 min on two CPU cores, or 90 s if the weights of a detector cannot be downloaded"
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])

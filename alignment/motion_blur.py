@@ -1,0 +1,99 @@
+"""Motion blur: what moves is smeared while the shutter is open, in fast frames more than in slow ones.
+
+Frames of unequal blur are hard to match, because the sharp edges of one lie beside smears of the other. Two frames are
+blurred equally if each is also blurred as the other one is. How long the shutter is open shows in the slopes of the
+picture: they are the flatter, the faster a frame moves.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.transforms import transform_points
+
+Floats = NDArray[np.floating]
+
+SHUTTERS = np.linspace(0, 1, 11)  # Exposure times that are tried, in frames.
+SAMPLES_PER_PX = 4  # Samples of a blur along its motion.
+NOISE_SIGMA_PX = 0.5  # Frames are smoothed by this much before their slopes are measured: interpolation smooths, too.
+# Pairs count if their motions differ by at least this much, in pixels per frame; the blur of others hardly differs.
+LEAST_DIFFERENCE_PX = 2.0
+LEAST_PAIRS = 3  # Fewer pairs say nothing.
+LEAST_INEQUALITY = 0.05  # Least mean of the squared logarithms; below it, frames are too equal to tell.
+# An exposure time is believed if it leaves at most this share of the squared differences between frames. Where objects
+# turn or the light changes, blur explains little of them.
+MAX_UNEXPLAINED = 0.35
+
+
+def measure_motion(transforms: Floats, t: int, point: Floats) -> Floats:
+    """Return how far a point (2,) of a layer moves in frame t, (2,), in pixels per frame.
+
+    transforms: (T, 3, 3), from frames to the layer's reference frame.
+    """
+    before, after = max(0, t - 1), min(len(transforms) - 1, t + 1)
+    ends = [transform_points(np.linalg.inv(transforms[s]) @ transforms[t], point[None])[0] for s in (before, after)]
+    return np.asarray((ends[1] - ends[0]) / max(1, after - before))
+
+
+def compare_motions(motion: Floats, other: Floats) -> float:
+    """Return how much the blur of two motions (2,) differs, in pixels per frame. Back and forth blur alike."""
+    return float(min(np.linalg.norm(motion - other), np.linalg.norm(motion + other)))
+
+
+def blur_along(image: NDArray[np.uint8], motion: Floats) -> NDArray[np.uint8]:
+    """Blur an image (H, W) or (H, W, C) as if it moved by (dx, dy) pixels while the shutter was open."""
+    kernel = make_kernel(motion)
+    if kernel.size == 1:
+        return image
+    return np.asarray(cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REPLICATE))
+
+
+def make_kernel(motion: Floats) -> Floats:
+    """Return the mean of bilinear samples along a motion (2,) around the middle, (K, K), with the sum 1."""
+    reach = int(np.ceil(np.abs(motion).max() / 2))
+    if reach == 0:
+        return np.ones((1, 1), np.float32)
+    steps = np.linspace(-0.5, 0.5, int(np.ceil(np.linalg.norm(motion) * SAMPLES_PER_PX)) + 1)
+    x, y = (reach + steps * component for component in motion)
+    pixels = np.arange(2 * reach + 1)
+    along_x, along_y = (np.maximum(0, 1 - np.abs(places[:, None] - pixels)) for places in (x, y))
+    kernel = along_y.T @ along_x
+    return np.asarray(kernel / kernel.sum(), np.float32)
+
+
+def compare_slopes(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], mask: NDArray[np.bool_], motion: Floats, second_motion: Floats
+) -> Floats:
+    """Return the logarithm of the ratio of the slopes of two grey images for each of SHUTTERS, (K,).
+
+    It is 0 where both are blurred equally. mask (H, W): the pixels that both images (H, W) show. motion, second_motion:
+    of each, in pixels per frame.
+    """
+    ratios = []
+    for shutter in SHUTTERS:
+        blurred = blur_along(first, shutter * second_motion), blur_along(second, shutter * motion)
+        slopes = [sum_slopes(image, mask) for image in blurred]
+        ratios.append(np.log((slopes[0] + 1) / (slopes[1] + 1)))
+    return np.array(ratios)
+
+
+def sum_slopes(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
+    """Return the sum of the squared slopes of a grey image (H, W) in a mask (H, W)."""
+    smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), NOISE_SIGMA_PX)
+    slopes = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(smooth, cv2.CV_32F, 0, 1) ** 2
+    return float(np.asarray(slopes)[mask].sum())
+
+
+def choose_shutter(log_ratios: Floats, differences_px: Floats) -> float:
+    """Return the exposure time in frames that makes the frames of N pairs equally sharp; 0 if none clearly does.
+
+    log_ratios (N, K): see `compare_slopes`. differences_px (N,): see `compare_motions`.
+    """
+    counts = differences_px >= LEAST_DIFFERENCE_PX
+    if counts.sum() < LEAST_PAIRS:
+        return 0.0
+    # The larger the difference of the motions, the more a pair tells about the exposure time.
+    unexplained = np.average(log_ratios[counts] ** 2, axis=0, weights=differences_px[counts] ** 2)
+    best = int(np.argmin(unexplained))
+    is_clear = unexplained[0] > LEAST_INEQUALITY and unexplained[best] < MAX_UNEXPLAINED * unexplained[0]
+    return float(SHUTTERS[best]) if is_clear else 0.0
