@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import media
+from alignment.motion_blur import sum_slopes
 from editing.atlas_file import LayerImage
 from media import Pixels, to_8_bit
 from media.clip import evenly_spaced_indices
@@ -28,17 +30,33 @@ CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
 LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
 LUMINANCE_TOLERANCE = 10  # A sample counts if its luminance, 0 to 255, differs by at most this from the median.
 HALO_WEIGHT = 1e-3  # Weight of pixels that an object in front may tint; they count where nothing else shows a texel.
+# Weight of a frame by its sharpness, as a power: frames with motion blur count less. What is flat tells little about
+# it, so its slopes are compared only beyond LEAST_SLOPES per pixel, in squares of 8 grey levels.
+SHARPNESS_POWER, LEAST_SLOPES, MOST_SHARPNESS = 2, 4.0, 10.0
+INNER_PX = (
+    5  # Side of the window around a texel that a frame must show; outlines of masks are no slopes of the picture.
+)
+FEW_SAMPLES = 3  # Fewer samples of a texel cannot be said to agree or not.
 LEAST_LIGHT = 0.1  # Least factor of light by which colours are divided.
 
 
+@dataclass(frozen=True)
+class SampledAtlas:
+    """An atlas that is sampled from frames."""
+
+    color: Floats  # (h, w, 3) in [0, 1]
+    is_shown: NDArray[np.bool_]  # (h, w): whether any frame shows a texel
+    agreement: float  # mean share, in [0, 1], of a texel's samples that are like its colour
+
+
 def sample_atlas(
-    run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView, frames: Sequence[int]
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Sample an atlas from frames: (h, w, 3) in [0, 1], and whether any of them shows a texel (h, w).
+    run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView, frames: Sequence[int], learned: Floats
+) -> SampledAtlas:
+    """Sample an atlas from frames.
 
     Each texel takes the weighted mean of the samples whose luminance is close to their weighted median. Sharp views of
-    a texel have the largest weights. The light of the frames is divided out. Of frames that are too many for the
-    memory, an even part is taken.
+    a texel, and frames that are sharper than the learned atlas (h, w, 3), have the largest weights. The light of the
+    frames is divided out. Of frames that are too many for the memory, an even part is taken.
     """
     height, width = image.height, image.width
     most_frames = max(5, int(SAMPLES_BYTES / (height * width * 5)))
@@ -50,20 +68,25 @@ def sample_atlas(
         """Write the samples of one frame into `colors` and `weights`."""
         frame = store.frame(frames[number])
         if (box := visible_box(run, frame, image, view)) is not None:
-            colors[number][box], weights[number][box] = warp_frame_to_atlas(run, frame, image, view, box)
+            picture, weight = warp_frame_to_atlas(run, frame, image, view, box)
+            sharpness = compare_sharpness(picture, to_8_bit(learned[box]), weight > 0)
+            colors[number][box], weights[number][box] = picture, weight * sharpness**SHARPNESS_POWER
 
-    def average_rows(top: int) -> Floats:
-        """Return the sampled atlas in some rows."""
+    def average_rows(top: int) -> tuple[Floats, Floats]:
+        """Return the sampled atlas in some rows, and the shares of the samples that agree of texels with enough."""
         part = slice(top, top + rows)
-        return mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
+        average, share = mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
+        return average, share[(weights[:, part] > 0).sum(0) >= FEW_SAMPLES]
 
     sampling = stream_side_by_side(sample_frame, range(len(frames)))
     with closing(sampling):
         for _ in tqdm(sampling, total=len(frames), desc=f"sampling the {Path(image.image).stem}", unit="frame"):
             pass
     rows = max(1, int(CHUNK_SAMPLES / (len(frames) * width)))
-    sampled = np.concatenate(list(stream_side_by_side(average_rows, range(0, height, rows))))
-    return sampled, np.any(weights > 0, axis=0)
+    averages, shares = zip(*stream_side_by_side(average_rows, range(0, height, rows)), strict=True)
+    share = np.concatenate(shares)
+    agreement = float(share.mean()) if len(share) else 1.0
+    return SampledAtlas(np.concatenate(averages), np.any(weights > 0, axis=0), agreement)
 
 
 def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView) -> Box | None:
@@ -81,7 +104,7 @@ def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasVie
 
 def warp_frame_to_atlas(
     run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView, box: Box
-) -> tuple[Pixels, NDArray[np.float16]]:
+) -> tuple[Pixels, Floats]:
     """Return the colours (h, w, 3) of a native frame on a box of an atlas image, and their weights (h, w).
 
     The weight is 0 where the frame does not show the texel. It is smaller where the layer is partly hidden, where an
@@ -107,7 +130,19 @@ def warp_frame_to_atlas(
         visibility**4 * sample_field(relative_sharpness.astype(np.float32), positions) ** 4 * clearness,
         0,
     )
-    return to_8_bit(color), weight.astype(np.float16)
+    return to_8_bit(color), weight.astype(np.float32)
+
+
+def compare_sharpness(picture: Pixels, learned: Pixels, is_shown: NDArray[np.bool_]) -> float:
+    """Return how much steeper a frame's picture (h, w, 3) is than the learned atlas (h, w, 3), where it is shown.
+
+    It is one number for the whole frame. A number for each texel would prefer what has edges, such as a shadow that
+    passes. The learned atlas is the mean of all frames, so frames that show other places can be compared.
+    """
+    inner = cv2.erode(is_shown.astype(np.uint8), np.ones((INNER_PX, INNER_PX), np.uint8)) > 0
+    greys: list[NDArray] = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (picture, learned)]
+    own, usual = (sum_slopes(grey, inner) + LEAST_SLOPES * (inner.sum() + 1) for grey in greys)
+    return float(min(own / usual, MOST_SHARPNESS))
 
 
 def uv_step(uv: Floats) -> Floats:
@@ -121,17 +156,18 @@ def uv_step(uv: Floats) -> Floats:
     return np.sqrt(np.maximum(np.abs(determinant), LEAST_UV_STEP**2))
 
 
-def mean_near_median(colors: Pixels, weights: Floats) -> Floats:
+def mean_near_median(colors: Pixels, weights: Floats) -> tuple[Floats, Floats]:
     """Return the weighted mean of the samples whose luminance is close to the weighted median, (h, w, 3) in [0, 1].
 
-    colors (K, h, w, 3) and weights (K, h, w): K samples of each texel.
+    Also returns the share of the weight that these samples have, (h, w). colors (K, h, w, 3) and weights (K, h, w): K
+    samples of each texel.
     """
     luminance = np.rint(colors @ LUMA).astype(np.uint8)
     median = find_median(luminance, weights)
     lowest, highest = (np.clip(median + sign * LUMINANCE_TOLERANCE, 0, 255) for sign in (-1, 1))
     near_weights = weights * ((luminance >= lowest) & (luminance <= highest))
-    total = np.einsum("khw,khwc->hwc", near_weights, colors) / 255
-    return total / np.maximum(near_weights.sum(0), 1e-6)[..., None]
+    total, near = np.einsum("khw,khwc->hwc", near_weights, colors) / 255, near_weights.sum(0)
+    return total / np.maximum(near, 1e-6)[..., None], near / np.maximum(weights.sum(0), 1e-6)
 
 
 def find_median(values: Pixels, weights: Floats) -> NDArray[np.int64]:

@@ -31,21 +31,21 @@ def choose_look_frames(frames: int, look_frames: int) -> list[int]:
 
 
 def sample_looks(
-    run: TrainedRun, store: FrameStore, image: LayerImage, look_frames: int
+    run: TrainedRun, store: FrameStore, image: LayerImage, learned: Floats, look_frames: int
 ) -> Iterator[tuple[LayerImage, Floats, Floats]]:
     """Yield for each look of a layer its image, its colours (h, w, 3) in [0, 1] and where it is known (h, w), 1 or 0.
 
-    image: of the layer's atlas, which has the same size and place. look_frames: frames from look to look. A look that
-    no frame near it shows is left out.
+    image, learned (h, w, 3): of the layer's atlas, which has the same size and place. look_frames: frames from look to
+    look. A look that no frame near it shows is left out.
     """
     view = image.view(run.model, (image.width, image.height), None)
     for t in choose_look_frames(store.count, look_frames):
         first, last = max(0, t - look_frames // 4), min(store.count - 1, t + look_frames // 4)
         frames = [first + index for index in evenly_spaced_indices(last - first + 1, SAMPLED_FRAMES)]
-        sampled, is_sampled = sample_atlas(run, store, image, view, frames)
-        if is_sampled.any():
+        sampled = sample_atlas(run, store, image, view, frames, learned)
+        if sampled.is_shown.any():
             name = f"{Path(image.image).stem}_look_{t:03d}.png"
-            yield replace(image, image=name, look=t), sampled, is_sampled.astype(np.float32)
+            yield replace(image, image=name, look=t), sampled.color, sampled.is_shown.astype(np.float32)
 
 
 def write_looks(

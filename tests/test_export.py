@@ -15,16 +15,26 @@ import export_layers
 import media
 import only_edit
 from command_line import UserError
-from editing.atlas_file import checkpoint_fingerprint, read_atlas_file
+from editing.atlas_file import LayerImage, checkpoint_fingerprint, read_atlas_file
 from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
-from export.atlas import GUIDE_COLOR, find_outlines
-from export.atlas_sampling import find_median, uv_step
+from export import atlas_sampling
+from export.atlas import (
+    GUIDE_COLOR,
+    LayerAtlas,
+    describe_atlas,
+    find_outlines,
+    make_layer_atlas,
+    plan_layer_image,
+    sharpness,
+)
+from export.atlas_sampling import compare_sharpness, find_median, mean_near_median, uv_step
 from export.openraster import write_openraster
 from export.photoshop import write_psd
 from export.st_maps import st_values
 from export.track import track_point
 from rendering.atlas_view import compute_atlas_uv
+from rendering.frame_store import open_frame_store
 from rendering.frames import render_frame
 from rendering.inverse import invert_uv_field
 from rendering.resampling import sample_field
@@ -129,6 +139,73 @@ def test_the_sampled_atlas_shows_the_photograph(atlas, run, scene):
     is_background = scene.frame(4).alpha[0] < 0.01
     truth = scene.frame(4).rgb[is_background][None]
     assert psnr(rendered[is_background][None] / 255, truth / 255) > 25  # sampled twice, at 96 x 64
+
+
+def test_frames_that_are_blurred_count_less_in_the_sampled_atlas(run, monkeypatch):
+    native_frame = type(run.clip).native_frame
+
+    def blur_most_frames(clip, t):
+        """Return a frame, which is blurred unless its number is a multiple of three."""
+        frame = native_frame(clip, t)
+        return cv2.GaussianBlur(frame, (0, 0), 2) if t % 3 else frame
+
+    monkeypatch.setattr(type(run.clip), "native_frame", blur_most_frames)
+
+    def sharpness_of_background() -> float:
+        with open_frame_store(run, run.checkpoint.parent) as store:
+            image = plan_layer_image(run, store, 1, "background.png", None, 0, 4)
+            atlas = make_layer_atlas(run, store, image)
+        return sharpness(atlas.sampled, atlas.visibility)
+
+    weighted = sharpness_of_background()
+    monkeypatch.setattr(atlas_sampling, "SHARPNESS_POWER", 0)
+    assert weighted > 1.05 * sharpness_of_background()
+
+
+def test_the_sharpness_of_a_frame_is_that_of_what_it_shows_of_the_layer():
+    rng = np.random.default_rng(0)
+    picture = cv2.GaussianBlur(rng.integers(0, 255, (40, 60, 3)).astype(np.uint8), (0, 0), 1)
+    shown = np.zeros((40, 60), bool)
+    shown[5:35, 5:55] = True
+    assert compare_sharpness(picture, picture, shown) == pytest.approx(1)
+    assert compare_sharpness(cv2.blur(picture, (1, 5)), picture, shown) < 0.6
+    elsewhere = np.where(shown[..., None], picture, 0).astype(np.uint8)
+    assert compare_sharpness(elsewhere, picture, shown) == pytest.approx(1, abs=0.01)
+    flat = np.full_like(picture, 90)
+    assert compare_sharpness(flat, flat, shown) == pytest.approx(1)
+    assert compare_sharpness(picture, flat, shown) == atlas_sampling.MOST_SHARPNESS
+    assert compare_sharpness(picture, flat, np.zeros_like(shown)) == pytest.approx(1)
+
+
+def test_samples_that_differ_from_the_colour_of_their_texel_do_not_agree():
+    colors = np.full((4, 1, 2, 3), 100, np.uint8)
+    colors[3, 0, 1] = 200
+    weights = np.ones((4, 1, 2), np.float32)
+    average, share = mean_near_median(colors, weights)
+    np.testing.assert_allclose(average, 100 / 255, atol=1e-6)
+    np.testing.assert_allclose(share, [[1, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("is_background", "agreement", "has_looks", "seen", "expected"),
+    [
+        (False, 0.6, False, 0.5, "--look_frames 8"),
+        (False, 0.9, False, 0.5, None),
+        (False, 0.6, True, 0.5, None),
+        (True, 0.6, False, 0.5, "; 50% of it are seen in no frame and stay transparent"),
+        (True, 0.6, False, 1.0, None),
+    ],
+)
+def test_what_is_written_of_an_atlas_says_what_it_cannot_show(is_background, agreement, has_looks, seen, expected):
+    visibility = np.ones((10, 10), np.float32)
+    visibility[:, round(10 * seen) :] = 0
+    picture = np.zeros((10, 10, 3), np.float32)
+    image = LayerImage("swan.png", 0, 10, 10, 0.0, 0.0, 0.1, 0)
+    atlas = LayerAtlas(image, visibility, picture, picture, np.zeros((10, 10, 4), np.uint8), agreement)
+    text = describe_atlas("swan", atlas, is_background, has_looks)
+    plain = "swan: 10 x 10, learned (the sharper of the two)"
+    assert text.startswith(plain)
+    assert (expected in text) if expected else (text == plain)
 
 
 def test_the_inverse_of_a_mapping_leads_back_to_the_pixel(run):
