@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import media
 from alignment.dis_flow import DisFlow
-from alignment.motion_blur import blur_along, measure_motion
+from alignment.motion_blur import blur_along, limit_motion, measure_motion
 from alignment.tracks import (
     BORDER_PX,
     POINTS_PER_PAIR,
@@ -122,8 +122,9 @@ def open_pair(video: Video, mask: LayerPixels, transforms: Floats, source: int, 
     motions = []
     for t, to_pixels, each in ((source, to_crop, masks[0]), (target, to_first, masks[1])):
         middle = transform_points(to_full, np.argwhere(each)[:, ::-1].mean(0, keepdims=True))[0]
-        ends = np.stack((middle, middle + measure_motion(transforms, t, middle)))
-        motions.append(np.diff(transform_points(to_pixels @ to_small, ends), axis=0)[0])
+        with np.errstate(all="ignore"):
+            ends = np.stack((middle, middle + measure_motion(transforms, t, middle)))
+            motions.append(limit_motion(np.diff(transform_points(to_pixels @ to_small, ends), axis=0)[0]))
     warped: NDArray = cv2.warpPerspective(second, to_first, crop_size, borderMode=cv2.BORDER_REPLICATE)
     return FramePair(first[crop], warped, masks[0][crop], masks[1], to_first, (left, top), *motions)
 

@@ -18,6 +18,7 @@ SAMPLES_PER_PX = 4  # Samples of a blur along its motion.
 NOISE_SIGMA_PX = 0.5  # Frames are smoothed by this much before their slopes are measured: interpolation smooths, too.
 # Pairs count if their motions differ by at least this much, in pixels per frame; the blur of others hardly differs.
 LEAST_DIFFERENCE_PX = 2.0
+MOST_MOTION_PX = 128.0  # Longer motions, in pixels per frame of the compared frames, are mistakes of the transforms.
 LEAST_PAIRS = 3  # Fewer pairs say nothing.
 LEAST_INEQUALITY = 0.05  # Least mean of the squared logarithms; below it, frames are too equal to tell.
 # An exposure time is believed if it leaves at most this share of the squared differences between frames. Where objects
@@ -33,6 +34,12 @@ def measure_motion(transforms: Floats, t: int, point: Floats) -> Floats:
     before, after = max(0, t - 1), min(len(transforms) - 1, t + 1)
     ends = [transform_points(np.linalg.inv(transforms[s]) @ transforms[t], point[None])[0] for s in (before, after)]
     return np.asarray((ends[1] - ends[0]) / max(1, after - before))
+
+
+def limit_motion(motion: Floats) -> Floats:
+    """Return a motion (2,), in pixels per frame; no motion if it is not finite or longer than MOST_MOTION_PX."""
+    is_usable = bool(np.isfinite(motion).all()) and np.linalg.norm(motion) <= MOST_MOTION_PX
+    return motion if is_usable else np.zeros(2)
 
 
 def compare_motions(motion: Floats, other: Floats) -> float:

@@ -112,7 +112,7 @@ def describe_atlas(name: str, atlas: LayerAtlas, is_background: bool, has_looks:
     if not is_background and not has_looks and atlas.agreement < LEAST_AGREEMENT:
         text += (
             f"\n{name}: looks different from frame to frame, so parts of it may stand in its atlas twice; "
-            "--look_frames 8 also writes how it looks around single frames"
+            "--look_frames 12 also writes how it looks around single frames"
         )
     return text
 

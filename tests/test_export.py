@@ -189,7 +189,7 @@ def test_samples_that_differ_from_the_colour_of_their_texel_do_not_agree():
 @pytest.mark.parametrize(
     ("is_background", "agreement", "has_looks", "seen", "expected"),
     [
-        (False, 0.6, False, 0.5, "--look_frames 8"),
+        (False, 0.6, False, 0.5, "--look_frames 12"),
         (False, 0.9, False, 0.5, None),
         (False, 0.6, True, 0.5, None),
         (True, 0.6, False, 0.5, "; 50% of it are seen in no frame and stay transparent"),

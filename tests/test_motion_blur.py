@@ -85,6 +85,12 @@ def test_each_frame_is_measured_by_its_neighbours_motion():
     np.testing.assert_allclose(motions, [(1, 0), (2, 0), (4, 0), (5, 0)])
 
 
+@pytest.mark.parametrize("motion", [(np.nan, 0.0), (np.inf, 1.0), (500.0, 0.0)])
+def test_motions_that_cannot_be_true_are_no_motion(motion):
+    assert motion_blur.limit_motion(np.array(motion)).tolist() == [0, 0]
+    assert motion_blur.limit_motion(np.array((30.0, -40.0))).tolist() == [30, -40]
+
+
 @pytest.mark.parametrize(
     ("log_ratios", "differences_px", "expected"),
     [
