@@ -308,17 +308,19 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
     from media.images import fit_size
     from preprocessing.estimate import Task, print_estimate
     from preprocessing.extract import too_many_frames_message
-    from preprocessing.masks import check_request_fits_clip
+    from preprocessing.mask_rcnn import WEIGHTS
+    from preprocessing.masks import check_request_fits_clip, may_find_by_motion
+    from preprocessing.weights import is_downloaded
 
     if count > options.max_frames:
         number = str(count) if count <= MOST_COUNTED or options.input.is_dir() else f"more than {MOST_COUNTED}"
         raise UserError(too_many_frames_message(options.input, number, options.max_frames))
-    check_request_fits_clip(make_mask_request(options), count, native_size)
+    request = make_mask_request(options)
+    check_request_fits_clip(request, count, native_size)
     if options.masks or options.method == "import":
         mask_method = None
     else:
         mask_method = "motion" if options.method == "motion" else "detector"
-    may_find_by_motion = mask_method == "detector" and needs_download(options)
     task = Task(
         frames=count,
         native_size=native_size,
@@ -329,20 +331,10 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
         time_budget_s=choose_time_budget(options, count),
         evaluation="full evaluation" if options.full_evaluation else "evaluation",
         objects=options.objects,
-        may_find_by_motion=may_find_by_motion,
+        may_find_by_motion=may_find_by_motion(request) and not is_downloaded(WEIGHTS.url),
     )
     is_folder = options.input.is_dir()
     print_estimate(task, resolve_folder_name(options.input).parent if is_folder else options.data_folder)
-
-
-def needs_download(options: argparse.Namespace) -> bool:
-    """Return whether masks by Mask R-CNN are wanted, if possible, and its weights have to be downloaded first."""
-    from preprocessing.mask_rcnn import WEIGHTS
-    from preprocessing.weights import is_downloaded
-
-    wants_detector = options.method in (None, "auto") and options.objects == 1
-    has_instructions = options.mask_weights is not None or options.prompts or options.text is not None
-    return wants_detector and not has_instructions and not is_downloaded(WEIGHTS.url)
 
 
 def choose_time_budget(options: argparse.Namespace, frames: int) -> float:

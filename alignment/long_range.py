@@ -107,7 +107,10 @@ def crop_around(mask: NDArray[np.uint8]) -> tuple[tuple[slice, slice], tuple[int
 
 
 def open_pair(video: Video, mask: LayerPixels, transforms: Floats, source: int, target: int) -> FramePair | None:
-    """Return two frames of a layer; None if one of them does not show it. The arguments: `match_distant_frames`."""
+    """Return two frames of a layer; None if one of them does not show it, or if it is behind the camera of the other.
+
+    The arguments are those of `match_distant_frames`.
+    """
     _, height, width = video.size
     size = fit_size((width, height), LONG_EDGE_PX)
     to_small, to_full = resize_matrix((width, height), size), resize_matrix(size, (width, height))
@@ -122,6 +125,8 @@ def open_pair(video: Video, mask: LayerPixels, transforms: Floats, source: int, 
     motions = []
     for t, to_pixels, each in ((source, to_crop, masks[0]), (target, to_first, masks[1])):
         middle = transform_points(to_full, np.argwhere(each)[:, ::-1].mean(0, keepdims=True))[0]
+        if (to_homogeneous(middle[None]) @ (to_pixels @ to_small)[2])[0] <= 0:
+            return None
         with np.errstate(all="ignore"):
             ends = np.stack((middle, middle + measure_motion(transforms, t, middle)))
             motions.append(limit_motion(np.diff(transform_points(to_pixels @ to_small, ends), axis=0)[0]))

@@ -2,22 +2,25 @@
 
 Frames of unequal blur are hard to match, because the sharp edges of one lie beside smears of the other. Two frames are
 blurred equally if each is also blurred as the other one is. How long the shutter is open shows in the slopes of the
-picture: they are the flatter, the faster a frame moves.
+picture: along the motion they are the flatter, the faster a frame moves. Across it they stay, while light, focus and
+scale change the slopes in all directions alike.
 """
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.tracks import Floats
 from alignment.transforms import transform_points
-
-Floats = NDArray[np.floating]
 
 SHUTTERS = np.linspace(0, 1, 11)  # Exposure times that are tried, in frames.
 SAMPLES_PER_PX = 4  # Samples of a blur along its motion.
 NOISE_SIGMA_PX = 0.5  # Frames are smoothed by this much before their slopes are measured: interpolation smooths, too.
-# Pairs count if their motions differ by at least this much, in pixels per frame; the blur of others hardly differs.
-LEAST_DIFFERENCE_PX = 2.0
+NOISE_SLOPE = 0.5  # Slope in grey levels per pixel that noise may have; flat pictures say nothing.
+# Pairs count if their motions differ by at least LEAST_DIFFERENCE_PX, in pixels per frame of the size at which frames
+# are matched; the blur of others hardly differs. Beyond MOST_DIFFERENCE_PX they count no more, so that one pair cannot
+# decide alone.
+LEAST_DIFFERENCE_PX, MOST_DIFFERENCE_PX = 2.0, 10.0
 MOST_MOTION_PX = 128.0  # Longer motions, in pixels per frame of the compared frames, are mistakes of the transforms.
 LEAST_PAIRS = 3  # Fewer pairs say nothing.
 LEAST_INEQUALITY = 0.05  # Least mean of the squared logarithms; below it, frames are too equal to tell.
@@ -71,24 +74,35 @@ def make_kernel(motion: Floats) -> Floats:
 def compare_slopes(
     first: NDArray[np.uint8], second: NDArray[np.uint8], mask: NDArray[np.bool_], motion: Floats, second_motion: Floats
 ) -> Floats:
-    """Return the logarithm of the ratio of the slopes of two grey images for each of SHUTTERS, (K,).
+    """Return how much steeper the first of two grey images is along the motion than the second one.
 
-    It is 0 where both are blurred equally. mask (H, W): the pixels that both images (H, W) show. motion, second_motion:
-    of each, in pixels per frame.
+    For each of SHUTTERS, it is the logarithm of a ratio, (K,), and 0 where both are blurred equally; slopes across the
+    motion are divided out. mask (H, W): the pixels that both images (H, W) show. motion, second_motion: of each, in
+    pixels per frame.
     """
-    ratios = []
+    longer = max(motion, second_motion, key=np.linalg.norm)
+    along = longer / max(float(np.linalg.norm(longer)), 1e-6)
+    across = np.array([-along[1], along[0]])
+    log_ratios = []
     for shutter in SHUTTERS:
         blurred = blur_along(first, shutter * second_motion), blur_along(second, shutter * motion)
-        slopes = [sum_slopes(image, mask) for image in blurred]
-        ratios.append(np.log((slopes[0] + 1) / (slopes[1] + 1)))
-    return np.array(ratios)
+        tensors = [measure_slopes(image, mask) for image in blurred]
+        logs = [np.log(along @ tensor @ along) - np.log(across @ tensor @ across) for tensor in tensors]
+        log_ratios.append(logs[0] - logs[1])
+    return np.array(log_ratios)
 
 
-def sum_slopes(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
-    """Return the sum of the squared slopes of a grey image (H, W) in a mask (H, W)."""
+def measure_slopes(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> Floats:
+    """Return the mean products of the slopes of a grey image (H, W) in a mask (H, W): the structure tensor (2, 2).
+
+    In a direction d, the mean squared slope is d @ tensor @ d, in grey levels per pixel. NOISE_SLOPE is added in all
+    directions.
+    """
     smooth = cv2.GaussianBlur(image.astype(np.float32), (0, 0), NOISE_SIGMA_PX)
-    slopes = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) ** 2 + cv2.Sobel(smooth, cv2.CV_32F, 0, 1) ** 2
-    return float(np.asarray(slopes)[mask].sum())
+    slopes = np.stack([np.asarray(cv2.Sobel(smooth, cv2.CV_32F, *axis, scale=1 / 8)) for axis in ((1, 0), (0, 1))])
+    inside = slopes[:, mask].astype(float)
+    tensor = inside @ inside.T / max(1, inside.shape[1])
+    return np.asarray(tensor + NOISE_SLOPE**2 * np.eye(2))
 
 
 def choose_shutter(log_ratios: Floats, differences_px: Floats) -> float:
@@ -100,7 +114,10 @@ def choose_shutter(log_ratios: Floats, differences_px: Floats) -> float:
     if counts.sum() < LEAST_PAIRS:
         return 0.0
     # The larger the difference of the motions, the more a pair tells about the exposure time.
-    unexplained = np.average(log_ratios[counts] ** 2, axis=0, weights=differences_px[counts] ** 2)
+    weights = np.minimum(differences_px[counts], MOST_DIFFERENCE_PX) ** 2
+    squares = log_ratios[counts] ** 2
+    unexplained = np.average(squares, axis=0, weights=weights)
     best = int(np.argmin(unexplained))
     is_clear = unexplained[0] > LEAST_INEQUALITY and unexplained[best] < MAX_UNEXPLAINED * unexplained[0]
-    return float(SHUTTERS[best]) if is_clear else 0.0
+    fits_most_pairs = (squares[:, best] < squares[:, 0]).mean() > 0.5
+    return float(SHUTTERS[best]) if is_clear and fits_most_pairs else 0.0

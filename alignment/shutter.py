@@ -6,18 +6,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.layers import layer_pixels
+from alignment.layers import MaskedPixels, layer_pixels
 from alignment.long_range import FramePair, choose_frame_pairs, open_pair
-from alignment.motion_blur import choose_shutter, compare_motions, compare_slopes
+from alignment.motion_blur import LEAST_DIFFERENCE_PX, choose_shutter, compare_motions, compare_slopes
+from alignment.tracks import Floats
 from media.clip import evenly_spaced_indices
 from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
 
-Floats = NDArray[np.floating]
-
 MOST_PAIRS = 40  # Most pairs of frames of one layer that are compared.
 INNER_PX = 7  # Side of the window that must lie on the layer around a pixel, in pixels of the reduced frames.
-LEAST_PIXELS = 200  # Fewest pixels that are compared in two frames.
+LEAST_PIXELS = 200  # Fewest pixels that are compared in two frames, at half the size at which frames are matched.
 
 
 def measure_shutter(video: Video, transforms: Floats) -> Video:
@@ -25,11 +24,11 @@ def measure_shutter(video: Video, transforms: Floats) -> Video:
 
     video: on the CPU. transforms (L, T, 3, 3): of all layers.
     """
-    layers = zip(transforms, layer_pixels(video), strict=True)
+    layers = [(motion, mask) for motion, (mask, _) in zip(transforms, layer_pixels(video), strict=True)]
 
-    def compare_layer(layer: tuple) -> list[tuple[Floats, float]]:
+    def compare_layer(layer: tuple[Floats, MaskedPixels]) -> list[tuple[Floats, float]]:
         """Return how unequal the frames of a layer are, and by how much their motions differ, for some pairs."""
-        motion, (mask, _) = layer
+        motion, mask = layer
         numbers = choose_frame_pairs(len(motion))
         chosen = [numbers[index] for index in evenly_spaced_indices(len(numbers), MOST_PAIRS)]
         pairs = (open_pair(video, mask, motion, source, target) for source, target in chosen)
@@ -45,8 +44,12 @@ def measure_shutter(video: Video, transforms: Floats) -> Video:
 def compare_pair(pair: FramePair) -> tuple[Floats, float] | None:
     """Return how unequal two frames are and how much their blur differs; see `compare_slopes` and `compare_motions`.
 
-    Both are measured at half the size of the pair. Returns None if the frames have too little in common.
+    Slopes are measured at half the size of the pair. Returns None if the motions hardly differ, or if the frames have
+    too little in common.
     """
+    difference_px = compare_motions(pair.motion, pair.second_motion)
+    if difference_px < LEAST_DIFFERENCE_PX:
+        return None
     crop_size = pair.first_mask.shape[::-1]
     warped: NDArray[np.uint8] = np.asarray(
         cv2.warpPerspective(pair.second_mask, pair.second_to_first, crop_size), np.uint8
@@ -58,4 +61,4 @@ def compare_pair(pair: FramePair) -> tuple[Floats, float] | None:
         cv2.pyrDown(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).astype(np.uint8) for image in (pair.first, pair.second)
     )
     log_ratios = compare_slopes(first, second, both, pair.motion / 2, pair.second_motion / 2)
-    return log_ratios, compare_motions(pair.motion, pair.second_motion)
+    return log_ratios, difference_px

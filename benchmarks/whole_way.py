@@ -71,8 +71,10 @@ def measure_way(code: Path, video: Path, scratch: Path, options: argparse.Namesp
     first: dict[str, float] = {}
     cells = {"unwrap_video.py": run_measured(code, "unwrap_video.py", unwrap, scratch, first)}
     (run,) = (scratch / "results").iterdir()
-    evaluation = max(run.glob("[0-9]*/metrics.json"))  # Its folder is named after the number of steps.
-    psnr = json.loads(evaluation.read_text(encoding="utf-8"))["psnr"]
+    quality: dict[str, str] = {}
+    if evaluations := sorted(run.glob("[0-9]*/metrics.json")):  # Their folders are named after the number of steps.
+        psnr = json.loads(evaluations[-1].read_text(encoding="utf-8"))["psnr"]
+        quality = {"steps of training": f"{int(evaluations[-1].parent.name)}", "PSNR": f"{psnr:.1f} dB"}
     trained, atlas = f"--trained_model_folder={run}", scratch / "atlas"
     steps: list[tuple[str, str, list[str]]] = [
         ("only_evaluate.py", "only_evaluate.py", [f"--output_folder={scratch / 'evaluation'}"]),
@@ -103,7 +105,6 @@ def measure_way(code: Path, video: Path, scratch: Path, options: argparse.Namesp
     for name, script, flags in steps:
         cells[name] = run_measured(code, script, [trained, *flags], scratch)
     times = {f"first {name}": f"after {seconds:.0f} s" for name, seconds in first.items()}
-    quality = {"steps of training": f"{int(evaluation.parent.name)}", "PSNR": f"{psnr:.1f} dB"}
     return times | quality | {name: f"{each.seconds:.0f} s, {each.memory_mb:.0f} MB" for name, each in cells.items()}
 
 

@@ -14,7 +14,7 @@ import media
 from command_line import UserError, warn
 from editing.atlas_file import AtlasFile, LayerImage, checkpoint_fingerprint, write_atlas_file
 from export.atlas_sampling import sample_atlas, uv_step
-from export.looks import sample_looks, write_looks
+from export.looks import MOST_LOOKS, choose_look_frames, sample_looks, write_looks
 from export.paint_files import join_opacity, show_on_white, write_paint_files
 from media import Pixels, to_8_bit
 from media.clip import evenly_spaced_indices
@@ -33,7 +33,8 @@ MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in fr
 # Share of samples that agree below which an object turns or has legs that move. On real clips it was .60 to .72 for
 # five such objects, and .82 to .88 for four others, one of them with legs but little contrast.
 LEAST_AGREEMENT = 0.77
-LEAST_NAMED_SHARE = 0.01  # Share of a background's atlas that no frame shows, from which on it is named.
+SUGGESTED_LOOK_FRAMES = 12  # Frames between the looks of such an object, as they are suggested.
+LEAST_NAMED_SHARE = 0.002  # Share of a background's atlas that objects hide in all frames, from which on it is named.
 OUTLINED_FRAMES = 3  # Frames whose outlines the guide shows.
 LEAST_OUTLINE_PX = 8  # Fewest pixels of an outline in the guide.
 GRID_PX = 100  # Largest distance of the lines of the guide, in pixels.
@@ -89,7 +90,9 @@ def export_atlases(
             atlas = make_layer_atlas(run, store, image)
             write_layer_atlas(folder, name, atlas, padding_px, bits, formats)
             images.append(image)
-            print(describe_atlas(name, atlas, layer.is_background, look_frames > 0))
+            print(describe_atlas(name, atlas, layer.is_background))
+            if not layer.is_background and not look_frames and atlas.agreement < LEAST_AGREEMENT:
+                print(suggest_looks(name, store.count))
             sheet[f"{name}, learned"] = show_on_white(atlas.learned, atlas.visibility)
             sheet[f"{name}, sampled"] = show_on_white(atlas.sampled, atlas.visibility)
             pictures = sample_looks(run, store, image, atlas.learned, look_frames)
@@ -102,19 +105,31 @@ def export_atlases(
     return atlas_file
 
 
-def describe_atlas(name: str, atlas: LayerAtlas, is_background: bool, has_looks: bool) -> str:
-    """Return what a user should know of a layer's atlas, as text of one or two lines."""
+def describe_atlas(name: str, atlas: LayerAtlas, is_background: bool) -> str:
+    """Return what a user should know of a layer's atlas, as one line of text."""
     kind = "sampled from the frames" if atlas.is_sampled_sharper else "learned"
     text = f"{name}: {atlas.image.width} x {atlas.image.height}, {kind} (the sharper of the two)"
-    hidden = float((atlas.visibility <= VISIBLE).mean())
+    hidden = measure_holes(atlas.visibility)
     if is_background and hidden >= LEAST_NAMED_SHARE:
-        text += f"; {hidden:.0%} of it are seen in no frame and stay transparent"
-    if not is_background and not has_looks and atlas.agreement < LEAST_AGREEMENT:
-        text += (
-            f"\n{name}: looks different from frame to frame, so parts of it may stand in its atlas twice; "
-            "--look_frames 12 also writes how it looks around single frames"
-        )
+        text += f"; {max(hidden, 0.01):.0%} of it is hidden by objects in all frames, so nothing is known there"
     return text
+
+
+def measure_holes(visibility: Floats) -> float:
+    """Return the share of an atlas, in [0, 1], that lies in holes of what is visible, (h, w)."""
+    is_visible = (visibility > VISIBLE).astype(np.uint8)
+    outlines = cv2.findContours(is_visible, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    whole = cv2.drawContours(is_visible.copy(), outlines, -1, 1, thickness=cv2.FILLED)
+    return float(1 - is_visible.sum() / max(1, int(np.asarray(whole).sum())))
+
+
+def suggest_looks(name: str, frames: int) -> str:
+    """Return what to do if a layer looks different from frame to frame, as one line of text."""
+    text = f"{name}: looks different from frame to frame, so parts of it may stand in its atlas twice"
+    look_frames = max(SUGGESTED_LOOK_FRAMES, -(-frames // MOST_LOOKS))
+    if not choose_look_frames(frames, look_frames):
+        return text
+    return f"{text}; --look_frames {look_frames} also writes how it looks around single frames"
 
 
 def plan_layer_image(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import media
-from alignment.motion_blur import sum_slopes
+from alignment.motion_blur import measure_slopes
 from editing.atlas_file import LayerImage
 from media import Pixels, to_8_bit
 from media.clip import evenly_spaced_indices
@@ -30,12 +30,11 @@ CHUNK_SAMPLES = 1e6  # Samples that are averaged at once by one core.
 LEAST_UV_STEP = 1e-9  # Least step of uv per pixel; it is 0 where a mapping is folded.
 LUMINANCE_TOLERANCE = 10  # A sample counts if its luminance, 0 to 255, differs by at most this from the median.
 HALO_WEIGHT = 1e-3  # Weight of pixels that an object in front may tint; they count where nothing else shows a texel.
-# Weight of a frame by its sharpness, as a power: frames with motion blur count less. What is flat tells little about
-# it, so its slopes are compared only beyond LEAST_SLOPES per pixel, in squares of 8 grey levels.
-SHARPNESS_POWER, LEAST_SLOPES, MOST_SHARPNESS = 2, 4.0, 10.0
-INNER_PX = (
-    5  # Side of the window around a texel that a frame must show; outlines of masks are no slopes of the picture.
-)
+SHARPNESS_POWER = 2  # A frame with motion blur has a weight that is this power of its sharpness.
+SHARP_QUANTILE = 0.75  # Sharpness of the frames, as a quantile, from which on a frame has its full weight.
+# Side of the window around a texel that a frame must show; outlines of masks are no slopes of the picture.
+WHOLE_WINDOW_PX = 5
+LEAST_WEIGHT = 1e-7  # Least weight of a sample that counts; 16-bit floats hardly hold smaller ones.
 FEW_SAMPLES = 3  # Fewer samples of a texel cannot be said to agree or not.
 LEAST_LIGHT = 0.1  # Least factor of light by which colours are divided.
 
@@ -46,7 +45,7 @@ class SampledAtlas:
 
     color: Floats  # (h, w, 3) in [0, 1]
     is_shown: NDArray[np.bool_]  # (h, w): whether any frame shows a texel
-    agreement: float  # mean share, in [0, 1], of a texel's samples that are like its colour
+    agreement: float  # mean share, in [0, 1], of the weight of a texel's samples that are like its colour
 
 
 def sample_atlas(
@@ -55,27 +54,30 @@ def sample_atlas(
     """Sample an atlas from frames.
 
     Each texel takes the weighted mean of the samples whose luminance is close to their weighted median. Sharp views of
-    a texel, and frames that are sharper than the learned atlas (h, w, 3), have the largest weights. The light of the
-    frames is divided out. Of frames that are too many for the memory, an even part is taken.
+    a texel have the largest weights. Frames with motion blur have less weight: their slopes are compared with those of
+    the learned atlas (h, w, 3). The light of the frames is divided out. Of frames that are too many for the memory, an
+    even part is taken.
     """
     height, width = image.height, image.width
     most_frames = max(5, int(SAMPLES_BYTES / (height * width * 5)))
     frames = [frames[index] for index in evenly_spaced_indices(len(frames), most_frames)]
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
+    sharpness = np.ones(len(frames), np.float32)
 
     def sample_frame(number: int) -> None:
         """Write the samples of one frame into `colors` and `weights`."""
         frame = store.frame(frames[number])
         if (box := visible_box(run, frame, image, view)) is not None:
-            picture, weight = warp_frame_to_atlas(run, frame, image, view, box)
-            sharpness = compare_sharpness(picture, to_8_bit(learned[box]), weight > 0)
-            colors[number][box], weights[number][box] = picture, weight * sharpness**SHARPNESS_POWER
+            colors[number][box], weights[number][box] = warp_frame_to_atlas(run, frame, image, view, box)
+            is_shown = weights[number][box] > 0
+            sharpness[number] = compare_sharpness(colors[number][box], to_8_bit(learned[box]), is_shown)
 
     def average_rows(top: int) -> tuple[Floats, Floats]:
         """Return the sampled atlas in some rows, and the shares of the samples that agree of texels with enough."""
         part = slice(top, top + rows)
-        average, share = mean_near_median(colors[:, part], weights[:, part].astype(np.float32))
+        frame_weights = weigh_frames(sharpness)[:, None, None]
+        average, share = mean_near_median(colors[:, part], weights[:, part] * frame_weights)
         return average, share[(weights[:, part] > 0).sum(0) >= FEW_SAMPLES]
 
     sampling = stream_side_by_side(sample_frame, range(len(frames)))
@@ -104,7 +106,7 @@ def visible_box(run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasVie
 
 def warp_frame_to_atlas(
     run: TrainedRun, frame: Frame, image: LayerImage, view: AtlasView, box: Box
-) -> tuple[Pixels, Floats]:
+) -> tuple[Pixels, NDArray[np.float16]]:
     """Return the colours (h, w, 3) of a native frame on a box of an atlas image, and their weights (h, w).
 
     The weight is 0 where the frame does not show the texel. It is smaller where the layer is partly hidden, where an
@@ -130,19 +132,29 @@ def warp_frame_to_atlas(
         visibility**4 * sample_field(relative_sharpness.astype(np.float32), positions) ** 4 * clearness,
         0,
     )
-    return to_8_bit(color), weight.astype(np.float32)
+    return to_8_bit(color), np.where(weight > 0, np.maximum(weight, LEAST_WEIGHT), 0).astype(np.float16)
 
 
 def compare_sharpness(picture: Pixels, learned: Pixels, is_shown: NDArray[np.bool_]) -> float:
     """Return how much steeper a frame's picture (h, w, 3) is than the learned atlas (h, w, 3), where it is shown.
 
     It is one number for the whole frame. A number for each texel would prefer what has edges, such as a shadow that
-    passes. The learned atlas is the mean of all frames, so frames that show other places can be compared.
+    passes. The learned atlas is the same for all frames, so frames that show different places can be compared.
     """
-    inner = cv2.erode(is_shown.astype(np.uint8), np.ones((INNER_PX, INNER_PX), np.uint8)) > 0
+    window = np.ones((WHOLE_WINDOW_PX, WHOLE_WINDOW_PX), np.uint8)
+    inner = cv2.erode(is_shown.astype(np.uint8), window) > 0
     greys: list[NDArray] = [cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (picture, learned)]
-    own, usual = (sum_slopes(grey, inner) + LEAST_SLOPES * (inner.sum() + 1) for grey in greys)
-    return float(min(own / usual, MOST_SHARPNESS))
+    own, usual = (float(np.trace(measure_slopes(grey, inner))) for grey in greys)
+    return own / usual
+
+
+def weigh_frames(sharpness: Floats) -> Floats:
+    """Return the weights (K,) of frames by their sharpness (K,): 1 for sharp frames, less for those with motion blur.
+
+    No frame gets more weight than other sharp ones, because one that shows what others do not may look the sharpest.
+    """
+    enough = np.quantile(sharpness, SHARP_QUANTILE)
+    return np.asarray(np.minimum(sharpness / enough, 1) ** SHARPNESS_POWER, np.float32)
 
 
 def uv_step(uv: Floats) -> Floats:
@@ -167,7 +179,8 @@ def mean_near_median(colors: Pixels, weights: Floats) -> tuple[Floats, Floats]:
     lowest, highest = (np.clip(median + sign * LUMINANCE_TOLERANCE, 0, 255) for sign in (-1, 1))
     near_weights = weights * ((luminance >= lowest) & (luminance <= highest))
     total, near = np.einsum("khw,khwc->hwc", near_weights, colors) / 255, near_weights.sum(0)
-    return total / np.maximum(near, 1e-6)[..., None], near / np.maximum(weights.sum(0), 1e-6)
+    tiny = np.finfo(np.float32).tiny
+    return total / np.maximum(near, tiny)[..., None], near / np.maximum(weights.sum(0), tiny)
 
 
 def find_median(values: Pixels, weights: Floats) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ class ClipMotion:
 
     transforms: Floats  # (L, T, 3, 3) as `align_layers` returns them
     background: Surface  # on which the background's atlas lies
-    shutter: float = 0.0  # exposure time in frames; see `Video`
+    shutter: float  # exposure time in frames; see `Video`
 
     def part(self, span: Span) -> "ClipMotion":
         """Return the motion of some frames."""

@@ -331,6 +331,7 @@ class WindowedLearner:
             "transforms": torch.from_numpy(self.motion.transforms),
             "background": torch.from_numpy(background.transforms),
             "is_cylinder": background.is_cylinder,
+            "shutter": self.motion.shutter,
             "upright": None if background.upright is None else torch.from_numpy(background.upright),
             "layers": [[layer.values() for layer in layers] for layers in self.window_layers],
             "fixed": self.fixed,
@@ -348,7 +349,8 @@ class WindowedLearner:
             self.spans = [Span(*span) for span in state["spans"]]
             upright = None if state["upright"] is None else state["upright"].cpu().numpy()
             surface = Surface(state["background"].cpu().numpy(), state["is_cylinder"], upright)
-            self.motion = ClipMotion(state["transforms"].cpu().numpy(), surface)
+            # Older checkpoints have no exposure time.
+            self.motion = ClipMotion(state["transforms"].cpu().numpy(), surface, float(state.get("shutter", 0.0)))
             self.waiting, coverages = list(state["waiting"]), state["coverages"]
             self.coverages = {int(number): [each.cpu().float() for each in coverages[number]] for number in coverages}
             self.share_done = self.share_now = float(state["share_done"])

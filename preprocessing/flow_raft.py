@@ -79,6 +79,6 @@ def load_thirdparty_raft(weights: Path | None, device: torch.device) -> RaftFlow
 
     options = argparse.Namespace(small=False, mixed_precision=False, alternate_corr=False, dropout=0)
     model: nn.Module = RAFT(options)
-    model.load_state_dict(strip_prefix(read_weights(weights)))
+    model.load_state_dict(strip_prefix(read_weights(weights, "--flow_weights")))
     model = model.to(device).eval()
     return RaftFlow(lambda a, b: model(a, b, iters=UPDATES, test_mode=True)[1], device)

@@ -32,7 +32,7 @@ class Detectron2:
                 "--method detectron2: it is not installed; follow its installation guide, or use --method maskrcnn"
             ) from None
         if weights is not None and not weights.is_file():
-            raise UserError(f"{weights}: no such weights file; check --weights")
+            raise UserError(f"{weights}: no such weights file; check --weights, in unwrap_video.py --mask_weights")
         settings = get_cfg()
         settings.merge_from_file(model_zoo.get_config_file(MODEL))
         settings.MODEL.ROI_HEADS.SCORE_THRESH_TEST = MIN_SCORE

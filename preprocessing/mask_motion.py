@@ -35,9 +35,9 @@ NEIGHBOURHOOD = 0.05  # Share of the long edge by which the first object is enla
 def find_candidates(video: Video) -> dict[str, Pixels]:
     """Return rough masks (T, h, w), 0 to 255, of what may be the object, by a few words about it; the best guess first.
 
-    They have a reduced size, see `enlarge_masks`. The vote is the mean of the four that follow it. The background's
-    motion is a homography per frame on which most pixels agree; pixels whose flow or colour differs from it belong to
-    the object. Raise UserError if nothing moves.
+    They have a reduced size, see `enlarge_masks`. The first one is the vote of the next four. The background's motion
+    is a homography per frame on which most pixels agree; pixels whose flow or colour differs from it belong to the
+    object. Raise UserError if nothing moves.
     """
     clip = shrink_video(video, LONG_EDGE_PX)
     background = align_layer(video, np.ones(video.size, bool), "homography")

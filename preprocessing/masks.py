@@ -131,10 +131,16 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
                 f"{error}; --method motion, which needs no weights, can't tell {request.objects} objects apart: give "
                 "label pictures as --masks"
             ) from None
-        if request.method != "auto" or request.weights is not None or request.prompts:
+        if not may_find_by_motion(request):
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
         return "motion", find_moving_object(frames, missing, request)
+
+
+def may_find_by_motion(request: MaskRequest) -> bool:
+    """Return whether masks are found by motion if no detector can be used: nothing says which object is meant."""
+    says_nothing = request.weights is None and not request.prompts and request.text is None
+    return request.method == "auto" and request.objects == 1 and says_nothing
 
 
 def check_request_fits_clip(request: MaskRequest, frame_count: int, size: tuple[int, int]) -> None:
@@ -247,8 +253,10 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
     if number > len(candidates):
         raise UserError(f"--candidate {number}: there are {len(candidates)}, see {picture}")
     another = 2 if number == 1 else 1
+    folder = f"{frames[0].parent.name}_maskrcnn"
     print(
-        f"candidate {number} of {len(candidates)} in {picture}; --method motion --candidate {another} takes another one"
+        f"candidate {number} of {len(candidates)} in {picture}; to take another one, move {folder} away and give "
+        f"--method motion --candidate {another}"
     )
     rough = enlarge_masks(list(candidates.values())[number - 1], video.size)
     refined = refine_small_masks(video, rough)

@@ -24,7 +24,7 @@ def load_weights(network: nn.Module, path: Path | None, url: str, flag: str) -> 
     another network, and NoWeights if the download fails.
     """
     try:
-        network.load_state_dict(strip_prefix(read_weights(path) if path else download_weights(url, flag)))
+        network.load_state_dict(strip_prefix(read_weights(path, flag) if path else download_weights(url, flag)))
     except RuntimeError as error:
         reason = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
         raise UserError(
@@ -32,13 +32,14 @@ def load_weights(network: nn.Module, path: Path | None, url: str, flag: str) -> 
         ) from None
 
 
-def read_weights(path: Path) -> StateDict:
+def read_weights(path: Path, flag: str) -> StateDict:
     """Return the state dict of a local file, without executing anything in it.
 
-    Raise UserError if the file does not exist, is damaged or holds something else.
+    flag: the flag of `unwrap_video.py` that gives the file. Raise UserError if the file does not exist, is damaged or
+    holds something else.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file; check --weights")
+        raise UserError(f"{path}: no such weights file; check --weights, in unwrap_video.py {flag}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -83,6 +84,32 @@ def test_each_frame_is_measured_by_its_neighbours_motion():
     transforms[:, 0, 2] = [0, -1, -4, -9]  # The frames lie ever farther to the left of the layer.
     motions = [motion_blur.measure_motion(transforms, t, np.array([5.0, 5.0])) for t in range(4)]
     np.testing.assert_allclose(motions, [(1, 0), (2, 0), (4, 0), (5, 0)])
+
+
+def test_slopes_are_equal_at_the_exposure_time_that_made_them_unequal():
+    rng = np.random.default_rng(1)
+    sharp = cv2.GaussianBlur(rng.integers(0, 256, (120, 160)).astype(np.uint8), (0, 0), 1.5)
+    motion, second_motion = np.array([2.0, 1.0]), np.array([12.0, 6.0])
+    shutter = motion_blur.SHUTTERS[6]
+    first, second = (motion_blur.blur_along(sharp, shutter * each) for each in (motion, second_motion))
+    mask = np.zeros(sharp.shape, bool)
+    mask[20:-20, 20:-20] = True
+    log_ratios = motion_blur.compare_slopes(first, second, mask, motion, second_motion)
+    assert log_ratios[0] > 0.5  # The first one is steeper along the motion.
+    assert abs(log_ratios[6]) < 0.1
+    assert np.abs(log_ratios).argmin() in (5, 6, 7)
+
+
+@pytest.mark.parametrize("change", ["fade", "defocus"])
+def test_light_and_focus_are_no_motion_blur(change):
+    rng = np.random.default_rng(1)
+    sharp = cv2.GaussianBlur(rng.integers(0, 256, (120, 160)).astype(np.uint8), (0, 0), 1)
+    other = sharp // 2 if change == "fade" else cv2.GaussianBlur(sharp, (0, 0), 1.5)
+    motions = np.array([1.0, 0.0]), np.array([10.0, 0.0])
+    log_ratios = motion_blur.compare_slopes(sharp, other, np.ones(sharp.shape, bool), *motions)
+    assert abs(log_ratios[0]) < 0.15
+    pairs = np.tile(log_ratios, (motion_blur.LEAST_PAIRS, 1))
+    assert motion_blur.choose_shutter(pairs, np.full(len(pairs), 9.0)) == 0
 
 
 @pytest.mark.parametrize("motion", [(np.nan, 0.0), (np.inf, 1.0), (500.0, 0.0)])

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -192,6 +193,30 @@ def test_a_misspelt_class_gets_a_guess_before_the_list():
 def test_masks_without_weights_say_where_to_get_them(frames, offline):
     with pytest.raises(UserError, match="give the file: --mask_weights FILE"):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "cat", "--method", "maskrcnn"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (masks.MaskRequest(), True),
+        (masks.MaskRequest(class_name="cat"), True),
+        (masks.MaskRequest("maskrcnn"), False),
+        (masks.MaskRequest(objects=2), False),
+        (masks.MaskRequest(weights=Path("w.pth")), False),
+        (masks.MaskRequest(text="the cat"), False),
+    ],
+)
+def test_masks_are_found_by_motion_only_where_nothing_says_which_object_is_meant(request_, expected):
+    assert masks.may_find_by_motion(request_) == expected
+
+
+def test_weights_that_were_downloaded_before_are_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = "https://example.org/models/raft.pth"
+    assert not weights.is_downloaded(url)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "raft.pth").touch()
+    assert weights.is_downloaded(url)
 
 
 def test_masks_without_weights_fall_back_to_motion_in_one_line(frames, offline, monkeypatch, capsys):

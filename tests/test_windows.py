@@ -177,10 +177,12 @@ def test_a_run_that_was_killed_goes_on_with_the_window_that_it_had(clip, tmp_pat
     trainer = start_run(grid_config(clip, tmp_path))
     while trainer.learner.parts_done < 3:  # The first window is finished, and nothing was saved but what a part ends.
         trainer.step()
+    motion = trainer.learner.motion = replace(trainer.learner.motion, shutter=0.5)
     trainer.save()
     files = {path.name: path.stat().st_mtime_ns for path in (trainer.folder / "windows").iterdir()}
     resumed = resume_run(trainer.folder)
     assert resumed.iteration == trainer.iteration
+    assert resumed.learner.motion.shutter == motion.shutter
     resumed.run(with_evaluation=False)
     first = trainer.folder / "windows" / "window_001"
     assert first.stat().st_mtime_ns == files[first.name]
