@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> None:
         write_edited_video(run, request, folder, output)
     else:
         write_transferred_edit(run, source, request, folder, output)
+    clip, native_size = run.clip, "{} x {}".format(*run.clip.native_size)
+    if not request.is_native and (clip.width, clip.height) != clip.native_size:
+        print(f"it has {clip.width} x {clip.height} pixels; --edit_space native keeps the {native_size} of the frames")
     print(f"open {folder / 'edited.png'} and what lies beside it")
     print(f"wrote {folder}")
 

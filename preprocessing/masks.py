@@ -255,8 +255,8 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
     another = 2 if number == 1 else 1
     folder = f"{frames[0].parent.name}_maskrcnn"
     print(
-        f"candidate {number} of {len(candidates)} in {picture}; to take another one, move {folder} away and give "
-        f"--method motion --candidate {another}"
+        f"candidate {number} of {len(candidates)} in {picture}, which shows them before they are refined; "
+        f"to take another one, move {folder} away and give --method motion --candidate {another}"
     )
     rough = enlarge_masks(list(candidates.values())[number - 1], video.size)
     refined = refine_small_masks(video, rough)

@@ -127,6 +127,13 @@ def test_a_native_edit_keeps_the_frames_own_pixels_and_is_as_sharp_as_they_are(r
     assert changed[32, 28:62].sum() == pytest.approx(30, abs=3)
 
 
+@pytest.mark.parametrize(("space", "is_said"), [("working", True), ("native", False)])
+def test_a_video_that_is_smaller_than_the_frames_is_said_to_be(run, tmp_path, capsys, space, is_said):
+    path = write_paint(tmp_path / "a.png", (96, 64), (30, 20, 60, 44))
+    run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--edit_space", space)
+    assert ("--edit_space native keeps the 96 x 64 of the frames" in capsys.readouterr().out) == is_said
+
+
 def test_later_frame_edits_cover_earlier_ones(run, tmp_path):
     red = write_paint(tmp_path / "red.png", SIZE, (14, 10, 34, 22), (255, 0, 0, 255))
     blue = write_paint(tmp_path / "blue.png", SIZE, (14, 10, 24, 22), (0, 0, 255, 255))
