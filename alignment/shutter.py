@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.layers import MaskedPixels, layer_pixels
+from alignment.layers import MaskedPixels, align_layers, layer_pixels, refine_long_range
 from alignment.long_range import FramePair, choose_frame_pairs, open_pair
 from alignment.motion_blur import LEAST_DIFFERENCE_PX, choose_shutter, compare_motions, compare_slopes
 from alignment.tracks import Floats
@@ -17,6 +17,16 @@ from unwrap_utils import Video
 MOST_PAIRS = 40  # Most pairs of frames of one layer that are compared.
 INNER_PX = 7  # Side of the window that must lie on the layer around a pixel, in pixels of the reduced frames.
 LEAST_PIXELS = 200  # Fewest pixels that are compared in two frames, at half the size at which frames are matched.
+
+
+def align_with_shutter(video: Video) -> tuple[Video, Floats]:
+    """Return the video with its exposure time, and the transforms (L, T, 3, 3) of all layers over the whole clip.
+
+    video: on the CPU.
+    """
+    transforms = align_layers(video)
+    video = measure_shutter(video, transforms)
+    return video, refine_long_range(video, transforms)
 
 
 def measure_shutter(video: Video, transforms: Floats) -> Video:

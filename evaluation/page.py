@@ -9,14 +9,14 @@ from media import natural_key, write_text
 UNITS = {"psnr": " dB", "seconds": " s", "peak_memory_mb": " MB"}  # by metric
 # What each metric says, by its name. The names of those of one layer end with the layer's name.
 MEANINGS = {
-    "psnr": "how close all layers together come to the frames; differences are plain below 25, hard to see above 35",
-    "ssim": "likeness of structure with the frames, 1 is best; above .95 hardly anything is missing",
+    "psnr": "how close all layers together come to the frames, more is better; 29 to 36 on nine real clips after 60 s",
+    "ssim": "likeness of structure with the frames, 1 is best; .90 to .97 on nine real clips after 60 s",
     "lpips": "difference from the frames as a network sees it, 0 is best",
-    "psnr_unlit": "PSNR without the learned light; much lower than with it where shadows or light move",
-    "iou": "J of DAVIS: overlap of the opacity with the true mask, 1 is best; masks of detectors have .6 to .9",
+    "psnr_unlit": "PSNR without the learned light; lower where shadows or light move",
+    "iou": "J of DAVIS: overlap of the opacity with the true mask, 1 is best; rough masks have .62 to .90",
     "boundary_f": "F of DAVIS: how well the outline of the opacity meets that of the true mask, 1 is best",
     "edit_warp_error": "how much the printed letters change along the optical flow, 0 is best",
-    "atlas_use": "part of the atlas picture that some frame shows; a low value only means room around it",
+    "atlas_use": "part of the atlas picture that some frame shows; the rest is empty",
     "scale_spread": "how much the scale of the mapping varies; 0: everything is equally large in the atlas",
     "shear": "how much the mapping stretches in one direction more than in the other; 0: not at all",
     "seconds": "time that this evaluation took",

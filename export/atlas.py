@@ -109,8 +109,7 @@ def describe_atlas(name: str, atlas: LayerAtlas, is_background: bool) -> str:
     """Return what a user should know of a layer's atlas, as one line of text."""
     kind = "sampled from the frames" if atlas.is_sampled_sharper else "learned"
     text = f"{name}: {atlas.image.width} x {atlas.image.height}, {kind} (the sharper of the two)"
-    hidden = measure_holes(atlas.visibility)
-    if is_background and hidden >= LEAST_NAMED_SHARE:
+    if is_background and (hidden := measure_holes(atlas.visibility)) >= LEAST_NAMED_SHARE:
         text += f"; {max(hidden, 0.01):.0%} of it is hidden by objects in all frames, so nothing is known there"
     return text
 

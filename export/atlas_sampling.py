@@ -63,7 +63,7 @@ def sample_atlas(
     frames = [frames[index] for index in evenly_spaced_indices(len(frames), most_frames)]
     colors = np.zeros((len(frames), height, width, 3), np.uint8)
     weights = np.zeros((len(frames), height, width), np.float16)
-    sharpness = np.ones(len(frames), np.float32)
+    sharpness = np.zeros(len(frames), np.float32)  # 0 where a frame does not show the layer
 
     def sample_frame(number: int) -> None:
         """Write the samples of one frame into `colors` and `weights`."""
@@ -76,7 +76,6 @@ def sample_atlas(
     def average_rows(top: int) -> tuple[Floats, Floats]:
         """Return the sampled atlas in some rows, and the shares of the samples that agree of texels with enough."""
         part = slice(top, top + rows)
-        frame_weights = weigh_frames(sharpness)[:, None, None]
         average, share = mean_near_median(colors[:, part], weights[:, part] * frame_weights)
         return average, share[(weights[:, part] > 0).sum(0) >= FEW_SAMPLES]
 
@@ -84,6 +83,7 @@ def sample_atlas(
     with closing(sampling):
         for _ in tqdm(sampling, total=len(frames), desc=f"sampling the {Path(image.image).stem}", unit="frame"):
             pass
+    frame_weights = weigh_frames(sharpness)[:, None, None]
     rows = max(1, int(CHUNK_SAMPLES / (len(frames) * width)))
     averages, shares = zip(*stream_side_by_side(average_rows, range(0, height, rows)), strict=True)
     share = np.concatenate(shares)
@@ -151,9 +151,11 @@ def compare_sharpness(picture: Pixels, learned: Pixels, is_shown: NDArray[np.boo
 def weigh_frames(sharpness: Floats) -> Floats:
     """Return the weights (K,) of frames by their sharpness (K,): 1 for sharp frames, less for those with motion blur.
 
+    The sharpness is 0, and so is the weight, of a frame that does not show the layer.
     No frame gets more weight than other sharp ones, because one that shows what others do not may look the sharpest.
     """
-    enough = np.quantile(sharpness, SHARP_QUANTILE)
+    shown = sharpness[sharpness > 0]
+    enough = np.quantile(shown, SHARP_QUANTILE) if len(shown) else 1.0
     return np.asarray(np.minimum(sharpness / enough, 1) ** SHARPNESS_POWER, np.float32)
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignment.camera import Surface, choose_surface
-from alignment.layers import align_layers, layer_pixels, refine_long_range
-from alignment.shutter import measure_shutter
+from alignment.layers import layer_pixels
+from alignment.shutter import align_with_shutter
 from grids.model import GridModel
 from grids.shape import Spacing
 from grids.start import bend_model, find_objects, reduce_frames
@@ -43,9 +43,7 @@ class ClipMotion:
 
 def align_clip(video: Video) -> ClipMotion:
     """Align all layers of a clip. video: on the CPU; it may lie on disk."""
-    aligned = align_layers(video)
-    video = measure_shutter(video, aligned)
-    transforms = refine_long_range(video, aligned)
+    video, transforms = align_with_shutter(video)
     background, _ = layer_pixels(video)[-1]
     surface = choose_surface(video, background, transforms[-1])
     video.release_memory()
@@ -101,10 +99,7 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
     Transforms of frames before `first` are not computed; they are the identity. video: of all frames, on the CPU.
     """
     frames = video.size[0]
-    part = video.part(first, frames)
-    aligned = align_layers(part)
-    part = measure_shutter(part, aligned)
-    aligned = refine_long_range(part, aligned)
+    part, aligned = align_with_shutter(video.part(first, frames))
     common = extension.spans[-1].end - 1  # the last frame that the run knows
     transforms = np.tile(np.eye(3), (len(aligned), frames, 1, 1))
     upright = None

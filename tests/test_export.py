@@ -215,6 +215,12 @@ def test_no_frame_has_more_weight_than_other_sharp_frames():
     np.testing.assert_allclose(weights, [0.25, 1, 1, 1, 1, 1, 1, 1])
 
 
+def test_frames_that_do_not_show_a_layer_change_no_weights():
+    sharpness = np.array([0, 0, 0, 0, 0, 0, 1, 2, 2, 2], np.float32)
+    np.testing.assert_allclose(atlas_sampling.weigh_frames(sharpness), [0, 0, 0, 0, 0, 0, 0.25, 1, 1, 1])
+    assert not atlas_sampling.weigh_frames(np.zeros(3, np.float32)).any()
+
+
 def test_a_sample_with_a_tiny_weight_keeps_its_colour():
     color, share = mean_near_median(np.full((1, 1, 1, 3), 80, np.uint8), np.full((1, 1, 1), 1e-9, np.float32))
     np.testing.assert_allclose(color, 80 / 255, rtol=1e-5)

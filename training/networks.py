@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import loss_utils
-from alignment.layers import align_layers, box_corners, layer_pixels, object_boxes, refine_long_range
+from alignment.layers import box_corners, layer_pixels, object_boxes
 from alignment.pins import Pin
-from alignment.shutter import measure_shutter
+from alignment.shutter import align_with_shutter
 from command_line import UserError
 from config import Config, rigidity_weight
 from implicit_neural_networks import AtlasModel, Layer, Sample, visibility
@@ -166,8 +166,7 @@ def fit_alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
     """
     host_video = video.to(torch.device("cpu"))
     frames, height, width = host_video.size
-    aligned = align_layers(host_video)
-    transforms = refine_long_range(measure_shutter(host_video, aligned), aligned)
+    _, transforms = align_with_shutter(host_video)
     frame_boxes = np.tile([0, height, 0, width], (frames, 1))
     boxes = [*(object_boxes(np.asarray(member), 0.0) for member, _ in layer_pixels(host_video)[:-1]), frame_boxes]
     corners = [box_corners(motion, box) for motion, box in zip(transforms, boxes, strict=True)]
