@@ -4,8 +4,9 @@ python benchmarks/tracks.py --points FOLDER RUN_FOLDER [RUN_FOLDER ...]
 
 FOLDER holds CLIP.npz or tapvid_davis.pkl (TAP-Vid) and CLIP.json (BADJA). A point goes through the layer that its pixel
 shows most. Printed per clip: average Jaccard, delta (all, on the object, on the background) and occlusion accuracy of
-TAP-Vid in percent; PCK-T of BADJA and the share of joints within 3 pixels of 854 x 480; in pixels, how far the places
-of one point in the atlas lie apart. The column "still" is what a point that never moves gets.
+TAP-Vid in percent; PCK-T of BADJA, the same of the joints that no earlier annotated frame hides, and the share of
+joints within 3 pixels of 854 x 480; in pixels, how far the places of one point in the atlas lie apart. The column
+"still" is what a point that never moves gets.
 """
 
 import argparse
@@ -23,7 +24,16 @@ import numpy as np
 import media
 from benchmarks.points import PlacedJoints, PlacedTracks, first_frames, read_joints, read_tap_vid_pickle, read_tracks
 from command_line import UserError, run_script
-from evaluation.track_metrics import Flags, Floats, Indices, correct_joints, percentage, tap_vid_metrics, uv_spread_px
+from evaluation.track_metrics import (
+    Flags,
+    Floats,
+    Indices,
+    correct_joints,
+    percentage,
+    seen_so_far,
+    tap_vid_metrics,
+    uv_spread_px,
+)
 
 if TYPE_CHECKING:
     from media.clip import Clip
@@ -42,6 +52,7 @@ COLUMNS = {  # heading of each metric
     "oa": "OA",
     "uv_spread_px": "spread in the atlas, px",
     "pck": "PCK-T",
+    "pck_unhidden": "PCK-T, never hidden",
     "pck_still": "PCK-T, still",
     "within_3_px": "within 3 px, %",
 }
@@ -136,7 +147,8 @@ def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
 def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
     """Return PCK-T of BADJA and the share of joints within STRICT_PX; the queries are the first frame's joints.
 
-    Returns nothing if the clip has fewer than two of the frames.
+    PCK-T also counts joints that the first frame hides; "pck_unhidden" is that of the joints that are visible in all
+    annotated frames so far. Returns nothing if the clip has fewer than two of the frames.
     """
     chosen = [index for index, t in enumerate(placed.frames) if t < len(run.clip)]
     if len(chosen) < 2:
@@ -148,14 +160,19 @@ def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
     predicted, still = followed.positions.swapaxes(0, 1)[1:], np.repeat(truth[:1], len(truth) - 1, axis=0)
     areas = [mask_area(run.clip, t) for t in times[1:]]
 
-    def pck(joints: Floats) -> float:
-        right = correct_joints(to_pixels(joints, PCK_SIZE), to_pixels(truth[1:], PCK_SIZE), seen[1:], areas)
+    def pck(joints: Floats, counts: Flags) -> float:
+        right = correct_joints(to_pixels(joints, PCK_SIZE), to_pixels(truth[1:], PCK_SIZE), counts, areas)
         return percentage(right.sum(), len(right))
 
     distance = np.linalg.norm(to_pixels(predicted, STRICT_SIZE) - to_pixels(truth[1:], STRICT_SIZE), axis=-1)
     near = (distance < STRICT_PX)[seen[1:]]
     return drop_undefined(
-        {"pck": pck(predicted), "pck_still": pck(still), "within_3_px": percentage(near.sum(), len(near))}
+        {
+            "pck": pck(predicted, seen[1:]),
+            "pck_unhidden": pck(predicted, seen_so_far(seen)[1:]),
+            "pck_still": pck(still, seen[1:]),
+            "within_3_px": percentage(near.sum(), len(near)),
+        }
     )
 
 

@@ -10,7 +10,7 @@ from benchmarks.points import first_frames, read_joints, read_tap_vid_pickle, re
 from benchmarks.tracks import PointFolder, measure_points, points_table
 from benchmarks.tracks import main as print_tracks
 from command_line import UserError
-from evaluation.track_metrics import correct_joints, tap_vid_metrics, uv_spread_px
+from evaluation.track_metrics import correct_joints, seen_so_far, tap_vid_metrics, uv_spread_px
 from rendering.frames import Frame
 from rendering.point_tracks import Points, follow_points, pick_in_frame
 
@@ -57,6 +57,11 @@ def test_a_joint_is_right_within_a_fifth_of_the_animal_s_size():
     assert right.tolist() == [True, False]
 
 
+def test_a_joint_that_was_hidden_once_no_longer_counts_as_never_hidden():
+    seen = np.array([[True, True, False], [True, False, True], [True, True, True]])
+    assert seen_so_far(seen).tolist() == [[True, True, False], [True, False, False], [True, False, False]]
+
+
 def test_a_place_that_stands_twice_in_the_atlas_has_a_spread():
     uv = np.array([[[0, 0], [0, 0], [0.3, 0.4]], [[0.1, 0.1], [0.1, 0.1], [9, 9]]])
     seen = np.array([[True, True, True], [True, True, False]])
@@ -80,6 +85,24 @@ def test_a_point_follows_the_layer_that_its_pixel_shows():
     np.testing.assert_allclose(positions[0], [[12 + 2 * t, 8] for t in range(5)], atol=1e-3)
     np.testing.assert_allclose(positions[1:, 4], [[22, 8], [3, 20]], atol=1e-3)
     assert is_visible.tolist() == [[True] * 5, [True, True, False, False, False], [True] * 5]
+
+
+@pytest.mark.parametrize(("distance_px", "layer"), [(1, 0), (3, 1)])
+@pytest.mark.parametrize(("x", "y"), [(19, 0), (10, 0), (0, 5), (0, 15)])
+def test_a_point_beside_an_outline_follows_the_object(x, y, distance_px, layer):
+    frame = moving_frame(0)
+    outside = np.sign([x - 14, 0] if x else [0, y - 9])
+    start = np.array([[x or 15, y or 9]]) + distance_px * outside
+    layers, uv = pick_in_frame(frame, start)
+    assert layers.tolist() == [layer]
+    np.testing.assert_allclose(uv[0], start[0] / 20 - 1, atol=1e-6)  # the point's own place, not the outline's
+
+
+def test_a_point_beside_an_outline_follows_the_nearest_object():
+    one = moving_frame(0)
+    farther = np.roll(one.alpha, 12, axis=2)  # from column 22 on
+    frame = Frame(0, np.concatenate((one.uv[:1], one.uv)), np.concatenate((farther, one.alpha)), np.zeros(0))
+    assert pick_in_frame(frame, np.array([[20.0, 9], [21.2, 9]]))[0].tolist() == [1, 0]
 
 
 def write_tracks(folder, **changes):
@@ -152,17 +175,19 @@ def test_points_of_a_finished_run_are_measured(finished_run, tmp_path):
         {
             "image_path": f"a/{t:05d}.jpg",
             "joints": np.full((37, 2), [540, 960]).tolist(),
-            "visibility": [True] * 37,
+            "visibility": [t != 1] * 37,
         }
-        for t in (0, 2, 4)
+        for t in (0, 1, 3)
     ]
+    rows[2]["joints"] = np.full((37, 2), [0, 0]).tolist()  # Found by nobody, after a frame that hides all joints.
+    rows[1]["visibility"][8] = True  # the only joint that is seen in the second frame
     (tmp_path / "demo.json").write_text(json.dumps(rows))
     (tmp_path / "demo.npz").rename(tmp_path / f"{run.clip.folder.name}.npz")
     (tmp_path / "demo.json").rename(tmp_path / f"{run.clip.folder.name}.json")
     result = measure_points(run, PointFolder(tmp_path))
     assert result["aj_still"] == 100  # These points do not move.
-    assert result["pck_still"] == 100
-    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "within_3_px"} <= set(result)
+    assert result["pck_still"] == pytest.approx(100 / 21)  # the one joint of the second frame
+    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "pck_unhidden", "within_3_px"} <= set(result)
     assert "| demo |" in points_table({"demo": result})
 
 
