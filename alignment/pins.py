@@ -1,7 +1,7 @@
 """Pins: places in several frames that somebody says are one place of a layer."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,16 @@ class Pin:
     places_px: NDArray[np.floating]  # (K, 2) x, y in these frames, in pixels of working size
     reach_px: float = REACH_PX  # pixels from the pin within which the mapping is bent most
     anchor: int = 0  # index of the place that keeps its place in the atlas: the one that was set first
+
+    def values(self) -> dict[str, Any]:
+        """Return the pin as plain numbers, for a checkpoint."""
+        return asdict(self) | {"frames": self.frames.tolist(), "places_px": self.places_px.tolist()}
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> "Pin":
+        """Return the pin of an earlier `values`."""
+        arrays = {"frames": np.array(values["frames"], np.int64), "places_px": np.array(values["places_px"], float)}
+        return cls(**(values | arrays))
 
 
 def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:

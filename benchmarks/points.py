@@ -21,6 +21,7 @@ QUERY_STEP = 5  # TAP-Vid, mode "strided": every fifth frame holds a query of ea
 BADJA_SIZE = (1920, 1080)  # Width and height of the pictures in whose pixels BADJA gives its joints.
 # The 20 of 37 joints that BADJA counts.
 BADJA_JOINTS = (8, 9, 10, 12, 13, 14, 15, 18, 19, 20, 22, 23, 24, 25, 28, 31, 32, 33, 35, 36)
+BADJA_LEGS = (8, 9, 10, 12, 13, 14, 18, 19, 20, 22, 23, 24)  # Those of them that lie on legs.
 # What a pickle of numpy arrays needs to be read. Nothing else is loaded, because a pickle can run any code.
 ALLOWED_IN_PICKLES = {
     ("numpy", "ndarray"),

@@ -29,7 +29,7 @@ from command_line import UserError, warn
 from editing.atlas_file import LayerImage, checkpoint_fingerprint
 from editing.attachment import continue_mapping
 from export.atlas import LayerExtent, measure_extent, plan_image
-from grids.model import LARGEST_LOG_LIGHT
+from grids.frames import LARGEST_LOG_LIGHT
 from media import Pixels, to_8_bit
 from media.clip import Clip, evenly_spaced_indices
 from media.flows import FORWARD

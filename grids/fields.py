@@ -147,6 +147,15 @@ class Lattice:
         return self.weights[key]
 
 
+def axis_slice(axis: Tensor, first: float, end: float) -> slice:
+    """Return the part of a lattice's axis (on the CPU) within [first, end) pixels, or else the nearest position."""
+    inside = torch.nonzero((axis >= first) & (axis < end)).flatten()
+    if len(inside) == 0:
+        nearest = int((axis - first).abs().argmin())
+        return slice(nearest, nearest + 1)
+    return slice(int(inside[0]), int(inside[-1]) + 1)
+
+
 def sample_nodes(nodes: Tensor, points_px: Tensor, size: tuple[int, int]) -> Tensor:
     """Interpolate values at nodes (K, C, ny, nx) at any points (x, y), (K, 2, N), of frames of (H, W): (K, C, N)."""
     height, width = size

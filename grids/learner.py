@@ -147,7 +147,10 @@ class GridLearner:
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 
     def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
-        """Change the mappings by dials and pins, and average the atlases with them."""
+        """Change the mappings by dials and pins, and average the atlases with them.
+
+        Without new pins, those that were set before go on to hold.
+        """
         device, cpu = self.video.device, torch.device("cpu")
         self.graphs.forget()
         video = self.video.to(cpu)
@@ -155,7 +158,7 @@ class GridLearner:
         for layer, factor in rigidity.items():
             change_stiffness(self.model, video, layer, factor)
         self.model.to(device)
-        self.pins = pins
+        self.pins = pins or self.pins
         self.hold_pins()
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 
@@ -299,6 +302,7 @@ class GridLearner:
             "grid_waiting": list(self.pending_pairs),
             "grid_round": self.round,
             "grid_random_state": self.rng.get_state(),
+            "grid_pins": [pin.values() for pin in self.pins],
         }
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
@@ -322,6 +326,7 @@ class GridLearner:
             self.optimizer.load_state_dict(checkpoint["grid_optimizer"])
             self.pending_pairs, self.round = list(checkpoint["grid_waiting"]), int(checkpoint["grid_round"])
             self.rng.set_state(checkpoint["grid_random_state"].cpu())
+            self.pins = [Pin.from_values(values) for values in checkpoint.get("grid_pins", ())]
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             raise UserError(f"{path}: has no usable state of the training; train again") from None
 

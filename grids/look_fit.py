@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from grids.atlases import sampling_units
 from grids.fields import Lattice
+from grids.frames import GridFrames
 from grids.looks import Look, TexelBox, space_looks, weigh_looks
-from grids.model import GridFrames, GridModel
+from grids.model import GridModel
 from implicit_neural_networks import visibility
 from media.clip import evenly_spaced_indices
 from parallel.side_by_side import CPU, MOST_STREAM_WORKERS, count_workers, stream_side_by_side

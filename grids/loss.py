@@ -9,8 +9,9 @@ import loss_utils
 from config import Config, rigidity_weight
 from grids.fields import Lattice, add_tensors, to_device_async
 from grids.flow_fit import Connections
+from grids.frames import GridFrames
 from grids.losses import Photometric, prior_loss, relative_jacobians
-from grids.model import GridFrames, GridModel
+from grids.model import GridModel
 from grids.surfaces import invert_2x2, surface_jacobians
 from implicit_neural_networks import visibility
 from media.flows import BACKWARD, FORWARD

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from grids.fields import Lattice
-from grids.model import GridFrames, GridModel
+from grids.frames import GridFrames
+from grids.model import GridModel
 from masks.quality import signed_distance
 from media import blur, to_8_bit
 from parallel.side_by_side import map_side_by_side

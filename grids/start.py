@@ -15,8 +15,9 @@ from alignment.shutter import measure_shutter
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.flow_fit import MOST_POINTS, fit_to_flow
+from grids.frames import LOGIT_STEP, log_to_light_value
 from grids.matting import SOFT_RANGE
-from grids.model import BOX_MARGIN, LOGIT_STEP, GridModel, log_to_light_value
+from grids.model import BOX_MARGIN, GridModel
 from grids.shape import Shape, Spacing
 from grids.surfaces import middle_jacobians
 from grids.unwrap import average_atlas

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from grids.fields import Lattice, linear_weights
-from grids.model import GridModel, axis_slice
+from grids.fields import Lattice, axis_slice, linear_weights
+from grids.model import GridModel
 from grids.surfaces import invert_2x2, leave_surface, surface_jacobians
 from implicit_neural_networks import output_centers
 

@@ -11,10 +11,11 @@ from alignment.layers import align_layers
 from config import Config
 from grids.atlas_size import enlarge_atlas
 from grids.flow_fit import DISTANCES, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
+from grids.frames import GridFrames
 from grids.learner import GridLearner
 from grids.long_flow import follow_layers
 from grids.loss import PartFrames
-from grids.model import GridFrames, GridModel
+from grids.model import GridModel
 from grids.shape import Spacing
 from grids.start import bend_layers, build_model, texel_extent
 from media.flows import FORWARD

@@ -14,10 +14,11 @@ from command_line import UserError
 from config import load_config
 from grids import losses
 from grids.fields import Grid, Lattice, count_nodes, linear_weights, sample_nodes
+from grids.frames import GridFrames, combine_logits
 from grids.learner import GridLearner, remove_opacity_specks
 from grids.loss import FLOW_STRIDE_PX, GridLoss
 from grids.losses import Photometric, relative_jacobians
-from grids.model import GridFrames, GridModel, combine_logits
+from grids.model import GridModel
 from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam, StepRule
 from grids.shape import Shape, Spacing
 from grids.start import LARGEST_MASK_LOGIT, OUTLINE_LOGIT, mask_logits

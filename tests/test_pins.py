@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -135,6 +136,22 @@ def test_resuming_with_pins_writes_a_checkpoint_in_which_they_hold(trainer, tmp_
     assert np.linalg.norm(find_in_frame(mended.model, clip, 0, 0, (30, 34), 4) - target) < 0.5
     assert load_config(trainer.folder / "config.json").layer_rigidity == (1.0, 2.0)
     assert not [path for path in trainer.folder.iterdir() if path.is_dir() and path.name.isdecimal()], "no evaluation"
+
+
+def test_pins_hold_in_a_run_that_is_resumed_without_them(trainer, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trainer.folder, folder)
+    target = find_in_frame(trainer.model, trainer.clip, 0, 0, (30, 34), 4) + (2, 1)
+    pins = tmp_path / "pins.json"
+    pins.write_text(json.dumps({"pins": [{"layer": 0, "places": [[0, 30, 34], [4, *target]]}]}))
+    resume_run(folder, 0.5, corrections=Corrections(pins=pins))  # It is stopped before it has trained at all.
+    resumed = resume_run(folder, trainer.stopwatch.seconds + 30)
+    assert [pin.values() for pin in resumed.learner.pins] == [pin.values() for pin in read_pins(pins, SIZE, 2)]
+    with torch.no_grad():
+        nodes = resumed.model.mappings[0][-1].values
+        nodes += torch.linspace(0, 3, len(nodes))[:, None, None, None]  # as training might
+    resumed.learner.finish()
+    assert np.linalg.norm(find_in_frame(resumed.model, trainer.clip, 0, 0, (30, 34), 4) - target) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_points_of_a_finished_run_are_measured(finished_run, tmp_path):
     result = measure_points(run, PointFolder(tmp_path))
     assert result["aj_still"] == 100  # These points do not move.
     assert result["pck_still"] == pytest.approx(100 / 21)  # the one joint of the second frame
-    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "pck_unhidden", "within_3_px"} <= set(result)
+    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "pck_unhidden", "within_3_px", "legs_pck"} <= set(result)
     assert "| demo |" in points_table({"demo": result})
 
 
