@@ -92,7 +92,9 @@ class Config:
     )
     checkpoint_every: int = setting("Iterations between checkpoints.", 250, at_least=1)
     log_every: int = setting("Iterations between lines of the log.", 50, at_least=1)
-    load_checkpoint: bool = setting("Continue from checkpoint_path: weights, optimizer and iteration number.", False)
+    load_checkpoint: bool = setting(
+        "Continue from checkpoint_path: weights, optimizer, iteration number and pins.", False
+    )
     checkpoint_path: str = setting("Checkpoint to continue from, if load_checkpoint is true.", "")
     learning_rate: float = setting("Networks: learning rate of the mappings.", 1e-4, above=0)
     learning_rate_appearance: float | None = setting(

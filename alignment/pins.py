@@ -39,8 +39,10 @@ class Pin:
 def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:
     """Read the pins of a clip of (T, H, W) with a number of layers. Pins with one place say nothing and are left out.
 
+    An empty list is one: with it, a run forgets the pins that it has.
+
     Raises UserError if the file is missing or damaged, if a layer or frame does not exist, if a place is outside of its
-    frame, if a reach is no length within the frame, or if no pin has two places.
+    frame, if a reach is no length within the frame, or if there are pins and none has two places.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -50,10 +52,10 @@ def read_pins(path: Path, size: tuple[int, int, int], layers: int) -> list[Pin]:
         raise UserError(f"{path}: no such file; --pins takes a JSON such as {EXAMPLE}") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no list of pins; expected {EXAMPLE}") from None
-    pins = [pin for pin in pins if len(pin.frames) > 1]
-    if not pins:
+    whole = [pin for pin in pins if len(pin.frames) > 1]
+    if pins and not whole:
         raise UserError(f"{path}: no pin has places in two frames; expected {EXAMPLE}")
-    return pins
+    return whole
 
 
 def parse_pin(path: Path, number: int, values: dict[str, Any], size: tuple[int, int, int], layers: int) -> Pin:

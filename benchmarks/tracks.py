@@ -2,12 +2,15 @@
 
 python benchmarks/tracks.py --points FOLDER RUN_FOLDER [RUN_FOLDER ...]
 
-FOLDER holds CLIP.npz or tapvid_davis.pkl (TAP-Vid) and CLIP.json (BADJA). A point goes through the layer that its pixel
-shows most. Printed per clip: average Jaccard, delta (all, on the object, on the background) and occlusion accuracy of
-TAP-Vid in percent; PCK-T of BADJA, the same of the joints that no earlier annotated frame hides, and the share of
-joints within 3 pixels of 854 x 480; of joints on legs, followed from each annotated frame to the next one (about five
-frames later), the share that is right by the limit of PCK-T, and the median distance in pixels of 854 x 480; in pixels,
-how far the places of one point in the atlas lie apart. The column "still" is what a point that never moves gets.
+FOLDER holds CLIP.npz or tapvid_davis.pkl (TAP-Vid) and CLIP.json (BADJA). A point goes through the layer that its place
+shows most, or through an object close beside it. Printed per clip:
+- of TAP-Vid, in percent: average Jaccard, delta (all, on the object, on the background) and occlusion accuracy; in
+  pixels, how far the places of one point in the atlas lie apart;
+- of BADJA, in percent: PCK-T, PCK-T of the joints that no annotated frame has hidden so far, and the share of joints
+  within 3 pixels of 854 x 480;
+- of BADJA's joints on legs, followed from each annotated frame to the next one (about five frames later): the share
+  that is right by the limit of PCK-T, in percent, and the median distance in pixels of 854 x 480.
+The column "still" is what a point that never moves gets.
 """
 
 import argparse
@@ -39,8 +42,8 @@ from evaluation.track_metrics import (
     Floats,
     Indices,
     correct_joints,
+    find_visible_so_far,
     percentage,
-    seen_so_far,
     tap_vid_metrics,
     uv_spread_px,
 )
@@ -62,7 +65,7 @@ COLUMNS = {  # heading of each metric
     "oa": "OA",
     "uv_spread_px": "spread in the atlas, px",
     "pck": "PCK-T",
-    "pck_unhidden": "PCK-T, never hidden",
+    "pck_not_hidden": "PCK-T, not hidden so far",
     "pck_still": "PCK-T, still",
     "within_3_px": "within 3 px, %",
     "legs_pck": "legs to the next frame, PCK",
@@ -159,7 +162,7 @@ def measure_tracks(run: "TrainedRun", placed: PlacedTracks) -> dict[str, float]:
 def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
     """Return PCK-T of BADJA and the share of joints within STRICT_PX; the queries are the first frame's joints.
 
-    PCK-T also counts joints that the first frame hides; "pck_unhidden" is that of the joints that are visible in all
+    PCK-T also counts joints that the first frame hides; "pck_not_hidden" is that of the joints that are visible in all
     annotated frames so far. Returns nothing if the clip has fewer than two of the frames.
     """
     chosen = [index for index, t in enumerate(placed.frames) if t < len(run.clip)]
@@ -170,7 +173,7 @@ def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
     times = [placed.frames[index] for index in chosen]
     followed = follow_queries(run, times, start_frames, truth[0], truth.swapaxes(0, 1))
     predicted, still = followed.positions.swapaxes(0, 1)[1:], np.repeat(truth[:1], len(truth) - 1, axis=0)
-    of_next = follow_to_next(run, times, truth)
+    next_positions = follow_to_next(run, times, truth)
     legs = seen[:-1] & seen[1:] & np.isin(BADJA_JOINTS, BADJA_LEGS)
     areas = [mask_area(run.clip, t) for t in times[1:]]
 
@@ -185,11 +188,11 @@ def measure_joints(run: "TrainedRun", placed: PlacedJoints) -> dict[str, float]:
     return drop_undefined(
         {
             "pck": pck(predicted, seen[1:]),
-            "pck_unhidden": pck(predicted, seen_so_far(seen)[1:]),
+            "pck_not_hidden": pck(predicted, find_visible_so_far(seen)[1:]),
             "pck_still": pck(still, seen[1:]),
             "within_3_px": percentage(near.sum(), len(near)),
-            "legs_pck": pck(of_next, legs),
-            "legs_px": float(np.median(distance_px(of_next)[legs])) if legs.any() else float("nan"),
+            "legs_pck": pck(next_positions, legs),
+            "legs_px": float(np.median(distance_px(next_positions)[legs])) if legs.any() else float("nan"),
         }
     )
 
@@ -247,16 +250,17 @@ def follow_queries(
     def render(index: int) -> "Frame":
         return render_frame(run.model, run.clip, times[index], run.full_range, with_colors=False)
 
-    layers, uv = np.zeros(len(starts), np.int64), np.zeros((len(starts), 2))
-    for index in np.unique(start_frames):
-        chosen = start_frames == index
-        layers[chosen], uv[chosen] = pick_in_frame(render(index), to_working(run.clip, starts[chosen]))
+    order = np.argsort(start_frames, kind="stable")  # of the points as they are picked, frame by frame
+    places = to_working(run.clip, starts)
+    picked = [pick_in_frame(render(index), places[start_frames == index]) for index in np.unique(start_frames)]
+    points = Points.join(picked).select(np.argsort(order))
+    layers = points.layers
     positions, true_uv = np.zeros((2, *truth.shape))
     is_visible = np.zeros(truth.shape[:2], bool)
     in_pixels = to_working(run.clip, truth)
     for index in range(len(times)):
         frame = render(index)
-        here, is_visible[:, index] = follow_in_frame(frame, Points(layers, uv))
+        here, is_visible[:, index] = follow_in_frame(frame, points)
         positions[:, index] = (here + 0.5) / np.array([run.clip.width, run.clip.height])
         for layer in np.unique(layers):
             true_uv[layers == layer, index] = sample_at(frame.uv[layer], in_pixels[layers == layer, index])

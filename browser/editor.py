@@ -241,10 +241,9 @@ class Editor:
 
         def make_arguments(folder: Path) -> list[str]:
             arguments = [str(SCRIPTS / "train.py"), f"--resume={folder}", "--no_evaluation", f"--time_budget={seconds}"]
-            if mend.pins:
-                path = folder / "pins.json"
-                media.write_text(path, json.dumps({"pins": mend.pins}, indent=2) + "\n")
-                arguments.append(f"--pins={path}")
+            path = folder / "pins.json"  # Also without any pin, because those of earlier refits may have been removed.
+            media.write_text(path, json.dumps({"pins": mend.pins}, indent=2) + "\n")
+            arguments.append(f"--pins={path}")
             if mend.strokes:
                 arguments.append(f"--strokes={draw_strokes(mend.strokes, self.run.clip, folder / 'strokes')}")
             arguments += [f"--rigidity={layer + 1}:{factor}" for layer, factor in mend.rigidity.items()]

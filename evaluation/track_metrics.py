@@ -53,7 +53,7 @@ def correct_joints(positions: Floats, true_positions: Floats, is_visible: Flags,
     return (distance < limit[:, None])[is_visible]
 
 
-def seen_so_far(is_visible: Flags) -> Flags:
+def find_visible_so_far(is_visible: Flags) -> Flags:
     """Return which joints are visible in a frame and in all frames before it, (A, N), from `is_visible` (A, N)."""
     return np.logical_and.accumulate(is_visible, axis=0)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from command_line import UserError
 from rendering.frames import render_frame, render_frames
-from rendering.point_tracks import Points, follow_points, pick_in_frame
+from rendering.point_tracks import follow_points, pick_in_frame
 from rendering.trained_run import TrainedRun
 
 
@@ -23,8 +23,8 @@ class TrackPoint:
 def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[TrackPoint]]:
     """Track the point at pixel (x, y) of frame t through all frames.
 
-    Positions are in pixels of native size. Returns the name of the layer that the pixel shows most, and the track.
-    Raises UserError for a pixel outside the clip.
+    Positions are in pixels of native size. Returns the name of the layer that the point is on (see `pick_in_frame`),
+    and the track. Raises UserError for a pixel outside the clip.
     """
     clip = run.clip
     width, height = clip.native_size
@@ -35,7 +35,7 @@ def track_point(run: TrainedRun, x: float, y: float, t: int) -> tuple[str, list[
         )
     start = clip.from_native_px(np.array([[x, y]]))
     start_frame = render_frame(run.model, clip, t, run.full_range, with_colors=False)
-    points = Points(*pick_in_frame(start_frame, start))
+    points = pick_in_frame(start_frame, start)
     frames = render_frames(run.model, clip, run.full_range, with_colors=False)
     positions, is_visible = follow_points(frames, points)
     native = clip.to_native_px(positions[0])

@@ -1,20 +1,19 @@
 """A grid model at some frames: its fields evaluated on lattices and at points, with the opacity of kept masks."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from grids.atlases import sampling_units
-from grids.fields import Lattice, add_tensors, axis_slice, device_constant, sample_nodes, to_device_async
+from grids.fields import Grid, Lattice, add_tensors, axis_slice, device_constant, sample_nodes, to_device_async
+from grids.shape import Shape
 from grids.surfaces import meet_surface
-
-if TYPE_CHECKING:
-    from grids.model import GridModel
+from implicit_neural_networks import Layers
 
 LOGIT_STEP = 1 / 16  # Unit in which the logits of kept masks are stored as 8-bit integers.
 # Where a mask is kept, training changes its logit by at most LEARNED_FACTOR times its absolute value, which counts up
@@ -25,6 +24,26 @@ TEXEL_UNITS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)  # the 3 x 3 matrix 
 LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negative is that of the darkest shadow.
 
 
+class FieldSource(Protocol):
+    """What is evaluated at some frames of a `grids.model.GridModel`; it says what each of these is."""
+
+    shape: Shape
+    layers: Layers
+    transforms: Tensor
+    boxes: Tensor
+    mask_logits: Tensor
+    is_kept: Tensor
+    mattes: Tensor
+    atlases: nn.ParameterList
+    looks: Any
+    rigid_layers: frozenset[int]
+
+    def fields_by_name(self) -> dict[str, list[Grid]]: ...
+    def surface(self, layer: int) -> Tensor | None: ...
+    def boxes_on_cpu(self) -> Tensor: ...
+    def atlas_at(self, t: int, layer: int) -> Tensor: ...
+
+
 class GridFrames:
     """A model at K frames.
 
@@ -32,7 +51,7 @@ class GridFrames:
     changes only the nodes of these frames. The mappings of rigid layers are not trained.
     """
 
-    def __init__(self, model: "GridModel", t: Tensor, training: bool = False, fields: Collection[str] | None = None):
+    def __init__(self, model: FieldSource, t: Tensor, training: bool = False, fields: Collection[str] | None = None):
         """t (K,): frame numbers. fields: names of the only fields that are needed; None: all.
 
         If t is on a GPU, its values are not read: crops then hold the boxes of all frames of the clip, so that a

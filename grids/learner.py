@@ -146,11 +146,8 @@ class GridLearner:
         self.set_model(self.model, probability, self.stage.stride)
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 
-    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
-        """Change the mappings by dials and pins, and average the atlases with them.
-
-        Without new pins, those that were set before go on to hold.
-        """
+    def mend(self, pins: list[Pin] | None, rigidity: dict[int, float]) -> None:
+        """Change the mappings by dials and pins, and average the atlases with them."""
         device, cpu = self.video.device, torch.device("cpu")
         self.graphs.forget()
         video = self.video.to(cpu)
@@ -158,7 +155,7 @@ class GridLearner:
         for layer, factor in rigidity.items():
             change_stiffness(self.model, video, layer, factor)
         self.model.to(device)
-        self.pins = pins or self.pins
+        self.pins = self.pins if pins is None else pins
         self.hold_pins()
         average_atlases(self.model, self.stage.frames, self.opacity(), self.stage.stride)
 

@@ -310,7 +310,7 @@ class WindowedLearner:
         self.waiting = sorted({*self.waiting, *with_strokes})
         self.assembled = self.assemble()
 
-    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
+    def mend(self, pins: list[Pin] | None, rigidity: dict[int, float]) -> None:
         """Raise UserError, because pins and dials change one model of all frames."""
         raise UserError(
             f"--pins and --rigidity mend a clip that was trained as a whole; this run has {len(self.spans)} windows. "

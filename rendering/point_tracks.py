@@ -1,7 +1,7 @@
 """Follow points of a frame through a clip by the mapping: where they are, and whether they are visible."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,9 @@ from rendering.frames import VISIBLE, Floats, Frame
 from rendering.inverse import locate_uv
 from rendering.resampling import sample_field
 
-# A place on the background that is no farther than this from an object is taken for the object: people who mark an
-# outline, or a thin part such as a tail, miss it by about as much.
-OUTLINE_PX = 1.5
+# A place on the background that is no farther from an object than the last of these distances is taken for the object:
+# people who mark an outline, or a thin part such as a tail, may miss it by as much. The nearest object is taken.
+BESIDE_PX = (0.5, 1.0, 1.5)
 DIRECTIONS = np.array([(np.cos(angle), np.sin(angle)) for angle in np.arange(8) * np.pi / 4])  # (8, 2)
 
 
@@ -20,27 +20,35 @@ DIRECTIONS = np.array([(np.cos(angle), np.sin(angle)) for angle in np.arange(8) 
 class Points:
     """N points of a clip, each on one layer."""
 
-    layers: NDArray[np.int64]  # (N,) number of the layer that the point's place shows most; see `pick_in_frame`
+    layers: NDArray[np.int64]  # (N,) number of the layer that the point is on
     uv: Floats  # (N, 2) place in the layer's own square
+    beside_px: Floats  # (N,) how far beside the layer's visible part the point was given, one of BESIDE_PX; 0 on it
+
+    def select(self, chosen: NDArray[np.int64]) -> "Points":
+        """Return some of the points, by their indices."""
+        return Points(self.layers[chosen], self.uv[chosen], self.beside_px[chosen])
+
+    @classmethod
+    def join(cls, parts: Sequence["Points"]) -> "Points":
+        """Return the points of all parts, one part after the other."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
 
-def pick_in_frame(frame: Frame, positions: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return the layer that is visible most at positions (N, 2) of a frame, (N,), and its uv there, (N, 2).
+def pick_in_frame(frame: Frame, positions: Floats) -> Points:
+    """Return the points at positions (N, 2) of a frame: on the layer that is visible most, or on an object beside it.
 
-    Within OUTLINE_PX of an object it is the object, and not the background.
+    See BESIDE_PX. The place of a point is its own, also if the object that it is on begins beside it.
     """
-    layers = measure_visibility(frame, positions).argmax(0)
-    around = np.stack([measure_visibility(frame, positions + OUTLINE_PX * step) for step in DIRECTIONS]).max(0)
-    nearest_object = around[:-1].argmax(0)
-    is_object_near = around[:-1].max(0) > VISIBLE
-    layers = np.where((layers == len(around) - 1) & is_object_near, nearest_object, layers)
+    visibility = frame.visibility
+    layers = np.stack([sample_at(each, positions) for each in visibility]).argmax(0)
+    beside_px = np.zeros(len(positions))
+    for distance in BESIDE_PX:
+        around = np.stack([largest_around(each, positions, distance) for each in visibility[:-1]])
+        is_beside = (layers == len(visibility) - 1) & (around.max(0) > VISIBLE)
+        layers = np.where(is_beside, around.argmax(0), layers)
+        beside_px = np.where(is_beside, distance, beside_px)
     uv = np.stack([sample_at(layer_uv, positions) for layer_uv in frame.uv])
-    return layers, uv[layers, np.arange(len(layers))]
-
-
-def measure_visibility(frame: Frame, positions: Floats) -> Floats:
-    """Return the visibility of each layer at positions (N, 2) of a frame, (L, N)."""
-    return np.stack([sample_at(layer_visibility, positions) for layer_visibility in frame.visibility])
+    return Points(layers, uv[layers, np.arange(len(layers))], beside_px)
 
 
 def follow_points(frames: Iterable[Frame], points: Points) -> tuple[Floats, NDArray[np.bool_]]:
@@ -58,8 +66,17 @@ def follow_in_frame(frame: Frame, points: Points) -> tuple[Floats, NDArray[np.bo
     for layer in np.unique(points.layers):
         chosen = points.layers == layer
         positions[chosen], is_found = locate_uv(points.uv[chosen], frame.uv[layer])
-        is_visible[chosen] = is_found & (sample_at(frame.visibility[layer], positions[chosen]) > VISIBLE)
+        shown = largest_around(frame.visibility[layer], positions[chosen], points.beside_px[chosen, None])
+        is_visible[chosen] = is_found & (shown > VISIBLE)
     return positions, is_visible
+
+
+def largest_around(field: Floats, positions: Floats, distance_px: Floats | float) -> Floats:
+    """Return the largest value of a field (H, W) in eight directions around positions (N, 2), (N,).
+
+    distance_px: one for all or (N, 1); 0 gives the value at the position.
+    """
+    return np.stack([sample_at(field, positions + distance_px * direction) for direction in DIRECTIONS]).max(0)
 
 
 def sample_at(field: Floats, positions: Floats) -> Floats:

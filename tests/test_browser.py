@@ -18,7 +18,7 @@ from benchmarks.browser_page import Page, Server, find_browser, open_chromium, s
 from command_line import UserError
 from media import write_png
 from rendering.frames import render_frame
-from rendering.point_tracks import Points, follow_in_frame, pick_in_frame
+from rendering.point_tracks import follow_in_frame, pick_in_frame
 from rendering.trained_run import open_run
 
 FRAMES = 6
@@ -99,11 +99,11 @@ def test_a_stroke_shows_in_another_frame_where_the_mapping_says_and_nowhere_else
     paint(page, ON_OBJECT, (ON_OBJECT[0] + 2, ON_OBJECT[1]), size=6)
     changed = np.abs(page.frame(5) - before).max(-1) > 20
     opened = open_run(run)
-    layers, uv = pick_in_frame(
+    points = pick_in_frame(
         render_frame(opened.model, opened.clip, 0, True, False), np.array([[ON_OBJECT[0] + 1, ON_OBJECT[1]]])
     )
-    assert layers[0] == 0
-    (place,), _ = follow_in_frame(render_frame(opened.model, opened.clip, 5, True, False), Points(layers, uv))
+    assert points.layers[0] == 0
+    (place,), _ = follow_in_frame(render_frame(opened.model, opened.clip, 5, True, False), points)
     y, x = np.nonzero(changed)
     assert np.hypot(x.mean() - place[0], y.mean() - place[1]) < 1.5
     assert np.hypot(x - place[0], y - place[1]).max() < 9

@@ -141,17 +141,24 @@ def test_resuming_with_pins_writes_a_checkpoint_in_which_they_hold(trainer, tmp_
 def test_pins_hold_in_a_run_that_is_resumed_without_them(trainer, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trainer.folder, folder)
-    target = find_in_frame(trainer.model, trainer.clip, 0, 0, (30, 34), 4) + (2, 1)
+    place = (34, 30)
+    target = find_in_frame(trainer.model, trainer.clip, 0, 0, place, 3) + (-2, 2)
     pins = tmp_path / "pins.json"
-    pins.write_text(json.dumps({"pins": [{"layer": 0, "places": [[0, 30, 34], [4, *target]]}]}))
+    pins.write_text(json.dumps({"pins": [{"layer": 0, "places": [[0, *place], [3, *target]]}]}))
     resume_run(folder, 0.5, corrections=Corrections(pins=pins))  # It is stopped before it has trained at all.
     resumed = resume_run(folder, trainer.stopwatch.seconds + 30)
-    assert [pin.values() for pin in resumed.learner.pins] == [pin.values() for pin in read_pins(pins, SIZE, 2)]
+    expected = [pin.values() for pin in read_pins(pins, SIZE, 2)]  # and no other pin that the run had before
+    assert [pin.values() for pin in resumed.learner.pins] == expected
     with torch.no_grad():
         nodes = resumed.model.mappings[0][-1].values
         nodes += torch.linspace(0, 3, len(nodes))[:, None, None, None]  # as training might
     resumed.learner.finish()
-    assert np.linalg.norm(find_in_frame(resumed.model, trainer.clip, 0, 0, (30, 34), 4) - target) < 0.5
+    assert np.linalg.norm(find_in_frame(resumed.model, trainer.clip, 0, 0, place, 3) - target) < 0.5
+    kept = resume_run(folder, 0.5, corrections=Corrections(rigidity={1: 2.0}))
+    assert [pin.values() for pin in kept.learner.pins] == expected
+    pins.write_text('{"pins": []}')
+    assert resume_run(folder, 0.5, corrections=Corrections(pins=pins)).learner.pins == []
+    assert resume_run(folder, trainer.stopwatch.seconds + 30).learner.pins == []
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from benchmarks.points import first_frames, read_joints, read_tap_vid_pickle, re
 from benchmarks.tracks import PointFolder, measure_points, points_table
 from benchmarks.tracks import main as print_tracks
 from command_line import UserError
-from evaluation.track_metrics import correct_joints, seen_so_far, tap_vid_metrics, uv_spread_px
+from evaluation.track_metrics import correct_joints, find_visible_so_far, tap_vid_metrics, uv_spread_px
 from rendering.frames import Frame
 from rendering.point_tracks import Points, follow_points, pick_in_frame
 
@@ -57,9 +58,9 @@ def test_a_joint_is_right_within_a_fifth_of_the_animal_s_size():
     assert right.tolist() == [True, False]
 
 
-def test_a_joint_that_was_hidden_once_no_longer_counts_as_never_hidden():
+def test_a_joint_that_was_hidden_once_is_no_longer_visible_so_far():
     seen = np.array([[True, True, False], [True, False, True], [True, True, True]])
-    assert seen_so_far(seen).tolist() == [[True, True, False], [True, False, False], [True, False, False]]
+    assert find_visible_so_far(seen).tolist() == [[True, True, False], [True, False, False], [True, False, False]]
 
 
 def test_a_place_that_stands_twice_in_the_atlas_has_a_spread():
@@ -78,8 +79,7 @@ def moving_frame(t):
 def test_a_point_follows_the_layer_that_its_pixel_shows():
     frames = [moving_frame(t) for t in range(5)]
     starts = np.array([[12.0, 8], [22.0, 8], [3.0, 20]])
-    first, later = (pick_in_frame(frames[t], starts[chosen]) for t, chosen in ((0, [0, 1]), (2, [2])))
-    points = Points(*map(np.concatenate, zip(first, later, strict=True)))
+    points = Points.join([pick_in_frame(frames[t], starts[chosen]) for t, chosen in ((0, [0, 1]), (2, [2]))])
     assert points.layers.tolist() == [0, 1, 1]
     positions, is_visible = follow_points(frames, points)
     np.testing.assert_allclose(positions[0], [[12 + 2 * t, 8] for t in range(5)], atol=1e-3)
@@ -87,22 +87,37 @@ def test_a_point_follows_the_layer_that_its_pixel_shows():
     assert is_visible.tolist() == [[True] * 5, [True, True, False, False, False], [True] * 5]
 
 
-@pytest.mark.parametrize(("distance_px", "layer"), [(1, 0), (3, 1)])
-@pytest.mark.parametrize(("x", "y"), [(19, 0), (10, 0), (0, 5), (0, 15)])
-def test_a_point_beside_an_outline_follows_the_object(x, y, distance_px, layer):
-    frame = moving_frame(0)
-    outside = np.sign([x - 14, 0] if x else [0, y - 9])
-    start = np.array([[x or 15, y or 9]]) + distance_px * outside
-    layers, uv = pick_in_frame(frame, start)
-    assert layers.tolist() == [layer]
-    np.testing.assert_allclose(uv[0], start[0] / 20 - 1, atol=1e-6)  # the point's own place, not the outline's
+@pytest.mark.parametrize(("x", "y", "outside"), [(19.5, 9, (1, 0)), (9.5, 9, (-1, 0)), (15, 4.5, (0, -1))])
+def test_a_point_close_beside_an_outline_follows_the_object(x, y, outside):
+    start, farther = (np.array([[x, y]]) + distance_px * np.array(outside) for distance_px in (1.4, 1.6))
+    points = pick_in_frame(moving_frame(0), start)
+    assert points.layers.tolist() == [0]
+    assert pick_in_frame(moving_frame(0), farther).layers.tolist() == [1]
+    positions, is_visible = follow_points([moving_frame(t) for t in range(5)], points)
+    assert is_visible.tolist() == [[True] * 5]
+    moved = start + [(2 * t, 0) for t in range(5)]
+    np.testing.assert_allclose(positions[0], moved, atol=0.02)  # It keeps its distance to the outline.
 
 
-def test_a_point_beside_an_outline_follows_the_nearest_object():
+def test_a_point_beside_an_object_is_hidden_where_the_object_is():
+    points = pick_in_frame(moving_frame(0), np.array([[20.5, 9]]))
+    gone = replace(moving_frame(1), alpha=np.zeros((1, 24, 40), np.float32))
+    assert follow_points([moving_frame(0), gone], points)[1].tolist() == [[True, False]]
+
+
+def test_a_point_beside_two_objects_follows_the_nearer_one():
     one = moving_frame(0)
     farther = np.roll(one.alpha, 12, axis=2)  # from column 22 on
     frame = Frame(0, np.concatenate((one.uv[:1], one.uv)), np.concatenate((farther, one.alpha)), np.zeros(0))
-    assert pick_in_frame(frame, np.array([[20.0, 9], [21.2, 9]]))[0].tolist() == [1, 0]
+    assert pick_in_frame(frame, np.array([[20.4, 9], [20.6, 9]])).layers.tolist() == [1, 0]
+
+
+def test_a_point_beside_a_thin_and_half_transparent_part_follows_the_object():
+    alpha = np.zeros((1, 24, 40), np.float32)
+    alpha[0, :, 12] = 0.7
+    frame = replace(moving_frame(0), alpha=alpha)
+    starts = np.array([[12 + distance, 9] for distance in (0, 0.4, 0.8, 1.2, 1.6)])
+    assert pick_in_frame(frame, starts).layers.tolist() == [0] * 5
 
 
 def write_tracks(folder, **changes):
@@ -187,7 +202,7 @@ def test_points_of_a_finished_run_are_measured(finished_run, tmp_path):
     result = measure_points(run, PointFolder(tmp_path))
     assert result["aj_still"] == 100  # These points do not move.
     assert result["pck_still"] == pytest.approx(100 / 21)  # the one joint of the second frame
-    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "pck_unhidden", "within_3_px", "legs_pck"} <= set(result)
+    assert {"aj", "delta", "oa", "uv_spread_px", "pck", "pck_not_hidden", "within_3_px", "legs_pck"} <= set(result)
     assert "| demo |" in points_table({"demo": result})
 
 

@@ -67,12 +67,11 @@ class Learner(Protocol):
         """Correct the opacity of a trained model by the strokes of the video. Raises UserError if it cannot be done."""
         ...
 
-    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
+    def mend(self, pins: list[Pin] | None, rigidity: dict[int, float]) -> None:
         """Change the mappings: some layers become stiffer or softer, and all places of a pin become one place.
 
-        rigidity: factors by the index of the layer.
-
-        Raises UserError if it cannot be done.
+        pins: they replace those of the run, which hold until then; None keeps those. rigidity: factors by the index of
+        the layer. Raises UserError if it cannot be done.
         """
         ...
 

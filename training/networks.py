@@ -266,7 +266,7 @@ class NetworkLearner:
             "strokes correct a finished run of representation 'grid' alone; train networks anew with --strokes"
         )
 
-    def mend(self, pins: list[Pin], rigidity: dict[int, float]) -> None:
+    def mend(self, pins: list[Pin] | None, rigidity: dict[int, float]) -> None:
         """Raise UserError: networks have no nodes that could be moved."""
         raise UserError(
             "pins and dials mend a finished run of representation 'grid' alone; train one with config/fast.json"

@@ -116,7 +116,7 @@ def resume_run(
     if full_evaluation is not None:
         config = replace(config, full_evaluation=full_evaluation)
     trainer = Trainer(config, folder, device, in_windows="windowed_learner" in saved)
-    pins = []
+    pins = None
     if corrections.pins is not None:
         pins = read_pins(corrections.pins, trainer.clip.size, trainer.clip.objects + 1)
     checkpoint = trainer.restore(trainer.checkpoint_path)
@@ -154,10 +154,10 @@ def change_config(
     return config
 
 
-def correct_run(trainer: Trainer, corrections: Corrections, pins: list[Pin]) -> None:
-    """Correct a run that was read from its checkpoint, and save it. pins: those of the corrections."""
+def correct_run(trainer: Trainer, corrections: Corrections, pins: list[Pin] | None) -> None:
+    """Correct a run that was read from its checkpoint, and save it. pins: see `Learner.mend`."""
     folder = trainer.folder
-    if pins or corrections.rigidity:
+    if pins is not None or corrections.rigidity:
         trainer.learner.mend(pins, corrections.rigidity)
         trainer.save()  # Before the config: a run that is killed now is mended, or will be mended, once.
     if corrections.strokes is not None:
