@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import tracks
 from benchmarks.points import first_frames, read_joints, read_tap_vid_pickle, read_tracks
-from benchmarks.tracks import PointFolder, measure_points, points_table
+from benchmarks.tracks import FollowedPoints, PointFolder, follow_to_next, measure_points, points_table
 from benchmarks.tracks import main as print_tracks
 from command_line import UserError
 from evaluation.track_metrics import correct_joints, find_visible_so_far, tap_vid_metrics, uv_spread_px
@@ -120,6 +121,18 @@ def test_a_point_beside_a_thin_and_half_transparent_part_follows_the_object():
     assert pick_in_frame(frame, starts).layers.tolist() == [0] * 5
 
 
+def test_points_are_followed_from_each_frame_to_the_next_one(monkeypatch):
+    positions = np.random.default_rng(0).random((4, 3, 2))
+
+    def follow_queries(_, times, start_frames, starts, truth):
+        np.testing.assert_array_equal(truth[np.arange(len(starts)), start_frames], starts)
+        steps = np.arange(len(times)) - start_frames[:, None]
+        return FollowedPoints(starts[:, None] + steps[..., None] * [0.1, 0.2], None, None, None)
+
+    monkeypatch.setattr(tracks, "follow_queries", follow_queries)
+    np.testing.assert_allclose(follow_to_next(None, [0, 5, 10, 16], positions), positions[:-1] + [0.1, 0.2])
+
+
 def write_tracks(folder, **changes):
     """Write points of a clip "demo" of 48 x 32 pixels, one still on the background and one that comes later."""
     values = {
@@ -135,9 +148,9 @@ def write_tracks(folder, **changes):
 
 def test_points_of_a_clip_are_shares_of_its_size_and_end_with_it(tmp_path):
     write_tracks(tmp_path)
-    tracks = read_tracks(tmp_path / "demo.npz")
-    assert tracks.queries.tolist() == [[0, 0.5, 0.5], [4, 0.25, 0.25]]
-    short = first_frames(tracks, 3)
+    placed = read_tracks(tmp_path / "demo.npz")
+    assert placed.queries.tolist() == [[0, 0.5, 0.5], [4, 0.25, 0.25]]
+    short = first_frames(placed, 3)
     assert short.positions.shape == (1, 3, 2)
     assert short.is_object.tolist() == [True]
 
@@ -147,8 +160,8 @@ def test_the_official_file_gives_a_query_every_fifth_frame_of_a_visible_point(tm
     occluded[1, :7] = True
     clips = {"demo": {"points": np.zeros((2, 12, 2)), "occluded": occluded, "video": np.zeros((1, 1))}}
     (tmp_path / "tapvid_davis.pkl").write_bytes(pickle.dumps(clips))
-    tracks = read_tap_vid_pickle(tmp_path / "tapvid_davis.pkl")["demo"]
-    assert tracks.queries[:, 0].tolist() == [0, 5, 10, 10]
+    placed = read_tap_vid_pickle(tmp_path / "tapvid_davis.pkl")["demo"]
+    assert placed.queries[:, 0].tolist() == [0, 5, 10, 10]
     assert PointFolder(tmp_path).tracks("demo") is not None
     assert PointFolder(tmp_path).tracks("other") is None
 
@@ -194,8 +207,8 @@ def test_points_of_a_finished_run_are_measured(finished_run, tmp_path):
         }
         for t in (0, 1, 3)
     ]
-    rows[2]["joints"] = np.full((37, 2), [0, 0]).tolist()  # Found by nobody, after a frame that hides all joints.
-    rows[1]["visibility"][8] = True  # the only joint that is seen in the second frame
+    rows[2]["joints"] = np.full((37, 2), [0, 0]).tolist()  # where nobody finds them
+    rows[1]["visibility"][8] = True  # the only joint that the second frame shows
     (tmp_path / "demo.json").write_text(json.dumps(rows))
     (tmp_path / "demo.npz").rename(tmp_path / f"{run.clip.folder.name}.npz")
     (tmp_path / "demo.json").rename(tmp_path / f"{run.clip.folder.name}.json")
