@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,21 @@ def explain_empty_folder(folder: Path) -> str:
     return f"{folder}: holds no images; put pictures there, named 00000.png, 00001.png, ..."
 
 
-def open_image(path: Path) -> Image.Image:
-    """Return a decoded and upright image. Raises UserError if the file is no image or is damaged."""
-    if path.suffix.lower() in FILM_SUFFIXES:
-        raise UserError(f"{path}: EXR and DPX files are read as frames and as masks, not here; save it as a PNG")
+def check_png(path: Path) -> None:
+    """Raise UserError if a PNG is damaged or incomplete, by its checksums; other files are not looked at.
+
+    It takes much less time than to decode the picture.
+    """
+    if path.suffix.lower() == ".png":
+        with explain_failure(path), Image.open(path) as image:
+            image.verify()
+
+
+@contextmanager
+def explain_failure(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises for a file that is no image or is damaged into UserError."""
     try:
-        image: Image.Image = Image.open(path)
-        image.load()
+        yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -100,6 +109,15 @@ def open_image(path: Path) -> Image.Image:
         raise UserError(f"{path}: too large a picture; make it smaller") from None
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's decoders raise all three on damaged data
         raise UserError(f"{path}: damaged or incomplete image ({error}); export it again") from None
+
+
+def open_image(path: Path) -> Image.Image:
+    """Return a decoded and upright image. Raises UserError if the file is no image or is damaged."""
+    if path.suffix.lower() in FILM_SUFFIXES:
+        raise UserError(f"{path}: EXR and DPX files are read as frames and as masks, not here; save it as a PNG")
+    with explain_failure(path):
+        image: Image.Image = Image.open(path)
+        image.load()
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         from PIL import ImageOps
 

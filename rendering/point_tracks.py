@@ -13,6 +13,8 @@ from rendering.resampling import sample_field
 # A place on the background that is no farther from an object than the last of these distances is taken for the object:
 # people who mark an outline, or a thin part such as a tail, may miss it by as much. The nearest object is taken.
 BESIDE_PX = (0.5, 1.0, 1.5)
+# In other frames it is visible where the object is within the last of these distances of it: outlines waver.
+FOLLOWED_BESIDE_PX = (1.0, 2.0, 3.0)
 DIRECTIONS = np.array([(np.cos(angle), np.sin(angle)) for angle in np.arange(8) * np.pi / 4])  # (8, 2)
 
 
@@ -22,11 +24,11 @@ class Points:
 
     layers: NDArray[np.int64]  # (N,) number of the layer that the point is on
     uv: Floats  # (N, 2) place in the layer's own square
-    beside_px: Floats  # (N,) how far beside the layer's visible part the point was given, one of BESIDE_PX; 0 on it
+    is_beside: NDArray[np.bool_]  # (N,) whether the point was given beside the object that it is on
 
     def select(self, chosen: NDArray[np.int64]) -> "Points":
         """Return some of the points, by their indices."""
-        return Points(self.layers[chosen], self.uv[chosen], self.beside_px[chosen])
+        return Points(self.layers[chosen], self.uv[chosen], self.is_beside[chosen])
 
     @classmethod
     def join(cls, parts: Sequence["Points"]) -> "Points":
@@ -41,14 +43,14 @@ def pick_in_frame(frame: Frame, positions: Floats) -> Points:
     """
     visibility = frame.visibility
     layers = np.stack([sample_at(each, positions) for each in visibility]).argmax(0)
-    beside_px = np.zeros(len(positions))
-    for distance in BESIDE_PX:
-        around = np.stack([largest_around(each, positions, distance) for each in visibility[:-1]])
-        is_beside = (layers == len(visibility) - 1) & (around.max(0) > VISIBLE)
-        layers = np.where(is_beside, around.argmax(0), layers)
-        beside_px = np.where(is_beside, distance, beside_px)
+    is_beside = np.zeros(len(positions), bool)
+    for distance_px in BESIDE_PX:
+        around = np.stack([largest_around(each, positions, distance_px) for each in visibility[:-1]])
+        is_new = (layers == len(visibility) - 1) & (around.max(0) > VISIBLE)
+        layers = np.where(is_new, around.argmax(0), layers)
+        is_beside |= is_new
     uv = np.stack([sample_at(layer_uv, positions) for layer_uv in frame.uv])
-    return Points(layers, uv[layers, np.arange(len(layers))], beside_px)
+    return Points(layers, uv[layers, np.arange(len(layers))], is_beside)
 
 
 def follow_points(frames: Iterable[Frame], points: Points) -> tuple[Floats, NDArray[np.bool_]]:
@@ -66,16 +68,17 @@ def follow_in_frame(frame: Frame, points: Points) -> tuple[Floats, NDArray[np.bo
     for layer in np.unique(points.layers):
         chosen = points.layers == layer
         positions[chosen], is_found = locate_uv(points.uv[chosen], frame.uv[layer])
-        shown = largest_around(frame.visibility[layer], positions[chosen], points.beside_px[chosen, None])
-        is_visible[chosen] = is_found & (shown > VISIBLE)
+        visibility, beside = frame.visibility[layer], chosen & points.is_beside
+        is_visible[chosen] = sample_at(visibility, positions[chosen]) > VISIBLE
+        if beside.any():
+            around = [largest_around(visibility, positions[beside], distance_px) for distance_px in FOLLOWED_BESIDE_PX]
+            is_visible[beside] |= np.max(around, axis=0) > VISIBLE
+        is_visible[chosen] &= is_found
     return positions, is_visible
 
 
-def largest_around(field: Floats, positions: Floats, distance_px: Floats | float) -> Floats:
-    """Return the largest value of a field (H, W) in eight directions around positions (N, 2), (N,).
-
-    distance_px: one for all or (N, 1); 0 gives the value at the position.
-    """
+def largest_around(field: Floats, positions: Floats, distance_px: float) -> Floats:
+    """Return the largest value of a field (H, W) so far away from positions (N, 2), in eight directions, (N,)."""
     return np.stack([sample_at(field, positions + distance_px * direction) for direction in DIRECTIONS]).max(0)
 
 

@@ -264,6 +264,10 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
     assert "object 1: cat, found in 2 frames (0 to 1), mean score 0.90" in output.out
     preprocess_mask_rcnn.main(["--vid-path", str(frames)])
     assert "all 3 masks exist already and are used as they are" in capsys.readouterr().out
+    damaged = folder / "2.png"
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"2\.png: damaged or incomplete image"):
+        preprocess_mask_rcnn.main(["--vid-path", str(frames)])
 
 
 @pytest.mark.slow

@@ -106,6 +106,14 @@ def test_a_point_beside_an_object_is_hidden_where_the_object_is():
     assert follow_points([moving_frame(0), gone], points)[1].tolist() == [[True, False]]
 
 
+def test_a_point_beside_an_object_stays_visible_where_the_outline_wavers():
+    points = pick_in_frame(moving_frame(0), np.array([[20.5, 9]]))
+    narrower, far_narrower = (replace(moving_frame(0), alpha=moving_frame(0).alpha.copy()) for _ in range(2))
+    narrower.alpha[:, :, 19:] = 0
+    far_narrower.alpha[:, :, 16:] = 0
+    assert follow_points([narrower, far_narrower], points)[1].tolist() == [[True, False]]
+
+
 def test_a_point_beside_two_objects_follows_the_nearer_one():
     one = moving_frame(0)
     farther = np.roll(one.alpha, 12, axis=2)  # from column 22 on

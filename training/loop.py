@@ -251,7 +251,8 @@ class Trainer:
         if self.config.time_budget_s is not None and self.learner.frames_used < self.learner.frame_count:
             warn(
                 f"the time budget of {self.config.time_budget_s:g} s ended after iteration {self.iteration}, in less "
-                "than one pass over the clip; the result is hardly better than the start, so use a larger budget"
+                "than one pass over the clip; the result is hardly better than the start, so use a larger budget, such "
+                f"as {2 * max(self.config.time_budget_s, self.stopwatch.seconds):.0f} s"
             )
 
     # progress

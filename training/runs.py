@@ -119,6 +119,7 @@ def resume_run(
     pins = None
     if corrections.pins is not None:
         pins = read_pins(corrections.pins, trainer.clip.size, trainer.clip.objects + 1)
+        print(f"{corrections.pins}: pins with places in two frames or more: {len(pins)}")
     checkpoint = trainer.restore(trainer.checkpoint_path)
     trainer.begin_s = float(checkpoint.get("seconds", 0.0))
     trainer.stopwatch.restore(trainer.begin_s)
@@ -226,4 +227,6 @@ def print_start(trainer: Trainer) -> None:
     print(f"{clip.folder}: {len(clip)} frames of {clip.width} x {clip.height}, on {trainer.device}")
     if (count := len(list_images(clip.folder))) > len(clip):
         warn(f"the clip has {count} frames, the first {len(clip)} are used; raise maximum_number_of_frames for more")
-    print(f"iteration {trainer.iteration} of {trainer.config.iters_num}; writing to {trainer.folder}", flush=True)
+    config = trainer.config
+    end = f"{config.time_budget_s:g} s" if config.time_budget_s is not None else f"iteration {config.iters_num}"
+    print(f"training from iteration {trainer.iteration} until {end}; writing to {trainer.folder}", flush=True)
