@@ -25,7 +25,7 @@ LARGEST_LOG_LIGHT = 0.7  # Natural logarithm of the strongest light; its negativ
 
 
 class FieldSource(Protocol):
-    """What is evaluated at some frames of a `grids.model.GridModel`; it says what each of these is."""
+    """What `GridFrames` needs of a `grids.model.GridModel`, where each of these is described."""
 
     shape: Shape
     layers: Layers

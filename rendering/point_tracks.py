@@ -13,7 +13,7 @@ from rendering.resampling import sample_field
 # A place on the background that is no farther from an object than the last of these distances is taken for the object:
 # people who mark an outline, or a thin part such as a tail, may miss it by as much. The nearest object is taken.
 BESIDE_PX = (0.5, 1.0, 1.5)
-# In other frames it is visible where the object is within the last of these distances of it: outlines waver.
+# Such a point is visible in a frame if the object is no farther from it than the last of these, because outlines waver.
 FOLLOWED_BESIDE_PX = (1.0, 2.0, 3.0)
 DIRECTIONS = np.array([(np.cos(angle), np.sin(angle)) for angle in np.arange(8) * np.pi / 4])  # (8, 2)
 
@@ -39,7 +39,7 @@ class Points:
 def pick_in_frame(frame: Frame, positions: Floats) -> Points:
     """Return the points at positions (N, 2) of a frame: on the layer that is visible most, or on an object beside it.
 
-    See BESIDE_PX. The place of a point is its own, also if the object that it is on begins beside it.
+    See BESIDE_PX. The uv of a point is that of its own position, even where its object begins beside it.
     """
     visibility = frame.visibility
     layers = np.stack([sample_at(each, positions) for each in visibility]).argmax(0)
@@ -65,10 +65,11 @@ def follow_points(frames: Iterable[Frame], points: Points) -> tuple[Floats, NDAr
 def follow_in_frame(frame: Frame, points: Points) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the position (N, 2) of each point in a frame, and whether it is visible there, (N,)."""
     positions, is_visible = np.zeros((len(points.layers), 2)), np.zeros(len(points.layers), bool)
+    visibilities = frame.visibility
     for layer in np.unique(points.layers):
         chosen = points.layers == layer
         positions[chosen], is_found = locate_uv(points.uv[chosen], frame.uv[layer])
-        visibility, beside = frame.visibility[layer], chosen & points.is_beside
+        visibility, beside = visibilities[layer], chosen & points.is_beside
         is_visible[chosen] = sample_at(visibility, positions[chosen]) > VISIBLE
         if beside.any():
             around = [largest_around(visibility, positions[beside], distance_px) for distance_px in FOLLOWED_BESIDE_PX]
