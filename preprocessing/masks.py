@@ -52,8 +52,9 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     if not missing:
         if not has_object_masks:
             check_existing_masks(folder, request)
-        for path in media.list_images(folder):  # Damage is said now, and not after the flow was computed.
-            media.check_png(path)
+        for each in (folder, *object_folders):  # Damage is said now, and not after the flow was computed.
+            for path in media.list_images(each):
+                media.check_png(path)
         print(f"all {len(frames)} masks exist already and are used as they are: {folder}")
         return folder
     method, masks = (

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,12 +11,11 @@ from rendering.frames import VISIBLE, Floats, Frame
 from rendering.inverse import locate_uv
 from rendering.resampling import sample_field
 
-# A place on the background that is no farther from an object than the last of these distances is taken for the object:
-# people who mark an outline, or a thin part such as a tail, may miss it by as much. The nearest object is taken.
-BESIDE_PX = (0.5, 1.0, 1.5)
-# Such a point is visible in a frame if the object is no farther from it than the last of these, because outlines waver.
-FOLLOWED_BESIDE_PX = (1.0, 2.0, 3.0)
-DIRECTIONS = np.array([(np.cos(angle), np.sin(angle)) for angle in np.arange(8) * np.pi / 4])  # (8, 2)
+# A place on the background that is no farther from an object's outline is taken for the object: people who mark an
+# outline, or a thin part such as a tail, may miss it by as much. The nearest object is taken.
+BESIDE_PX = 1.5
+# Such a point is visible in a frame if the outline is no farther from it than this, because outlines waver.
+FOLLOWED_BESIDE_PX = 3.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,9 @@ def pick_in_frame(frame: Frame, positions: Floats) -> Points:
     """
     visibility = frame.visibility
     layers = np.stack([sample_at(each, positions) for each in visibility]).argmax(0)
-    is_beside = np.zeros(len(positions), bool)
-    for distance_px in BESIDE_PX:
-        around = np.stack([largest_around(each, positions, distance_px) for each in visibility[:-1]])
-        is_new = (layers == len(visibility) - 1) & (around.max(0) > VISIBLE)
-        layers = np.where(is_new, around.argmax(0), layers)
-        is_beside |= is_new
+    distances_px = np.stack([sample_at(measure_distance(each), positions) for each in visibility[:-1]])
+    is_beside = (layers == len(visibility) - 1) & (distances_px.min(0) <= BESIDE_PX)
+    layers = np.where(is_beside, distances_px.argmin(0), layers)
     uv = np.stack([sample_at(layer_uv, positions) for layer_uv in frame.uv])
     return Points(layers, uv[layers, np.arange(len(layers))], is_beside)
 
@@ -72,15 +69,16 @@ def follow_in_frame(frame: Frame, points: Points) -> tuple[Floats, NDArray[np.bo
         visibility, beside = visibilities[layer], chosen & points.is_beside
         is_visible[chosen] = sample_at(visibility, positions[chosen]) > VISIBLE
         if beside.any():
-            around = [largest_around(visibility, positions[beside], distance_px) for distance_px in FOLLOWED_BESIDE_PX]
-            is_visible[beside] |= np.max(around, axis=0) > VISIBLE
+            is_visible[beside] = sample_at(measure_distance(visibility), positions[beside]) <= FOLLOWED_BESIDE_PX
         is_visible[chosen] &= is_found
     return positions, is_visible
 
 
-def largest_around(field: Floats, positions: Floats, distance_px: float) -> Floats:
-    """Return the largest value of a field (H, W) so far away from positions (N, 2), in eight directions, (N,)."""
-    return np.stack([sample_at(field, positions + distance_px * direction) for direction in DIRECTIONS]).max(0)
+def measure_distance(visibility: Floats) -> Floats:
+    """Return how far each pixel is from the outline of a layer's visible part (H, W), in pixels; inside it -0.5."""
+    is_outside = (visibility <= VISIBLE).astype(np.uint8)
+    # The outline lies half a pixel beyond the center of the outermost pixel.
+    return np.asarray(cv2.distanceTransform(is_outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) - 0.5)
 
 
 def sample_at(field: Floats, positions: Floats) -> Floats:
