@@ -5,6 +5,7 @@ Imports the standard library only."""
 import argparse
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 
+NUMBERS = {"int": "a whole number", "float": "a number"}  # What argparse's types are called in messages.
 M_ARENA_MAX = -8  # Number of the option of glibc's mallopt that limits how many heaps a process has.
 
 
@@ -109,7 +111,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error and how to see all flags, and exit with code 2."""
-        exit_with(f"error: {message}; {self.prog} --help shows all flags", 2)
+        plain = re.sub(
+            r"invalid (int|float) value: (.+)", lambda found: f"{found[2]} is not {NUMBERS[found[1]]}", message
+        )
+        exit_with(f"error: {plain}; {self.prog} --help shows all flags", 2)
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from script_server import CAN_FORK, TIMEOUT_S, ScriptServer
 
 from config import Config, config_text, load_config
 from scenes.catalogue import demo
@@ -112,11 +113,16 @@ def finished_run(shared_clip, tmp_path_factory):
     return trainer.folder
 
 
-def run_script(*arguments, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess:
+SCRIPT_SERVER = ScriptServer()
+
+
+def run_script(*arguments, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a script in a process of its own, as a user does."""
-    command = [sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, **options)
+    words, environment = [str(each) for each in arguments], os.environ | {"PYTHONPATH": str(ROOT)}
+    if CAN_FORK and words[0].endswith(".py"):
+        return SCRIPT_SERVER.run(words, cwd, environment)
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
 def ffmpeg(*arguments) -> None:

@@ -29,6 +29,13 @@ def test_a_wrong_flag_is_one_line_with_exit_code_2():
     assert line.endswith("preprocess_optical_flow.py --help shows all flags")
 
 
+@pytest.mark.parametrize(("text", "message"), [("abc", "'abc' is not a number"), ("", "'' is not a number")])
+def test_text_where_a_number_is_expected_is_named_in_plain_words(text, message):
+    done = run_script("train.py", "config/fast.json", "--time_budget", text)
+    assert done.returncode == 2
+    assert last_line(done.stderr).startswith(f"error: argument --time_budget: {message}; train.py --help")
+
+
 @pytest.mark.slow
 def test_train_then_evaluate_then_edit_runs_on_a_tiny_video(tmp_path):
     """All scripts run as subprocesses, in another folder, with relative paths."""
