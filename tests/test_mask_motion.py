@@ -9,8 +9,10 @@ import preprocess_mask_rcnn
 import unwrap_video
 from command_line import UserError
 from evaluation.mask_metrics import iou
+from masks.cues import shrink_video
+from masks.departure import measure_departure
 from masks.provenance import read_mask_request
-from preprocessing.mask_motion import enlarge_masks, find_candidates, largest_part, otsu_threshold
+from preprocessing.mask_motion import enlarge_masks, find_candidates, largest_part, otsu_threshold, stands_still
 from preprocessing.small_video import open_small_clip, read_small_video
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
@@ -62,11 +64,56 @@ def test_candidates_are_shown_and_another_one_can_be_chosen(scene):
 def test_the_vote_takes_what_three_of_the_four_segmentations_show(tmp_path):
     video = read_small_video(open_small_clip(write_scene(SCENES["pan"](*SIZE), tmp_path)))
     candidates = find_candidates(video)
-    vote, *others = (masks > 127 for name, masks in candidates.items() if name != "another moving thing")
-    assert len(others) == 4
+    assert list(candidates)[5:] == ["another moving thing", "has moved at any time"]
+    vote, *others = (masks > 127 for masks in list(candidates.values())[:5])
     np.testing.assert_array_equal(vote, np.sum(others, axis=0) >= 3)
     assert any((vote != other).any() for other in others)
     assert enlarge_masks(candidates["what most others show"], video.size).shape == video.size
+
+
+@pytest.fixture(scope="module")
+def stopping_clip(tmp_path_factory):
+    """A textured square that walks to the right for 10 frames, then stands still for 14 frames; and its true masks."""
+    rng = np.random.default_rng(0)
+    ground, square = (media.resize(rng.integers(0, 255, (24, 36, 3)).astype(np.uint8), 192, 128) for _ in range(2))
+    folder, truth = media.make_folder(tmp_path_factory.mktemp("stopping") / "square"), np.zeros((24, 128, 192), bool)
+    for t in range(24):
+        x = 20 + 8 * min(t, 10)
+        frame = ground.copy()
+        frame[40:90, x : x + 50] = square[:50, :50]
+        truth[t, 40:90, x : x + 50] = True
+        media.write_png(folder / f"{t:05d}.png", frame)
+    return read_small_video(open_small_clip(folder)), truth
+
+
+def test_an_object_that_stands_still_is_found_by_what_it_did_before(stopping_clip):
+    video, truth = stopping_clip
+    candidates = find_candidates(video)
+    assert list(candidates)[-1] == "moves at the time"  # the other kind of motion than the one that was used
+    masks = enlarge_masks(candidates["what most others show"], video.size) > 127
+    at_the_time = enlarge_masks(candidates["moves at the time"], video.size) > 127
+    assert np.mean([iou(masks[t], truth[t]) for t in range(13, 24)]) > 0.8
+    assert np.mean([iou(at_the_time[t], truth[t]) for t in range(13, 24)]) < 0.3
+
+
+def test_a_pixel_that_stood_still_has_departed_as_far_as_it_went_before(stopping_clip):
+    video, truth = stopping_clip
+    clip = shrink_video(video, 192)
+    departure = measure_departure(clip, np.tile(np.eye(3), (24, 1, 1)), noise_px=1.0)
+    assert departure.shape == (24, 128, 192)
+    assert np.median(departure[20][truth[20]]) > 10 * np.median(departure[20][~truth[20]])
+    assert np.median(departure[20][~truth[20]]) < 1
+
+
+def test_masks_that_leave_a_trail_are_not_taken(stopping_clip):
+    video, truth = stopping_clip
+    clip = shrink_video(video, 192)
+    flickers = truth & (np.arange(24) % 3 == 0)[:, None, None]
+    assert stands_still(clip, moves=flickers, has_moved=truth)
+    assert not stands_still(clip, moves=truth, has_moved=truth)  # The object moves all the time.
+    assert not stands_still(clip, moves=flickers, has_moved=flickers)
+    trail = np.logical_or.accumulate(truth) & (np.arange(24) % 2 == 0)[:, None, None]
+    assert not stands_still(clip, moves=flickers, has_moved=trail)
 
 
 def test_a_candidate_belongs_to_motion(scene):
