@@ -24,7 +24,7 @@ if not sys.stderr.isatty():
     os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 
-NUMBERS = {"int": "a whole number", "float": "a number"}  # What argparse's types are called in messages.
+TYPE_NAMES = {"int": "a whole number", "float": "a number"}  # What messages call argparse's types.
 M_ARENA_MAX = -8  # Number of the option of glibc's mallopt that limits how many heaps a process has.
 
 
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the error and how to see all flags, and exit with code 2."""
         plain = re.sub(
-            r"invalid (int|float) value: (.+)", lambda found: f"{found[2]} is not {NUMBERS[found[1]]}", message
+            r"invalid (int|float) value: (.+)", lambda found: f"{found[2]} is not {TYPE_NAMES[found[1]]}", message
         )
         exit_with(f"error: {plain}; {self.prog} --help shows all flags", 2)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.long_range import match_distant_frames
+from alignment.still_camera import is_camera_still, stand_still
 from alignment.tracks import Flags, Floats, LayerPixels, find_shown_frames, sample_point_pairs
 from alignment.transforms import (
     OUTLIER_PX,
@@ -54,6 +55,15 @@ def align_layer(video: Video, mask: LayerPixels, kind: str) -> Floats:
     return align_frames(sample_point_pairs(video, mask), frames, reference_frame(mask), kind, (height, width))
 
 
+def align_background(video: Video, mask: LayerPixels) -> Floats:
+    """Fit the background's transforms (T, 3, 3): homographies, or the identity if the camera stands still.
+
+    The arguments are those of `align_layer`.
+    """
+    transforms = align_layer(video, mask, Layers.for_objects(1).background.motion_kind)
+    return np.tile(np.eye(3), (len(transforms), 1, 1)) if is_camera_still(video, mask, transforms) else transforms
+
+
 def reference_frame(mask: LayerPixels) -> int:
     """Return the middle one of the frames in which a layer's mask (T, H, W) is not empty."""
     visible_frames = np.flatnonzero(find_shown_frames(mask))
@@ -63,9 +73,11 @@ def reference_frame(mask: LayerPixels) -> int:
 def align_layers(video: Video) -> Floats:
     """Fit the transforms (L, T, 3, 3) of all layers, with pixels assigned by the rough masks; video on the CPU.
 
-    The background is the last layer. It moves by homographies, the objects by affine transforms.
+    The background is the last layer. It moves by homographies, unless the camera stands still, the objects by affine
+    transforms.
     """
-    return np.stack([align_layer(video, mask, kind) for mask, kind in layer_pixels(video)])
+    *objects, (background, _) = layer_pixels(video)
+    return np.stack([align_layer(video, *pixels) for pixels in objects] + [align_background(video, background)])
 
 
 def refine_long_range(video: Video, transforms: Floats) -> Floats:
@@ -81,8 +93,11 @@ def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels,
     """Refine one layer's transforms (T, 3, 3) with direct matches of distant frames, if the layer is rigid enough.
 
     If an object bends or turns, no transform fits frames that are far apart. The matches would then pull the
-    transforms to one part of the object, away from the flow of the whole. Such a layer keeps its transforms.
+    transforms to one part of the object, away from the flow of the whole. Such a layer keeps its transforms. So does
+    the background of a camera that stands still, which cannot drift.
     """
+    if stand_still(transforms):
+        return transforms
     distant = match_distant_frames(video, mask, transforms)
     if len(distant.source) == 0:
         return transforms

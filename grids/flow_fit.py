@@ -215,7 +215,8 @@ def fit_to_flow(
 ) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
 
-    Returns whether direct matches of distant frames say that the layer is rigid, see `are_rigid`.
+    Returns whether the layer is rigid: direct matches of distant frames say so, see `are_rigid`, or its transforms are
+    the same in all frames, as those of the background are if the camera stands still.
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
@@ -242,7 +243,7 @@ def fit_to_flow(
         nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
     for grid, values in zip(problem.grids, nodes, strict=True):
         grid.values.data.add_(values)
-    return is_rigid
+    return is_rigid or bool((model.transforms[layer] == model.transforms[layer, :1]).all())
 
 
 def are_rigid(matches: FlowEnergy, nodes: list[Tensor]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import media
-from alignment.layers import align_layer
+from alignment.layers import align_background, align_layer
 from command_line import UserError, resolve_folder_name, warn
 from implicit_neural_networks import Layers
 from masks.cues import motion_difference, shrink, shrink_video
@@ -30,9 +30,7 @@ def refine_small_masks(video: Video, rough: Pixels, min_cue_score: float = MIN_C
 
 def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
     """Return the transforms (T, 3, 3) of the background and of the object inside the masks (T, h, w) of a video."""
-    layers = Layers.for_objects(1)
-    background = align_layer(video, ~inside, layers.background.motion_kind)
-    return background, align_layer(video, inside, layers[0].motion_kind)
+    return align_background(video, ~inside), align_layer(video, inside, Layers.for_objects(1)[0].motion_kind)
 
 
 def motion_gain_px(video: Video, masks: Pixels) -> float:

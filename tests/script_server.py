@@ -2,6 +2,10 @@
 
 Loading these takes more time than most scripts need for a tiny clip. On Linux, a server loads them once for each worker
 of the tests, and forks for each script; elsewhere, and for `-c` and `-m`, every script is a new interpreter.
+
+A forked script differs from a new interpreter in what has been loaded: modules are imported already, and libraries have
+read their settings from the environment of the server. The whole way of a user (tests/test_benchmark.py) and runs that
+are killed (tests/test_training.py, tests/test_processes.py) start new interpreters.
 """
 
 import atexit
@@ -14,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,7 +46,8 @@ PRELOADED = (
 class ScriptServer:
     """The server process of one worker; it starts with the first script, and ends with the worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        self.timeout_s = timeout_s
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, arguments: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -64,23 +70,39 @@ class ScriptServer:
             text=True,
             start_new_session=True,  # so that a script that does not end can be killed with it
         )
-        atexit.register(process.communicate)  # The server ends when its input ends.
+        atexit.register(stop, process)
         return process
 
     def ask(self, request: dict[str, Any]) -> int:
-        """Send a request to the server; return the exit code of the script. Raises TimeoutExpired."""
+        """Send a request to the server; return the exit code of the script.
+
+        Raises TimeoutExpired, and RuntimeError if the server ends. It is killed if the script does not come to its end.
+        """
         assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        if not select.select([self.process.stdout], [], [], TIMEOUT_S)[0]:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            raise subprocess.TimeoutExpired(request["arguments"], TIMEOUT_S)
-        return int(self.process.stdout.readline())
+        answer = ""
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            if not select.select([self.process.stdout], [], [], self.timeout_s)[0]:
+                raise subprocess.TimeoutExpired(request["arguments"], self.timeout_s)
+            answer = self.process.stdout.readline()
+        finally:
+            if not answer:
+                stop(self.process)
+        if not answer:
+            raise RuntimeError("the server of scripts ended before the script; see what it printed above")
+        return int(answer)
+
+
+def stop(process: "subprocess.Popen[str]") -> None:
+    """Kill a server and its script, if they run."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def serve() -> None:
     """Fork for each request that is a line of the standard input, and print the exit codes, until the input ends."""
-    sys.path.insert(0, str(ROOT))
+    sys.path[0] = str(ROOT)
     for name in PRELOADED:
         importlib.import_module(name)
     for line in sys.stdin:
@@ -93,7 +115,7 @@ def serve() -> None:
 
 
 def become_script(arguments: list[str], cwd: str, environment: dict[str, str], stdout: str, stderr: str) -> NoReturn:
-    """Run a script in this process as if Python had been started with it, and end the process."""
+    """Run a script in this process, and end the process."""
     for path, descriptor in ((os.devnull, 0), (stdout, 1), (stderr, 2)):
         flags = os.O_RDONLY if descriptor == 0 else os.O_WRONLY | os.O_CREAT
         os.dup2(os.open(path, flags, 0o600), descriptor)
@@ -105,6 +127,8 @@ def become_script(arguments: list[str], cwd: str, environment: dict[str, str], s
     sys.path[0] = str(script.parent)
     sys.path.insert(1, str(ROOT))
     exit_code = run_as_main(script)
+    # Python has no public functions for this part of its end: it waits for threads, then calls what is registered.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -119,7 +143,7 @@ def run_as_main(script: Path) -> int:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception:  # noqa: BLE001  # as at the top of an interpreter
+    except (Exception, KeyboardInterrupt):  # noqa: BLE001  # as at the top of an interpreter
         traceback.print_exc()
         return 1
     return 0

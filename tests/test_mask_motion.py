@@ -9,9 +9,10 @@ import preprocess_mask_rcnn
 import unwrap_video
 from command_line import UserError
 from evaluation.mask_metrics import iou
-from masks.cues import shrink_video
+from masks.cues import SmallClip, shrink_video
 from masks.departure import measure_departure
 from masks.provenance import read_mask_request
+from media.flows import BACKWARD, FORWARD
 from preprocessing.mask_motion import enlarge_masks, find_candidates, largest_part, otsu_threshold, stands_still
 from preprocessing.small_video import open_small_clip, read_small_video
 from scenes.catalogue import SCENES
@@ -64,7 +65,7 @@ def test_candidates_are_shown_and_another_one_can_be_chosen(scene):
 def test_the_vote_takes_what_three_of_the_four_segmentations_show(tmp_path):
     video = read_small_video(open_small_clip(write_scene(SCENES["pan"](*SIZE), tmp_path)))
     candidates = find_candidates(video)
-    assert list(candidates)[5:] == ["another moving thing", "has moved at any time"]
+    assert list(candidates)[5:] == ["another moving thing", "moves within 40 frames"]
     vote, *others = (masks > 127 for masks in list(candidates.values())[:5])
     np.testing.assert_array_equal(vote, np.sum(others, axis=0) >= 3)
     assert any((vote != other).any() for other in others)
@@ -89,9 +90,9 @@ def stopping_clip(tmp_path_factory):
 def test_an_object_that_stands_still_is_found_by_what_it_did_before(stopping_clip):
     video, truth = stopping_clip
     candidates = find_candidates(video)
-    assert list(candidates)[-1] == "moves at the time"  # the other kind of motion than the one that was used
+    assert list(candidates)[-1] == "moves between two frames"  # the other kind of motion than the one that was used
     masks = enlarge_masks(candidates["what most others show"], video.size) > 127
-    at_the_time = enlarge_masks(candidates["moves at the time"], video.size) > 127
+    at_the_time = enlarge_masks(candidates["moves between two frames"], video.size) > 127
     assert np.mean([iou(masks[t], truth[t]) for t in range(13, 24)]) > 0.8
     assert np.mean([iou(at_the_time[t], truth[t]) for t in range(13, 24)]) < 0.3
 
@@ -101,19 +102,46 @@ def test_a_pixel_that_stood_still_has_departed_as_far_as_it_went_before(stopping
     clip = shrink_video(video, 192)
     departure = measure_departure(clip, np.tile(np.eye(3), (24, 1, 1)), noise_px=1.0)
     assert departure.shape == (24, 128, 192)
-    assert np.median(departure[20][truth[20]]) > 10 * np.median(departure[20][~truth[20]])
-    assert np.median(departure[20][~truth[20]]) < 1
+    # 16 frames before frame 20, the square was 6 steps of 8 px away; the noise of 16 frames is 4 px.
+    assert np.median(departure[20][truth[20]]) == pytest.approx(6 * 8 / 4, rel=0.1)
+    assert np.median(departure[20][~truth[20]]) < 0.1
 
 
-def test_masks_that_leave_a_trail_are_not_taken(stopping_clip):
+def make_small_clip(flow_px, flow_valid) -> SmallClip:
+    """Return a clip whose picture moves by flow_px to the right from frame to frame, where flow_valid is above 0."""
+    flow = np.zeros((2, *flow_valid.shape[1:], 2), np.float32)
+    flow[FORWARD, ..., 0], flow[BACKWARD, ..., 0] = flow_px, -flow_px
+    flow *= flow_valid[..., None] > 0  # A reduced clip has no flow where none is valid.
+    return SmallClip(np.zeros((*flow_valid.shape[1:], 3), np.uint8), flow, flow_valid, np.eye(3))
+
+
+def test_nothing_departs_from_a_pan_beside_pixels_without_flow():
+    valid = np.ones((2, 8, 40, 60), np.float32)
+    valid[:, :, 10:20, 20:30] = 0
+    pan = np.tile(np.eye(3), (8, 1, 1))
+    pan[:, 0, 2] = -2.5 * np.arange(8)
+    departure = measure_departure(make_small_clip(2.5, valid), pan, noise_px=0.1)
+    assert np.nanmax(departure) < 1e-2
+    assert np.isnan(departure[3, 12:18, 22:28]).all()
+
+
+def test_pixels_that_cannot_be_followed_have_no_departure():
+    clip = make_small_clip(1.0, np.zeros((2, 5, 20, 30), np.float32))
+    assert np.isnan(measure_departure(clip, np.tile(np.eye(3), (5, 1, 1)), noise_px=0.1)).all()
+
+
+def test_what_has_moved_is_taken_only_if_it_shows_more_and_is_steadier(stopping_clip):
     video, truth = stopping_clip
     clip = shrink_video(video, 192)
     flickers = truth & (np.arange(24) % 3 == 0)[:, None, None]
     assert stands_still(clip, moves=flickers, has_moved=truth)
     assert not stands_still(clip, moves=truth, has_moved=truth)  # The object moves all the time.
     assert not stands_still(clip, moves=flickers, has_moved=flickers)
-    trail = np.logical_or.accumulate(truth) & (np.arange(24) % 2 == 0)[:, None, None]
-    assert not stands_still(clip, moves=flickers, has_moved=trail)
+    upper_part = truth & (np.arange(128) < 60)[:, None]
+    assert not stands_still(clip, moves=upper_part, has_moved=truth)  # It shows less than half, but is as steady.
+    assert not stands_still(clip, moves=np.zeros_like(truth), has_moved=truth)
+    few_frames = truth & (np.arange(24) > 20)[:, None, None]
+    assert not stands_still(clip, moves=flickers, has_moved=few_frames)
 
 
 def test_a_candidate_belongs_to_motion(scene):

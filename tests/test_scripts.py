@@ -29,11 +29,18 @@ def test_a_wrong_flag_is_one_line_with_exit_code_2():
     assert line.endswith("preprocess_optical_flow.py --help shows all flags")
 
 
-@pytest.mark.parametrize(("text", "message"), [("abc", "'abc' is not a number"), ("", "'' is not a number")])
-def test_text_where_a_number_is_expected_is_named_in_plain_words(text, message):
-    done = run_script("train.py", "config/fast.json", "--time_budget", text)
+@pytest.mark.parametrize(
+    ("flag", "text", "message"),
+    [
+        ("--time_budget", "abc", "'abc' is not a number"),
+        ("--time_budget", "", "'' is not a number"),
+        ("--objects", "1.5", "'1.5' is not a whole number"),
+    ],
+)
+def test_text_where_a_number_is_expected_is_named_in_plain_words(flag, text, message):
+    done = run_script("unwrap_video.py", "swan.mp4", flag, text)
     assert done.returncode == 2
-    assert last_line(done.stderr).startswith(f"error: argument --time_budget: {message}; train.py --help")
+    assert last_line(done.stderr).startswith(f"error: argument {flag}: {message}; unwrap_video.py --help")
 
 
 @pytest.mark.slow
