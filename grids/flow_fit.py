@@ -215,8 +215,7 @@ def fit_to_flow(
 ) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
 
-    Returns whether the layer is rigid: direct matches of distant frames say so, see `are_rigid`, or its transforms are
-    the same in all frames, as those of the background are if the camera stands still.
+    Returns whether direct matches of distant frames say that the layer is rigid, see `are_rigid`.
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
     of more, an even part is taken. Without flow nothing changes.
@@ -243,7 +242,7 @@ def fit_to_flow(
         nodes = conjugate_gradients(energy, nodes, problem.inverse_curvature(weights), STEPS)
     for grid, values in zip(problem.grids, nodes, strict=True):
         grid.values.data.add_(values)
-    return is_rigid or bool((model.transforms[layer] == model.transforms[layer, :1]).all())
+    return is_rigid
 
 
 def are_rigid(matches: FlowEnergy, nodes: list[Tensor]) -> bool:

@@ -135,17 +135,21 @@ def bend_layers(
     So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
     frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a rigid layer, see
     `grids.flow_fit.are_rigid`, unless its atlas then shows the frames clearly better. Training does not bend it either:
-    errors of the flow would only move it away from its transforms. probabilities (F, T, H, W): of the objects, 255 for
-    certain. frames, opacity, stride: see `average_atlases`.
+    errors of the flow would only move it away from its transforms. A layer that does not move, such as the background
+    of a camera that stands still, never bends. probabilities (F, T, H, W): of the objects, 255 for certain. frames,
+    opacity, stride: see `average_atlases`.
     """
-    layers, visible = list(range(len(model.layers))), visible_pixels(probabilities)
-    grids = [model.fields_by_name()[f"mappings.{layer}"] for layer in layers]
-    before = [[grid.values.detach().clone() for grid in layer_grids] for layer_grids in grids]
-    errors = [atlas_error(model, layer, frames, visible[layer], stride) for layer in layers]
+    visible = visible_pixels(probabilities)
+    model.rigid_layers |= {
+        layer for layer, transforms in enumerate(model.transforms) if (transforms == transforms[0]).all()
+    }
+    layers = [layer for layer in range(len(model.layers)) if layer not in model.rigid_layers]
+    grids = {layer: model.fields_by_name()[f"mappings.{layer}"] for layer in layers}
+    before = {layer: [grid.values.detach().clone() for grid in grids[layer]] for layer in layers}
+    errors = {layer: atlas_error(model, layer, frames, visible[layer], stride) for layer in layers}
     points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
-    may_be_rigid = map_side_by_side(
-        lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers
-    )
+    rigidity = map_side_by_side(lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers)
+    may_be_rigid = dict(zip(layers, rigidity, strict=True))
     for layer in layers:
         if not model.layers[layer].is_background:
             enlarge_atlas(model, layer, texel_extent(model, layer, probabilities[layer] > 255 * LIKELY))

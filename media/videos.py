@@ -119,7 +119,7 @@ class VideoWriter:
         """Return when a frame begins, in units of the time base."""
         lead_s = self.audio.lead_s if self.audio is not None else 0.0
         if len(self.times_s) > number:
-            return round((lead_s + self.times_s[number] - self.times_s[0]) / self.time_base)
+            return round(lead_s / self.time_base) + self.ticks_of_times[number]
         return number + round(lead_s / self.time_base)
 
     def start(self, picture: Picture) -> None:
@@ -132,6 +132,7 @@ class VideoWriter:
         target = f"file:{self.temporary.resolve()}"
         self.container = av.open(target, "w", format=CONTAINERS[codec.suffix], container_options=options)
         self.time_base = Fraction(1, TICKS_PER_SECOND) if self.times_s else 1 / self.rate
+        self.ticks_of_times = count_ticks(self.times_s, self.time_base)
         stream = cast(VideoStream, self.container.add_stream(codec.name, rate=self.rate, options=codec.options))
         stream.width, stream.height, stream.pix_fmt = width, height, codec.pixel_format
         context = stream.codec_context
@@ -183,6 +184,18 @@ class VideoWriter:
     def __exit__(self, error_type: type | None, *_: object) -> None:
         """Finish the file, or delete it after an error."""
         self.close(keep=error_type is None)
+
+
+def count_ticks(times_s: Sequence[float], time_base: Fraction) -> list[int]:
+    """Return times after the first one in units of a time base, each at least one unit after the one before.
+
+    Cameras write frames a millionth of a second apart, and files that hold two frames at the same time are refused.
+    """
+    ticks: list[int] = []
+    for time_s in times_s:
+        tick = round((time_s - times_s[0]) / time_base)
+        ticks.append(max(tick, ticks[-1] + 1) if ticks else tick)
+    return ticks
 
 
 def exact_rate(fps: float) -> Fraction:

@@ -1,6 +1,7 @@
 """Videos as people bring them: recordings of screens and calls, phones, cameras, broadcasts, and words that mislead."""
 
 import json
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from media.clip import open_clip
 from media.container import count_frames
 from media.decoding import read_frames, read_video, read_video_metadata
 from media.sound import Audio, find_track
-from media.videos import VideoWriter
+from media.videos import VideoWriter, count_ticks
 from preprocessing.extract import Span, extract_frames
 from preprocessing.mask_import import read_masks
 from scenes.catalogue import SCENES
@@ -384,6 +385,17 @@ def test_the_last_frame_of_a_written_video_stays_as_long_as_it_should(pictures, 
                 video.write(media.read_rgb(pictures / f"{t}.png"))
         assert read_times(path) == pytest.approx([0, 0.04, 0.1], abs=0.001)
         assert read_video_metadata(path).duration_s == pytest.approx(2.1, abs=0.05)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("mp4", "mp4"), ("prores", "mov"), ("ffv1", "mkv")])
+def test_frames_a_millionth_of_a_second_apart_are_all_written(pictures, tmp_path, kind, suffix):
+    """Some web cameras give each frame twice, with times that hardly differ."""
+    times_s = [0, 0.000001, 0.04, 0.040001, 0.08, 0.12]
+    with VideoWriter(tmp_path / f"a.{suffix}", 25, kind=kind, times_s=times_s) as video:
+        for t in range(5):
+            video.write(media.read_rgb(pictures / f"{t}.png"))
+    assert count_frames(tmp_path / f"a.{suffix}", 0, None, 100) == 5
+    assert count_ticks(times_s, Fraction(1, 90000)) == [0, 1, 3600, 3601, 7200, 10800]
 
 
 @pytest.mark.parametrize("fps", [0.0004, 23.976, 20000])
