@@ -149,7 +149,9 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.input.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"{options.input} is a picture; give a video, or the folder that holds the frames")
     minimum: dict[str, float] = {"start": 0, "every": 1, "max_long_edge": 16, "max_frames": 2}
-    minimum |= {"time_budget": 1e-9, "time_per_100_frames": 1e-9}
+    for name in ("time_budget", "time_per_100_frames"):
+        if (seconds := getattr(options, name)) is not None and not 0 < seconds < float("inf"):
+            raise UserError(f"--{name} is {seconds:g}, expected more than 0 seconds")
     for name, least in minimum.items():
         value = getattr(options, name)
         if value is not None and not least <= value < float("inf"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from alignment.layers import align_layer, reference_frame, refine_layer_long_range
 from alignment.long_range import match_distant_frames
-from alignment.still_camera import stand_still
+from alignment.still_camera import are_still
 from alignment.tracks import Floats, LayerPixels, PointPairs, sample_point_pairs
 from alignment.transforms import (
     MIN_GAIN,
@@ -82,7 +82,7 @@ def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> Surfa
     """
     size = video.size[1:]
     plane = Surface(transforms)
-    if stand_still(transforms):
+    if are_still(transforms):
         return plane
     spread = density_spread(plane, size)
     # Without perspective, homographies have failed: the pan may be too wide for any plane.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.long_range import match_distant_frames
-from alignment.still_camera import is_camera_still, stand_still
+from alignment.still_camera import are_still, is_camera_still
 from alignment.tracks import Flags, Floats, LayerPixels, find_shown_frames, sample_point_pairs
 from alignment.transforms import (
     OUTLIER_PX,
@@ -96,7 +96,7 @@ def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels,
     transforms to one part of the object, away from the flow of the whole. Such a layer keeps its transforms. So does
     the background of a camera that stands still, which cannot drift.
     """
-    if stand_still(transforms):
+    if are_still(transforms):
         return transforms
     distant = match_distant_frames(video, mask, transforms)
     if len(distant.source) == 0:

@@ -64,7 +64,7 @@ def find_details(picture: NDArray[np.uint8]) -> Floats:
     return details
 
 
-def stand_still(transforms: Floats) -> bool:
+def are_still(transforms: Floats) -> bool:
     """Return whether transforms (T, 3, 3) are those of a camera that stands still: the identity, exactly."""
     same: Flags = transforms == np.eye(3)
     return bool(same.all())

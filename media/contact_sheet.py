@@ -40,14 +40,16 @@ def stack_rows(rows: list[Pixels]) -> Pixels:
 
 
 def draw_panel(caption: str, picture: Pixels, height: int) -> Pixels:
-    """Return one picture with a caption and a white border, (H, W, 3) uint8."""
+    """Return one picture with a caption and a white border, (H, W, 3) uint8. It is wide enough for the caption."""
     if picture.ndim == 2:
         picture = np.repeat(picture[..., None], 3, axis=-1)
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
     interpolation = cv2.INTER_AREA if height < picture.shape[0] else cv2.INTER_CUBIC
     scaled: NDArray = cv2.resize(picture, (width, height), interpolation=interpolation)
-    panel = np.full((height + CAPTION_HEIGHT_PX + GAP_PX, width + 2 * GAP_PX, 3), PAPER_GREY, np.uint8)
+    font = ImageFont.load_default(size=16)
+    panel_width = max(width, int(np.ceil(font.getlength(caption)))) + 2 * GAP_PX
+    panel = np.full((height + CAPTION_HEIGHT_PX + GAP_PX, panel_width, 3), PAPER_GREY, np.uint8)
     panel[CAPTION_HEIGHT_PX : CAPTION_HEIGHT_PX + height, GAP_PX : GAP_PX + width] = scaled
     image = Image.fromarray(panel)
-    ImageDraw.Draw(image).text((GAP_PX, 4), caption, fill=TEXT_COLOR, font=ImageFont.load_default(size=16))
+    ImageDraw.Draw(image).text((GAP_PX, 4), caption, fill=TEXT_COLOR, font=font)
     return np.asarray(image)

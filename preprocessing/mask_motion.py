@@ -33,15 +33,14 @@ BORDER = 0.06  # Share of the frame's height that counts as its border, where ob
 CLEAR_MOTION_SCORE = 2.4
 MEDIAN_SCORE = 0.15  # Score of a pixel that moves and looks as the median pixel does.
 MIN_CLEAR_FRAMES = 0.5  # Share of the frames that must show clear motion; with fewer, weaker motion is accepted.
-# Least share of what moves within 40 frames that the motion between two frames must show in the median frame. It is .76
-# or more for nine clips of objects that move all the time, and .14 or less for three that stand still at times. For six
-# others it is .29 to .95 (docs/ablations.md).
+# Least share of what moves within 40 frames that the motion between two frames must show in the median frame. It is .13
+# or less for an object that stands still at times, and .67 or more for sixteen that do not (docs/ablations.md).
 LEAST_SHOWN = 0.5
 # Masks of what moves within 40 frames must follow the flow better: their error against that of the other ones. It is
-# .29 or less for objects that stand still at times, and above 1 where wrong flow around small objects on a plain ground
-# lets these masks come and go.
+# .12 for an object that stands still at times. Where wrong flow lets the ground move with small objects, it is larger.
 LESS_UNSTEADY = 0.6
-LEAST_MEDIAN_RATIO = 0.1  # Least median of departures; it is 0 for drawn clips whose camera stands still.
+# Least median of departures, in units of noise; it is .1 to .6 where the camera stands still or moves slowly.
+LEAST_MEDIAN_RATIO = 0.5
 NEIGHBOURHOOD = 0.05  # Share of the long edge by which the first object is enlarged before another one is looked for.
 
 

@@ -31,7 +31,10 @@ def report_masks(
     masks = {path.stem: path for path in media.list_images(folder)}
     sheet = folder.with_name(f"{folder.name}.png")
     media.write_png(sheet, draw_outlines(frames, masks))
-    print(f"look at {sheet}: the outlines should follow the object; if not, give --masks or --point X,Y,FRAME")
+    print(
+        f"look at {sheet}: the outlines should follow the object; if not, give --masks or --point X,Y,FRAME, or "
+        "correct the finished run with --strokes"
+    )
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
     ious = measure_masks(frames, masks, truth) if truth.is_dir() else {}
     quality: dict[str, Any] = {"used": method}

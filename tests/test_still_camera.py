@@ -9,7 +9,7 @@ import torch
 import media
 from alignment.camera import choose_surface
 from alignment.layers import align_background, refine_layer_long_range
-from alignment.still_camera import is_camera_still, stand_still
+from alignment.still_camera import are_still, is_camera_still
 from config import Config
 from grids.shape import Spacing
 from grids.start import start_model
@@ -59,7 +59,7 @@ def test_a_camera_that_stands_still_is_noticed_in_spite_of_wrong_transforms(tmp_
 def test_a_camera_that_pans_is_not_still(tmp_path, camera_px):
     video = draw_clip(tmp_path / "wall", camera_px)
     transforms = align_background(video, np.ones(video.size, bool))
-    assert not stand_still(transforms)
+    assert not are_still(transforms)
     moved_px = transforms[-1, 0, 2] - transforms[0, 0, 2]
     assert moved_px == pytest.approx(camera_px * (FRAMES - 1), abs=1)
 

@@ -344,7 +344,8 @@ class Trainer:
         self.log.add({"iteration": self.iteration, "psnr": psnr, "seconds": round(self.stopwatch.seconds, 3)})
         preview = self.folder / "preview.png"
         write_preview(preview, evaluation.pictures, evaluation.atlases)
-        plot_training(self.folder / "curve.png", self.log.rows)
+        if any("total" in row for row in self.log.rows):  # There is nothing to plot if no step was done.
+            plot_training(self.folder / "curve.png", self.log.rows)
         events.add_scalar("Train/psnr", psnr, self.iteration)
         images = {f"Train/atlas{number}": atlas for number, atlas in enumerate(evaluation.atlases, 1)}
         images["Train/recon_frame_0"] = evaluation.pictures["first"]
