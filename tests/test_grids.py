@@ -395,6 +395,7 @@ def test_a_budget_too_short_for_a_step_saves_the_start_with_a_warning(clip, tmp_
     assert model.atlases[-1].shape[2:] == model.shape.atlas_sizes[-1], "at full resolution, in the checkpoint too"
     assert "less than one pass over the clip" in capsys.readouterr().err
     assert (trainer.evaluation_folder / "index.html").is_file()
+    assert not (trainer.folder / "curve.png").exists(), "there is nothing to plot"
 
 
 @pytest.mark.parametrize(
