@@ -136,6 +136,14 @@ def parse_frame_pixel(text: str) -> tuple[float, float, int]:
         raise argparse.ArgumentTypeError(f"{text!r}, expected X,Y,FRAME such as 320,200,0") from None
 
 
+def check_seconds(options: argparse.Namespace, *names: str) -> None:
+    """Raise UserError for flags of these names whose value is given, but is no finite number of seconds above 0."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name} is {value}, expected seconds above 0")
+
+
 def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of all scripts that read a finished run and write into a folder."""
     add_clip_flags(flags)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, add_clip_flags, add_device_flag, make_parser, quote, run_script
+from command_line import UserError, add_clip_flags, add_device_flag, check_seconds, make_parser, quote, run_script
 
 SECONDS_PER_MEGAPIXEL = 0.9  # default time of training for a new frame: .3 s for 768 x 432 pixels
 LEAST_SECONDS = 7.0  # The start takes about as long, however few frames are new.
@@ -55,8 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def check_flags(options: argparse.Namespace) -> None:
     """Raise UserError for values out of range and for files that do not exist."""
-    if options.time_budget is not None and not 0 < options.time_budget < float("inf"):
-        raise UserError(f"--time_budget is {options.time_budget}, expected seconds above 0")
+    check_seconds(options, "time_budget")
     if options.max_frames < 1:
         raise UserError(f"--max_frames is {options.max_frames}, expected at least 1")
     if options.masks is not None and not options.masks.exists():

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from command_line import UserError, add_device_flag, make_parser, run_script
+from command_line import UserError, add_device_flag, check_seconds, make_parser, run_script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,10 +120,7 @@ def check_flags(options: argparse.Namespace) -> None:
     for name in ("pins", "rigidity"):
         if getattr(options, name) and not options.resume:
             raise UserError(f"--{name} corrects a finished run; add --resume RUN_FOLDER")
-    for name in ("time_budget", "time_per_100_frames"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"--{name} is {value}, expected seconds above 0")
+    check_seconds(options, "time_budget", "time_per_100_frames")
     if options.time_per_100_frames and (options.time_budget or options.resume):
         raise UserError("--time_per_100_frames is for new runs, instead of --time_budget; give one of them")
 

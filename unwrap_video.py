@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, add_device_flag, make_parser, quote, resolve_folder_name, run_script
+from command_line import UserError, add_device_flag, check_seconds, make_parser, quote, resolve_folder_name, run_script
 from config import MOST_OBJECTS
 from preprocessing.mask_request import MaskRequest, add_mask_kind_flag, add_prompt_flags, check_prompt_flags
 
@@ -149,9 +149,7 @@ def check_flags(options: argparse.Namespace) -> None:
     if options.input.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"{options.input} is a picture; give a video, or the folder that holds the frames")
     minimum: dict[str, float] = {"start": 0, "every": 1, "max_long_edge": 16, "max_frames": 2}
-    for name in ("time_budget", "time_per_100_frames"):
-        if (seconds := getattr(options, name)) is not None and not 0 < seconds < float("inf"):
-            raise UserError(f"--{name} is {seconds:g}, expected more than 0 seconds")
+    check_seconds(options, "time_budget", "time_per_100_frames")
     for name, least in minimum.items():
         value = getattr(options, name)
         if value is not None and not least <= value < float("inf"):

@@ -135,14 +135,13 @@ def bend_layers(
     So objects bend, and the background follows the parallax of a camera that moves. A layer whose atlas then shows the
     frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a rigid layer, see
     `grids.flow_fit.are_rigid`, unless its atlas then shows the frames clearly better. Training does not bend it either:
-    errors of the flow would only move it away from its transforms. A layer that does not move, such as the background
-    of a camera that stands still, never bends. probabilities (F, T, H, W): of the objects, 255 for certain. frames,
-    opacity, stride: see `average_atlases`.
+    errors of the flow would only move it away from its transforms. The background of a camera that stands still never
+    bends. probabilities (F, T, H, W): of the objects, 255 for certain. frames, opacity, stride: see `average_atlases`.
     """
     visible = visible_pixels(probabilities)
-    model.rigid_layers |= {
-        layer for layer, transforms in enumerate(model.transforms) if (transforms == transforms[0]).all()
-    }
+    background = len(model.layers) - 1
+    if (model.transforms[background] == model.transforms[background, 0]).all():
+        model.rigid_layers |= {background}
     layers = [layer for layer in range(len(model.layers)) if layer not in model.rigid_layers]
     grids = {layer: model.fields_by_name()[f"mappings.{layer}"] for layer in layers}
     before = {layer: [grid.values.detach().clone() for grid in grids[layer]] for layer in layers}

@@ -117,7 +117,7 @@ SCRIPT_SERVER = ScriptServer()
 
 
 def run_script(*arguments, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run a script in a process of its own, as a user does."""
+    """Run a script in a process of its own; on Linux, one that has loaded torch already (see `script_server`)."""
     words, environment = [str(each) for each in arguments], os.environ | {"PYTHONPATH": str(ROOT)}
     if CAN_FORK and words[0].endswith(".py"):
         return SCRIPT_SERVER.run(words, cwd, environment)

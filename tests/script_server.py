@@ -46,8 +46,8 @@ PRELOADED = (
 class ScriptServer:
     """The server process of one worker; it starts with the first script, and ends with the worker."""
 
-    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self) -> None:
+        self.timeout_s: float = TIMEOUT_S
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, arguments: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
