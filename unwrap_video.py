@@ -38,10 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
     frames = check_given_frames(options, seconds) if is_folder else extract_video_frames(options, seconds)
     if options.strokes:
         check_strokes(options, frames)
+    flow = FlowRequest(choose_flow_method(options), options.max_long_edge, options.flow_weights)
     with time_stage("masks", seconds):
-        write_masks(frames, make_mask_request(options))
+        write_masks(frames, make_mask_request(options), lambda: write_clip_flow(frames, flow))
     with time_stage("flow", seconds):
-        write_clip_flow(frames, FlowRequest(choose_flow_method(options), options.max_long_edge, options.flow_weights))
+        write_clip_flow(frames, flow)
     with time_stage("layers", seconds):
         run = train_layers(options, frames)
     print_result(run, seconds)

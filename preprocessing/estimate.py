@@ -9,7 +9,7 @@ from command_line import UserError
 # Seconds per frame and per megapixel of the size that a stage works at, on two CPU cores. Measured, then rounded up.
 SECONDS_PER_MEGAPIXEL = {
     "frames": 0.12,
-    "motion": 1.9,
+    "motion": 1.6,
     "detector": 12.0,
     "dis": 0.4,
     "raft": 50.0,

@@ -14,7 +14,7 @@ from implicit_neural_networks import Layers
 from masks.cues import motion_difference, shrink, shrink_video
 from masks.refinement import MIN_CUE_SCORE, RefinedMasks, refine_masks
 from media import Pixels
-from parallel.side_by_side import stream_side_by_side
+from parallel.side_by_side import run_side_by_side, stream_side_by_side
 from preprocessing.mask_files import list_frames, write_mask_files
 from preprocessing.mask_report import report_masks
 from preprocessing.small_video import open_small_clip, read_small_video
@@ -23,36 +23,52 @@ from unwrap_utils import Video
 MAX_ERROR_PX = 3.0  # Largest distance between flow and motion, in pixels of the reduced clip, that counts.
 
 
-def refine_small_masks(video: Video, rough: Pixels, min_cue_score: float = MIN_CUE_SCORE) -> RefinedMasks:
-    """Refine rough masks (T, h, w) of the frames of a video; min_cue_score: see `refine_masks`."""
-    return refine_masks(shrink_video(video), rough, *align_both(video, rough > 127), min_cue_score)
+def refine_small_masks(
+    video: Video, rough: Pixels, motions: tuple[NDArray, NDArray] | None = None, min_cue_score: float = MIN_CUE_SCORE
+) -> RefinedMasks:
+    """Refine rough masks (T, h, w) of the frames of a video.
+
+    motions: see `align_both`; None: they are fitted to the masks. min_cue_score: see `refine_masks`.
+    """
+    return refine_masks(shrink_video(video), rough, *(motions or align_both(video, rough > 127)), min_cue_score)
 
 
 def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
     """Return the transforms (T, 3, 3) of the background and of the object inside the masks (T, h, w) of a video."""
-    return align_background(video, ~inside), align_layer(video, inside, Layers.for_objects(1)[0].motion_kind)
+    background, foreground = run_side_by_side(
+        lambda: align_background(video, ~inside),
+        lambda: align_layer(video, inside, Layers.for_objects(1)[0].motion_kind),
+    )
+    return background, foreground
 
 
-def motion_gain_px(video: Video, masks: Pixels) -> float:
+def motion_gain_px(video: Video, masks: Pixels, motions: tuple[NDArray, NDArray]) -> float:
     """Return by how many pixels the object's motion fits the flow inside its masks better than the background's.
 
     It is a mean over the pixels of the masks (T, h, w) whose flow is known; each error counts MAX_ERROR_PX at most.
+    motions: see `align_both`.
     """
     clip = shrink_video(video)
     errors = [
-        np.minimum(motion_difference(clip, clip.reduce_transforms(transforms)), MAX_ERROR_PX)
-        for transforms in align_both(video, masks > 127)
+        np.minimum(motion_difference(clip, clip.reduce_transforms(transforms)), MAX_ERROR_PX) for transforms in motions
     ]
     gain = (errors[0] - errors[1])[np.stack([shrink(mask, clip.rgb.shape[2:0:-1]) for mask in masks]) > 127]
     return float(np.nanmean(gain)) if np.isfinite(gain).any() else 0.0
 
 
-def refine_to_frames(video: Video, rough: Pixels, frames: list[Path], selection: list[Path]) -> Iterator[Pixels]:
+def refine_to_frames(
+    video: Video,
+    rough: Pixels,
+    frames: list[Path],
+    selection: list[Path],
+    motions: tuple[NDArray, NDArray] | None = None,
+) -> Iterator[Pixels]:
     """Yield a refined mask (H, W), 0 or 255, for each selected frame at the frame's own size.
 
-    video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames.
+    video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames. motions: see
+    `refine_small_masks`.
     """
-    refined = refine_small_masks(video, rough)
+    refined = refine_small_masks(video, rough, motions)
     yield from stream_side_by_side(lambda path: refined.mask(media.read_rgb(path), frames.index(path)), selection)
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import media
 from command_line import UserError, resolve_folder_name, warn
 from masks.provenance import are_found, read_mask_request
 from media import Pixels
+from parallel.side_by_side import map_side_by_side
 from preprocessing.errors import NothingFound, NoWeights
 from preprocessing.mask_detection import make_detector, track_objects
 from preprocessing.mask_files import (
@@ -32,10 +33,11 @@ UNSURE_GAIN_PX = 0.9
 MAX_LISTED = 5  # Number of frames that a message lists at most.
 
 
-def write_masks(video: Path, request: MaskRequest) -> Path:
+def write_masks(video: Path, request: MaskRequest, write_flow: Callable[[], object] = lambda: None) -> Path:
     """Write the masks that are missing, a picture and a note of all masks. Return the folder of the masks.
 
-    Raise UserError if the method cannot be used, or if existing masks were made by another request.
+    write_flow: writes the clip's flow, and is called before masks are found by motion, which then need not compute
+    flow of their own. Raise UserError if the method cannot be used, or if existing masks were made by another request.
     """
     video = resolve_folder_name(video)
     frames = list_frames(video)
@@ -60,7 +62,7 @@ def write_masks(video: Path, request: MaskRequest) -> Path:
     method, masks = (
         ("merge", merge_object_masks(missing, object_folders))
         if has_object_masks
-        else find_masks(frames, missing, request)
+        else find_masks(frames, missing, request, write_flow)
     )
     # If some masks are the user's own, the whole folder counts as the user's own, even with found masks beside them.
     all_are_found = method in ROUGH_METHODS and (missing == frames or are_found(folder, folder))
@@ -104,15 +106,19 @@ def describe_options(options: dict[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items()) or "the defaults"
 
 
-def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) -> tuple[str, Iterable[Pixels]]:
+def find_masks(
+    frames: list[Path], missing: list[Path], request: MaskRequest, write_flow: Callable[[], object]
+) -> tuple[str, Iterable[Pixels]]:
     """Return the method that is used, and the masks (H, W) uint8 of the missing frames, in order.
 
-    The method "auto" prints a line when it falls back to another one. Raise UserError if the method cannot be used.
+    write_flow: see `write_masks`. The method "auto" prints a line when it falls back to another one. Raise UserError if
+    the method cannot be used.
     """
     if request.method == "import":
         masks = import_object_masks(frames, request) if request.objects > 1 else import_masks(frames, request)
         return "import", (mask for path, mask in zip(frames, masks, strict=True) if path in set(missing))
     if request.method == "motion":
+        write_flow()
         return "motion", find_moving_object(frames, missing, request)
     if request.method == "sam2" or (request.method == "auto" and request.prompts):
         try:
@@ -137,6 +143,7 @@ def find_masks(frames: list[Path], missing: list[Path], request: MaskRequest) ->
         if not may_find_by_motion(request):
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
+        write_flow()
         return "motion", find_moving_object(frames, missing, request)
 
 
@@ -245,7 +252,7 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
     of all candidates. Raise UserError if nothing moves, or if there is no such --candidate.
     """
     from preprocessing.mask_motion import enlarge_masks, find_candidates
-    from preprocessing.mask_refinement import motion_gain_px, refine_small_masks, refine_to_frames
+    from preprocessing.mask_refinement import align_both, motion_gain_px, refine_small_masks, refine_to_frames
     from preprocessing.mask_report import write_candidates
     from preprocessing.small_video import open_small_clip, read_small_video
 
@@ -262,11 +269,12 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
         f"to take another one, move {folder} away and give --method motion --candidate {another}"
     )
     rough = enlarge_masks(list(candidates.values())[number - 1], video.size)
-    refined = refine_small_masks(video, rough)
-    masks = np.stack([refined.mask(rgb, t) for t, rgb in enumerate(video.frames.numpy())])
-    if (gain := motion_gain_px(video, masks)) < UNSURE_GAIN_PX:
+    refined, rgb = refine_small_masks(video, rough), video.frames.numpy()
+    masks = np.stack(map_side_by_side(lambda t: refined.mask(rgb[t], t), range(len(rgb))))
+    motions = align_both(video, masks > 127)
+    if (gain := motion_gain_px(video, masks, motions)) < UNSURE_GAIN_PX:
         warn(
             f"not sure that the masks show the object: its motion fits them by only {gain:.1f} px better than the "
             f"background's does; look at {picture} and choose with --candidate, bring --masks or click with --point"
         )
-    return refine_to_frames(video, masks, frames, missing)
+    return refine_to_frames(video, masks, frames, missing, motions)

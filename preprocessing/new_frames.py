@@ -224,7 +224,7 @@ class MaskCarrier:
             end, start = min(frames, begin + CARRIED_FRAMES), max(0, begin - KNOWN_FRAMES)
             for t in range(begin, end):
                 masks[t] = self.move_mask(masks[t - 1], t)
-            refined = refine_small_masks(self.video.part(start, end), masks[start:end], MIN_CUE_SCORE)
+            refined = refine_small_masks(self.video.part(start, end), masks[start:end], min_cue_score=MIN_CUE_SCORE)
             for t in range(begin, end):
                 masks[t] = refined.mask(self.video.frames[t].numpy(), t - start)
                 yield refined.mask(media.read_rgb(self.frame_paths[t]), t - start)

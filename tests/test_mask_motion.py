@@ -1,5 +1,7 @@
 """Masks found by motion, and masks refined by motion and colour."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from conftest import last_line, run_script
@@ -12,8 +14,10 @@ from evaluation.mask_metrics import iou
 from masks.cues import SmallClip, shrink_video
 from masks.departure import measure_departure
 from masks.provenance import read_mask_request
-from media.flows import BACKWARD, FORWARD
+from media.flows import BACKWARD, FORWARD, flow_name, write_flow
+from preprocessing import masks
 from preprocessing.mask_motion import enlarge_masks, find_candidates, largest_part, otsu_threshold, stands_still
+from preprocessing.mask_request import MaskRequest
 from preprocessing.small_video import open_small_clip, read_small_video
 from scenes.catalogue import SCENES
 from scenes.files import write_scene
@@ -227,3 +231,36 @@ def test_specks_and_whole_frames_are_no_objects():
     assert not largest_part(speck).any()
     assert not largest_part(whole).any()
     assert largest_part(part).sum() == 200
+
+
+def test_a_small_video_has_the_flow_of_the_clips_files(scene):
+    small = open_small_clip(scene)
+    flow_folder = media.make_folder(scene.with_name("pan_flow"))
+    written = np.full((2 * SIZE[1], 2 * SIZE[0], 2), 3.0, np.float32)  # of twice the size, so 1.5 px of the clip
+    for first, second in pairwise(path.name for path in small.frame_paths):
+        write_flow(flow_folder / flow_name(first, second), written)
+        write_flow(flow_folder / flow_name(second, first), -written)
+    names = [path.name for path in small.frame_paths]
+    (flow_folder / flow_name(names[4], names[5])).unlink()
+    (flow_folder / flow_name(names[8], names[7])).write_bytes(b"half a file")
+    video = read_small_video(small)
+    flow = video.flow_steps[FORWARD].numpy() * video.flow_unit_px[FORWARD].numpy()[:, None, None, None]
+    middle = flow[:, 30:80, 50:140]
+    is_written = [np.allclose(middle[t], 1.5, atol=1e-3) for t in range(SIZE[2] - 1)]
+    assert is_written == [t not in (4, 7) for t in range(SIZE[2] - 1)]  # Where a file is missing, flow is computed.
+    assert np.abs(middle[[4, 7]]).max() > 0
+
+
+def test_flow_is_written_before_masks_are_found_by_motion(scene, monkeypatch):
+    calls: list[str] = []
+    full = np.full((SIZE[1], SIZE[0]), 255, np.uint8)
+
+    def find(frames, missing, request):
+        calls.append("masks")
+        return iter([full] * len(missing))
+
+    monkeypatch.setattr(masks, "find_moving_object", find)
+    masks.write_masks(scene, MaskRequest("motion"), lambda: calls.append("flow"))
+    assert calls == ["flow", "masks"]
+    masks.write_masks(scene, MaskRequest("motion"), lambda: calls.append("flow"))
+    assert calls == ["flow", "masks"]  # Masks that exist need no flow.
