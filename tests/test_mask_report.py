@@ -1,0 +1,72 @@
+"""What users are told about the masks of a clip, and the picture of them."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import media
+from masks.provenance import read_mask_note
+from preprocessing.mask_report import LEAST_OVERLAP, find_jumps, report_masks
+from scenes.catalogue import SCENES
+from scenes.files import write_scene
+
+SIZE = (192, 112, 8)
+
+
+@pytest.fixture(scope="module")
+def drawn_scene(tmp_path_factory):
+    """The scene `bend`, whose object moves and bends, drawn once."""
+    return write_scene(SCENES["bend"](*SIZE), tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def clip(drawn_scene, tmp_path):
+    """The frames of the scene, and the folder of its true masks, as if they had been found."""
+    (tmp_path / "bend").symlink_to(drawn_scene, target_is_directory=True)
+    masks = tmp_path / "bend_maskrcnn"
+    shutil.copytree(drawn_scene.with_name("bend_gt"), masks)
+    return media.list_images(tmp_path / "bend"), masks
+
+
+def masks_by_stem(folder):
+    """Return the paths of masks by their stems."""
+    return {path.stem: path for path in media.list_images(folder)}
+
+
+def spoil_mask(folder, t):
+    """Replace the mask of frame t by one in a corner."""
+    path = media.list_images(folder)[t]
+    mask = np.zeros_like(media.read_mask(path))
+    mask[:30, :30] = 255
+    media.write_png(path, mask)
+
+
+def test_true_masks_do_not_jump_however_the_object_moves(clip, capsys):
+    frames, folder = clip
+    assert find_jumps(frames, masks_by_stem(folder)) == {}
+    report_masks(frames, folder, {}, [], "import")
+    assert "jumps" not in capsys.readouterr().err
+    assert "jumps" not in read_mask_note(folder)
+
+
+def test_a_wrong_mask_is_said_and_shown_and_noted(clip, capsys):
+    frames, folder = clip
+    report_masks(frames, folder, {}, [], "import")
+    usual = media.read_rgb(folder.with_name("bend_maskrcnn.png"))
+    spoil_mask(folder, 3)
+    jumps = find_jumps(frames, masks_by_stem(folder))
+    assert list(jumps) == [2, 3]  # from the right mask before it to the wrong one, and back
+    assert max(jumps.values()) < LEAST_OVERLAP
+    capsys.readouterr()
+    report_masks(frames, folder, {}, [], "import")
+    assert "the mask jumps after 2 of 8 frames, most after 0000" in capsys.readouterr().err
+    assert set(read_mask_note(folder)["jumps"]) == {frames[2].name, frames[3].name}
+    assert media.read_rgb(folder.with_name("bend_maskrcnn.png")).shape[0] == 2 * usual.shape[0]  # two more rows
+
+
+def test_an_object_that_comes_and_goes_does_not_jump(clip):
+    frames, folder = clip
+    for path in media.list_images(folder)[3:5]:
+        media.write_png(path, np.zeros_like(media.read_mask(path)))
+    assert find_jumps(frames, masks_by_stem(folder)) == {}
