@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,6 +27,7 @@ TRANSPOSED_ORIENTATIONS = {5, 6, 7, 8}  # values of the EXIF orientation that sw
 EXIF_ORIENTATION = 0x0112  # number of the EXIF entry
 SAME_PROFILE = 2  # Profiles that change no colour by more than this, of 255, count as sRGB.
 TIFF_BITS = 258  # number of the TIFF entry with the bits of a sample
+PNG_SIGNATURE_BYTES = 8  # Bytes of a PNG file before its first block.
 PNG_HEADER_BYTES = 26  # Bytes of a PNG file up to its kind of colours.
 PNG_END, PNG_END_BYTES = b"IEND", 12  # The last block of a whole PNG file.
 PNG_DEPTH = 24  # Position of the byte with the bits of a channel.
@@ -126,17 +128,34 @@ def open_image(path: Path) -> Image.Image:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) in pixels of the upright image. Only the header of the file is read."""
+    """Return (width, height) in pixels of the upright image. No pixels are decoded."""
     if path.suffix.lower() in FILM_SUFFIXES:
         return exr_size(path) if path.suffix.lower() == EXR_SUFFIX else dpx_size(path)
     try:
         with Image.open(path) as image:
-            is_transposed = image.getexif().get(EXIF_ORIENTATION, 1) in TRANSPOSED_ORIENTATIONS
+            # Of a PNG, Pillow decodes all pixels to see whether Exif data comes after them.
+            is_whole = image.format == "PNG" and not has_blocks_after_pixels(path)
+            exif = Image.Image.getexif(image) if is_whole else image.getexif()
+            is_transposed = exif.get(EXIF_ORIENTATION, 1) in TRANSPOSED_ORIENTATIONS
             width, height = image.size
             return (height, width) if is_transposed else (width, height)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         open_image(path)  # raises the UserError that describes the damage
         raise
+
+
+def has_blocks_after_pixels(path: Path) -> bool:
+    """Return whether a PNG file has blocks between its pixels and its end, such as Exif data."""
+    with path.open("rb") as file:
+        file.seek(PNG_SIGNATURE_BYTES)
+        has_pixels = False
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if has_pixels and kind != b"IDAT":
+                return kind != b"IEND"
+            has_pixels = kind == b"IDAT"
+            file.seek(length + 4, io.SEEK_CUR)  # the content and its checksum
+    return False
 
 
 def is_deep_grey(image: Image.Image) -> bool:

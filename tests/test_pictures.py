@@ -6,6 +6,7 @@ import OpenEXR
 import pytest
 from conftest import draw, ffmpeg, tiny_config
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngImageFile
 
 import media
 import only_edit
@@ -146,6 +147,30 @@ def test_a_truncated_picture_is_one_line(tmp_path, share):
         (tmp_path / name).write_bytes(data[: int(share * len(data))])
         with pytest.raises(UserError, match=rf"{name}: .*(can be read|incomplete|damaged)"):
             media.read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels", "nowhere"])
+def test_the_size_of_a_png_is_that_of_the_upright_picture(tmp_path, place):
+    path, exif = tmp_path / "turned.png", Image.Exif()
+    exif[media.images.EXIF_ORIENTATION] = 6
+    Image.new("RGB", (30, 20)).save(path, **({} if place == "nowhere" else {"exif": exif}))
+    if place == "after the pixels":
+        content = path.read_bytes()
+        begin = content.index(b"eXIf") - 4
+        end = begin + 12 + int.from_bytes(content[begin : begin + 4], "big")
+        path.write_bytes(content[:begin] + content[end:-12] + content[begin:end] + content[-12:])
+    assert media.image_size(path) == ((30, 20) if place == "nowhere" else (20, 30))
+    assert media.read_rgb(path).shape[1::-1] == media.image_size(path)
+
+
+def test_the_size_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
+    media.write_png(tmp_path / "frame.png", np.zeros((20, 30, 3), np.uint8))
+
+    def fail(_):
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr(PngImageFile, "load", fail)
+    assert media.image_size(tmp_path / "frame.png") == (30, 20)
 
 
 def test_odd_exr_files_are_read(tmp_path):
