@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from rendering.frame_store import FrameStore
 from rendering.frames import VISIBLE, Floats, Frame
 
 MOST_MARKED_POINTS = 4_000_000  # Most positions that are interpolated for one frame; it bounds the memory.
-STRIP_POINTS = 100_000  # Positions that are worked on at once.
+UNSEEN_CHANGE = 1 / 256  # Changes of visibility below a grey level are left out.
+FAR = 2.0  # Steps between pixels that are longer than this multiple of what few exceed count as torn.
+MOST_POSITIONS = 100_000  # Positions that are worked on at once.
 
 
 Size = int | tuple[int, int]  # (width, height) of an image in pixels, or the side of a square image
@@ -113,13 +116,14 @@ def measure_texel_visibility(model: Model, store: FrameStore, layer: int, view: 
     view and size: the part of the shared atlas that the image shows, and its size in pixels.
     """
     width, height = as_width_and_height(size)
+    center = model.atlas_centers[layer].cpu()
 
     def mark_frames(numbers: range) -> Tensor:
         """Return the largest visibility in some of the frames."""
         texel_visibility = torch.zeros(height, width)
         for frame in map(store.frame, numbers):
-            visibility = torch.from_numpy(frame.visibility[layer])
-            mark_visible_texels(texel_visibility, view, compute_atlas_uv(model, frame)[layer], visibility)
+            atlas_uv = uv_to_atlas(torch.from_numpy(frame.uv[layer]), center)
+            mark_visible_texels(texel_visibility, view, atlas_uv, torch.from_numpy(frame.visibility[layer]))
         return texel_visibility
 
     # Each part holds an image of its own.
@@ -133,7 +137,8 @@ def mark_visible_texels(texel_visibility: Tensor, view: AtlasView, atlas_uv: Ten
 
     texel_visibility (h, w): the largest visibility of each texel in the frames so far. atlas_uv (H, W, 2) and
     visibility (H, W): those of one layer in the frame. Both are interpolated between the pixels of the frame, finely
-    enough that neighbouring positions leave no holes in the atlas.
+    enough that neighbouring positions leave no holes in the atlas. Pixels that change nothing are left out:
+    most of what a frame shows, the frames before it have shown, too.
     """
     height, width = texel_visibility.shape
     rows, columns = torch.where(visibility > VISIBLE)
@@ -142,7 +147,11 @@ def mark_visible_texels(texel_visibility: Tensor, view: AtlasView, atlas_uv: Ten
     box = slice(int(rows.min()), int(rows.max()) + 1), slice(int(columns.min()), int(columns.max()) + 1)
     positions = view.to_pixels(atlas_uv[box], (width, height))
     values = torch.stack((*positions.unbind(-1), visibility[box]))  # planes of x, y and visibility
-    for x, y, values_at in refine_strips(values):
+    steps = torch.cat([values[:2].diff(dim=axis).square().sum(0).sqrt().flatten() for axis in (1, 2)])
+    # Few steps are larger than this one.
+    large_step = float(steps.kthvalue(max(1, int(0.95 * len(steps)))).values) if len(steps) else 0.0
+    may_change = find_changes(values, texel_visibility, FAR * large_step)
+    for x, y, values_at in refine_cells(values, may_change, refinement_factor(large_step, values[0].numel())):
         x, y = x.round_(), y.round_()
         # Positions outside the image get visibility 0 at the nearest border texel, which changes nothing.
         is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
@@ -150,26 +159,53 @@ def mark_visible_texels(texel_visibility: Tensor, view: AtlasView, atlas_uv: Ten
         texel_visibility.view(-1).scatter_reduce_(0, index.view(-1), (values_at * is_inside).view(-1), "amax")
 
 
-def refine_strips(values: Tensor) -> Iterator[Tensor]:
-    """Interpolate planes (3, h, w) of x, y and visibility so finely that positions leave no holes between texels.
+def find_changes(values: Tensor, texel_visibility: Tensor, longest: float) -> NDArray[np.bool_]:
+    """Return the pixels (h, w) of a frame around which it may raise the visibility of a texel.
 
-    Yields them in strips of rows, (3, r, c), which are small enough for the cache.
+    values: planes (3, h, w) of x, y and visibility. longest: in texels. Up to the neighbours of a pixel, positions lie
+    within two steps of at most this length, or the pixel counts. If all texels there have the visibility that the pixel
+    and its neighbours have, up to UNSEEN_CHANGE, nothing changes.
     """
-    rows, columns = values.shape[1:]
-    factor = refinement_factor(values[:2]) if min(rows, columns) > 1 else 1
-    if factor == 1:
-        yield values
-        return
-    step = max(1, STRIP_POINTS // (columns * factor**2))
-    for top in range(0, rows - 1, step):
-        strip = values[:, top : top + step + 1]  # The last row of a strip is the first one of the next.
-        shape = [(side - 1) * factor + 1 for side in strip.shape[1:]]
-        yield functional.interpolate(strip[None], shape, mode="bilinear", align_corners=True)[0]
+    height, width = texel_visibility.shape
+    planes: Floats = values.numpy()
+    side = 2 * (int(np.ceil(2 * longest)) + 1) + 1
+    least = np.asarray(cv2.erode(texel_visibility.numpy(), np.ones((side, side), np.uint8)))
+    columns, rows = (
+        np.rint(plane).clip(0, last - 1).astype(np.intp)
+        for plane, last in zip(planes[:2], (width, height), strict=True)
+    )
+    most = np.asarray(cv2.dilate(planes[2], np.ones((3, 3), np.uint8)))
+    may_change = most > least[rows, columns] + UNSEEN_CHANGE
+    for axis in (0, 1):
+        first = [slice(None)] * 2
+        first[axis] = slice(None, -1)
+        may_change[tuple(first)] |= np.square(np.diff(planes[:2], axis=axis + 1)).sum(0) > longest**2
+    return may_change
 
 
-def refinement_factor(positions: Tensor) -> int:
-    """Return by which factor positions (2, h, w) have to be refined so that they leave no holes between texels."""
-    steps = torch.cat([positions.diff(dim=axis).square().sum(0).sqrt().flatten() for axis in (1, 2)])
-    large_step = float(steps.kthvalue(max(1, int(0.95 * len(steps)))).values)  # few steps are larger
-    largest = int((MOST_MARKED_POINTS / positions[0].numel()) ** 0.5)
+def refine_cells(values: Tensor, is_chosen: NDArray[np.bool_], factor: int) -> Iterator[Tensor]:
+    """Interpolate planes (3, h, w) of x, y and visibility by a factor between pixels of which any is chosen, (h, w).
+
+    Yields the planes of some positions at a time, (3, n), which are few enough for the cache.
+    """
+    columns = is_chosen.shape[1]
+    # A last row and column again, so that each pixel is the first corner of a cell.
+    corners = functional.pad(values[None], (0, 1, 0, 1), mode="replicate")[0].flatten(1)
+    is_needed = np.asarray(cv2.dilate(is_chosen.astype(np.uint8), np.ones((2, 2), np.uint8), anchor=(0, 0)))
+    row, column = torch.from_numpy(np.argwhere(is_needed)).unbind(1)
+    first = row * (columns + 1) + column
+    shares = torch.arange(factor) / factor
+    down, across = (each.flatten() for each in torch.meshgrid(shares, shares, indexing="ij"))
+    weights = torch.stack(((1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across))
+    for part in first.split(max(1, MOST_POSITIONS // factor**2)):
+        around = torch.stack([part, part + 1, part + columns + 1, part + columns + 2], dim=-1)
+        yield (corners[:, around] @ weights).flatten(1)
+
+
+def refinement_factor(large_step: float, pixels: int) -> int:
+    """Return by which factor positions have to be refined so that they leave no holes between texels.
+
+    large_step: distance in texels of the positions of neighbouring pixels that few exceed. pixels: their number.
+    """
+    largest = int((MOST_MARKED_POINTS / pixels) ** 0.5)
     return max(1, min(largest, int(np.ceil(2 * large_step))))

@@ -17,7 +17,7 @@ from evaluation.mask_metrics import iou
 from evaluation.page import find_meaning
 from implicit_neural_networks import AtlasModel
 from media.clip import open_clip
-from rendering.atlas_view import AtlasView, fit_atlas_views, mark_visible_texels, render_atlas
+from rendering.atlas_view import AtlasView, find_changes, fit_atlas_views, mark_visible_texels, render_atlas
 from rendering.blending import apply_edits
 from rendering.frames import Frame, render_frames
 from rendering.trained_run import TrainedRun
@@ -190,17 +190,38 @@ def test_marking_leaves_no_holes_where_the_atlas_is_finer_than_the_frame():
     torch.testing.assert_close(texel_visibility, torch.ones(61, 61))
 
 
-def test_marking_in_strips_equals_marking_at_once(monkeypatch):
+def test_marking_a_few_positions_at_a_time_equals_marking_at_once(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     axis = torch.linspace(0.1, 0.9, 21)
     atlas_uv = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
     visibility = torch.rand(21, 21, generator=generator)
-    at_once, in_strips = torch.zeros(61, 61), torch.zeros(61, 61)
+    at_once, in_parts = torch.zeros(61, 61), torch.zeros(61, 61)
     mark_visible_texels(at_once, AtlasView(0.0, 0.0, 1.0), atlas_uv, visibility)
-    monkeypatch.setattr("rendering.atlas_view.STRIP_POINTS", 1)
-    mark_visible_texels(in_strips, AtlasView(0.0, 0.0, 1.0), atlas_uv, visibility)
+    monkeypatch.setattr("rendering.atlas_view.MOST_POSITIONS", 1)
+    mark_visible_texels(in_parts, AtlasView(0.0, 0.0, 1.0), atlas_uv, visibility)
     assert at_once.any()
-    torch.testing.assert_close(in_strips, at_once)
+    torch.testing.assert_close(in_parts, at_once)
+
+
+def test_marking_only_what_may_change_equals_marking_everything(monkeypatch):
+    """A frame pans over the atlas while a hole with a soft outline moves through it, and part of it is torn."""
+    rows, columns = torch.meshgrid(torch.arange(30.0), torch.arange(40.0), indexing="ij")
+    quick, thorough, chosen = torch.zeros(100, 120), torch.zeros(100, 120), []
+    everything = np.ones((30, 40), bool)
+    for t in range(8):
+        atlas_uv = torch.stack((0.012 * columns + 0.01 * t, 0.02 * rows + 0.004 * t), dim=-1)
+        atlas_uv[:, 20:] += 0.1 * (t % 3)
+        visibility = ((rows - 15).hypot(columns - 5 - 3 * t) / 5 - 0.5).clamp(0, 1)
+        frame = AtlasView(0.0, 0.0, 1.0), atlas_uv, visibility
+        mark_visible_texels(quick, *frame)
+        with monkeypatch.context() as patch:
+            patch.setattr("rendering.atlas_view.find_changes", lambda *_: everything)
+            mark_visible_texels(thorough, *frame)
+        positions = torch.stack((*frame[0].to_pixels(atlas_uv, (120, 100)).unbind(-1), visibility))
+        chosen.append(find_changes(positions, quick, 3.0).mean())
+    assert thorough.mean() > 0.3
+    torch.testing.assert_close(quick, thorough, rtol=0, atol=1 / 256)
+    assert np.mean(chosen) < 0.5  # What a frame has marked, it would not mark again.
 
 
 def test_marking_ignores_positions_outside_the_image():
