@@ -42,7 +42,8 @@ from rendering.trained_run import TrainedRun
 LEAST_LIGHT = 1e-5  # Linear light that counts as none.
 STRIP_PIXELS = 500_000  # Pixels of a large frame that are edited at once; it bounds the memory.
 PREVIEW_PX = 640  # Width of a frame in edited.png, in pixels.
-PREVIEWS = 3  # Frames in edited.png: of each third of the clip, the one that the edit changes most.
+# Frames in edited.png: of each third of the clip, the one that the edit changes most. Painted frames are shown, too.
+PREVIEWS = 3
 CHECKER_GREYS = (0.75, 0.85)  # Grey values, in [0, 1], of the checkerboard behind an edit without the video.
 CHECKER_PX = 16  # Side of a square of this checkerboard, in pixels.
 
@@ -312,6 +313,7 @@ def write_edits(
     frames = store.frames() if store.count else render_frames(run.model, clip, run.full_range, with_colors=False)
     edited_frames = render_edited_frames(run, frames, edits, request)
     previews = [Preview() for _ in range(PREVIEWS)]
+    painted = {edit.index: Preview() for edit in request.frame_edits}
     names = [path.stem for path in clip.frame_paths]
     with open_video_writer(folder, clip, output) as video, FrameFolder(folder / "edited_frames", names) as pictures:
         for t, (source, edited) in enumerate(tqdm(edited_frames, total=len(clip), desc="editing", unit="frame")):
@@ -319,8 +321,11 @@ def write_edits(
             if output.save_frames:
                 pictures.write(edited)
             changed = edited[..., 3] if request.edit_only else (edited != source).any(axis=-1)
-            previews[PREVIEWS * t // len(clip)].offer(t, edited, int(np.count_nonzero(changed)))
-    sheet = {f"frame {preview.t}": preview.picture for preview in previews if preview.picture is not None}
+            for preview in (previews[PREVIEWS * t // len(clip)], painted.get(t)):
+                if preview is not None:
+                    preview.offer(t, edited, int(np.count_nonzero(changed)))
+    shown = {each.t: each.picture for each in (*previews, *painted.values()) if each.picture is not None}
+    sheet = {f"frame {t}, painted" if t in painted else f"frame {t}": shown[t] for t in sorted(shown)}
     media.write_png(folder / "edited.png", contact_sheet(sheet))
     if not any(preview.changed for preview in previews):
         warn(

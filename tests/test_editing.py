@@ -9,11 +9,13 @@ from conftest import last_line, run_script, video_metadata
 from PIL import Image
 
 import media
+import only_edit
 from editing.layer_edit import LayerEdit, paint_visibility
 from editing.render_edits import edit_frame
 from editing.requests import EditRequest
 from editing.splatting import splat, splat_frame, splat_frame_edit
 from evaluation.image_metrics import psnr
+from media.contact_sheet import contact_sheet
 from rendering.atlas_view import compute_atlas_uv, fit_atlas_views
 from rendering.blending import apply_edits
 from rendering.frames import Frame, render_frames
@@ -77,6 +79,23 @@ def test_opaque_edits_of_both_layers_of_any_size_cover_the_video(finished_run, t
     red_share = (np.abs(frames - [255, 0, 0]).max(-1) <= 1).mean()
     assert red_share > 0.99  # background hidden by the foreground may lie outside the crop
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"edited_demo.mp4", "edited.png", "edited_frames"}
+
+
+@pytest.mark.slow
+def test_the_picture_of_an_edit_shows_the_painted_frame_among_others(finished_run, tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "paint.png", (48, 32), (255, 0, 0, 255), (10, 8, 30, 24))
+    captions: list[str] = []
+
+    def note_captions(pictures):
+        captions.extend(pictures)
+        return contact_sheet(pictures)
+
+    monkeypatch.setattr("editing.render_edits.contact_sheet", note_captions)
+    arguments = ["--use_edit_frame", "--edit_frame_index=1", f"--edit_frame_path={path}"]
+    only_edit.main([f"--trained_model_folder={finished_run}", f"--output_folder={tmp_path / 'out'}", *arguments])
+    assert "frame 1, painted" in captions
+    assert len(captions) >= 3
+    assert captions == sorted(captions)
 
 
 @pytest.mark.slow
