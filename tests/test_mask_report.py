@@ -65,6 +65,20 @@ def test_a_wrong_mask_is_said_and_shown_and_noted(clip, capsys):
     assert media.read_rgb(folder.with_name("bend_maskrcnn.png")).shape[0] == 2 * usual.shape[0]  # two more rows
 
 
+def test_an_object_that_leaves_the_frame_does_not_jump(tmp_path):
+    rng = np.random.default_rng(0)
+    ground, square = (media.resize(rng.integers(0, 255, (28, 40, 3)).astype(np.uint8), 160, 112) for _ in range(2))
+    folder, masks = (media.make_folder(tmp_path / name) for name in ("square", "square_maskrcnn"))
+    for t in range(8):
+        x = 106 + 6 * t  # 12 pixels of it are left in the last frame, 18 in the one before
+        frame, mask = ground.copy(), np.zeros((112, 160), np.uint8)
+        frame[30:80, x : x + 50] = square[:50, : min(50, 160 - x)]
+        mask[30:80, x : x + 50] = 255
+        media.write_png(folder / f"{t:05d}.png", frame)
+        media.write_png(masks / f"{t:05d}.png", mask)
+    assert find_jumps(media.list_images(folder), masks_by_stem(masks)) == {}
+
+
 def test_an_object_that_comes_and_goes_does_not_jump(clip):
     frames, folder = clip
     for path in media.list_images(folder)[3:5]:
