@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.strokes:
         check_strokes(options, frames)
     flow = FlowRequest(choose_flow_method(options), options.max_long_edge, options.flow_weights)
+    write_flow = cache(lambda: write_clip_flow(frames, flow))  # Masks by motion need the flow first.
     with time_stage("masks", seconds):
-        write_masks(frames, make_mask_request(options), lambda: write_clip_flow(frames, flow))
+        write_masks(frames, make_mask_request(options), write_flow)
     with time_stage("flow", seconds):
-        write_clip_flow(frames, flow)
+        print(f"the flow is in {write_flow()}")
     with time_stage("layers", seconds):
         run = train_layers(options, frames)
     print_result(run, seconds)

@@ -336,7 +336,7 @@ def write_edits(
 
 @dataclass
 class Preview:
-    """The frame of a part of the clip that an edit changes most, as edited.png shows it."""
+    """The frame, of those that were offered, that an edit changes most, as edited.png shows it."""
 
     t: int = 0
     changed: int = 0  # number of pixels that the edit changes

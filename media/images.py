@@ -134,8 +134,8 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             # Of a PNG, Pillow decodes all pixels to see whether Exif data comes after them.
-            is_whole = image.format == "PNG" and not has_blocks_after_pixels(path)
-            exif = Image.Image.getexif(image) if is_whole else image.getexif()
+            ends_with_pixels = image.format == "PNG" and not has_blocks_after_pixels(path)
+            exif = Image.Image.getexif(image) if ends_with_pixels else image.getexif()
             is_transposed = exif.get(EXIF_ORIENTATION, 1) in TRANSPOSED_ORIENTATIONS
             width, height = image.size
             return (height, width) if is_transposed else (width, height)

@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 import media
 from alignment.dis_flow import DisFlow
@@ -17,15 +18,18 @@ from media import Pixels
 from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_rows, contact_sheet, stack_rows
 from media.images import fit_size
-from parallel.side_by_side import map_side_by_side
+from parallel.side_by_side import map_side_by_side, stream_side_by_side
 from unwrap_utils import warp_by_flow
 
 SHEET_FRAMES = 6  # Number of frames that the picture shows.
 MOST_JUMPS = 3  # Number of frames after which the mask jumps that it shows, too.
 JUMP_LONG_EDGE_PX = 240  # Pixels of the long edge at which the masks of neighbouring frames are compared.
 # Masks of neighbouring frames jump if they overlap by less, once one of them is moved along the flow. True masks of
-# nine clips overlap by at least .74 in every frame, with legs that swing fastest.
+# nine clips overlap by at least .74 in every frame.
 LEAST_OVERLAP = 0.7
+# Smaller masks do not count, in pixels at that size: an outline that is off by one pixel would already be a jump, and
+# so would an object that comes into the frame.
+LEAST_MASK_PX = 150
 SHEET_COLUMNS = 3  # Number of frames in one row of the picture.
 CANDIDATE_FRAMES, CANDIDATE_HEIGHT_PX = 4, 180  # Frames of each candidate on their picture, and their height.
 OUTLINE_RGB = (255, 40, 160)  # Colour of the masks' outlines, 0 to 255.
@@ -41,14 +45,14 @@ def report_masks(
     If the clip has true masks (NAME_gt), the note also holds the IoU of each frame.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
-    sheet, jumps = folder.with_name(f"{folder.name}.png"), find_jumps(frames, masks)
+    sheet, jumps = folder.with_name(f"{folder.name}.png"), find_jumps_of_objects(frames, folder)
     media.write_png(sheet, draw_outlines(frames, masks, jumps))
     if jumps:
-        overlap, t = min((overlap, t) for t, overlap in jumps.items())
+        least, t = min((least, t) for t, least in jumps.items())
         warn(
-            f"the mask jumps after {len(jumps)} of {len(frames)} frames, most after {frames[t].name}: it overlaps with "
-            f"that of the next frame by {100 * overlap:.0f} %, once motion is accounted for; the last rows of {sheet} "
-            "show it"
+            f"the mask jumps in {len(jumps)} of {len(frames) - 1} pairs of neighbouring frames, most after "
+            f"{frames[t].name}: it overlaps with the next mask, moved along the flow, by {100 * least:.0f} %; the last "
+            f"rows of {sheet} show it"
         )
     print(
         f"look at {sheet}: the outlines should follow the object; if not, give --masks or --point X,Y,FRAME, or "
@@ -67,11 +71,24 @@ def report_masks(
     write_mask_note(folder, options, found_folders, quality)
 
 
+def find_jumps_of_objects(frames: list[Path], folder: Path) -> dict[int, float]:
+    """Return the jumps of all objects together, see `find_jumps`. folder: of the masks of all of them.
+
+    Where objects have folders of their own (`NAME_maskrcnn_1`, ...), each is looked at alone: one may leave the frame.
+    """
+    folders = sorted(folder.parent.glob(f"{folder.name}_[0-9]")) or [folder]
+    jumps: dict[int, float] = {}
+    for each in folders:
+        for t, overlap in find_jumps(frames, {path.stem: path for path in media.list_images(each)}).items():
+            jumps[t] = min(overlap, jumps.get(t, overlap))
+    return dict(sorted(jumps.items()))
+
+
 def find_jumps(frames: list[Path], masks: dict[str, Path]) -> dict[int, float]:
     """Return the numbers of the frames after which the mask jumps, with its overlap with the next one, 0 to 1.
 
     The overlap is the IoU with the other mask, moved along the flow, in the better of both directions. Pairs with an
-    empty mask do not count: an object may come and go. masks: by the stems of the frames.
+    empty mask or a tiny one do not count: an object may come and go. masks: by the stems of the frames.
     """
     size = fit_size(media.image_size(frames[0]), JUMP_LONG_EDGE_PX)
     local = threading.local()  # A DIS object may not be shared by threads.
@@ -80,17 +97,18 @@ def find_jumps(frames: list[Path], masks: dict[str, Path]) -> dict[int, float]:
         return media.resize(media.read_rgb(path), *size), media.resize(media.read_mask(masks[path.stem]), *size) > 127
 
     def compare(t: int) -> float:
-        """Return the overlap of the masks of frame t and the next one; 1 if either is empty."""
+        """Return the overlap of the masks of frame t and the next one; 1 if either is empty or tiny."""
         if not hasattr(local, "dis"):
             local.dis = DisFlow(searches_twice=False)
         (picture, mask), (next_picture, next_mask) = small[t], small[t + 1]
-        if not (mask.any() and next_mask.any()):
+        if min(mask.sum(), next_mask.sum()) < LEAST_MASK_PX:
             return 1.0
         flow, back_flow = local.dis(picture, next_picture)
         moved = [warp_by_flow(each.astype(np.float32), by) > 0.5 for each, by in ((next_mask, flow), (mask, back_flow))]
         return max(iou(mask, moved[0]), iou(next_mask, moved[1]))
 
-    small = map_side_by_side(read, frames)
+    reading = stream_side_by_side(read, frames)
+    small = list(tqdm(reading, total=len(frames), desc="comparing masks", unit="frame", leave=False))
     overlaps = map_side_by_side(compare, range(len(frames) - 1))
     return {t: overlap for t, overlap in enumerate(overlaps) if overlap < LEAST_OVERLAP}
 

@@ -14,7 +14,7 @@ from alignment.dis_flow import DisFlow
 from command_line import UserError
 from config import Config
 from media.clip import Clip, open_clip
-from media.flows import BACKWARD, FORWARD, resize_flow
+from media.flows import BACKWARD, FORWARD, flow_size, resize_flow
 from media.images import fit_size
 from parallel.side_by_side import map_side_by_side, stream_side_by_side
 from unwrap_utils import Floats, Video, consistent_pixels, empty_video, store_flow
@@ -37,7 +37,7 @@ def open_small_clip(folder: Path) -> Clip:
 def read_small_video(clip: Clip) -> Video:
     """Return the frames of a clip with the flow between them, and with empty masks.
 
-    Flow is that of the clip's files, or by DIS between frames without whole files.
+    Flow is that of the clip's files, or by DIS between frames without whole files of at least the reduced size.
     """
     video = empty_video(clip.size)
     measure_flow = make_flow_reader(clip)
@@ -59,7 +59,10 @@ def read_small_video(clip: Clip) -> Video:
 
 
 def make_flow_reader(clip: Clip) -> Callable[[int], tuple[Floats, Floats]]:
-    """Return a function that returns the flow from frame t to the next one and back, (H, W, 2) each, for threads."""
+    """Return a function that returns the flow from frame t to the next one and back, (H, W, 2) each.
+
+    Several threads may call it.
+    """
     width, height = fit_size(clip.native_size, FLOW_LONG_EDGE_PX)
     large = replace(clip, width=width, height=height)
     local = threading.local()  # A DIS object may not be shared by threads.
@@ -72,8 +75,11 @@ def make_flow_reader(clip: Clip) -> Callable[[int], tuple[Floats, Floats]]:
 
     def read_flow(t: int) -> tuple[Floats, Floats]:
         try:
-            return clip.flow_pair(t)
+            sizes = [flow_size(path) for path in (clip.flow_path(t, FORWARD), clip.flow_path(t + 1, BACKWARD))]
+            if all(size is not None and size[0] >= clip.width for size in sizes):  # Coarser flow loses small objects.
+                return clip.flow_pair(t)
         except UserError:  # A file is missing, damaged or of other frames.
-            return compute_flow(t)
+            pass
+        return compute_flow(t)
 
     return read_flow

@@ -19,6 +19,7 @@ from rendering.frames import VISIBLE, Floats, Frame
 MOST_MARKED_POINTS = 4_000_000  # Most positions that are interpolated for one frame; it bounds the memory.
 UNSEEN_CHANGE = 1 / 256  # Changes of visibility below a grey level are left out.
 FAR = 2.0  # Steps between pixels that are longer than this multiple of what few exceed count as torn.
+MOST_REACH = 15  # Texels around a position up to which it is worth to look whether all of them are marked.
 MOST_POSITIONS = 100_000  # Positions that are worked on at once.
 
 
@@ -168,14 +169,18 @@ def find_changes(values: Tensor, texel_visibility: Tensor, longest: float) -> ND
     """
     height, width = texel_visibility.shape
     planes: Floats = values.numpy()
-    side = 2 * (int(np.ceil(2 * longest)) + 1) + 1
-    least = np.asarray(cv2.erode(texel_visibility.numpy(), np.ones((side, side), np.uint8)))
+    reach = int(np.ceil(2 * longest)) + 1
+    if reach > MOST_REACH:
+        return np.ones(planes.shape[1:], bool)
     columns, rows = (
         np.rint(plane).clip(0, last - 1).astype(np.intp)
         for plane, last in zip(planes[:2], (width, height), strict=True)
     )
+    top, left = max(0, int(rows.min()) - reach), max(0, int(columns.min()) - reach)
+    shown = texel_visibility[top : int(rows.max()) + reach + 1, left : int(columns.max()) + reach + 1].numpy()
+    least = np.asarray(cv2.erode(shown, np.ones((2 * reach + 1,) * 2, np.uint8)))
     most = np.asarray(cv2.dilate(planes[2], np.ones((3, 3), np.uint8)))
-    may_change = most > least[rows, columns] + UNSEEN_CHANGE
+    may_change = most > least[rows - top, columns - left] + UNSEEN_CHANGE
     for axis in (0, 1):
         first = [slice(None)] * 2
         first[axis] = slice(None, -1)

@@ -16,6 +16,7 @@ from masks.departure import measure_departure
 from masks.provenance import read_mask_request
 from media.flows import BACKWARD, FORWARD, flow_name, write_flow
 from preprocessing import masks
+from preprocessing.errors import NoWeights
 from preprocessing.mask_motion import enlarge_masks, find_candidates, largest_part, otsu_threshold, stands_still
 from preprocessing.mask_request import MaskRequest
 from preprocessing.small_video import open_small_clip, read_small_video
@@ -237,21 +238,29 @@ def test_a_small_video_has_the_flow_of_the_clips_files(scene):
     small = open_small_clip(scene)
     flow_folder = media.make_folder(scene.with_name("pan_flow"))
     written = np.full((2 * SIZE[1], 2 * SIZE[0], 2), 3.0, np.float32)  # of twice the size, so 1.5 px of the clip
+    coarse = np.full((SIZE[1] // 2, SIZE[0] // 2, 2), 3.0, np.float32)
     for first, second in pairwise(path.name for path in small.frame_paths):
         write_flow(flow_folder / flow_name(first, second), written)
         write_flow(flow_folder / flow_name(second, first), -written)
     names = [path.name for path in small.frame_paths]
     (flow_folder / flow_name(names[4], names[5])).unlink()
     (flow_folder / flow_name(names[8], names[7])).write_bytes(b"half a file")
+    write_flow(flow_folder / flow_name(names[9], names[10]), coarse)
     video = read_small_video(small)
     flow = video.flow_steps[FORWARD].numpy() * video.flow_unit_px[FORWARD].numpy()[:, None, None, None]
     middle = flow[:, 30:80, 50:140]
     is_written = [np.allclose(middle[t], 1.5, atol=1e-3) for t in range(SIZE[2] - 1)]
-    assert is_written == [t not in (4, 7) for t in range(SIZE[2] - 1)]  # Where a file is missing, flow is computed.
-    assert np.abs(middle[[4, 7]]).max() > 0
+    # Where a file is missing, damaged or coarser than the small clip, flow is computed.
+    assert is_written == [t not in (4, 7, 9) for t in range(SIZE[2] - 1)]
+    assert np.abs(middle[[4, 7, 9]]).max() > 0
 
 
-def test_flow_is_written_before_masks_are_found_by_motion(scene, monkeypatch):
+@pytest.mark.parametrize("method", ["motion", "auto"])
+def test_flow_is_written_before_masks_are_found_by_motion(scene, monkeypatch, method):
+    def fail(request):
+        raise NoWeights("no weights")
+
+    monkeypatch.setattr(masks, "make_detector", fail)
     calls: list[str] = []
     full = np.full((SIZE[1], SIZE[0]), 255, np.uint8)
 
@@ -260,7 +269,7 @@ def test_flow_is_written_before_masks_are_found_by_motion(scene, monkeypatch):
         return iter([full] * len(missing))
 
     monkeypatch.setattr(masks, "find_moving_object", find)
-    masks.write_masks(scene, MaskRequest("motion"), lambda: calls.append("flow"))
+    masks.write_masks(scene, MaskRequest(method), lambda: calls.append("flow"))
     assert calls == ["flow", "masks"]
-    masks.write_masks(scene, MaskRequest("motion"), lambda: calls.append("flow"))
+    masks.write_masks(scene, MaskRequest(method), lambda: calls.append("flow"))
     assert calls == ["flow", "masks"]  # Masks that exist need no flow.
