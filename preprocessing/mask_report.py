@@ -19,7 +19,7 @@ from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_rows, contact_sheet, stack_rows
 from media.images import fit_size
 from parallel.side_by_side import map_side_by_side, stream_side_by_side
-from unwrap_utils import warp_by_flow
+from unwrap_utils import Floats, warp_by_flow
 
 SHEET_FRAMES = 6  # Number of frames that the picture shows.
 MOST_JUMPS = 3  # Number of frames after which the mask jumps that it shows, too.
@@ -45,7 +45,7 @@ def report_masks(
     If the clip has true masks (NAME_gt), the note also holds the IoU of each frame.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
-    sheet, jumps = folder.with_name(f"{folder.name}.png"), find_jumps_of_objects(frames, folder)
+    sheet, jumps = folder.with_name(f"{folder.name}.png"), find_jumps(frames, list_single_objects(folder))
     media.write_png(sheet, draw_outlines(frames, masks, jumps))
     if jumps:
         least, t = min((least, t) for t, least in jumps.items())
@@ -71,46 +71,49 @@ def report_masks(
     write_mask_note(folder, options, found_folders, quality)
 
 
-def find_jumps_of_objects(frames: list[Path], folder: Path) -> dict[int, float]:
-    """Return the jumps of all objects together, see `find_jumps`. folder: of the masks of all of them.
-
-    Where objects have folders of their own (`NAME_maskrcnn_1`, ...), each is looked at alone: one may leave the frame.
-    """
-    folders = sorted(folder.parent.glob(f"{folder.name}_[0-9]")) or [folder]
-    jumps: dict[int, float] = {}
-    for each in folders:
-        for t, overlap in find_jumps(frames, {path.stem: path for path in media.list_images(each)}).items():
-            jumps[t] = min(overlap, jumps.get(t, overlap))
-    return dict(sorted(jumps.items()))
+def list_single_objects(folder: Path) -> list[Path]:
+    """Return the folders of the masks of single objects (`NAME_maskrcnn_1`, ...); without them, that of all masks."""
+    return sorted(folder.parent.glob(f"{folder.name}_[0-9]")) or [folder]
 
 
-def find_jumps(frames: list[Path], masks: dict[str, Path]) -> dict[int, float]:
-    """Return the numbers of the frames after which the mask jumps, with its overlap with the next one, 0 to 1.
+def find_jumps(frames: list[Path], folders: list[Path]) -> dict[int, float]:
+    """Return the numbers of the frames after which a mask jumps, with its overlap with the next one, 0 to 1.
 
     The overlap is the IoU with the other mask, moved along the flow, in the better of both directions. Pairs with an
-    empty mask or a tiny one do not count: an object may come and go. masks: by the stems of the frames.
+    empty mask or a tiny one do not count: an object may come and go. folders: of the masks of each object, which are
+    looked at alone, because one may leave the frame.
     """
     size = fit_size(media.image_size(frames[0]), JUMP_LONG_EDGE_PX)
+    masks = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
     local = threading.local()  # A DIS object may not be shared by threads.
 
-    def read(path: Path) -> tuple[Pixels, NDArray[np.bool_]]:
-        return media.resize(media.read_rgb(path), *size), media.resize(media.read_mask(masks[path.stem]), *size) > 127
+    def read(path: Path) -> tuple[Pixels, list[NDArray[np.bool_]]]:
+        inside = [media.resize(media.read_mask(each[path.stem]), *size) > 127 for each in masks]
+        return media.resize(media.read_rgb(path), *size), inside
 
     def compare(t: int) -> float:
-        """Return the overlap of the masks of frame t and the next one; 1 if either is empty or tiny."""
+        """Return the least overlap of the masks of frame t and the next one; 1 if none counts."""
         if not hasattr(local, "dis"):
             local.dis = DisFlow(searches_twice=False)
-        (picture, mask), (next_picture, next_mask) = small[t], small[t + 1]
-        if min(mask.sum(), next_mask.sum()) < LEAST_MASK_PX:
+        (picture, inside), (next_picture, next_inside) = small[t], small[t + 1]
+        pairs = zip(inside, next_inside, strict=True)
+        large = [(mask, other) for mask, other in pairs if min(mask.sum(), other.sum()) >= LEAST_MASK_PX]
+        if not large:
             return 1.0
         flow, back_flow = local.dis(picture, next_picture)
-        moved = [warp_by_flow(each.astype(np.float32), by) > 0.5 for each, by in ((next_mask, flow), (mask, back_flow))]
-        return max(iou(mask, moved[0]), iou(next_mask, moved[1]))
+        return min(
+            max(iou(mask, move_mask(other, flow)), iou(other, move_mask(mask, back_flow))) for mask, other in large
+        )
 
     reading = stream_side_by_side(read, frames)
     small = list(tqdm(reading, total=len(frames), desc="comparing masks", unit="frame", leave=False))
     overlaps = map_side_by_side(compare, range(len(frames) - 1))
     return {t: overlap for t, overlap in enumerate(overlaps) if overlap < LEAST_OVERLAP}
+
+
+def move_mask(mask: NDArray[np.bool_], flow: Floats) -> NDArray[np.bool_]:
+    """Return a mask (H, W) of another frame, moved to the frame from which the flow (H, W, 2) leads to it."""
+    return np.asarray(warp_by_flow(mask.astype(np.float32), flow) > 0.5)
 
 
 def draw_outlines(frames: list[Path], masks: dict[str, Path], jumps: dict[int, float]) -> Pixels:

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from config import Config
 from media.clip import Clip, open_clip
 from media.flows import BACKWARD, FORWARD, flow_size, resize_flow
 from media.images import fit_size
-from parallel.side_by_side import map_side_by_side, stream_side_by_side
+from parallel.side_by_side import MOST_STREAM_WORKERS, map_side_by_side, stream_side_by_side
 from unwrap_utils import Floats, Video, consistent_pixels, empty_video, store_flow
 
 LONG_EDGE_PX = 480  # Pixels of the longer side. Masks are later fitted to the edges of the frames at their own size.
@@ -65,12 +66,13 @@ def make_flow_reader(clip: Clip) -> Callable[[int], tuple[Floats, Floats]]:
     """
     width, height = fit_size(clip.native_size, FLOW_LONG_EDGE_PX)
     large = replace(clip, width=width, height=height)
+    read_large = lru_cache(2 * MOST_STREAM_WORKERS)(large.frame)  # Each frame belongs to two pairs.
     local = threading.local()  # A DIS object may not be shared by threads.
 
     def compute_flow(t: int) -> tuple[Floats, Floats]:
         if not hasattr(local, "dis"):
             local.dis = DisFlow()
-        forward, backward = local.dis(large.frame(t), large.frame(t + 1))
+        forward, backward = local.dis(read_large(t), read_large(t + 1))
         return resize_flow(forward, clip.width, clip.height), resize_flow(backward, clip.width, clip.height)
 
     def read_flow(t: int) -> tuple[Floats, Floats]:

@@ -30,11 +30,6 @@ def clip(drawn_scene, tmp_path):
     return media.list_images(tmp_path / "bend"), masks
 
 
-def masks_by_stem(folder):
-    """Return the paths of masks by their stems."""
-    return {path.stem: path for path in media.list_images(folder)}
-
-
 def spoil_mask(folder, t):
     """Replace the mask of frame t by one in a corner."""
     path = media.list_images(folder)[t]
@@ -45,7 +40,7 @@ def spoil_mask(folder, t):
 
 def test_true_masks_do_not_jump_however_the_object_moves(clip, capsys):
     frames, folder = clip
-    assert find_jumps(frames, masks_by_stem(folder)) == {}
+    assert find_jumps(frames, [folder]) == {}
     report_masks(frames, folder, {}, [], "import")
     assert "jumps" not in capsys.readouterr().err
     assert "jumps" not in read_mask_note(folder)
@@ -56,7 +51,7 @@ def test_a_wrong_mask_is_said_and_shown_and_noted(clip, capsys):
     report_masks(frames, folder, {}, [], "import")
     usual = media.read_rgb(folder.with_name("bend_maskrcnn.png"))
     spoil_mask(folder, 3)
-    jumps = find_jumps(frames, masks_by_stem(folder))
+    jumps = find_jumps(frames, [folder])
     assert list(jumps) == [2, 3]  # from the right mask before it to the wrong one, and back
     assert max(jumps.values()) < LEAST_OVERLAP
     capsys.readouterr()
@@ -79,7 +74,7 @@ def test_an_object_that_leaves_the_frame_does_not_jump(tmp_path):
         mask[30:80, x : x + 50] = 255
         media.write_png(folder / f"{t:05d}.png", frame)
         media.write_png(masks / f"{t:05d}.png", mask)
-    assert find_jumps(media.list_images(folder), masks_by_stem(masks)) == {}
+    assert find_jumps(media.list_images(folder), [masks]) == {}
 
 
 def test_each_object_is_looked_at_alone(clip, capsys):
@@ -93,7 +88,7 @@ def test_each_object_is_looked_at_alone(clip, capsys):
             mask[:, -60:] = 255
         media.write_png(second / path.name, mask)
         media.write_png(path, np.maximum(media.read_mask(path), mask))
-    assert list(find_jumps(frames, masks_by_stem(folder))) == [3]
+    assert list(find_jumps(frames, [folder])) == [3]
     report_masks(frames, folder, {}, [], "import")
     assert "jumps" not in capsys.readouterr().err
 
@@ -102,4 +97,4 @@ def test_an_object_that_comes_and_goes_does_not_jump(clip):
     frames, folder = clip
     for path in media.list_images(folder)[3:5]:
         media.write_png(path, np.zeros_like(media.read_mask(path)))
-    assert find_jumps(frames, masks_by_stem(folder)) == {}
+    assert find_jumps(frames, [folder]) == {}
