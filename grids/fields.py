@@ -75,6 +75,7 @@ class Lattice:
         return cls(rows_px, columns_px, size)
 
     @classmethod
+    @functools.lru_cache(maxsize=8)  # Every frame that is rendered asks for the same one.
     def of_raster(cls, raster: tuple[int, int], size: tuple[int, int]) -> "Lattice":
         """Return the pixel centers of a raster (width, height) that covers the frame."""
         width, height = raster
@@ -172,6 +173,9 @@ class Grid(nn.Module):
         super().__init__()
         self.frames = frames
         self.values = nn.Parameter(torch.zeros(nodes[0], channels, *nodes[1:]))
+        weights = None if self.is_per_frame else linear_weights(torch.arange(frames).float(), frames - 1, nodes[0])
+        self.time_weights: Tensor | None  # (T, nodes along time)
+        self.register_buffer("time_weights", weights, persistent=False)
 
     @property
     def is_per_frame(self) -> bool:
@@ -184,10 +188,9 @@ class Grid(nn.Module):
 
     def interpolate_values(self, values: Tensor, t: Tensor) -> Tensor:
         """Return other values of the same shape as the grid's at the nodes of frames t (K,), (K, C, ny, nx)."""
-        if self.is_per_frame:
+        if self.time_weights is None:
             return values[t]
-        weights = linear_weights(t.float(), self.frames - 1, len(values))
-        return torch.einsum("kn,ncyx->kcyx", weights, values)
+        return (self.time_weights[t] @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
 def count_nodes(size: tuple[int, int, int], spacing_px: float, spacing_frames: int) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """A grid model at some frames: its fields evaluated on lattices and at points, with the opacity of kept masks."""
 
-from collections.abc import Collection
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,6 +34,7 @@ class FieldSource(Protocol):
     is_kept: Tensor
     mattes: Tensor
     atlases: nn.ParameterList
+    light: nn.ModuleList
     looks: Any
     rigid_layers: frozenset[int]
 
@@ -45,14 +45,14 @@ class FieldSource(Protocol):
 
 
 class GridFrames:
-    """A model at K frames.
+    """A model at K frames. The nodes of a field are interpolated along time when they are first needed.
 
     In training, the nodes of grids with nodes in every frame are leaves of the graph of their own, so that a step
     changes only the nodes of these frames. The mappings of rigid layers are not trained.
     """
 
-    def __init__(self, model: FieldSource, t: Tensor, training: bool = False, fields: Collection[str] | None = None):
-        """t (K,): frame numbers. fields: names of the only fields that are needed; None: all.
+    def __init__(self, model: FieldSource, t: Tensor, training: bool = False):
+        """t (K,): frame numbers.
 
         If t is on a GPU, its values are not read: crops then hold the boxes of all frames of the clip, so that a
         recorded step (`grids.step_graphs`) fits any frames.
@@ -62,28 +62,31 @@ class GridFrames:
         self.t = t = to_device_async(t, model.transforms.device)
         self.leaves: dict[str, Tensor] = {}  # by name of the field and number of the grid
         self.masks: dict[int, Tensor] = {}  # (K, 1, H, W) logits of kept masks, by object
-        self.nodes: dict[str, list[Tensor]] = {}  # (K, C, ny, nx) of each grid of each field
-        untrained_fields = {f"mappings.{layer}" for layer in model.rigid_layers} if training else set()
-        for name, grids in model.fields_by_name().items():
-            if fields is not None and name not in fields:
-                continue
-            self.nodes[name] = []
-            for level, grid in enumerate(grids):
-                nodes = grid.values_at(t)
-                if name in untrained_fields:
+        self.nodes: dict[str, list[Tensor]] = {}  # results of `field_nodes`
+
+    def field_nodes(self, name: str) -> list[Tensor]:
+        """Return the values at the nodes of all grids of a field, (K, C, ny, nx) each."""
+        if name not in self.nodes:
+            is_untrained = self.training and name in {f"mappings.{layer}" for layer in self.model.rigid_layers}
+            found = []
+            for level, grid in enumerate(self.model.fields_by_name()[name]):
+                nodes = grid.values_at(self.t)
+                if is_untrained:
                     nodes = nodes.detach()
-                elif training and grid.is_per_frame:
+                elif self.training and grid.is_per_frame:
                     nodes = self.leaves[f"{name}.{level}"] = nodes.detach().requires_grad_()
-                self.nodes[name].append(nodes)
+                found.append(nodes)
+            self.nodes[name] = found
+        return self.nodes[name]
 
     def evaluate_field(self, name: str, lattice: Lattice) -> Tensor:
         """Evaluate a field on a lattice, (K, C, h, w)."""
-        return lattice.interpolate(*self.nodes[name])
+        return lattice.interpolate(*self.field_nodes(name))
 
     def sample_field(self, name: str, frames: Tensor, points_px: Tensor) -> Tensor:
         """Evaluate a field at any points (M, 2, N) of M of the K frames, (M, C, N). frames (M,): from 0 to K - 1."""
         size = self.model.shape.size[1:]
-        return add_tensors(sample_nodes(nodes[frames], points_px, size) for nodes in self.nodes[name])
+        return add_tensors(sample_nodes(nodes[frames], points_px, size) for nodes in self.field_nodes(name))
 
     def texels(self, layer: int, lattice: Lattice) -> Tensor:
         """Return the texel (x, y) of a layer's full-sized atlas at each lattice point, (K, 2, h, w)."""
@@ -103,7 +106,7 @@ class GridFrames:
         start = meet_surface(rays, surface)[:, :2] if self.model.layers[layer].is_background else rays[:, :2]
         scale = units.diagonal()[:2, None, None]
         return start.unflatten(2, lattice.shape) + lattice.interpolate(
-            *(nodes * scale for nodes in self.nodes[f"mappings.{layer}"])
+            *(nodes * scale for nodes in self.field_nodes(f"mappings.{layer}"))
         )
 
     def map_points(self, layer: int, frames: Tensor, points_px: Tensor) -> Tensor:
@@ -183,7 +186,7 @@ class GridFrames:
 
     def light(self, lattice: Lattice) -> Tensor:
         """Return the factor of the colours, close to 1, (K, 3, h, w). It is interpolated between the nodes."""
-        (nodes,) = self.nodes["light"]
+        (nodes,) = self.field_nodes("light")
         return lattice.interpolate(torch.exp(LARGEST_LOG_LIGHT * torch.tanh(nodes / LARGEST_LOG_LIGHT)))
 
     def color(self, layer: int, lattice: Lattice) -> Tensor:

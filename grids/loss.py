@@ -182,7 +182,9 @@ class GridLoss:
         config, terms, light = self.config, {}, None
         gradient_weight = config.gradient_loss_coeff / stage.stride * config.use_gradient_loss
         if len(self.model.light):
-            terms["light"] = config.light_coeff * add_tensors(nodes.square().mean() for nodes in frames.nodes["light"])
+            terms["light"] = config.light_coeff * add_tensors(
+                nodes.square().mean() for nodes in frames.field_nodes("light")
+            )
             light = frames.light(stage.lattice)
         weights = config.rgb_coeff, gradient_weight
         total, parts = Photometric.apply(rendered, light, stage.frames[frames.t], weights, config.unlit_coeff)
@@ -268,7 +270,7 @@ class GridLoss:
             return terms
         for layer, connections in zip(self.model.layers, batch.long_flow, strict=True):
             pairs = connections.part(slice(frames.positions.start, frames.positions.stop))
-            others = GridFrames(self.model, pairs.target, training=True, fields={f"mappings.{layer.index}"})
+            others = GridFrames(self.model, pairs.target, training=True)
             index, weight = torch.arange(len(pairs.target), device=pairs.target.device), pairs.weight
             start = frames.own.map_points(layer.index, index, pairs.start_px).transpose(1, 2)
             end = others.map_points(layer.index, index, pairs.end_px).transpose(1, 2)

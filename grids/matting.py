@@ -80,7 +80,7 @@ def has_soft_outline(mask: NDArray[np.uint8]) -> bool:
 def render_layer(grid_frames: GridFrames, layer: int, lattice: Lattice) -> Floats:
     """Return the colour of one layer in one frame with the frame's light, (h, w, 3) in [0, 1]."""
     color = grid_frames.color(layer, lattice)
-    if "light" in grid_frames.nodes:
+    if len(grid_frames.model.light):
         color = color * grid_frames.light(lattice)
     return color[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy().copy()
 

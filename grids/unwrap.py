@@ -1,5 +1,6 @@
 """Atlases by averaging: every texel takes the weighted mean of the colours that it has in the frames."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import cv2
@@ -74,11 +75,17 @@ def atlas_lattice(model: GridModel, layer: int, reduction: int) -> Lattice:
     return Lattice(rows_px, columns_px, size)
 
 
+@functools.lru_cache(maxsize=8)
+def outline_lattice(size: tuple[int, int]) -> Lattice:
+    """Return the few points of a frame of (height, width) by which its place in an atlas is found."""
+    return Lattice.of_nodes((9, 9), size)
+
+
 @torch.no_grad()
 def atlas_footprint(model: GridModel, layer: int, t: int, lattice: Lattice) -> tuple[slice, slice]:
     """Return the rows and columns of an atlas lattice that frame t can show, at least one of each."""
     height, width = model.shape.size[1:]
-    texels = model.at_frames(t).texels(layer, Lattice.of_nodes((9, 9), (height, width)))[0].flatten(1)
+    texels = model.at_frames(t).texels(layer, outline_lattice((height, width)))[0].flatten(1)
     low, high = texels.amin(1) - FOOTPRINT_MARGIN_TEXELS, texels.amax(1) + FOOTPRINT_MARGIN_TEXELS
     rows = axis_slice(lattice.rows_px, float(low[1]), float(high[1]))
     columns = axis_slice(lattice.columns_px, float(low[0]), float(high[0]))

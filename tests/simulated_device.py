@@ -8,8 +8,10 @@ is, or what happens inside an operation. PyTorch's interface for backends in Pyt
 is None. It is None beside a CUDA GPU, too, because PyTorch then takes the simulation for the machine's GPU.
 """
 
-import traceback
+import linecache
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +77,21 @@ class DeviceSimulation(TorchDispatchMode):
     """A context in which tensors can be made on the simulated device.
 
     `waits` lists where the host waited for the device, `copies` where something was copied to it, with or without a
-    wait, and `operations` all operations with the shapes of their tensors and their other arguments.
+    wait. While `operations` is a list, all operations are added to it with the shapes of their tensors and their other
+    arguments; to write these down takes long.
     """
 
     def __init__(self):
         super().__init__()
         self.waits: list[str] = []
         self.copies: list[str] = []
-        self.operations: list[str] = []
+        self.operations: list[str] | None = None
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        leaves = pytree.tree_leaves((args, kwargs or {}))
-        arguments = [tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.operations.append(f"{operation} {arguments}")
+        if self.operations is not None:
+            leaves = pytree.tree_leaves((args, kwargs or {}))
+            arguments = [tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            self.operations.append(f"{operation} {arguments}")
         return run_operation(operation, args, kwargs or {}, self.waits, self.copies)
 
 
@@ -152,9 +156,17 @@ def wait_reason(
 
 def project_line() -> str:
     """Return the line of the project's code that is being run, or "a test" if only a test's code is."""
-    lines = []
-    for line in traceback.extract_stack():
-        path = Path(line.filename)
-        if path.is_relative_to(ROOT) and ".venv" not in path.parts and "tests" not in path.parts:
-            lines.append(line)
-    return f"{lines[-1].filename}:{lines[-1].lineno}: {lines[-1].line}" if lines else "a test"
+    frame = sys._getframe()  # Several thousand waits ask for it, and `traceback` reads the whole stack.
+    while frame is not None:
+        name, line = frame.f_code.co_filename, frame.f_lineno
+        if is_of_project(name):
+            return f"{name}:{line}: {linecache.getline(name, line).strip()}"
+        frame = frame.f_back
+    return "a test"
+
+
+@cache
+def is_of_project(name: str) -> bool:
+    """Return whether a file belongs to the project, and not to its tests or its environment."""
+    path = Path(name)
+    return path.is_relative_to(ROOT) and not {".venv", "tests"} & set(path.relative_to(ROOT).parts)

@@ -183,11 +183,11 @@ def test_a_recorded_step_would_be_the_same_for_any_batch(clip, tmp_path, mask_qu
             """Do a step; return its operations, with the shapes of their tensors and all other arguments."""
             learner.round, learner.pending_pairs = 0, []  # A new round, so that all batches have as many frames.
             batch = learner.draw_batch(progress).to(device)
-            for log in (simulation.waits, simulation.copies, simulation.operations):
-                log.clear()
+            simulation.waits, simulation.copies, simulation.operations = [], [], []
             learner.train_on(batch)
+            operations, simulation.operations = simulation.operations, None
             assert simulation.copies == simulation.waits == []
-            return list(simulation.operations)
+            return operations
 
         for earlier, later in (PROGRESSES[:2], PROGRESSES[2:4], PROGRESSES[4:]):
             learner.step(0, earlier)
