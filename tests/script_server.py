@@ -46,7 +46,9 @@ PRELOADED = (
 class ScriptServer:
     """The server process of one worker; it starts with the first script, and ends with the worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, preloaded: tuple[str, ...] = PRELOADED) -> None:
+        """preloaded: the modules that scripts find loaded."""
+        self.preloaded = preloaded
         self.timeout_s: float = TIMEOUT_S
         self.process: subprocess.Popen[str] | None = None
 
@@ -63,7 +65,7 @@ class ScriptServer:
     def start(self) -> "subprocess.Popen[str]":
         """Start the server."""
         process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *self.preloaded],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -103,7 +105,7 @@ def stop(process: "subprocess.Popen[str]") -> None:
 def serve() -> None:
     """Fork for each request that is a line of the standard input, and print the exit codes, until the input ends."""
     sys.path[0] = str(ROOT)
-    for name in PRELOADED:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)

@@ -125,7 +125,7 @@ def test_a_wrong_selection_is_named(tmp_path, arguments, message):
 
 @pytest.mark.slow
 def test_transforms_refined_over_all_frames_drift_less_than_chained_ones(tmp_path):
-    rows = {layer: errors for layer, *errors in alignment_errors("pan", (320, 180), 36, tmp_path)}
+    rows = {layer: errors for layer, *errors in alignment_errors("pan", (240, 136), 36, tmp_path)}
     assert rows.keys() == {"object", "background"}
     for chained, _, refined, _, start, _ in rows.values():
         assert refined < 0.8 * chained

@@ -3,14 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from conftest import ROOT, finish_grid_run, read_video
+from conftest import finish_grid_run, read_video, run_script
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
@@ -78,8 +76,9 @@ def psnr(first: np.ndarray, second: np.ndarray, where: np.ndarray) -> float:
 
 def edit(run: Path, project: Path, folder: Path, *flags: str) -> list[np.ndarray]:
     """Render a project with only_edit.py, and return its frames."""
-    command = [sys.executable, "only_edit.py", f"--trained_model_folder={run}", f"--project={project}"]
-    subprocess.run([*command, f"--output_folder={folder}", "--format=png", *flags], cwd=ROOT, check=True)
+    command = ["only_edit.py", f"--trained_model_folder={run}", f"--project={project}"]
+    done = run_script(*command, f"--output_folder={folder}", "--format=png", *flags)
+    assert done.returncode == 0, done.stderr
     (pictures,) = folder.glob("edited_*/")
     return [np.asarray(Image.open(path)).astype(float) for path in sorted(pictures.iterdir())]
 
@@ -445,9 +444,7 @@ def test_the_page_works_as_one_file_without_the_program(page, driver, run, proje
     shown = page.frame(3)
     html = tmp_path / "share" / "swan.html"
     flags = [f"--trained_model_folder={run}", f"--project={project}", f"--export_page={html}"]
-    done = subprocess.run(
-        [sys.executable, "edit_in_browser.py", *flags], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = run_script("edit_in_browser.py", *flags)
     assert f"wrote {html}" in done.stdout
     assert html.stat().st_size < 25e6
     alone = Page(driver, html.as_uri())

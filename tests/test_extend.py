@@ -56,7 +56,7 @@ def run_folder(clip, tmp_path_factory):
 def extend(run, frames, *flags):
     """Extend a run with a short budget, and return the folder of the new run."""
     before = set(run.parent.iterdir())
-    extend_run.main(["--trained_model_folder", str(run), "--frames", str(frames), "--time_budget", "8", *flags])
+    extend_run.main(["--trained_model_folder", str(run), "--frames", str(frames), "--time_budget", "5", *flags])
     (folder,) = set(run.parent.iterdir()) - before
     return folder
 

@@ -171,7 +171,7 @@ def test_what_the_model_remembers_does_not_grow_with_the_clip(tiny_weights, fram
 
     monkeypatch.setattr(mask_sam3, "forget_far_frames", count_after_forgetting)
     finder = mask_sam3.Sam3Finder(tiny_weights, torch.device("cpu"))
-    assert len(list(finder.find(list_frames(frames) * 3, "ball"))) == 18
+    assert len(list(finder.find(list_frames(frames) * 2, "ball"))) == 12
     pictures, tracked, conditions, inputs = map(max, zip(*remembered, strict=True))
     assert pictures == 0
     assert tracked <= 3

@@ -21,7 +21,7 @@ SCRIPTS = {
 
 @pytest.fixture(scope="module")
 def server():
-    return ScriptServer()
+    return ScriptServer(preloaded=())  # These scripts need nothing.
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_the_output_of_threads_is_waited_for(run):
 
 @pytest.mark.slow
 def test_a_script_that_never_ends_is_killed_and_the_next_one_runs(run):
-    hasty = ScriptServer()
+    hasty = ScriptServer(preloaded=())
     assert run("exits_with_code", on=hasty).returncode == 5
     first, hasty.timeout_s = hasty.process, 1.0
     with pytest.raises(subprocess.TimeoutExpired):

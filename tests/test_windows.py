@@ -27,11 +27,11 @@ from training.loop import Trainer
 from training.runs import Corrections, resume_run, start_run
 from unwrap_utils import empty_video
 
-SIZE, FRAMES = (96, 54), 44
+SIZE, FRAMES = (96, 54), 38
 
 
 def grid_config(clip, results, **changes):
-    """Return settings for a clip in windows of 24 frames, with few steps."""
+    """Return settings for a clip in two windows, with few steps."""
     grid = {"representation": "grid", "light": True, "window_frames": 24, "maximum_number_of_frames": FRAMES}
     steps = {"iters_num": 30, "evaluate_every": 10**6, "checkpoint_every": 10**6, "mask_quality": "exact"}
     return tiny_config(clip, results, **(grid | steps | changes))
