@@ -48,15 +48,14 @@ class Layer:
     def to_photograph(self, points: Floats, t: float) -> Floats:
         """Convert frame pixels (..., 2) at time t to photograph pixels (..., 2)."""
         pose = self.pose(t)
-        # Points are row vectors, so multiplying by the rotation from the right applies its inverse.
-        local = (points - [pose.x, pose.y]) @ rotation_matrix(pose.angle) / pose.scale
+        local = rotate(points - [pose.x, pose.y], -pose.angle) / pose.scale
         return shift_columns(local, pose, self.wavelength_px, -1) + self.pivot
 
     def to_frame(self, points: Floats, t: float) -> Floats:
         """Convert photograph pixels (..., 2) to frame pixels (..., 2) at time t. This inverts `to_photograph`."""
         pose = self.pose(t)
         local = shift_columns(points - self.pivot, pose, self.wavelength_px, 1)
-        return local * pose.scale @ rotation_matrix(pose.angle).T + [pose.x, pose.y]
+        return rotate(local * pose.scale, pose.angle) + [pose.x, pose.y]
 
     def opacity_at(self, points: Floats) -> Floats:
         """Return the opacity (...) in [0, 1] at photograph pixels (..., 2)."""
@@ -140,9 +139,18 @@ def sample_photograph(photograph: NDArray[np.uint8], points: Floats) -> Floats:
     return color.astype(np.float32)
 
 
-def rotation_matrix(angle: float) -> Floats:
-    """Return the 2 x 2 matrix that rotates column vectors by an angle in radians."""
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+def covered_part(opacity: Floats) -> tuple[slice, slice]:
+    """Return the rows and columns around everything that an opacity (H, W) covers, at least one of each."""
+    rows, columns = (np.flatnonzero(opacity.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return slice(0, 1), slice(0, 1)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def rotate(points: Floats, angle: float) -> Floats:
+    """Rotate positions (..., 2) around the origin by an angle in radians, from x towards y."""
+    x, y, cosine, sine = points[..., 0], points[..., 1], np.cos(angle), np.sin(angle)
+    return np.stack((cosine * x - sine * y, sine * x + cosine * y), axis=-1)
 
 
 def shift_columns(points: Floats, pose: Pose, wavelength_px: float, sign: int) -> Floats:
@@ -150,8 +158,15 @@ def shift_columns(points: Floats, pose: Pose, wavelength_px: float, sign: int) -
 
     sign 1 applies the wave and sign -1 removes it exactly.
     """
+    if not pose.bend:
+        return points
     wave = pose.bend * np.sin(2 * np.pi * points[..., 0] / wavelength_px + pose.bend_phase)
     return np.stack((points[..., 0], points[..., 1] + sign * wave), axis=-1)
+
+
+def lengths(vectors: Floats) -> Floats:
+    """Return the lengths (...) of vectors (..., 2)."""
+    return np.sqrt(np.square(vectors[..., 0]) + np.square(vectors[..., 1]))
 
 
 def ellipse(center: tuple[float, float], radii: tuple[float, float]) -> Callable[[Floats], Floats]:
@@ -159,8 +174,8 @@ def ellipse(center: tuple[float, float], radii: tuple[float, float]) -> Callable
 
     def opacity(points: Floats) -> Floats:
         offset = (points - center) / radii
-        radius = np.linalg.norm(offset, axis=-1)  # 1 on the outline
-        slope_per_px = np.linalg.norm(offset / radii, axis=-1) / np.maximum(radius, 1e-9)  # gradient of the radius
+        radius = lengths(offset)  # 1 on the outline
+        slope_per_px = lengths(offset / radii) / np.maximum(radius, 1e-9)  # gradient of the radius
         return np.clip(0.5 - (radius - 1) / np.maximum(slope_per_px, 1e-9) / EDGE_PX, 0, 1)
 
     return opacity
@@ -253,7 +268,10 @@ class Scene:
         for layer in reversed(self.layers[:-1]):
             photograph_points = layer.to_photograph(points, t)
             opacity = layer.opacity_at(photograph_points).astype(np.float32)
-            color = layer.color_at(photograph_points) * opacity[..., None] + color * (1 - opacity[..., None])
+            part = covered_part(opacity)  # The photograph does not show elsewhere.
+            own, share = layer.color_at(photograph_points[part]), opacity[part][..., None]
+            color = color.copy()
+            color[part] = own * share + color[part] * (1 - share)
             alphas.append(opacity)
         return color, np.stack(alphas[::-1])
 
