@@ -74,28 +74,34 @@ class Surface:
         return unrolled if self.upright is None else unrolled @ self.upright.T
 
 
-def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> Surface:
-    """Return the surface on which the background is least distorted; transforms: its homographies (T, 3, 3).
+def choose_surface(
+    video: Video, mask: LayerPixels, transforms: Floats, matches: PointPairs
+) -> tuple[Surface, PointPairs]:
+    """Return the surface on which the background is least distorted, and matches of distant frames that belong to it.
 
-    video: on the CPU. mask: (T, H, W), the pixels of the background. Prints a line if it is not the plane of the
-    homographies.
+    video: on the CPU. mask: (T, H, W), the pixels of the background. transforms: its homographies (T, 3, 3). matches:
+    found with these; they are returned if the surface is their plane. Otherwise a line is printed.
     """
     size = video.size[1:]
     plane = Surface(transforms)
     if are_still(transforms):
-        return plane
+        return plane, matches
     spread = density_spread(plane, size)
     # Without perspective, homographies have failed: the pan may be too wide for any plane.
     is_projective = bool(np.any(transforms[:, 2, :2] != 0))
     pairs = sample_point_pairs(video, mask)
     if (is_projective and spread <= MAX_SPREAD) or len(pairs.source) == 0:
-        return plane
-    surfaces = [plane]
+        return plane, matches
+    surfaces, matches_of = [plane], {id(plane): matches}
     if is_projective:
         similarities = align_layer(video, mask, "similarity")
-        surfaces.append(Surface(refine_layer_long_range(video, similarities, mask, "similarity")))
-    if (cylinder := fit_cylinder(video, mask, pairs)) is not None:
+        distant = match_distant_frames(video, mask, similarities)
+        surfaces.append(Surface(refine_layer_long_range(video, similarities, mask, "similarity", distant)))
+        matches_of[id(surfaces[-1])] = distant
+    cylinder, distant = fit_cylinder(video, mask, pairs)
+    if cylinder is not None:
         surfaces.append(cylinder)
+        matches_of[id(cylinder)] = distant
     residuals = {id(each): median_residual_px(each.transforms, pairs) for each in surfaces}
     if is_projective:
         limit = max(MAX_RESIDUAL_PX, MAX_RESIDUAL_GROWTH * residuals[id(plane)])
@@ -107,7 +113,7 @@ def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> Surfa
         if best.is_cylinder:
             kind = f"a cylinder, because the camera turns by {np.degrees(turn_angle(best, size)):.0f} degrees"
         print(f"background: its atlas is {kind}; texels vary by a factor of {density_spread(best, size):.1f}")
-    return best
+    return best, matches_of[id(best)]
 
 
 def density_spread(surface: Surface, size: tuple[int, int]) -> float:
@@ -145,10 +151,11 @@ def middle_pixel(size: tuple[int, int]) -> Floats:
     return np.array([(size[1] - 1) / 2, (size[0] - 1) / 2, 1.0])
 
 
-def fit_cylinder(video: Video, mask: LayerPixels, pairs: PointPairs) -> Surface | None:
+def fit_cylinder(video: Video, mask: LayerPixels, pairs: PointPairs) -> tuple[Surface | None, PointPairs]:
     """Fit a camera that turns and zooms to a layer's point pairs, and lay a cylinder around it.
 
-    Return None if that fails or if the camera turns too far. video: on the CPU. mask: (T, H, W), the layer's pixels.
+    Returns the cylinder, or None if that fails or if the camera turns too far, and the matches of distant frames that
+    were used. video: on the CPU. mask: (T, H, W), the layer's pixels.
     """
     size, reference = video.size[1:], reference_frame(mask)
     homographies = chain_transforms(pairs, len(mask), reference, "homography")
@@ -161,8 +168,8 @@ def fit_cylinder(video: Video, mask: LayerPixels, pairs: PointPairs) -> Surface 
     for cylinder in cylinders:
         is_usable = bool(np.isfinite(cylinder.transforms).all()) and np.ptp(angle_range(cylinder, size)) < MAX_ANGLE
         if is_usable and density_spread(cylinder, size) < MAX_SPREAD_GROWTH * density_spread(cylinders[-1], size):
-            return cylinder
-    return None
+            return cylinder, distant
+    return None, distant
 
 
 def search_focal_length(homographies: Floats, pairs: PointPairs, reference: int, size: tuple[int, int]) -> float:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from alignment.long_range import match_distant_frames
 from alignment.still_camera import are_still, is_camera_still
-from alignment.tracks import Flags, Floats, LayerPixels, find_shown_frames, sample_point_pairs
+from alignment.tracks import Flags, Floats, LayerPixels, PointPairs, find_shown_frames, pad_pairs, sample_point_pairs
 from alignment.transforms import (
     OUTLIER_PX,
     align_frames,
@@ -80,25 +80,39 @@ def align_layers(video: Video) -> Floats:
     return np.stack([align_layer(video, *pixels) for pixels in objects] + [align_background(video, background)])
 
 
-def refine_long_range(video: Video, transforms: Floats) -> Floats:
-    """Refine the transforms (L, T, 3, 3) of all layers with direct matches of distant frames, which removes drift.
+def match_layers(video: Video, transforms: Floats) -> list[PointPairs]:
+    """Match points of each layer between frames that are far apart.
 
-    video: on the CPU.
+    The background of a camera that stands still cannot drift, so it gets no points. video: on the CPU. transforms
+    (L, T, 3, 3): of all layers, from pixels to any plane, or to rays of a camera.
     """
     layers = zip(transforms, layer_pixels(video), strict=True)
-    return np.stack(map_side_by_side(lambda layer: refine_layer_long_range(video, layer[0], *layer[1]), layers))
+    return [
+        pad_pairs([]) if are_still(motion) else match_distant_frames(video, mask, motion)
+        for motion, (mask, _) in layers
+    ]
 
 
-def refine_layer_long_range(video: Video, transforms: Floats, mask: LayerPixels, kind: str) -> Floats:
+def refine_long_range(video: Video, transforms: Floats, matches: list[PointPairs]) -> Floats:
+    """Refine the transforms (L, T, 3, 3) of all layers with direct matches of distant frames, which removes drift.
+
+    video: on the CPU. matches: see `match_layers`.
+    """
+    layers = zip(transforms, layer_pixels(video), matches, strict=True)
+    return np.stack(
+        map_side_by_side(lambda layer: refine_layer_long_range(video, layer[0], *layer[1], layer[2]), layers)
+    )
+
+
+def refine_layer_long_range(
+    video: Video, transforms: Floats, mask: LayerPixels, kind: str, distant: PointPairs
+) -> Floats:
     """Refine one layer's transforms (T, 3, 3) with direct matches of distant frames, if the layer is rigid enough.
 
     If an object bends or turns, no transform fits frames that are far apart. The matches would then pull the
     transforms to one part of the object, away from the flow of the whole. Such a layer keeps its transforms. So does
-    the background of a camera that stands still, which cannot drift.
+    one without matches.
     """
-    if are_still(transforms):
-        return transforms
-    distant = match_distant_frames(video, mask, transforms)
     if len(distant.source) == 0:
         return transforms
     pairs, size, reference = sample_point_pairs(video, mask) + distant, video.size[1:], reference_frame(mask)

@@ -26,6 +26,7 @@ from alignment.tracks import (
 )
 from alignment.transforms import MIN_POINTS, resize_matrix, to_homogeneous, transform_points
 from media.images import fit_size
+from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video, consistent_pixels
 
 MAX_FRAMES = 18  # Most frames of a clip that take part, unless that leaves more than MIN_DISTANCE between them.
@@ -64,19 +65,21 @@ def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) ->
     """
     height, width = video.size[1:]
     to_full = resize_matrix(fit_size((width, height), LONG_EDGE_PX), (width, height))
-    # What differs between distant frames, such as an object's other side, would often be searched in vain.
-    rng, dis_flow = np.random.default_rng(0), DisFlow(searches_twice=False)
-    rows: list[tuple[int, int, Floats, Floats]] = []
-    for source, target in choose_frame_pairs(len(transforms)):
-        pair = open_pair(video, mask, transforms, source, target)
+
+    def match_pair(numbers: tuple[int, int]) -> tuple[Floats, Floats]:
+        """Return points (n, 2) of one frame, at most POINTS_PER_PAIR, and their positions (n, 2) in the other one."""
+        pair = open_pair(video, mask, transforms, *numbers)
         if pair is None:
-            continue
-        points, ends = match_frames(pair, video.shutter, dis_flow)
-        if len(points) >= MIN_POINTS:
-            chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
-            start_px, end_px = (transform_points(to_full, positions[chosen]) for positions in (points, ends))
-            rows.append((source, target, start_px, end_px))
-    return pad_pairs(rows, POINT_WEIGHT)
+            return np.zeros((0, 2)), np.zeros((0, 2))
+        # What differs between distant frames, such as an object's other side, would often be searched in vain.
+        points, ends = match_frames(pair, video.shutter, DisFlow(searches_twice=False))
+        rng = np.random.default_rng(numbers)
+        chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
+        return transform_points(to_full, points[chosen]), transform_points(to_full, ends[chosen])
+
+    numbers = choose_frame_pairs(len(transforms))
+    found = zip(numbers, map_side_by_side(match_pair, numbers), strict=True)
+    return pad_pairs([(*pair, *points) for pair, points in found if len(points[0]) >= MIN_POINTS], POINT_WEIGHT)
 
 
 def choose_frame_pairs(frames: int) -> list[tuple[int, int]]:

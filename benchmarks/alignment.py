@@ -55,7 +55,7 @@ def alignment_errors(name: str, size: tuple[int, int], frames: int, data: Path) 
     """
     import torch
 
-    from alignment.layers import align_layers, layer_pixels, refine_long_range
+    from alignment.layers import align_layers, layer_pixels, match_layers, refine_long_range
     from alignment.shutter import measure_shutter
     from alignment.tracks import sample_point_pairs
     from alignment.transforms import chain_kind, chain_transforms
@@ -69,7 +69,8 @@ def alignment_errors(name: str, size: tuple[int, int], frames: int, data: Path) 
     config = Config(data_folder=str(folder), resx=None, resy=None, maximum_number_of_frames=frames)
     video = load_video(open_clip(folder, config), torch.device("cpu"))
     refined = align_layers(video)
-    start = refine_long_range(measure_shutter(video, refined), refined)
+    video = measure_shutter(video, refined)
+    start = refine_long_range(video, refined, match_layers(video, refined))
     for layer, (mask, kind) in enumerate(layer_pixels(video)):
         chained = chain_transforms(sample_point_pairs(video, mask), frames, frames // 2, chain_kind(kind))
         all_transforms = (chained, refined[layer], start[layer])

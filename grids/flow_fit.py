@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignment.layers import MAX_RIGID_RESIDUAL
-from alignment.long_range import POINT_WEIGHT, match_distant_frames
-from alignment.tracks import nearest_pixels, track_points
+from alignment.long_range import POINT_WEIGHT
+from alignment.tracks import PointPairs, nearest_pixels, track_points
 from grids.fields import Grid, Lattice, sample_nodes
 from grids.model import GridModel
 from unwrap_utils import Video
@@ -92,18 +92,20 @@ def follow_lattice(
     return found
 
 
-def match_distant(video: Video, is_visible: NDArray[np.bool_], transforms: NDArray) -> list[Row]:
-    """Return direct matches of frames far apart, see `alignment.long_range`. transforms: (T, 3, 3) of the layer.
+def list_visible_matches(matches: PointPairs, is_visible: NDArray[np.bool_]) -> list[Row]:
+    """Return the direct matches of frames far apart whose both ends show the layer. is_visible: (T, H, W).
 
     The flow is a little too short everywhere, which adds up over many frames; these matches do not.
     """
-    pairs = match_distant_frames(video, is_visible, transforms)
-    return [
-        (int(source), int(target), start[is_point], end[is_point], float(POINT_WEIGHT))
-        for source, target, start, end, is_point in zip(
-            pairs.source, pairs.target, pairs.start_px, pairs.end_px, pairs.weight > 0, strict=True
-        )
-    ]
+    found: list[Row] = []
+    each = zip(matches.source, matches.target, matches.start_px, matches.end_px, matches.weight > 0, strict=True)
+    for source, target, start, end, chosen in each:
+        for t, points in ((source, start), (target, end)):
+            x, y, is_inside = nearest_pixels(points, is_visible.shape[1:])
+            chosen = chosen & is_inside & is_visible[t, y, x]
+        if chosen.sum() >= LEAST_POINTS:
+            found.append((int(source), int(target), start[chosen], end[chosen], float(POINT_WEIGHT)))
+    return found
 
 
 def join_rows(rows: list[Row]) -> Connections:
@@ -211,20 +213,26 @@ class FlowEnergy:
 
 
 def fit_to_flow(
-    model: GridModel, layer: int, video: Video, is_visible: NDArray[np.bool_], most_points: int = MOST_POINTS
+    model: GridModel,
+    layer: int,
+    video: Video,
+    is_visible: NDArray[np.bool_],
+    matches: PointPairs,
+    most_points: int = MOST_POINTS,
 ) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
 
     Returns whether direct matches of distant frames say that the layer is rigid, see `are_rigid`.
 
-    model and video: on the CPU. is_visible: (T, H, W) of the layer. most_points: most points over all pairs of frames;
-    of more, an even part is taken. Without flow nothing changes.
+    model and video: on the CPU. is_visible: (T, H, W) of the layer. matches: of the layer between frames far apart,
+    see `alignment.long_range`. most_points: most points that follow the flow, over all pairs of frames; of more, an
+    even part is taken. Without flow nothing changes.
     """
     rows = follow_lattice(video, is_visible, DISTANCES, most_points)
     if not rows:
         return False
     is_rigid = False
-    distant = match_distant(video, is_visible, model.transforms[layer].double().numpy())
+    distant = list_visible_matches(matches, is_visible)
     problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
-from alignment.layers import align_layers, box_corners, object_boxes, refine_long_range
+from alignment.layers import align_layers, box_corners, match_layers, object_boxes, refine_long_range
 from alignment.shutter import measure_shutter
+from alignment.tracks import PointPairs
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
 from grids.flow_fit import MOST_POINTS, fit_to_flow
@@ -72,20 +73,20 @@ def start_model(
     motions = [Surface(motion) for motion in transforms]
     show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
     cpu_video = measure_shutter(cpu_video, transforms)
-    transforms, clip = run_side_by_side(
-        lambda: refine_long_range(cpu_video, transforms), lambda: shrink_video(cpu_video)
-    )
-    (probabilities, kept), background = run_side_by_side(
+    matches, clip = run_side_by_side(lambda: match_layers(cpu_video, transforms), lambda: shrink_video(cpu_video))
+    transforms = refine_long_range(cpu_video, transforms, matches)
+    (probabilities, kept), (background, matches[-1]) = run_side_by_side(
         lambda: find_objects(cpu_video, clip, transforms, mask_quality),
-        lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
+        lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1], matches[-1]),
     )
     motions = [*(Surface(motion) for motion in transforms[:-1]), background]
-    return bend_model(cpu_video, motions, probabilities, kept, spacing, frames, stride)
+    return bend_model(cpu_video, motions, matches, probabilities, kept, spacing, frames, stride)
 
 
 def bend_model(
     video: Video,
     motions: list[Surface],
+    matches: list[PointPairs],
     probabilities: NDArray[np.uint8],
     kept: NDArray[np.bool_],
     spacing: Spacing,
@@ -94,11 +95,12 @@ def bend_model(
 ) -> tuple[GridModel, Tensor]:
     """Build a model from the motions of its layers and the objects' probabilities, and let it bend; see `start_model`.
 
-    video: on the CPU. The other arguments are those of `build_model`, `keep_masks` and `bend_layers`.
+    video: on the CPU. matches: see `alignment.layers.match_layers`. The other arguments are those of `build_model`,
+    `keep_masks` and `bend_layers`.
     """
     model, at_nodes = build_model(video, motions, probabilities, spacing, frames, stride)
     keep_masks(model, probabilities, kept, video.strokes)
-    bend_layers(model, video, probabilities, frames, at_nodes, stride)
+    bend_layers(model, video, matches, probabilities, frames, at_nodes, stride)
     for index, is_kept in enumerate(kept):  # There the learned opacity is a change of the mask's.
         model.last_alpha_grid(index).values.data[torch.from_numpy(is_kept)] = 0
     fit_light(model, video.frames.numpy())
@@ -128,7 +130,13 @@ def find_objects(
 
 
 def bend_layers(
-    model: GridModel, video: Video, probabilities: NDArray[np.uint8], frames: Tensor, opacity: Tensor, stride: int
+    model: GridModel,
+    video: Video,
+    matches: list[PointPairs],
+    probabilities: NDArray[np.uint8],
+    frames: Tensor,
+    opacity: Tensor,
+    stride: int,
 ) -> None:
     """Let the mappings of all layers follow the flow, and enlarge the objects' atlases as far as they need it.
 
@@ -136,7 +144,8 @@ def bend_layers(
     frames worse keeps its mapping: the flow of windows and reflections is not the layer's. So does a rigid layer, see
     `grids.flow_fit.are_rigid`, unless its atlas then shows the frames clearly better. Training does not bend it either:
     errors of the flow would only move it away from its transforms. The background of a camera that stands still never
-    bends. probabilities (F, T, H, W): of the objects, 255 for certain. frames, opacity, stride: see `average_atlases`.
+    bends. matches: of all layers, see `alignment.layers.match_layers`. probabilities (F, T, H, W): of the objects, 255
+    for certain. frames, opacity, stride: see `average_atlases`.
     """
     visible = visible_pixels(probabilities)
     background = len(model.layers) - 1
@@ -147,7 +156,9 @@ def bend_layers(
     before = {layer: [grid.values.detach().clone() for grid in grids[layer]] for layer in layers}
     errors = {layer: atlas_error(model, layer, frames, visible[layer], stride) for layer in layers}
     points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
-    rigidity = map_side_by_side(lambda layer: fit_to_flow(model, layer, video, visible[layer], points[layer]), layers)
+    rigidity = map_side_by_side(
+        lambda layer: fit_to_flow(model, layer, video, visible[layer], matches[layer], points[layer]), layers
+    )
     may_be_rigid = dict(zip(layers, rigidity, strict=True))
     for layer in layers:
         if not model.layers[layer].is_background:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignment.camera import Surface, choose_surface
-from alignment.layers import layer_pixels
+from alignment.layers import layer_pixels, match_layers
 from alignment.shutter import align_with_shutter
 from grids.model import GridModel
 from grids.shape import Spacing
@@ -43,9 +43,9 @@ class ClipMotion:
 
 def align_clip(video: Video) -> ClipMotion:
     """Align all layers of a clip. video: on the CPU; it may lie on disk."""
-    video, transforms = align_with_shutter(video)
+    video, transforms, matches = align_with_shutter(video)
     background, _ = layer_pixels(video)[-1]
-    surface = choose_surface(video, background, transforms[-1])
+    surface, _ = choose_surface(video, background, transforms[-1], matches[-1])
     video.release_memory()
     return ClipMotion(transforms, surface, video.shutter)
 
@@ -64,7 +64,8 @@ def start_window(
     probabilities, kept = find_objects(video, shrink_video(video), local, mask_quality)
     frames = reduce_frames(video, stride)
     video = replace(video, shutter=motion.shutter)
-    return bend_model(video, motion.surfaces, probabilities, kept, spacing, frames, stride)
+    matches = match_layers(video, np.stack([surface.transforms for surface in motion.surfaces]))
+    return bend_model(video, motion.surfaces, matches, probabilities, kept, spacing, frames, stride)
 
 
 def describe_layers(model: GridModel, motion: ClipMotion) -> list[WindowLayer]:
@@ -99,7 +100,7 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
     Transforms of frames before `first` are not computed; they are the identity. video: of all frames, on the CPU.
     """
     frames = video.size[0]
-    part, aligned = align_with_shutter(video.part(first, frames))
+    part, aligned, _ = align_with_shutter(video.part(first, frames))
     common = extension.spans[-1].end - 1  # the last frame that the run knows
     transforms = np.tile(np.eye(3), (len(aligned), frames, 1, 1))
     upright = None

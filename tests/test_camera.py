@@ -15,7 +15,7 @@ from alignment.camera import (
     turn_angle,
 )
 from alignment.layers import align_layer
-from alignment.tracks import sample_point_pairs
+from alignment.tracks import pad_pairs, sample_point_pairs
 from alignment.transforms import chain_transforms
 from grids.fields import Lattice
 from grids.model import GridModel
@@ -28,6 +28,7 @@ from unwrap_utils import empty_video, store_flow
 
 SIZE = (160, 90, 24)  # width, height and frames
 FRAME = (SIZE[1], SIZE[0])
+NO_MATCHES = pad_pairs([])
 
 
 def exact_video(name):
@@ -67,8 +68,9 @@ def test_a_small_pan_stays_on_a_plane(capsys):
     video, _ = exact_video("pan")
     mask = ~np.asarray((video.masks.numpy() > 127).any(0))
     homographies = align_layer(video, mask, "homography")
-    surface = choose_surface(video, mask, homographies)
+    surface, matches = choose_surface(video, mask, homographies, NO_MATCHES)
     assert not surface.is_cylinder
+    assert matches is NO_MATCHES
     np.testing.assert_array_equal(surface.transforms, homographies)
     assert capsys.readouterr().out == ""
 
@@ -77,8 +79,9 @@ def test_a_small_pan_stays_on_a_plane(capsys):
 def test_a_wide_pan_lies_on_a_cylinder_with_even_texels(wide, capsys):
     video, _, mask, _ = wide
     homographies = align_layer(video, mask, "homography")
-    surface = choose_surface(video, mask, homographies)
+    surface, matches = choose_surface(video, mask, homographies, NO_MATCHES)
     assert surface.is_cylinder
+    assert matches is not NO_MATCHES, "its camera finds matches of its own"
     assert density_spread(surface, FRAME) < 1.7
     assert np.degrees(turn_angle(surface, FRAME)) == pytest.approx(120, abs=6)
     assert "its atlas is a cylinder, because the camera turns by 1" in capsys.readouterr().out
@@ -97,7 +100,7 @@ def test_the_focal_length_is_found(wide):
 @pytest.mark.slow
 def test_points_of_the_background_keep_their_place_on_the_cylinder(wide):
     video, scene, mask, pairs = wide
-    cylinder = fit_cylinder(video, mask, pairs)
+    cylinder, _ = fit_cylinder(video, mask, pairs)
     points = np.array([[20.0, 20], [80, 45], [140, 70]])
     layer, start = scene.layers[-1], SIZE[2] // 2
     places = cylinder.unroll(points)[start]
@@ -111,7 +114,7 @@ def test_points_of_the_background_keep_their_place_on_the_cylinder(wide):
 @pytest.mark.slow
 def test_the_reference_frame_stands_upright_on_its_cylinder(wide):
     video, _, mask, pairs = wide
-    cylinder = fit_cylinder(video, mask, pairs)
+    cylinder, _ = fit_cylinder(video, mask, pairs)
     reference = SIZE[2] // 2
     left, right = cylinder.unroll(np.array([[79.0, 44.5], [81.0, 44.5]]))[reference]
     assert right[0] > left[0]
@@ -142,11 +145,11 @@ def test_a_plane_that_fits_much_better_is_kept(wide, monkeypatch):
     plane[:, 2, 0] += 1e-9  # homographies, though almost without perspective
     spreads = iter([5.0, 1.0, 1.0])
     monkeypatch.setattr("alignment.camera.density_spread", lambda *_: next(spreads))
-    monkeypatch.setattr("alignment.camera.fit_cylinder", lambda *_: None)
+    monkeypatch.setattr("alignment.camera.fit_cylinder", lambda *_: (None, NO_MATCHES))
     monkeypatch.setattr(
         "alignment.camera.median_residual_px", lambda transforms, _: 0.1 if transforms is plane else 1.2
     )
-    assert choose_surface(video, mask, plane).transforms is plane
+    assert choose_surface(video, mask, plane, NO_MATCHES)[0].transforms is plane
 
 
 @pytest.mark.slow

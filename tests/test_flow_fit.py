@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from alignment.camera import Surface
-from alignment.layers import align_layers
+from alignment.layers import align_layers, match_layers
+from alignment.tracks import pad_pairs
 from config import Config
 from grids.atlas_size import enlarge_atlas
 from grids.flow_fit import DISTANCES, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
@@ -23,6 +24,7 @@ from scenes.catalogue import SCENES
 from unwrap_utils import empty_video, store_flow
 
 WIDTH, HEIGHT, FRAMES = 192, 108, 12
+NO_MATCHES = pad_pairs([])
 SPACING = Spacing(((64, 4), (24, 2), (12, 1)), ((8, 1),), 0)
 
 
@@ -47,6 +49,11 @@ def make_model(video) -> GridModel:
     return model
 
 
+def match_object(video):
+    """Matches of the object between distant frames."""
+    return match_layers(video, align_layers(video))[0]
+
+
 def placement_px(model, scene, inside):
     """How far apart the object's atlas places of the same points are, in frames far apart, in pixels."""
     errors = []
@@ -69,7 +76,7 @@ def test_an_object_that_bends_has_its_points_in_one_place_before_any_training(be
     model = make_model(video)
     before = placement_px(model, scene, inside)
     with torch.enable_grad():
-        fit_to_flow(model, 0, video, inside)
+        fit_to_flow(model, 0, video, inside, match_object(video))
     assert before > 0.4
     assert placement_px(model, scene, inside) < 0.4 * before
 
@@ -83,7 +90,7 @@ def test_flow_that_is_wrong_in_places_pulls_little(bending):
     wrong.flow_steps[FORWARD, 4, 40:60, 80:100] = 100  # a block of one frame flies away
     model = make_model(video)
     with torch.enable_grad():
-        fit_to_flow(model, 0, wrong, inside)
+        fit_to_flow(model, 0, wrong, inside, match_object(video))
     assert placement_px(model, scene, inside) < 0.7
 
 
@@ -102,9 +109,9 @@ def test_without_flow_nothing_changes(bending):
     video, _, inside = bending
     still = empty_video(video.size)
     model = make_model(video)
-    fit_to_flow(model, 0, still, inside)
+    fit_to_flow(model, 0, still, inside, NO_MATCHES)
     assert all(not grid.values.any() for grid in model.fields_by_name()["mappings.0"])
-    fit_to_flow(model, 0, video, np.zeros_like(inside))
+    fit_to_flow(model, 0, video, np.zeros_like(inside), match_object(video))
     assert all(not grid.values.any() for grid in model.fields_by_name()["mappings.0"])
 
 
@@ -140,7 +147,9 @@ def bend(model, video):
     """Bend the object of a model, with its masks for opacity."""
     masks = video.masks.numpy()
     opacity = torch.from_numpy(masks[:, :, ::8, ::8].astype(np.float32) / 255)
-    bend_layers(model, video, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
+    bend_layers(
+        model, video, match_layers(video, align_layers(video)), masks, video.frames.permute(0, 3, 1, 2), opacity, 1
+    )
 
 
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
@@ -174,7 +183,7 @@ def test_a_layer_keeps_its_mapping_if_bending_makes_its_atlas_worse(bending, mon
     video, _, _ = bending
     model = make_model(video)
 
-    def spoil(model, layer, video, is_visible, most_points):
+    def spoil(model, layer, video, is_visible, matches, most_points):
         model.fields_by_name()[f"mappings.{layer}"][-1].values.data.normal_(0, 20)
 
     monkeypatch.setattr("grids.start.fit_to_flow", spoil)
@@ -202,7 +211,7 @@ def test_the_background_follows_flow_that_no_transform_fits(bending):
         return float((start - end).detach().norm(dim=0).max())
 
     assert largest_distance() > 1
-    fit_to_flow(model, 1, moved, ~inside)
+    fit_to_flow(model, 1, moved, ~inside, NO_MATCHES)
     assert largest_distance() < 0.25
 
 
@@ -267,7 +276,7 @@ def test_flow_over_several_frames_pulls_a_mapping_back_that_drifts_and_ignores_s
     config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
     learner = GridLearner(config, video, torch.Generator().manual_seed(0))
     model = make_model(video)
-    fit_to_flow(model, 0, video, inside)
+    fit_to_flow(model, 0, video, inside, match_object(video))
     learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
     fitted, _ = long_flow_term(learner, 5, 0.0)
     near, _ = long_flow_term(learner, 5, 0.2)
@@ -293,7 +302,7 @@ def test_training_does_not_bend_a_rigid_layer_unless_the_user_makes_it_softer(be
     config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
     learner = GridLearner(config, video, torch.Generator().manual_seed(0))
     model = make_model(video)
-    fit_to_flow(model, 0, video, inside)
+    fit_to_flow(model, 0, video, inside, match_object(video))
     model.rigid_layers = frozenset({0})
     learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
     learner.restore(learner.checkpoint(), tmp_path / "checkpoint")  # as a resumed run does it

@@ -8,7 +8,7 @@ import torch
 
 import media
 from alignment.camera import choose_surface
-from alignment.layers import align_background, refine_layer_long_range
+from alignment.layers import align_background, match_layers, refine_layer_long_range
 from alignment.still_camera import are_still, is_camera_still
 from config import Config
 from grids.shape import Spacing
@@ -51,8 +51,11 @@ def test_a_camera_that_stands_still_is_noticed_in_spite_of_wrong_transforms(tmp_
     assert is_camera_still(video, background, wrong_transforms())
     transforms = align_background(video, background)
     np.testing.assert_array_equal(transforms, STILL)
-    np.testing.assert_array_equal(refine_layer_long_range(video, transforms, background, "homography"), STILL)
-    assert not choose_surface(video, background, transforms).is_cylinder
+    matches = match_layers(video, np.stack([transforms] * 2))[-1]
+    assert not len(matches.source)
+    refined = refine_layer_long_range(video, transforms, background, "homography", matches)
+    np.testing.assert_array_equal(refined, STILL)
+    assert not choose_surface(video, background, transforms, matches)[0].is_cylinder
 
 
 @pytest.mark.parametrize("camera_px", [0.5, 4])
