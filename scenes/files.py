@@ -1,6 +1,7 @@
 """Write a scene as files, in the layout that the scripts read."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from implicit_neural_networks import visibility
 from media import make_folder, to_8_bit, write_png, write_text
+from parallel.side_by_side import stream_side_by_side
 from scenes.rough import rough_mask
 from scenes.scene import Scene
 
@@ -26,8 +28,10 @@ def write_scene(scene: Scene, data: Path, fps: float = 12.0, seed: int = 0, miss
     )
     names = [f"{t:05d}.png" for t in range(scene.frames)]
     make_folder(folder)
-    for t, name in enumerate(tqdm(names, desc=f"drawing {scene.name}", unit="frame")):
-        frame = scene.frame(t)
+
+    def write_frame(t: int) -> None:
+        """Write everything that belongs to frame t."""
+        frame, name = scene.frame(t), names[t]
         opacity = 1 - np.prod(1 - frame.alpha, axis=0)
         write_png(folder / name, frame.rgb)
         write_png(true_masks / name, to_8_bit(opacity >= 0.5))
@@ -42,5 +46,9 @@ def write_scene(scene: Scene, data: Path, fps: float = 12.0, seed: int = 0, miss
                 flow, is_visible = scene.flow(t, other)
                 flow_and_visibility = np.dstack((flow, is_visible)).astype(np.float32)
                 np.save(true_flow / f"{name}_{names[other]}.npy", flow_and_visibility)
+
+    with closing(stream_side_by_side(write_frame, range(scene.frames))) as written:
+        for _ in tqdm(written, desc=f"drawing {scene.name}", unit="frame", total=scene.frames):
+            pass
     write_text(folder.with_name(f"{scene.name}.json"), json.dumps({"fps": fps}) + "\n")
     return folder
