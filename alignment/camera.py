@@ -13,7 +13,7 @@ import numpy as np
 from alignment.layers import align_layer, reference_frame, refine_layer_long_range
 from alignment.long_range import match_distant_frames
 from alignment.still_camera import are_still
-from alignment.tracks import Floats, LayerPixels, PointPairs, sample_point_pairs
+from alignment.tracks import POINTS_PER_PAIR, Floats, LayerPixels, PointPairs, sample_point_pairs
 from alignment.transforms import (
     MIN_GAIN,
     OUTLIER_PX,
@@ -162,7 +162,8 @@ def fit_cylinder(video: Video, mask: LayerPixels, pairs: PointPairs) -> tuple[Su
     focal = search_focal_length(homographies, pairs, reference, size)
     rays, _ = fit_rotations(homographies, pairs, reference, size, focal, FINAL_STEPS)
     distant = match_distant_frames(video, mask, rays)
-    pairs = pairs + distant if len(distant.source) else pairs
+    if len(distant.source):
+        pairs = pairs + distant.first_points(POINTS_PER_PAIR)
     rays, _ = fit_rotations(rays, pairs, reference, size, focal, FINAL_STEPS)
     cylinders = [straighten(each, reference, size) for each in (fit_rays(rays, pairs, reference, size, focal), rays)]
     for cylinder in cylinders:

@@ -7,7 +7,16 @@ from numpy.typing import NDArray
 
 from alignment.long_range import match_distant_frames
 from alignment.still_camera import are_still, is_camera_still
-from alignment.tracks import Flags, Floats, LayerPixels, PointPairs, find_shown_frames, pad_pairs, sample_point_pairs
+from alignment.tracks import (
+    POINTS_PER_PAIR,
+    Flags,
+    Floats,
+    LayerPixels,
+    PointPairs,
+    find_shown_frames,
+    pad_pairs,
+    sample_point_pairs,
+)
 from alignment.transforms import (
     OUTLIER_PX,
     align_frames,
@@ -115,6 +124,7 @@ def refine_layer_long_range(
     """
     if len(distant.source) == 0:
         return transforms
+    distant = distant.first_points(POINTS_PER_PAIR)
     pairs, size, reference = sample_point_pairs(video, mask) + distant, video.size[1:], reference_frame(mask)
     with np.errstate(all="ignore"):
         # The first limit is as large as the measured drift. With a smaller one the distant matches would be outliers.

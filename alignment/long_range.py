@@ -16,7 +16,6 @@ from alignment.dis_flow import DisFlow
 from alignment.motion_blur import blur_along, limit_motion, measure_motion
 from alignment.tracks import (
     BORDER_PX,
-    POINTS_PER_PAIR,
     Flags,
     Floats,
     LayerPixels,
@@ -33,7 +32,8 @@ MAX_FRAMES = 18  # Most frames of a clip that take part, unless that leaves more
 MIN_STEP = 4  # Least number of frames between two frames that take part.
 MIN_DISTANCE = 16  # Least number of frames between two frames that are compared; nearer ones are tied by tracked flow.
 LONG_EDGE_PX = 512  # Pixels of the long edge at which frames are compared; larger frames are reduced to it.
-POINT_WEIGHT = 16  # Weight of a directly matched point; a tracked point has weight 1.
+MATCHES_PER_PAIR = 2560  # Most points that are kept for one pair of frames.
+POINT_WEIGHT = 16  # Weight of a directly matched point in a fit of transforms; a tracked point has weight 1.
 TEXTURE_WINDOW_PX = 9  # Side in pixels of the window around a point in which texture is measured.
 CROP_MARGIN_PX = 32  # Pixels around a layer that are compared. Points that move farther beyond it are not found.
 MIN_SLOPE = 2.0  # Least slope in grey levels per pixel, in every direction; the flow of flat areas is a guess.
@@ -67,19 +67,20 @@ def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) ->
     to_full = resize_matrix(fit_size((width, height), LONG_EDGE_PX), (width, height))
 
     def match_pair(numbers: tuple[int, int]) -> tuple[Floats, Floats]:
-        """Return points (n, 2) of one frame, at most POINTS_PER_PAIR, and their positions (n, 2) in the other one."""
+        """Return points (n, 2) of one frame in random order, and their positions (n, 2) in the other one."""
         pair = open_pair(video, mask, transforms, *numbers)
         if pair is None:
             return np.zeros((0, 2)), np.zeros((0, 2))
         # What differs between distant frames, such as an object's other side, would often be searched in vain.
         points, ends = match_frames(pair, video.shutter, DisFlow(searches_twice=False))
         rng = np.random.default_rng(numbers)
-        chosen = rng.choice(len(points), min(len(points), POINTS_PER_PAIR), replace=False)
+        chosen = rng.choice(len(points), min(len(points), MATCHES_PER_PAIR), replace=False)
         return transform_points(to_full, points[chosen]), transform_points(to_full, ends[chosen])
 
     numbers = choose_frame_pairs(len(transforms))
     found = zip(numbers, map_side_by_side(match_pair, numbers), strict=True)
-    return pad_pairs([(*pair, *points) for pair, points in found if len(points[0]) >= MIN_POINTS], POINT_WEIGHT)
+    rows = [(*pair, *points) for pair, points in found if len(points[0]) >= MIN_POINTS]
+    return pad_pairs(rows, POINT_WEIGHT, MATCHES_PER_PAIR)
 
 
 def choose_frame_pairs(frames: int) -> list[tuple[int, int]]:

@@ -47,8 +47,13 @@ class PointPairs:
     end_px: Floats  # (P, N, 2) positions (x, y) of the same points in the target frame
     weight: Floats  # (P, N) weight of each point in a fit
 
+    def first_points(self, count: int) -> "PointPairs":
+        """Return at most `count` points of each pair, the first ones."""
+        part = slice(count)
+        return PointPairs(self.source, self.target, self.start_px[:, part], self.end_px[:, part], self.weight[:, part])
+
     def __add__(self, other: "PointPairs") -> "PointPairs":
-        """Return the pairs of both operands."""
+        """Return the pairs of both operands, which have room for as many points."""
         return PointPairs(
             np.concatenate((self.source, other.source)),
             np.concatenate((self.target, other.target)),
@@ -136,18 +141,20 @@ def sample_point_pairs(video: Video, mask: LayerPixels) -> PointPairs:
     return pad_pairs(rows)
 
 
-def pad_pairs(rows: list[tuple[int, int, Floats, Floats]], weight: float = 1.0) -> PointPairs:
+def pad_pairs(
+    rows: list[tuple[int, int, Floats, Floats]], weight: float = 1.0, most_points: int = POINTS_PER_PAIR
+) -> PointPairs:
     """Pad lists of points of different lengths to arrays.
 
     rows: source frame, target frame, points (n, 2) and their ends (n, 2). weight: the weight of every point; padding
-    has weight 0.
+    has weight 0. most_points: N, to which all are padded.
     """
     pairs = PointPairs(
         source=np.array([row[0] for row in rows], np.int64),
         target=np.array([row[1] for row in rows], np.int64),
-        start_px=np.zeros((len(rows), POINTS_PER_PAIR, 2)),
-        end_px=np.zeros((len(rows), POINTS_PER_PAIR, 2)),
-        weight=np.zeros((len(rows), POINTS_PER_PAIR)),
+        start_px=np.zeros((len(rows), most_points, 2)),
+        end_px=np.zeros((len(rows), most_points, 2)),
+        weight=np.zeros((len(rows), most_points)),
     )
     for index, (_, _, start, end) in enumerate(rows):
         pairs.start_px[index, : len(start)] = start

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alignment.layers import MAX_RIGID_RESIDUAL
-from alignment.long_range import POINT_WEIGHT
 from alignment.tracks import PointPairs, nearest_pixels, track_points
 from grids.fields import Grid, Lattice, sample_nodes
 from grids.model import GridModel
@@ -24,7 +23,13 @@ from unwrap_utils import Video
 
 SPACING_PX = 8  # Pixels between the points from which the flow is followed.
 DISTANCES = (1, 2, 4, 8)  # Frames over which it is followed.
-MOST_POINTS = 500_000  # Most points over all pairs of frames.
+MOST_POINTS = 500_000  # Most points of an object over all pairs of frames.
+BACKGROUND_POINTS = 100_000  # The same of the background: it is larger than an object, and bends less.
+# Weight of a point that is matched directly; one that follows the flow has weight 1. For objects it is small, because
+# what turns or bends looks different after many frames. The background stays the same, and these matches alone tie what
+# is hidden for a while.
+MATCH_WEIGHT = 0.5
+BACKGROUND_MATCH_WEIGHT = 2.0
 OUTLIERS_PX = (10.0, 5.0, 3.0)  # Residuals in pixels above these have little weight, from the first round to the last.
 BENDING, STRETCH = 0.05, 0.001  # Weights of the squared second and first differences of displacements between nodes.
 ANCHOR = 0.001  # Weight of squared displacements, without which the whole layer could shift.
@@ -68,7 +73,10 @@ def follow_lattice(
     distances: tuple[int, ...] = DISTANCES,
     most_points: int = MOST_POINTS,
 ) -> list[Row]:
-    """Follow a lattice of points of a layer along valid flow, over these numbers of frames; see `fit_to_flow`."""
+    """Follow a lattice of points of a layer along valid flow, over these numbers of frames; see `fit_to_flow`.
+
+    most_points: over all pairs of frames; of more, an even part is taken.
+    """
     frames, height, width = video.size
     half = SPACING_PX // 2
     rows, columns = np.mgrid[half:height:SPACING_PX, half:width:SPACING_PX].reshape(2, -1)
@@ -92,10 +100,11 @@ def follow_lattice(
     return found
 
 
-def list_visible_matches(matches: PointPairs, is_visible: NDArray[np.bool_]) -> list[Row]:
+def list_visible_matches(matches: PointPairs, is_visible: NDArray[np.bool_], weight: float) -> list[Row]:
     """Return the direct matches of frames far apart whose both ends show the layer. is_visible: (T, H, W).
 
-    The flow is a little too short everywhere, which adds up over many frames; these matches do not.
+    The flow is a little too short everywhere, which adds up over many frames; these matches do not. weight: of each
+    point.
     """
     found: list[Row] = []
     each = zip(matches.source, matches.target, matches.start_px, matches.end_px, matches.weight > 0, strict=True)
@@ -104,7 +113,7 @@ def list_visible_matches(matches: PointPairs, is_visible: NDArray[np.bool_]) -> 
             x, y, is_inside = nearest_pixels(points, is_visible.shape[1:])
             chosen = chosen & is_inside & is_visible[t, y, x]
         if chosen.sum() >= LEAST_POINTS:
-            found.append((int(source), int(target), start[chosen], end[chosen], float(POINT_WEIGHT)))
+            found.append((int(source), int(target), start[chosen], end[chosen], weight))
     return found
 
 
@@ -218,21 +227,20 @@ def fit_to_flow(
     video: Video,
     is_visible: NDArray[np.bool_],
     matches: PointPairs,
-    most_points: int = MOST_POINTS,
 ) -> bool:
     """Add displacements to a layer's mapping with which it follows the flow.
 
     Returns whether direct matches of distant frames say that the layer is rigid, see `are_rigid`.
 
     model and video: on the CPU. is_visible: (T, H, W) of the layer. matches: of the layer between frames far apart,
-    see `alignment.long_range`. most_points: most points that follow the flow, over all pairs of frames; of more, an
-    even part is taken. Without flow nothing changes.
+    see `alignment.long_range`. Without flow nothing changes.
     """
-    rows = follow_lattice(video, is_visible, DISTANCES, most_points)
+    is_background = model.layers[layer].is_background
+    rows = follow_lattice(video, is_visible, DISTANCES, BACKGROUND_POINTS if is_background else MOST_POINTS)
     if not rows:
         return False
     is_rigid = False
-    distant = list_visible_matches(matches, is_visible)
+    distant = list_visible_matches(matches, is_visible, BACKGROUND_MATCH_WEIGHT if is_background else MATCH_WEIGHT)
     problem = FlowEnergy(model, layer, join_rows(rows))
     nodes = [torch.zeros_like(grid.values) for grid in problem.grids]
     for outlier_px in OUTLIERS_PX:

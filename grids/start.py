@@ -15,7 +15,7 @@ from alignment.shutter import measure_shutter
 from alignment.tracks import PointPairs
 from grids.atlas_size import enlarge_atlas
 from grids.fields import Lattice
-from grids.flow_fit import MOST_POINTS, fit_to_flow
+from grids.flow_fit import fit_to_flow
 from grids.frames import LOGIT_STEP, log_to_light_value
 from grids.matting import SOFT_RANGE
 from grids.model import BOX_MARGIN, GridModel
@@ -41,8 +41,6 @@ ATLAS_MARGIN = 0.08  # Share of an object's extent that its atlas has around it 
 COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than a texel.
 CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
-# Most points by which the background follows the flow: it is larger than an object, and bends less.
-BACKGROUND_POINTS = 100_000
 # A layer that direct matches call rigid bends only if the error of its atlas falls by at least this share. It fell by
 # at most .6 % for rigid drawn layers, and by at least 7 % where legs or water move in such a layer.
 LEAST_RIGID_GAIN = 0.02
@@ -155,10 +153,7 @@ def bend_layers(
     grids = {layer: model.fields_by_name()[f"mappings.{layer}"] for layer in layers}
     before = {layer: [grid.values.detach().clone() for grid in grids[layer]] for layer in layers}
     errors = {layer: atlas_error(model, layer, frames, visible[layer], stride) for layer in layers}
-    points = [MOST_POINTS] * len(probabilities) + [BACKGROUND_POINTS]
-    rigidity = map_side_by_side(
-        lambda layer: fit_to_flow(model, layer, video, visible[layer], matches[layer], points[layer]), layers
-    )
+    rigidity = map_side_by_side(lambda layer: fit_to_flow(model, layer, video, visible[layer], matches[layer]), layers)
     may_be_rigid = dict(zip(layers, rigidity, strict=True))
     for layer in layers:
         if not model.layers[layer].is_background:

@@ -94,6 +94,29 @@ def test_flow_that_is_wrong_in_places_pulls_little(bending):
     assert placement_px(model, scene, inside) < 0.7
 
 
+def true_match(scene, inside, t, other):
+    """Points of the object in frame t that frame other shows, too, as a row of `pad_pairs`."""
+    y, x = np.nonzero(inside[t])
+    points = np.stack((x, y), axis=1)[::7].astype(float)
+    moved = scene.move_points(points, np.zeros(len(points), np.uint8), t, other)
+    seen = scene.is_visible(moved[None], np.zeros((1, len(moved)), np.uint8), other)[0]
+    return t, other, points[seen], moved[seen]
+
+
+@torch.no_grad()
+def test_direct_matches_join_two_parts_of_a_clip_between_which_no_flow_leads(bending):
+    video, scene, inside = bending
+    torn = replace(video, flow_valid=video.flow_valid.clone())
+    torn.flow_valid[FORWARD, 5] = False
+    errors = {}
+    for name, rows in (("flow", []), ("flow and matches", [true_match(scene, inside, t, t + 6) for t in (0, 2, 4)])):
+        model = make_model(video)
+        with torch.enable_grad():
+            fit_to_flow(model, 0, torn, inside, pad_pairs(rows, most_points=1000))
+        errors[name] = placement_px(model, scene, inside)
+    assert errors["flow and matches"] < 0.5 * errors["flow"]
+
+
 def test_points_are_connected_over_several_distances_and_only_where_the_layer_is_visible(bending):
     video, _, inside = bending
     pairs = join_rows(follow_lattice(video, inside))
@@ -183,7 +206,7 @@ def test_a_layer_keeps_its_mapping_if_bending_makes_its_atlas_worse(bending, mon
     video, _, _ = bending
     model = make_model(video)
 
-    def spoil(model, layer, video, is_visible, matches, most_points):
+    def spoil(model, layer, video, is_visible, matches):
         model.fields_by_name()[f"mappings.{layer}"][-1].values.data.normal_(0, 20)
 
     monkeypatch.setattr("grids.start.fit_to_flow", spoil)
