@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.long_range import match_distant_frames
+from alignment.long_range import MATCHES_PER_PAIR, match_distant_frames
 from alignment.still_camera import are_still, is_camera_still
 from alignment.tracks import (
     POINTS_PER_PAIR,
@@ -89,15 +89,16 @@ def align_layers(video: Video) -> Floats:
     return np.stack([align_layer(video, *pixels) for pixels in objects] + [align_background(video, background)])
 
 
-def match_layers(video: Video, transforms: Floats) -> list[PointPairs]:
+def match_layers(video: Video, transforms: Floats, most_points: int = MATCHES_PER_PAIR) -> list[PointPairs]:
     """Match points of each layer between frames that are far apart.
 
-    The background of a camera that stands still cannot drift, so it gets no points. video: on the CPU. transforms
-    (L, T, 3, 3): of all layers, from pixels to any plane, or to rays of a camera.
+    A layer whose transforms are all the identity, as the background of a camera that stands still, cannot drift, so it
+    gets no points. video: on the CPU. transforms (L, T, 3, 3): of all layers, from pixels to any plane, or to rays of a
+    camera. most_points: that are kept of each pair of frames.
     """
     layers = zip(transforms, layer_pixels(video), strict=True)
     return [
-        pad_pairs([]) if are_still(motion) else match_distant_frames(video, mask, motion)
+        pad_pairs([]) if are_still(motion) else match_distant_frames(video, mask, motion, most_points)
         for motion, (mask, _) in layers
     ]
 

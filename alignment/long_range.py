@@ -57,11 +57,14 @@ class FramePair:
         return blur_along(self.first, shutter * self.second_motion), blur_along(self.second, shutter * self.motion)
 
 
-def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) -> PointPairs:
+def match_distant_frames(
+    video: Video, mask: LayerPixels, transforms: Floats, most_points: int = MATCHES_PER_PAIR
+) -> PointPairs:
     """Match points of a layer between frames that are far apart.
 
     video: on the CPU. mask: (T, H, W), the pixels of the layer. transforms: (T, 3, 3), from frames to the layer's
-    reference frame; they need to be right up to the drift.
+    reference frame; they need to be right up to the drift. most_points: that are kept of each pair of frames, in
+    random order.
     """
     height, width = video.size[1:]
     to_full = resize_matrix(fit_size((width, height), LONG_EDGE_PX), (width, height))
@@ -74,13 +77,13 @@ def match_distant_frames(video: Video, mask: LayerPixels, transforms: Floats) ->
         # What differs between distant frames, such as an object's other side, would often be searched in vain.
         points, ends = match_frames(pair, video.shutter, DisFlow(searches_twice=False))
         rng = np.random.default_rng(numbers)
-        chosen = rng.choice(len(points), min(len(points), MATCHES_PER_PAIR), replace=False)
+        chosen = rng.choice(len(points), min(len(points), most_points), replace=False)
         return transform_points(to_full, points[chosen]), transform_points(to_full, ends[chosen])
 
     numbers = choose_frame_pairs(len(transforms))
     found = zip(numbers, map_side_by_side(match_pair, numbers), strict=True)
     rows = [(*pair, *points) for pair, points in found if len(points[0]) >= MIN_POINTS]
-    return pad_pairs(rows, POINT_WEIGHT, MATCHES_PER_PAIR)
+    return pad_pairs(rows, POINT_WEIGHT, most_points)
 
 
 def choose_frame_pairs(frames: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alignment.layers import MaskedPixels, align_layers, layer_pixels, match_layers, refine_long_range
 from alignment.long_range import FramePair, choose_frame_pairs, open_pair
 from alignment.motion_blur import LEAST_DIFFERENCE_PX, choose_shutter, compare_motions, compare_slopes
-from alignment.tracks import Floats, PointPairs
+from alignment.tracks import POINTS_PER_PAIR, Floats, PointPairs
 from media.clip import evenly_spaced_indices
 from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
@@ -26,7 +26,7 @@ def align_with_shutter(video: Video) -> tuple[Video, Floats, list[PointPairs]]:
     """
     transforms = align_layers(video)
     video = measure_shutter(video, transforms)
-    matches = match_layers(video, transforms)
+    matches = match_layers(video, transforms, POINTS_PER_PAIR)  # More would fill the memory for a long clip.
     return video, refine_long_range(video, transforms, matches), matches
 
 

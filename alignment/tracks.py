@@ -53,7 +53,7 @@ class PointPairs:
         return PointPairs(self.source, self.target, self.start_px[:, part], self.end_px[:, part], self.weight[:, part])
 
     def __add__(self, other: "PointPairs") -> "PointPairs":
-        """Return the pairs of both operands, which have room for as many points."""
+        """Return the pairs of both operands. Both must be padded to the same number of points."""
         return PointPairs(
             np.concatenate((self.source, other.source)),
             np.concatenate((self.target, other.target)),

@@ -24,7 +24,7 @@ from unwrap_utils import Video
 SPACING_PX = 8  # Pixels between the points from which the flow is followed.
 DISTANCES = (1, 2, 4, 8)  # Frames over which it is followed.
 MOST_POINTS = 500_000  # Most points of an object over all pairs of frames.
-BACKGROUND_POINTS = 100_000  # The same of the background: it is larger than an object, and bends less.
+BACKGROUND_POINTS = 100_000  # Most points of the background: it is larger than an object, and bends less.
 # Weight of a point that is matched directly; one that follows the flow has weight 1. For objects it is small, because
 # what turns or bends looks different after many frames. The background stays the same, and these matches alone tie what
 # is hidden for a while.
@@ -101,10 +101,10 @@ def follow_lattice(
 
 
 def list_visible_matches(matches: PointPairs, is_visible: NDArray[np.bool_], weight: float) -> list[Row]:
-    """Return the direct matches of frames far apart whose both ends show the layer. is_visible: (T, H, W).
+    """Return the direct matches of distant frames both of whose ends show the layer. is_visible: (T, H, W).
 
-    The flow is a little too short everywhere, which adds up over many frames; these matches do not. weight: of each
-    point.
+    The flow is a little too short everywhere, which adds up over many frames. Matches have no such error. weight: of
+    each point.
     """
     found: list[Row] = []
     each = zip(matches.source, matches.target, matches.start_px, matches.end_px, matches.weight > 0, strict=True)
@@ -115,6 +115,15 @@ def list_visible_matches(matches: PointPairs, is_visible: NDArray[np.bool_], wei
         if chosen.sum() >= LEAST_POINTS:
             found.append((int(source), int(target), start[chosen], end[chosen], weight))
     return found
+
+
+def split_rows(rows: list[Row], most_points: int) -> list[Row]:
+    """Split rows into rows of at most `most_points` points, because `join_rows` pads all rows to the longest one."""
+    return [
+        (source, target, start[first : first + most_points], end[first : first + most_points], weight)
+        for source, target, start, end, weight in rows
+        for first in range(0, len(start), most_points)
+    ]
 
 
 def join_rows(rows: list[Row]) -> Connections:
@@ -247,7 +256,8 @@ def fit_to_flow(
         if outlier_px == OUTLIERS_PX[-1] and distant:
             # Only now: of an object that turns, they match other parts, and then lie beyond the limit.
             is_rigid = are_rigid(FlowEnergy(model, layer, join_rows(distant)), nodes)
-            problem = FlowEnergy(model, layer, join_rows(rows + distant))
+            longest = max(len(start) for _, _, start, _, _ in rows)
+            problem = FlowEnergy(model, layer, join_rows(rows + split_rows(distant, longest)))
         weights = problem.weights(nodes, outlier_px)
 
         def energy(

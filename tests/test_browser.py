@@ -445,6 +445,7 @@ def test_the_page_works_as_one_file_without_the_program(page, driver, run, proje
     html = tmp_path / "share" / "swan.html"
     flags = [f"--trained_model_folder={run}", f"--project={project}", f"--export_page={html}"]
     done = run_script("edit_in_browser.py", *flags)
+    assert done.returncode == 0, done.stderr
     assert f"wrote {html}" in done.stdout
     assert html.stat().st_size < 25e6
     alone = Page(driver, html.as_uri())
