@@ -74,25 +74,23 @@ class Surface:
         return unrolled if self.upright is None else unrolled @ self.upright.T
 
 
-def choose_surface(
-    video: Video, mask: LayerPixels, transforms: Floats, matches: PointPairs
-) -> tuple[Surface, PointPairs]:
-    """Return the surface on which the background is least distorted, and matches of distant frames that belong to it.
+def choose_surface(video: Video, mask: LayerPixels, transforms: Floats) -> tuple[Surface, PointPairs | None]:
+    """Return the surface on which the background is least distorted; transforms: its homographies (T, 3, 3).
 
-    video: on the CPU. mask: (T, H, W), the pixels of the background. transforms: its homographies (T, 3, 3). matches:
-    found with these; they are returned if the surface is their plane. Otherwise a line is printed.
+    video: on the CPU. mask: (T, H, W), the pixels of the background. If the surface is not the plane of the
+    homographies, the matches of distant frames by which it was fitted are returned, too, and a line is printed.
     """
     size = video.size[1:]
     plane = Surface(transforms)
     if are_still(transforms):
-        return plane, matches
+        return plane, None
     spread = density_spread(plane, size)
     # Without perspective, homographies have failed: the pan may be too wide for any plane.
     is_projective = bool(np.any(transforms[:, 2, :2] != 0))
     pairs = sample_point_pairs(video, mask)
     if (is_projective and spread <= MAX_SPREAD) or len(pairs.source) == 0:
-        return plane, matches
-    surfaces, matches_of = [plane], {id(plane): matches}
+        return plane, None
+    surfaces, matches_of = [plane], {}
     if is_projective:
         similarities = align_layer(video, mask, "similarity")
         distant = match_distant_frames(video, mask, similarities)
@@ -113,7 +111,7 @@ def choose_surface(
         if best.is_cylinder:
             kind = f"a cylinder, because the camera turns by {np.degrees(turn_angle(best, size)):.0f} degrees"
         print(f"background: its atlas is {kind}; texels vary by a factor of {density_spread(best, size):.1f}")
-    return best, matches_of[id(best)]
+    return best, matches_of.get(id(best))
 
 
 def density_spread(surface: Surface, size: tuple[int, int]) -> float:

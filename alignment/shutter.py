@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from alignment.layers import MaskedPixels, align_layers, layer_pixels, match_layers, refine_long_range
 from alignment.long_range import FramePair, choose_frame_pairs, open_pair
 from alignment.motion_blur import LEAST_DIFFERENCE_PX, choose_shutter, compare_motions, compare_slopes
-from alignment.tracks import POINTS_PER_PAIR, Floats, PointPairs
+from alignment.tracks import POINTS_PER_PAIR, Floats
 from media.clip import evenly_spaced_indices
 from parallel.side_by_side import map_side_by_side
 from unwrap_utils import Video
@@ -19,15 +19,15 @@ INNER_PX = 7  # Side of the window that must lie on the layer around a pixel, in
 LEAST_PIXELS = 200  # Fewest pixels that are compared in two frames, at half the size at which frames are matched.
 
 
-def align_with_shutter(video: Video) -> tuple[Video, Floats, list[PointPairs]]:
+def align_with_shutter(video: Video) -> tuple[Video, Floats]:
     """Return the video with its exposure time, and the transforms (L, T, 3, 3) of all layers over the whole clip.
 
-    The matches of distant frames by which these were refined are returned, too. video: on the CPU.
+    video: on the CPU.
     """
     transforms = align_layers(video)
     video = measure_shutter(video, transforms)
     matches = match_layers(video, transforms, POINTS_PER_PAIR)  # More would fill the memory for a long clip.
-    return video, refine_long_range(video, transforms, matches), matches
+    return video, refine_long_range(video, transforms, matches)
 
 
 def measure_shutter(video: Video, transforms: Floats) -> Video:

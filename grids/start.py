@@ -73,10 +73,12 @@ def start_model(
     cpu_video = measure_shutter(cpu_video, transforms)
     matches, clip = run_side_by_side(lambda: match_layers(cpu_video, transforms), lambda: shrink_video(cpu_video))
     transforms = refine_long_range(cpu_video, transforms, matches)
-    (probabilities, kept), (background, matches[-1]) = run_side_by_side(
+    (probabilities, kept), (background, surface_matches) = run_side_by_side(
         lambda: find_objects(cpu_video, clip, transforms, mask_quality),
-        lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1], matches[-1]),
+        lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
     )
+    if surface_matches is not None:
+        matches[-1] = surface_matches
     motions = [*(Surface(motion) for motion in transforms[:-1]), background]
     return bend_model(cpu_video, motions, matches, probabilities, kept, spacing, frames, stride)
 

@@ -43,9 +43,9 @@ class ClipMotion:
 
 def align_clip(video: Video) -> ClipMotion:
     """Align all layers of a clip. video: on the CPU; it may lie on disk."""
-    video, transforms, matches = align_with_shutter(video)
+    video, transforms = align_with_shutter(video)
     background, _ = layer_pixels(video)[-1]
-    surface, _ = choose_surface(video, background, transforms[-1], matches[-1])
+    surface, _ = choose_surface(video, background, transforms[-1])
     video.release_memory()
     return ClipMotion(transforms, surface, video.shutter)
 
@@ -100,7 +100,7 @@ def continue_motion(video: Video, first: int, last_window: GridModel, extension:
     Transforms of frames before `first` are not computed; they are the identity. video: of all frames, on the CPU.
     """
     frames = video.size[0]
-    part, aligned, _ = align_with_shutter(video.part(first, frames))
+    part, aligned = align_with_shutter(video.part(first, frames))
     common = extension.spans[-1].end - 1  # the last frame that the run knows
     transforms = np.tile(np.eye(3), (len(aligned), frames, 1, 1))
     upright = None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alignment.camera import Surface
-from alignment.layers import align_layers, match_layers
+from alignment.layers import align_layers
 from alignment.tracks import pad_pairs
 from config import Config
 from grids.atlas_size import enlarge_atlas
@@ -24,7 +24,7 @@ from scenes.catalogue import SCENES
 from unwrap_utils import empty_video, store_flow
 
 WIDTH, HEIGHT, FRAMES = 192, 108, 12
-NO_MATCHES = pad_pairs([])
+NO_MATCHES = pad_pairs([])  # The clip is too short for matches of distant frames.
 SPACING = Spacing(((64, 4), (24, 2), (12, 1)), ((8, 1),), 0)
 
 
@@ -49,11 +49,6 @@ def make_model(video) -> GridModel:
     return model
 
 
-def match_object(video):
-    """Matches of the object between distant frames."""
-    return match_layers(video, align_layers(video))[0]
-
-
 def placement_px(model, scene, inside):
     """How far apart the object's atlas places of the same points are, in frames far apart, in pixels."""
     errors = []
@@ -76,7 +71,7 @@ def test_an_object_that_bends_has_its_points_in_one_place_before_any_training(be
     model = make_model(video)
     before = placement_px(model, scene, inside)
     with torch.enable_grad():
-        fit_to_flow(model, 0, video, inside, match_object(video))
+        fit_to_flow(model, 0, video, inside, NO_MATCHES)
     assert before > 0.4
     assert placement_px(model, scene, inside) < 0.4 * before
 
@@ -90,7 +85,7 @@ def test_flow_that_is_wrong_in_places_pulls_little(bending):
     wrong.flow_steps[FORWARD, 4, 40:60, 80:100] = 100  # a block of one frame flies away
     model = make_model(video)
     with torch.enable_grad():
-        fit_to_flow(model, 0, wrong, inside, match_object(video))
+        fit_to_flow(model, 0, wrong, inside, NO_MATCHES)
     assert placement_px(model, scene, inside) < 0.7
 
 
@@ -134,7 +129,7 @@ def test_without_flow_nothing_changes(bending):
     model = make_model(video)
     fit_to_flow(model, 0, still, inside, NO_MATCHES)
     assert all(not grid.values.any() for grid in model.fields_by_name()["mappings.0"])
-    fit_to_flow(model, 0, video, np.zeros_like(inside), match_object(video))
+    fit_to_flow(model, 0, video, np.zeros_like(inside), NO_MATCHES)
     assert all(not grid.values.any() for grid in model.fields_by_name()["mappings.0"])
 
 
@@ -170,9 +165,7 @@ def bend(model, video):
     """Bend the object of a model, with its masks for opacity."""
     masks = video.masks.numpy()
     opacity = torch.from_numpy(masks[:, :, ::8, ::8].astype(np.float32) / 255)
-    bend_layers(
-        model, video, match_layers(video, align_layers(video)), masks, video.frames.permute(0, 3, 1, 2), opacity, 1
-    )
+    bend_layers(model, video, [NO_MATCHES] * 2, masks, video.frames.permute(0, 3, 1, 2), opacity, 1)
 
 
 def test_the_atlas_holds_everything_that_the_bent_object_shows(bending):
@@ -299,7 +292,7 @@ def test_flow_over_several_frames_pulls_a_mapping_back_that_drifts_and_ignores_s
     config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
     learner = GridLearner(config, video, torch.Generator().manual_seed(0))
     model = make_model(video)
-    fit_to_flow(model, 0, video, inside, match_object(video))
+    fit_to_flow(model, 0, video, inside, NO_MATCHES)
     learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
     fitted, _ = long_flow_term(learner, 5, 0.0)
     near, _ = long_flow_term(learner, 5, 0.2)
@@ -325,7 +318,7 @@ def test_training_does_not_bend_a_rigid_layer_unless_the_user_makes_it_softer(be
     config = Config(data_folder="unused", representation="grid", light=False, grid_levels_mapping=SPACING.mapping)
     learner = GridLearner(config, video, torch.Generator().manual_seed(0))
     model = make_model(video)
-    fit_to_flow(model, 0, video, inside, match_object(video))
+    fit_to_flow(model, 0, video, inside, NO_MATCHES)
     model.rigid_layers = frozenset({0})
     learner.set_model(model, probability_of(video, model.last_alpha_grid(0).values.shape[2:]), 1)
     learner.restore(learner.checkpoint(), tmp_path / "checkpoint")  # as a resumed run does it

@@ -91,7 +91,7 @@ def run_launched(processes, config):
 
 
 def run_forked(processes, config, folder):
-    """The same in processes that have loaded torch already, which saves more than half a minute."""
+    """Train to the end in processes that have loaded torch already, which saves more than half a minute."""
     script = folder / "fork_ranks.py"
     script.write_text(FORK_RANKS)
     return run_script(script, processes, find_port(), "--", config, "--no_evaluation", "--device", "cpu")

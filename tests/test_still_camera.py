@@ -55,7 +55,7 @@ def test_a_camera_that_stands_still_is_noticed_in_spite_of_wrong_transforms(tmp_
     assert not len(matches.source)
     refined = refine_layer_long_range(video, transforms, background, "homography", matches)
     np.testing.assert_array_equal(refined, STILL)
-    assert not choose_surface(video, background, transforms, matches)[0].is_cylinder
+    assert not choose_surface(video, background, transforms)[0].is_cylinder
 
 
 @pytest.mark.parametrize("camera_px", [0.5, 4])

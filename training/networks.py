@@ -166,7 +166,7 @@ def fit_alignment_targets(video: Video, scale: float) -> tuple[Tensor, float]:
     """
     host_video = video.to(torch.device("cpu"))
     frames, height, width = host_video.size
-    _, transforms, _ = align_with_shutter(host_video)
+    _, transforms = align_with_shutter(host_video)
     frame_boxes = np.tile([0, height, 0, width], (frames, 1))
     boxes = [*(object_boxes(np.asarray(member), 0.0) for member, _ in layer_pixels(host_video)[:-1]), frame_boxes]
     corners = [box_corners(motion, box) for motion, box in zip(transforms, boxes, strict=True)]
