@@ -159,7 +159,7 @@ class Config:
     )
     grid_levels_mapping: Levels = setting(
         "Grids: [pixels, frames] between the nodes of each grid of displacements; the grids are added up.",
-        ((96, 8), (32, 2), (16, 1)),
+        ((96, 8), (32, 2), (8, 1)),
     )
     grid_levels_alpha: Levels = setting(
         "Grids: the same for opacity. The last grid has nodes in every frame; it is compared with the masks.",

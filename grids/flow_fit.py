@@ -22,7 +22,7 @@ from grids.model import GridModel
 from unwrap_utils import Video
 
 SPACING_PX = 8  # Pixels between the points from which the flow is followed.
-DISTANCES = (1, 2, 4, 8)  # Frames over which it is followed.
+DISTANCES = (1, 2, 4, 8, 16, 32)  # Frames over which it is followed.
 MOST_POINTS = 500_000  # Most points of an object over all pairs of frames.
 BACKGROUND_POINTS = 100_000  # Most points of the background: it is larger than an object, and bends less.
 # Weight of a point that is matched directly; one that follows the flow has weight 1. For objects it is small, because
@@ -171,42 +171,45 @@ class FlowEnergy:
             ends.append(torch.cat(mapped))
         return (ends[0] - ends[1]) / self.pair_scale
 
-    def displacements(self, nodes: list[Tensor], frames: Tensor, points: Tensor) -> Tensor:
-        """Return the sum over the grids at points (P, 2, N) of frames (P,), in texels."""
-        total = torch.zeros_like(points)
-        for grid, values in zip(self.grids, nodes, strict=True):
-            total = total + sample_nodes(grid.interpolate_values(values, frames), points, self.size[1:])
-        return total
+    def displacements(self, nodes: list[Tensor]) -> Tensor:
+        """Return the sum over the grids at the nodes of the finest one, in all frames, (T, 2, ny, nx), in texels."""
+        *coarse, finest = (
+            grid.interpolate_values(values, self.all_frames) for grid, values in zip(self.grids, nodes, strict=True)
+        )
+        return finest + self.lattice.interpolate(*coarse) if coarse else finest
 
-    def residuals(self, nodes: list[Tensor]) -> Tensor:
-        """Return how the displacements of both ends of each point differ, (P, 2, N), in pixels."""
-        pairs = self.pairs
-        ends = self.displacements(nodes, pairs.source, pairs.start_px)
-        return (ends - self.displacements(nodes, pairs.target, pairs.end_px)) / self.pair_scale
+    def sample_ends(self, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Return displacements at both ends of each point, (P, 2, N) each.
+
+        total (T, 2, ny, nx): see `displacements`. To sample it, instead of every grid, takes a third of the time. The
+        result differs by little, as coarse grids are not linear between the nodes of the finest one.
+        """
+        pairs, size = self.pairs, self.size[1:]
+        start = sample_nodes(total[pairs.source], pairs.start_px, size)
+        return start, sample_nodes(total[pairs.target], pairs.end_px, size)
+
+    def residuals(self, total: Tensor) -> Tensor:
+        """Return how displacements (T, 2, ny, nx) of both ends of each point differ, (P, 2, N), in pixels."""
+        start, end = self.sample_ends(total)
+        return (start - end) / self.pair_scale
 
     def weights(self, nodes: list[Tensor], outlier_px: float) -> Tensor:
         """Return the weight (P, N) of each point: little for residuals above outlier_px."""
         with torch.no_grad():
-            distance = (self.offset + self.residuals(nodes)).norm(dim=1)
+            distance = (self.offset + self.residuals(self.displacements(nodes))).norm(dim=1)
             return self.pairs.weight / (1 + (distance / outlier_px).square())
 
     @torch.no_grad()
     def median_distances_px(self, nodes: list[Tensor]) -> tuple[float, float]:
         """Return the median distance between both ends of a point without displacements, and with these."""
         is_point = self.pairs.weight > 0
-        before, after = self.offset.norm(dim=1), (self.offset + self.residuals(nodes)).norm(dim=1)
+        after = (self.offset + self.residuals(self.displacements(nodes))).norm(dim=1)
+        before = self.offset.norm(dim=1)
         return float(before[is_point].median()), float(after[is_point].median())
 
-    def smoothness(self, nodes: list[Tensor]) -> Tensor:
-        """Return the energy of displacements that bend or stretch the layer, or shift it."""
-        parts = (
-            self.lattice.interpolate(grid.interpolate_values(values, self.all_frames))
-            for grid, values in zip(self.grids, nodes, strict=True)
-        )
-        return self.smoothness_of(torch.stack(list(parts)).sum(0) / self.frame_scale)
-
-    def smoothness_of(self, total: Tensor) -> Tensor:
-        """Return the energy of displacements (T, 2, ny, nx), in pixels, at the nodes of the finest grid."""
+    def smoothness(self, total: Tensor) -> Tensor:
+        """Return the energy of displacements (T, 2, ny, nx) that bend or stretch the layer, or shift it."""
+        total = total / self.frame_scale
         down, across = total.diff(dim=2), total.diff(dim=3)
         bending = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
         stretch = down.square().sum() + across.square().sum()
@@ -218,16 +221,16 @@ class FlowEnergy:
         The square of each point's share in a node is replaced by the share itself: an upper bound, because shares are
         at most 1. weights: (P, N).
         """
-        pairs, nodes = self.pairs, [torch.zeros_like(grid.values, requires_grad=True) for grid in self.grids]
-        ends = self.displacements(nodes, pairs.source, pairs.start_px)
-        ends = ends + self.displacements(nodes, pairs.target, pairs.end_px)
-        total = (weights[:, None] * ends / self.pair_scale.square()).sum()
+        nodes = [torch.zeros_like(grid.values, requires_grad=True) for grid in self.grids]
+        start, end = self.sample_ends(self.displacements(nodes))
+        total = (weights[:, None] * (start + end) / self.pair_scale.square()).sum()
         return [1 / (share + SMOOTHNESS_CURVATURE) for share in torch.autograd.grad(total, nodes)]
 
     def evaluate(self, nodes: list[Tensor], weights: Tensor, with_offset: bool) -> Tensor:
         """Return the energy; without the offset it is the quadratic part alone."""
-        residuals = self.residuals(nodes) + (self.offset if with_offset else 0)
-        return 0.5 * ((weights[:, None] * residuals.square()).sum() + self.smoothness(nodes))
+        total = self.displacements(nodes)
+        residuals = self.residuals(total) + (self.offset if with_offset else 0)
+        return 0.5 * ((weights[:, None] * residuals.square()).sum() + self.smoothness(total))
 
 
 def fit_to_flow(
