@@ -42,7 +42,7 @@ COARSE_FRAMES = 0.1  # Share of the frames in which a pixel may be smaller than 
 CERTAIN = 0.8  # Probabilities of at least 0.8 become 1, of at most 0.2 become 0.
 PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the preview.
 # A layer that direct matches call rigid bends only if the error of its atlas falls by at least this share. It fell by
-# at most 4 % for rigid drawn layers, one of which is blurred by its motion, and by 22 % where legs move in such a layer.
+# at most 4 % for rigid drawn layers, one of which is blurred by its motion, and by 22 % where legs move in a layer.
 LEAST_RIGID_GAIN = 0.08
 EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
 EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
