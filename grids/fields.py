@@ -193,6 +193,23 @@ class Grid(nn.Module):
         return (self.time_weights[t] @ values.flatten(1)).unflatten(1, values.shape[1:])
 
 
+def finest_nodes(grids: Iterable[Grid], size: tuple[int, int]) -> Lattice:
+    """Return the nodes, in frames of (H, W), of the grid that has most of them."""
+    nodes = max(((grid.values.shape[2], grid.values.shape[3]) for grid in grids), key=math.prod)
+    return Lattice.of_nodes(nodes, size)
+
+
+def sum_at_nodes(grids: Iterable[Grid], values: Iterable[Tensor], lattice: Lattice, t: Tensor) -> Tensor:
+    """Return the sum of grids of one field, with other values at their nodes, in frames t (K,), (K, C, h, w).
+
+    lattice: of `finest_nodes`; the grid that it belongs to is not interpolated.
+    """
+    fields = [grid.interpolate_values(each, t) for grid, each in zip(grids, values, strict=True)]
+    coarse = [nodes for nodes in fields if nodes.shape[2:] != lattice.shape]
+    parts = [nodes for nodes in fields if nodes.shape[2:] == lattice.shape]
+    return add_tensors([*parts, lattice.interpolate(*coarse)] if coarse else parts)
+
+
 def count_nodes(size: tuple[int, int, int], spacing_px: float, spacing_frames: int) -> tuple[int, int, int]:
     """Return the number of nodes along (t, y, x) for a clip of (T, H, W).
 

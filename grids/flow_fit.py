@@ -17,7 +17,7 @@ from torch import Tensor
 
 from alignment.layers import MAX_RIGID_RESIDUAL
 from alignment.tracks import PointPairs, nearest_pixels, track_points
-from grids.fields import Grid, Lattice, sample_nodes
+from grids.fields import Grid, finest_nodes, sample_nodes, sum_at_nodes
 from grids.model import GridModel
 from unwrap_utils import Video
 
@@ -153,8 +153,7 @@ class FlowEnergy:
         self.grids: list[Grid] = model.fields_by_name()[f"mappings.{layer}"]
         scale = model.texels_per_pixel(layer)
         self.pair_scale, self.frame_scale = scale[pairs.source][:, None, None], scale[:, None, None, None]
-        finest = self.grids[-1].values.shape
-        self.lattice = Lattice.of_nodes((finest[2], finest[3]), self.size[1:])
+        self.lattice = finest_nodes(self.grids, self.size[1:])
         self.all_frames = torch.arange(self.size[0])
         self.offset = self.start_offsets(model, layer)
 
@@ -173,16 +172,13 @@ class FlowEnergy:
 
     def displacements(self, nodes: list[Tensor]) -> Tensor:
         """Return the sum over the grids at the nodes of the finest one, in all frames, (T, 2, ny, nx), in texels."""
-        *coarse, finest = (
-            grid.interpolate_values(values, self.all_frames) for grid, values in zip(self.grids, nodes, strict=True)
-        )
-        return finest + self.lattice.interpolate(*coarse) if coarse else finest
+        return sum_at_nodes(self.grids, nodes, self.lattice, self.all_frames)
 
     def sample_ends(self, total: Tensor) -> tuple[Tensor, Tensor]:
         """Return displacements at both ends of each point, (P, 2, N) each.
 
-        total (T, 2, ny, nx): see `displacements`. To sample it, instead of every grid, takes a third of the time. The
-        result differs by little, as coarse grids are not linear between the nodes of the finest one.
+        total (T, 2, ny, nx): see `displacements`. To sample it is faster than to sample every grid. The result
+        differs by little, as coarse grids are not linear between the nodes of the finest one.
         """
         pairs, size = self.pairs, self.size[1:]
         start = sample_nodes(total[pairs.source], pairs.start_px, size)
@@ -193,25 +189,27 @@ class FlowEnergy:
         start, end = self.sample_ends(total)
         return (start - end) / self.pair_scale
 
+    @torch.no_grad()
+    def distances_px(self, nodes: list[Tensor]) -> Tensor:
+        """Return how far apart both ends of each point are with displacements, (P, N)."""
+        return (self.offset + self.residuals(self.displacements(nodes))).norm(dim=1)
+
     def weights(self, nodes: list[Tensor], outlier_px: float) -> Tensor:
         """Return the weight (P, N) of each point: little for residuals above outlier_px."""
-        with torch.no_grad():
-            distance = (self.offset + self.residuals(self.displacements(nodes))).norm(dim=1)
-            return self.pairs.weight / (1 + (distance / outlier_px).square())
+        return self.pairs.weight / (1 + (self.distances_px(nodes) / outlier_px).square())
 
     @torch.no_grad()
     def median_distances_px(self, nodes: list[Tensor]) -> tuple[float, float]:
         """Return the median distance between both ends of a point without displacements, and with these."""
         is_point = self.pairs.weight > 0
-        after = (self.offset + self.residuals(self.displacements(nodes))).norm(dim=1)
-        before = self.offset.norm(dim=1)
+        before, after = self.offset.norm(dim=1), self.distances_px(nodes)
         return float(before[is_point].median()), float(after[is_point].median())
 
     def smoothness(self, total: Tensor) -> Tensor:
         """Return the energy of displacements (T, 2, ny, nx) that bend or stretch the layer, or shift it."""
         total = total / self.frame_scale
         down, across = total.diff(dim=2), total.diff(dim=3)
-        bending = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
+        bending = sum_bending(down, across)
         stretch = down.square().sum() + across.square().sum()
         return self.bending * bending + STRETCH * stretch + ANCHOR * total.square().sum()
 
@@ -231,6 +229,11 @@ class FlowEnergy:
         total = self.displacements(nodes)
         residuals = self.residuals(total) + (self.offset if with_offset else 0)
         return 0.5 * ((weights[:, None] * residuals.square()).sum() + self.smoothness(total))
+
+
+def sum_bending(down: Tensor, across: Tensor) -> Tensor:
+    """Return the sum of the squared second differences of a field from its first ones, down and across."""
+    return down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
 
 
 def fit_to_flow(

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grids.fields import Lattice, add_tensors
-from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows
+from grids.fields import finest_nodes, sum_at_nodes
+from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows, sum_bending
 from grids.model import GridModel
 from implicit_neural_networks import visibility
 from unwrap_utils import Video
@@ -32,21 +32,14 @@ def change_stiffness(model: GridModel, video: Video, layer: int, factor: float) 
 def stiffen(model: GridModel, layer: int, bending: float) -> None:
     """Replace a layer's displacements by smoother ones. bending: weight of their squared second differences."""
     grids = model.fields_by_name()[f"mappings.{layer}"]
-    finest, frames = grids[-1].values.shape, torch.arange(model.shape.size[0])
-    lattice = Lattice.of_nodes((finest[2], finest[3]), model.shape.size[1:])
-
-    def total(nodes: list[Tensor]) -> Tensor:
-        fields = zip(grids, nodes, strict=True)
-        return add_tensors(lattice.interpolate(grid.interpolate_values(values, frames)) for grid, values in fields)
-
-    before = total([grid.values.detach() for grid in grids])
+    lattice, frames = finest_nodes(grids, model.shape.size[1:]), torch.arange(model.shape.size[0])
+    before = sum_at_nodes(grids, [grid.values.detach() for grid in grids], lattice, frames)
 
     def energy(nodes: list[Tensor], with_offset: bool) -> Tensor:
-        change = total(nodes)
+        change = sum_at_nodes(grids, nodes, lattice, frames)
         field = change + before if with_offset else change
         down, across = field.diff(dim=2), field.diff(dim=3)
-        bent = down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
-        return 0.5 * (change.square().sum() + bending * bent)
+        return 0.5 * (change.square().sum() + bending * sum_bending(down, across))
 
     start = [torch.zeros_like(grid.values) for grid in grids]
     changes = conjugate_gradients(energy, start, [torch.ones_like(values) for values in start], STEPS)
