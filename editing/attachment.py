@@ -21,6 +21,11 @@ ENOUGH = 0.02  # Share of a window that the object must fill.
 STIFFNESS = 0.1  # Weight, relative to the window's variance, with which a fit tends to the map of the whole object.
 NOWHERE = 100.0  # A uv that no atlas has; atlases cover [-1, 1].
 LEAST_AREA = 0.0005  # Share of the frame below which an object is not there.
+FIT_ROUNDS = 10  # Number of times that the map of the whole object is fitted.
+# Pixels that this map misses by more than so many times the median error have little weight in the next round.
+OUTLIER_ERROR = 0.5
+LEAST_ERROR = 1e-6  # In units of uv: smaller errors are those of rounding.
+MOST_FIT_PIXELS = 10_000  # Most pixels to which it is fitted; of more, an even part is taken.
 
 
 def attach_paint(frame: Frame, layers: Collection[int]) -> Frame:
@@ -52,15 +57,27 @@ def continue_mapping(frame: Frame, layer: int) -> Floats:
     is_known = frame.visibility[layer] > VISIBLE
     height, width = is_known.shape
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
-    whole = fit_affine(grid[is_known], uv[is_known])
+    whole = fit_affine_to_most(grid[is_known], uv[is_known])
     base = np.dstack((grid, np.ones((height, width)))) @ whole
     rest = continue_field(uv - base, is_known)
     return np.where(is_known[..., None], uv, base + rest).astype(np.float32)
 
 
-def fit_affine(points: Floats, values: Floats) -> Floats:
-    """Return the affine map (3, 2) from points (n, 2) to values (n, 2) with the least squared error."""
-    return np.asarray(np.linalg.lstsq(np.column_stack((points, np.ones(len(points)))), values, rcond=None)[0], float)
+def fit_affine_to_most(points: Floats, values: Floats) -> Floats:
+    """Return the affine map (3, 2) from points (n, 2) to values (n, 2) that holds for most of the points.
+
+    Legs that swing must not turn the hat. So points with large errors get less weight (Cauchy; iteratively reweighted
+    least squares).
+    """
+    step = -(-len(points) // MOST_FIT_PIXELS)
+    homogeneous, values = np.column_stack((points, np.ones(len(points))))[::step], values[::step]
+    weights, result = np.ones(len(values)), np.zeros((3, 2))
+    for _ in range(FIT_ROUNDS):
+        root = np.sqrt(weights)[:, None]
+        result = np.asarray(np.linalg.lstsq(root * homogeneous, root * values, rcond=None)[0], float)
+        errors = np.linalg.norm(homogeneous @ result - values, axis=1)
+        weights = 1 / (1 + (errors / max(OUTLIER_ERROR * float(np.median(errors)), LEAST_ERROR)) ** 2)
+    return result
 
 
 def continue_field(values: Floats, is_known: Flags) -> Floats:

@@ -5,12 +5,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alignment.layers import box_corners, object_boxes
-from grids.atlas_size import enlarge_atlas
+from alignment.layers import object_boxes
+from grids.atlas_size import enlarge_atlas, texel_extent
 from grids.fields import Lattice
 from grids.model import BOX_MARGIN, GridModel
 from grids.start import LARGEST_START_ALPHA, keep_masks, sample_at_nodes
-from grids.visible import POSSIBLE
+from grids.visible import LIKELY, POSSIBLE
 from masks.cues import shrink_video
 from masks.strokes import apply_strokes, select_strokes
 from media import to_8_bit
@@ -81,6 +81,5 @@ def enlarge_boxes(model: GridModel, opacity: NDArray[np.uint8]) -> None:
         union = torch.stack((low[:, 0], high[:, 1], low[:, 2], high[:, 3]), dim=1)
         is_empty, is_found = box[:, 1:2] <= box[:, :1], found[:, 1:2] > found[:, :1]
         model.boxes[index] = torch.where(is_found, torch.where(is_empty, found, union), box)
-        corners = box_corners(model.transforms[index].cpu().numpy(), object_boxes(object_opacity > 127, 0.0))
-        enlarge_atlas(model, index, corners)
+        enlarge_atlas(model, index, texel_extent(model, index, object_opacity > 255 * LIKELY))
     model.cpu_boxes = None

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from alignment.camera import OUTLINE_SHARES, Surface, choose_surface
-from alignment.layers import align_layers, box_corners, match_layers, object_boxes, refine_long_range
+from alignment.layers import align_layers, match_layers, object_boxes, refine_long_range
 from alignment.shutter import measure_shutter
 from alignment.tracks import PointPairs
-from grids.atlas_size import enlarge_atlas
+from grids.atlas_size import enlarge_atlas, surface_extent, texel_extent
 from grids.fields import Lattice
 from grids.flow_fit import fit_to_flow
 from grids.frames import LOGIT_STEP, log_to_light_value
@@ -44,8 +44,6 @@ PREVIEW_FRAMES = 24  # Most frames that are averaged for the atlases of the prev
 # A layer that direct matches call rigid bends only if the error of its atlas falls by at least this share. It fell by
 # at most 4 % for rigid drawn layers, one of which is blurred by its motion, and by 22 % where legs move in a layer.
 LEAST_RIGID_GAIN = 0.08
-EXTENT_STRIDE_PX = 4  # Spacing of the pixels by which the extent of a bent object in its atlas is found.
-EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their texels; single pixels that fly away do not enlarge the atlas.
 OUTLINE_LOGIT = 1.5  # Logit of opacity, up to its sign, in pixels of a kept mask that touch its outline.
 LOGIT_PER_PX = 2.5  # Growth of the logit per pixel of distance to the outline.
 LARGEST_MASK_LOGIT = 7.0  # Largest logit of a kept mask.
@@ -189,21 +187,6 @@ def atlas_error(model: GridModel, layer: int, frames: Tensor, is_visible: NDArra
 
 
 @torch.no_grad()
-def texel_extent(model: GridModel, layer: int, inside: NDArray[np.bool_]) -> Floats:
-    """Return the smallest and the largest texel (x, y), (2, 2), to which a layer's pixels (T, H, W) are mapped."""
-    lattice = Lattice.of_stride(EXTENT_STRIDE_PX, model.shape.size[1:])
-    rows, columns = lattice.rows_px.long().numpy(), lattice.columns_px.long().numpy()
-    found = [
-        model.at_frames(t).texels(layer, lattice)[0].permute(1, 2, 0).numpy()[mask[np.ix_(rows, columns)]]
-        for t, mask in enumerate(inside)
-    ]
-    texels = np.concatenate(found)
-    if not len(texels):
-        return np.zeros((2, 2))
-    return np.quantile(texels, EXTENT_QUANTILES, axis=0)
-
-
-@torch.no_grad()
 def fit_light(model: GridModel, rgb: NDArray[np.uint8]) -> None:
     """Set the light of a model to the smooth ratio of the frames (T, H, W, 3) to what its layers show without light.
 
@@ -282,10 +265,9 @@ def build_model(
     averaged, evenly spread; None: all.
     """
     _, height, width = video.size
-    extents = [object_boxes(probability > 255 * LIKELY, 0.0) for probability in probabilities]
     fits = [
-        fit_object_atlas(motion.transforms, extent, (height, width))
-        for motion, extent in zip(motions[:-1], extents, strict=True)
+        fit_object_atlas(motion.transforms, probability > 255 * LIKELY)
+        for motion, probability in zip(motions[:-1], probabilities, strict=True)
     ]
     background = motions[-1]
     fits.append(fit_background_atlas(background, (height, width)))
@@ -319,17 +301,15 @@ def upsample_probability(masks: RefinedMasks, rgb: NDArray[np.uint8]) -> NDArray
     return np.stack(map_side_by_side(upsample, range(len(rgb))))
 
 
-def fit_object_atlas(
-    transforms: Floats, boxes: NDArray[np.int64], size: tuple[int, int]
-) -> tuple[Floats, tuple[int, int]]:
-    """Fit an atlas around the boxes (T, 4) of an object in frames of (H, W); see `fit_atlas`.
+def fit_object_atlas(transforms: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, tuple[int, int]]:
+    """Fit an atlas around the pixels (T, H, W) of an object; see `fit_atlas`.
 
     transforms (T, 3, 3): from pixels to a reference frame.
     """
-    jacobians = middle_jacobians(torch.from_numpy(transforms).float(), size)
-    is_visible = boxes[:, 1] > boxes[:, 0]
+    jacobians = middle_jacobians(torch.from_numpy(transforms).float(), (inside.shape[1], inside.shape[2]))
+    is_visible = inside.any((1, 2))
     scales = jacobians.det().abs().sqrt().numpy()[is_visible if is_visible.any() else slice(None)]
-    return fit_atlas(box_corners(transforms, boxes), scales, ATLAS_MARGIN, 1.0)
+    return fit_atlas(surface_extent(transforms, inside), scales, ATLAS_MARGIN, 1.0)
 
 
 def fit_background_atlas(surface: Surface, size: tuple[int, int]) -> tuple[Floats, tuple[int, int]]:

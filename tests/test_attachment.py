@@ -6,6 +6,7 @@ import pytest
 import media
 import only_edit
 from command_line import UserError
+from editing import attachment
 from editing.attachment import NOWHERE, attach_paint, continue_mapping, shows_object
 from editing.layer_edit import front_transmittance
 from rendering.blending import composite_edits
@@ -44,6 +45,21 @@ def test_inside_the_outline_the_mapping_stays_as_it_is():
     uv = rotate(0.2, (45, 35)) + 0.003 * np.sin(X / 3)[..., None]
     result = continue_mapping(make_frame(disk(), uv), 0)
     np.testing.assert_array_equal(result[disk()], uv.astype(np.float32)[disk()])
+
+
+def test_above_a_body_whose_leg_swings_the_mapping_goes_with_the_body(monkeypatch):
+    body, leg = (abs(X - 45) < 14) & (abs(Y - 26) < 10), (abs(X - 45) < 8) & (abs(Y - 47) < 11)
+    body_uv, leg_uv = rotate(0.0, (45, 36)), rotate(0.6, (45, 36))
+    frame = make_frame(body | leg, np.where(leg[..., None], leg_uv, body_uv))
+    hat = (abs(X - 45) < 8) & (Y > 4) & (Y < 14)
+
+    def mean_error_px():
+        return (np.linalg.norm(continue_mapping(frame, 0) - body_uv, axis=-1)[hat] * WIDTH).mean()
+
+    error_px = mean_error_px()
+    assert error_px < 0.5
+    monkeypatch.setattr(attachment, "FIT_ROUNDS", 1)  # All pixels have the same weight then.
+    assert error_px < 0.25 * mean_error_px()
 
 
 def test_beyond_a_head_that_turns_the_mapping_turns_with_the_head_and_not_with_the_body():

@@ -10,7 +10,7 @@ from alignment.camera import Surface
 from alignment.layers import align_layers
 from alignment.tracks import pad_pairs
 from config import Config
-from grids.atlas_size import enlarge_atlas
+from grids.atlas_size import enlarge_atlas, texel_extent
 from grids.fields import Lattice, count_nodes
 from grids.flow_fit import DISTANCES, FlowEnergy, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
 from grids.frames import GridFrames
@@ -19,7 +19,7 @@ from grids.long_flow import follow_layers
 from grids.loss import PartFrames
 from grids.model import GridModel
 from grids.shape import Spacing
-from grids.start import bend_layers, build_model, texel_extent
+from grids.start import bend_layers, build_model
 from media.flows import FORWARD
 from scenes.catalogue import SCENES
 from unwrap_utils import empty_video, store_flow
