@@ -59,7 +59,7 @@ def test_above_a_body_whose_leg_swings_the_mapping_goes_with_the_body(monkeypatc
     error_px = mean_error_px()
     assert error_px < 0.5
     monkeypatch.setattr(attachment, "FIT_ROUNDS", 1)  # All pixels have the same weight then.
-    assert error_px < 0.25 * mean_error_px()
+    assert error_px < 0.4 * mean_error_px()
 
 
 def test_beyond_a_head_that_turns_the_mapping_turns_with_the_head_and_not_with_the_body():
