@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from alignment.transforms import resize_matrix, to_homogeneous
 from media.flows import BACKWARD, FORWARD, STEPS
 from media.images import Box, fit_size
-from parallel.side_by_side import stream_side_by_side
+from parallel.side_by_side import map_side_by_side, stream_side_by_side
 from unwrap_utils import Video, warp_by_flow
 
 Floats = NDArray[np.floating]
@@ -77,14 +77,18 @@ def shrink_video(video: Video, long_edge: int = LONG_EDGE_PX) -> SmallClip:
     scale = np.array([width / size[0], height / size[1]])
     flow = np.zeros((2, frames, size[1], size[0], 2), np.float32)
     valid = np.zeros((2, frames, size[1], size[0]), np.float32)
-    for direction in (FORWARD, BACKWARD):
-        for t in range(frames):
+
+    def shrink_frame(t: int) -> NDArray:
+        """Reduce the flow from frame t, and return the reduced frame."""
+        for direction in (FORWARD, BACKWARD):
             full_valid = video.flow_valid[direction, t].numpy().astype(np.float32)
             full_flow = video.flow_steps[direction, t].numpy() * np.float32(video.flow_unit_px[direction, t])
             valid[direction, t] = shrink(full_valid, size)
             mean_flow = shrink(full_flow * full_valid[..., None], size)
             flow[direction, t] = mean_flow / np.maximum(valid[direction, t], 1e-3)[..., None] / scale
-    rgb = np.stack([shrink(frame, size) for frame in video.frames.numpy()])
+        return shrink(video.frames[t].numpy(), size)
+
+    rgb = np.stack(map_side_by_side(shrink_frame, range(frames)))
     return SmallClip(rgb, flow, valid, resize_matrix(size, (width, height)))
 
 
@@ -94,17 +98,23 @@ def motion_difference(clip: SmallClip, transforms: Floats) -> Floats:
     It is the mean of the forward and the backward flow, and NaN where neither is known. transforms: (T, 3, 3) of the
     layer, for pixels of the reduced size.
     """
-    frames = len(clip.rgb)
-    total, count = np.zeros(clip.rgb.shape[:3], np.float32), np.zeros(clip.rgb.shape[:3], np.float32)
-    pixels = to_homogeneous(clip.grid)
-    for direction, step in enumerate(STEPS):
-        for t in range(max(0, -step), min(frames, frames - step)):
+    frames, grid = len(clip.rgb), clip.grid
+    pixels = to_homogeneous(grid)
+
+    def measure_frame(t: int) -> Floats:
+        """Return the distance (h, w) in frame t."""
+        total, count = np.zeros((2, *grid.shape[:2]), np.float32)
+        for direction, step in enumerate(STEPS):
+            if not 0 <= t + step < frames:
+                continue
             moved = pixels @ (np.linalg.inv(transforms[t + step]) @ transforms[t]).T.astype(np.float32)
-            difference = clip.grid + clip.flow[direction, t] - moved[..., :2] / moved[..., 2:]
+            difference = grid + clip.flow[direction, t] - moved[..., :2] / moved[..., 2:]
             is_known = clip.flow_valid[direction, t] >= 0.5
-            total[t] += np.where(is_known, np.sqrt(np.square(difference).sum(-1)), 0)
-            count[t] += is_known
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            total += np.where(is_known, np.sqrt(np.square(difference).sum(-1)), 0)
+            count += is_known
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+    return np.stack(map_side_by_side(measure_frame, range(frames)))
 
 
 def background_differences(clip: SmallClip, transforms: Floats, is_background: Flags) -> tuple[Floats, Floats]:
@@ -247,9 +257,10 @@ def difference_cue(clip: SmallClip, background: Floats, foreground: Floats, is_b
     pixels that surely show the background.
     """
     motions = (motion_difference(clip, transforms) for transforms in (background, foreground))
+    differences = (*motions, *background_differences(clip, background, is_background))
     bin_indices, count = np.zeros(clip.rgb.shape[:3], np.int32), DIFFERENCE_BINS + 2
-    for difference in (*motions, *background_differences(clip, background, is_background)):
-        bin_indices = bin_indices * count + bin_differences(difference)
+    for indices in map_side_by_side(bin_differences, differences):
+        bin_indices = bin_indices * count + indices
     return Cue(bin_indices, (count,) * len(DIFFERENCE_BLUR), DIFFERENCE_BLUR)
 
 
@@ -266,6 +277,6 @@ def bin_differences(values: Floats) -> NDArray[np.int32]:
 
 def bin_colors(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return the index (T, h, w) of each pixel's bin in a histogram of L, a and b."""
-    lab = np.stack([to_lab(frame) for frame in rgb]).astype(np.int32)
+    lab = np.stack(map_side_by_side(to_lab, rgb)).astype(np.int32)
     steps = [256 // bins + (256 % bins > 0) for bins in COLOR_BINS]
     return (lab[..., 0] // steps[0] * COLOR_BINS[1] + lab[..., 1] // steps[1]) * COLOR_BINS[2] + lab[..., 2] // steps[2]

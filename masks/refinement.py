@@ -9,6 +9,7 @@ but no mask shows it. The score is smoothed along the flow and fitted to the edg
 al. 2010)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from masks.cues import Cue, Flags, Floats, SmallClip, color_cue, difference_cue, shrink
 from masks.overlap import iou
 from media.flows import BACKWARD, FORWARD, STEPS
-from parallel.side_by_side import run_side_by_side
+from parallel.side_by_side import map_side_by_side, run_side_by_side
 
 ROUNDS = 2  # Number of times that the cues are learned.
 MIN_BIN_FREQUENCY = 1e-6  # Share of the pixels that is added to each bin of a histogram, so that none is empty.
@@ -75,33 +76,39 @@ def vote_along_flow(clip: SmallClip, masks: Floats, is_known: Flags) -> Floats:
     The weight of a mask decreases with its distance in time. is_known: (T,), False for frames whose mask was missed;
     these have weight 0. The fewer masks reach a pixel, the nearer is its mean to one half.
     """
-    frames = len(masks)
-    total, total_weight = masks * is_known[:, None, None], np.ones_like(masks) * is_known[:, None, None]
-    for direction, order in ((BACKWARD, range(1, frames)), (FORWARD, range(frames - 2, -1, -1))):
-        sums = np.zeros((2, *masks.shape[1:]), np.float32)  # of masks and of weights
-        for t in order:
+    known = np.stack((masks, np.ones_like(masks))) * is_known[:, None, None]  # masks and weights
+
+    def carry(direction: int) -> Floats:
+        """Return the sums of masks and of weights that come from one side along the flow, (2, T, h, w)."""
+        carried = np.zeros(known.shape, np.float32)
+        for t in range(1, len(masks)) if direction == BACKWARD else range(len(masks) - 2, -1, -1):
             neighbour = t + STEPS[direction]
-            sums[0] += masks[neighbour] * is_known[neighbour]
-            sums[1] += is_known[neighbour]
+            sums = carried[:, neighbour] + known[:, neighbour]
             weight = PROPAGATION_DECAY * clip.flow_valid[direction, t]
-            sums = weight * np.stack([clip.warp_from_neighbour(image, direction, t) for image in sums])
-            total[t] += sums[0]
-            total_weight[t] += sums[1]
+            carried[:, t] = weight * np.stack([clip.warp_from_neighbour(image, direction, t) for image in sums])
+        return carried
+
+    total, total_weight = known + np.sum(map_side_by_side(carry, (BACKWARD, FORWARD)), axis=0)
     return (total + PRIOR_VOTES / 2) / (total_weight + PRIOR_VOTES)
 
 
 def smooth_along_flow(clip: SmallClip, values: Floats) -> Floats:
     """Average values (T, h, w) with those of the neighbouring frames at the ends of the flow, several times."""
-    frames = len(values)
     for _ in range(SMOOTHING_STEPS):
-        total, weight = values.copy(), np.ones_like(values)
-        for direction, step in enumerate(STEPS):
-            for t in range(max(0, -step), min(frames, frames - step)):
-                valid = clip.flow_valid[direction, t]
-                total[t] += valid * clip.warp_from_neighbour(values[t + step], direction, t)
-                weight[t] += valid
-        values = total / weight
+        averaged = map_side_by_side(partial(average_with_neighbours, clip, values), range(len(values)))
+        values = np.stack(averaged)
     return values
+
+
+def average_with_neighbours(clip: SmallClip, values: Floats, t: int) -> Floats:
+    """Return the average (h, w) of the values (T, h, w) of frame t and of those at the ends of its valid flow."""
+    total, weight = values[t].copy(), np.ones_like(values[t])
+    for direction, step in enumerate(STEPS):
+        if 0 <= t + step < len(values):
+            valid = clip.flow_valid[direction, t]
+            total += valid * clip.warp_from_neighbour(values[t + step], direction, t)
+            weight += valid
+    return total / weight
 
 
 class GuidedFilter:
@@ -200,9 +207,11 @@ def refine_masks(
 def pixels_near_masks(inside: Flags) -> Flags:
     """Return which pixels (T, h, w) are inside the masks or so near that the cues are learned from them."""
     largest_distance = max(TRAINING_DISTANCE * object_size(inside), MIN_TRAINING_DISTANCE_PX)
-    return np.stack([cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3) for mask in inside]) < (
-        largest_distance
-    )
+
+    def is_near(mask: Flags) -> Flags:
+        return np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3) < largest_distance)
+
+    return np.stack(map_side_by_side(is_near, inside))
 
 
 def weigh_cues(cues: list[Cue], vote: Floats, is_near: Flags) -> Floats:
@@ -217,7 +226,8 @@ def weigh_cues(cues: list[Cue], vote: Floats, is_near: Flags) -> Floats:
     for _ in range(ROUNDS):
         is_contradicted = ~inside & (evidence > CONTRADICTED)
         chosen = is_training_pixel & ~is_contradicted
-        evidence = np.sum([log_likelihood_ratio(cue, inside, chosen) for cue in cues], axis=0)
+        ratios = map_side_by_side(partial(log_likelihood_ratio, inside=inside, is_training_pixel=chosen), cues)
+        evidence = np.sum(ratios, axis=0)
     return evidence
 
 

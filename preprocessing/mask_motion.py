@@ -18,6 +18,7 @@ from masks.overlap import iou
 from masks.refinement import log_likelihood_ratio, smooth_along_flow
 from media import Pixels
 from media.flows import FORWARD
+from parallel.side_by_side import map_side_by_side, run_side_by_side
 from unwrap_utils import Video
 
 Floats = NDArray[np.floating]
@@ -53,13 +54,16 @@ def find_candidates(video: Video) -> dict[str, Pixels]:
     """
     clip = shrink_video(video, LONG_EDGE_PX)
     background = clip.reduce_transforms(align_background(video, np.ones(video.size, bool)))
-    motion, color = background_scores(clip, background)
-    border = border_score(clip)
-    ratios = measure_departure(clip, background, MIN_NOISE_PX)
+    (motion, color), border, ratios = run_side_by_side(
+        lambda: background_scores(clip, background),
+        lambda: border_score(clip),
+        lambda: measure_departure(clip, background, MIN_NOISE_PX),
+    )
     usual = float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else 1.0
     departure = log_score(clip, ratios, max(usual, LEAST_MEDIAN_RATIO))
-    votes, inside = segment_clip(motion, color, border)
-    other_votes, other_inside = segment_clip(departure, color, border)
+    (votes, inside), (other_votes, other_inside) = map_side_by_side(
+        lambda moving: segment_clip(moving, color, border), (motion, departure)
+    )
     other_name = "moves within 40 frames"
     if stands_still(clip, votes > 0.5, other_votes > 0.5):
         motion, inside, other_name = departure, other_inside, "moves between two frames"
@@ -143,7 +147,10 @@ def background_scores(clip: SmallClip, background: Floats) -> tuple[Floats, Floa
     is_still = motion_px < 2 * median_px
     color_difference = background_differences(clip, background, is_still)[0]
     median_color = max(float(np.nanmedian(color_difference)), 1e-3)
-    return log_score(clip, motion_px, median_px), log_score(clip, color_difference, median_color)
+    by_motion, by_color = run_side_by_side(
+        lambda: log_score(clip, motion_px, median_px), lambda: log_score(clip, color_difference, median_color)
+    )
+    return by_motion, by_color
 
 
 def log_score(clip: SmallClip, values: Floats, median: float) -> Floats:

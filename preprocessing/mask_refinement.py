@@ -11,8 +11,8 @@ import media
 from alignment.layers import align_background, align_layer
 from command_line import UserError, resolve_folder_name, warn
 from implicit_neural_networks import Layers
-from masks.cues import motion_difference, shrink, shrink_video
-from masks.refinement import MIN_CUE_SCORE, RefinedMasks, refine_masks
+from masks.cues import SmallClip, motion_difference, shrink, shrink_video
+from masks.refinement import RefinedMasks, refine_masks
 from media import Pixels
 from parallel.side_by_side import run_side_by_side, stream_side_by_side
 from preprocessing.mask_files import list_frames, write_mask_files
@@ -21,16 +21,6 @@ from preprocessing.small_video import open_small_clip, read_small_video
 from unwrap_utils import Video
 
 MAX_ERROR_PX = 3.0  # Largest distance between flow and motion, in pixels of the reduced clip, that counts.
-
-
-def refine_small_masks(
-    video: Video, rough: Pixels, motions: tuple[NDArray, NDArray] | None = None, min_cue_score: float = MIN_CUE_SCORE
-) -> RefinedMasks:
-    """Refine rough masks (T, h, w) of the frames of a video.
-
-    motions: see `align_both`; None: they are fitted to the masks. min_cue_score: see `refine_masks`.
-    """
-    return refine_masks(shrink_video(video), rough, *(motions or align_both(video, rough > 127)), min_cue_score)
 
 
 def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
@@ -42,13 +32,12 @@ def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArra
     return background, foreground
 
 
-def motion_gain_px(video: Video, masks: Pixels, motions: tuple[NDArray, NDArray]) -> float:
+def motion_gain_px(clip: SmallClip, masks: Pixels, motions: tuple[NDArray, NDArray]) -> float:
     """Return by how many pixels the object's motion fits the flow inside its masks better than the background's.
 
     It is a mean over the pixels of the masks (T, h, w) whose flow is known; each error counts MAX_ERROR_PX at most.
-    motions: see `align_both`.
+    clip: the reduced video. motions: see `align_both`.
     """
-    clip = shrink_video(video)
     errors = [
         np.minimum(motion_difference(clip, clip.reduce_transforms(transforms)), MAX_ERROR_PX) for transforms in motions
     ]
@@ -56,20 +45,12 @@ def motion_gain_px(video: Video, masks: Pixels, motions: tuple[NDArray, NDArray]
     return float(np.nanmean(gain)) if np.isfinite(gain).any() else 0.0
 
 
-def refine_to_frames(
-    video: Video,
-    rough: Pixels,
-    frames: list[Path],
-    selection: list[Path],
-    motions: tuple[NDArray, NDArray] | None = None,
-) -> Iterator[Pixels]:
-    """Yield a refined mask (H, W), 0 or 255, for each selected frame at the frame's own size.
+def fit_to_frames(refined: RefinedMasks, frames: list[Path], selection: list[Path]) -> Iterator[Pixels]:
+    """Yield a mask (H, W), 0 or 255, for each selected frame at the frame's own size.
 
-    video: all frames at a reduced size. rough: their rough masks (T, h, w). selection: some of the frames. motions: see
-    `refine_small_masks`.
+    refined: masks of all frames. selection: some of the frames.
     """
-    refined = refine_small_masks(video, rough, motions)
-    yield from stream_side_by_side(lambda path: refined.mask(media.read_rgb(path), frames.index(path)), selection)
+    return stream_side_by_side(lambda path: refined.mask(media.read_rgb(path), frames.index(path)), selection)
 
 
 def refine_clip_masks(video: Path) -> Path:
@@ -94,7 +75,9 @@ def refine_clip_masks(video: Path) -> Path:
         raise UserError(f"{folder}: all masks are empty, nothing to learn from; use --method motion in another folder")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    write_mask_files(frames, refine_to_frames(read_small_video(clip), rough, frames, frames), unfinished)
+    small = read_small_video(clip)
+    refined = refine_masks(shrink_video(small), rough, *align_both(small, rough > 127))
+    write_mask_files(frames, fit_to_frames(refined, frames, frames), unfinished)
     if folder.with_name(f"{folder.name}_1").is_dir():
         warn(f"the masks of single objects ({folder.name}_1, ...) are not changed; the grids refine them at the start")
     folder.rename(rough_folder)

@@ -150,15 +150,16 @@ def write_candidates(frames: list[Path], candidates: dict[str, Pixels]) -> Path:
 
     candidates: masks (T, h, w) of a reduced size, by a few words about them.
     """
+    times = evenly_spaced_indices(len(frames), CANDIDATE_FRAMES)
+    native_width, native_height = media.image_size(frames[0])
+    size = max(1, round(native_width * CANDIDATE_HEIGHT_PX / native_height)), CANDIDATE_HEIGHT_PX
+    images = {t: media.resize(media.read_rgb(frames[t]), *size) for t in times}
     rows = []
     for number, (name, masks) in enumerate(candidates.items(), 1):
         pictures: dict[str, Pixels] = {}
-        for t in evenly_spaced_indices(len(frames), CANDIDATE_FRAMES):
+        for t, image in images.items():
             caption = f"candidate {number}: {name}" if not pictures else frames[t].name
-            image = media.read_rgb(frames[t])
-            width = max(1, round(image.shape[1] * CANDIDATE_HEIGHT_PX / image.shape[0]))
-            image, mask = (media.resize(picture, width, CANDIDATE_HEIGHT_PX) for picture in (image, masks[t]))
-            pictures[caption] = draw_outline(image, mask)
+            pictures[caption] = draw_outline(image.copy(), media.resize(masks[t], *size))
         rows.append(contact_sheet(pictures, CANDIDATE_HEIGHT_PX))
     path = frames[0].parent.with_name(f"{frames[0].parent.name}_maskrcnn_candidates.png")
     media.write_png(path, stack_rows(rows))

@@ -251,8 +251,10 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
     The chosen candidate is refined twice: motion alone misses parts of the object in many frames. Also writes a picture
     of all candidates. Raise UserError if nothing moves, or if there is no such --candidate.
     """
+    from masks.cues import shrink_video
+    from masks.refinement import refine_masks
     from preprocessing.mask_motion import enlarge_masks, find_candidates
-    from preprocessing.mask_refinement import align_both, motion_gain_px, refine_small_masks, refine_to_frames
+    from preprocessing.mask_refinement import align_both, fit_to_frames, motion_gain_px
     from preprocessing.mask_report import write_candidates
     from preprocessing.small_video import open_small_clip, read_small_video
 
@@ -269,12 +271,13 @@ def find_moving_object(frames: list[Path], missing: list[Path], request: MaskReq
         f"to take another one, move {folder} away and give --method motion --candidate {another}"
     )
     rough = enlarge_masks(list(candidates.values())[number - 1], video.size)
-    refined, rgb = refine_small_masks(video, rough), video.frames.numpy()
+    clip, rgb = shrink_video(video), video.frames.numpy()
+    refined = refine_masks(clip, rough, *align_both(video, rough > 127))
     masks = np.stack(map_side_by_side(lambda t: refined.mask(rgb[t], t), range(len(rgb))))
     motions = align_both(video, masks > 127)
-    if (gain := motion_gain_px(video, masks, motions)) < UNSURE_GAIN_PX:
+    if (gain := motion_gain_px(clip, masks, motions)) < UNSURE_GAIN_PX:
         warn(
             f"not sure that the masks show the object: its motion fits them by only {gain:.1f} px better than the "
             f"background's does; look at {picture} and choose with --candidate, bring --masks or click with --point"
         )
-    return refine_to_frames(video, masks, frames, missing, motions)
+    return fit_to_frames(refine_masks(clip, masks, *motions), frames, missing)
