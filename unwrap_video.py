@@ -9,7 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from command_line import UserError, add_device_flag, check_seconds, make_parser, quote, resolve_folder_name, run_script
+from command_line import (
+    UserError,
+    add_device_flag,
+    check_seconds,
+    give_back_memory,
+    make_parser,
+    quote,
+    resolve_folder_name,
+    run_script,
+)
 from config import MOST_OBJECTS
 from preprocessing.mask_request import MaskRequest, add_mask_kind_flag, add_prompt_flags, check_prompt_flags
 
@@ -22,9 +31,9 @@ FAST_CONFIG = Path(__file__).resolve().parent / "config" / "fast.json"
 STAGES = ("frames", "masks", "flow", "layers")
 MOST_COUNTED = 10_000  # Frames of a video that are counted before the message that there are too many.
 DEFAULT_MAX_FRAMES = 2000
-# Without a time budget a run gets so many seconds for each frame, and at least so many altogether. Three times as much
-# gains .1 to .8 dB.
-SECONDS_PER_FRAME, LEAST_SECONDS = 1.0, 60.0
+# Without a time budget a run gets so many seconds for each frame of at most USUAL_PIXELS, and at least LEAST_SECONDS.
+# Larger frames get more, because alignment takes longer.
+SECONDS_PER_FRAME, LEAST_SECONDS, USUAL_PIXELS = 1.0, 60.0, 768 * 432
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".tga", ".exr", ".dpx"}
 
 
@@ -71,7 +80,8 @@ def make_unwrap_parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--time_budget",
         type=float,
-        help="seconds of loading and training (default: one for each frame, and at least 60)",
+        help="seconds of loading and training (default: one for each frame, and at least 60; more for a larger "
+        "--max_long_edge)",
     )
     flags.add_argument("--time_per_100_frames", type=float, metavar="SECONDS", help="instead of --time_budget")
     add_frame_flags(flags)
@@ -201,6 +211,7 @@ def time_stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
     print(f"\n[{STAGES.index(name) + 1} of {len(STAGES)}] {name}", flush=True)
     started = time.perf_counter()
     yield
+    give_back_memory()
     seconds[name] = time.perf_counter() - started
 
 
@@ -332,7 +343,7 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
         has_to_extract=has_to_extract,
         mask_method=mask_method,
         flow_method="dis" if choose_flow_method(options) == "dis" else "raft",
-        time_budget_s=choose_time_budget(options, count),
+        time_budget_s=choose_time_budget(options, count, native_size),
         evaluation="full evaluation" if options.full_evaluation else "evaluation",
         objects=options.objects,
         may_find_by_motion=may_find_by_motion(request) and not is_downloaded(WEIGHTS.url),
@@ -341,13 +352,16 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
     print_estimate(task, resolve_folder_name(options.input).parent if is_folder else options.data_folder)
 
 
-def choose_time_budget(options: argparse.Namespace, frames: int) -> float:
-    """Return the seconds of loading and training that the flags ask for, for a clip of so many frames."""
+def choose_time_budget(options: argparse.Namespace, frames: int, native_size: tuple[int, int]) -> float:
+    """Return the seconds of loading and training that the flags ask for, for so many frames of (width, height)."""
+    from media.images import fit_size
+
     if options.time_budget is not None:
         return float(options.time_budget)
     if options.time_per_100_frames is not None:
         return float(options.time_per_100_frames) * frames / 100
-    return max(LEAST_SECONDS, SECONDS_PER_FRAME * frames)
+    width, height = fit_size(native_size, options.max_long_edge)
+    return max(LEAST_SECONDS, SECONDS_PER_FRAME * frames * max(1, width * height / USUAL_PIXELS))
 
 
 def choose_flow_method(options: argparse.Namespace) -> str:
@@ -370,7 +384,7 @@ def make_config(options: argparse.Namespace, frames: Path, native_size: tuple[in
         load_config(FAST_CONFIG),
         data_folder=str(frames),
         results_folder_name=str(options.results_folder),
-        time_budget_s=choose_time_budget(options, len(media.list_images(frames))),
+        time_budget_s=choose_time_budget(options, len(media.list_images(frames)), native_size),
         strokes_folder=str(options.strokes or ""),
         maximum_number_of_frames=options.max_frames,
         objects=options.objects,
@@ -418,9 +432,8 @@ def print_result(run: Path, seconds: dict[str, float]) -> None:
     evaluation = last_evaluation(run)
     stages = ", ".join(f"{name} {duration:.0f} s" for name, duration in seconds.items())
     print(f"\ndone in {sum(seconds.values()):.0f} s ({stages})")
-    more = "" if has_full_set(evaluation) else "; with --full_evaluation there are more videos"
+    more = "" if has_full_set(evaluation) else "; --full_evaluation writes more videos"
     print(f"open {run / 'preview.png'} and {evaluation / 'index.html'}{more}")
-    print("to train on: the same command with a larger --time_budget")
     print(
         f"to edit: python export_atlas.py --trained_model_folder={quote(run)} --output_folder=atlas\n"
         'paint in the layer "paint here" of atlas/foreground.ora, save it, and\n'

@@ -2,7 +2,8 @@
 
 Beyond the outline nothing is learned of an object. There its mapping is continued by the motion of its nearest parts:
 at each pixel an affine map is fitted to the mapping of the object's pixels around it, in the smallest window that holds
-enough of them (moving least squares, Schaefer et al. 2006). So a hat turns with the head, and not with the body."""
+enough of them (moving least squares, Schaefer et al. 2006), and far away a map that holds for most of the object. So a
+hat turns with the head, and not with the body or the legs."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,10 +23,10 @@ STIFFNESS = 0.1  # Weight, relative to the window's variance, with which a fit t
 NOWHERE = 100.0  # A uv that no atlas has; atlases cover [-1, 1].
 LEAST_AREA = 0.0005  # Share of the frame below which an object is not there.
 FIT_ROUNDS = 10  # Number of times that the map of the whole object is fitted.
-# Pixels that this map misses by more than so many times the median error have little weight in the next round.
+# Error, as a multiple of the median error, with which a pixel has half of the weight in the next round.
 OUTLIER_ERROR = 0.5
 LEAST_ERROR = 1e-6  # In units of uv: smaller errors are those of rounding.
-MOST_FIT_PIXELS = 10_000  # Most pixels to which it is fitted; of more, an even part is taken.
+MOST_FIT_PIXELS = 10_000  # Most pixels to which it is fitted; of more, every n-th is taken.
 
 
 def attach_paint(frame: Frame, layers: Collection[int]) -> Frame:
@@ -57,13 +58,13 @@ def continue_mapping(frame: Frame, layer: int) -> Floats:
     is_known = frame.visibility[layer] > VISIBLE
     height, width = is_known.shape
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float64)
-    whole = fit_affine_to_most(grid[is_known], uv[is_known])
+    whole = fit_affine_robustly(grid[is_known], uv[is_known])
     base = np.dstack((grid, np.ones((height, width)))) @ whole
     rest = continue_field(uv - base, is_known)
     return np.where(is_known[..., None], uv, base + rest).astype(np.float32)
 
 
-def fit_affine_to_most(points: Floats, values: Floats) -> Floats:
+def fit_affine_robustly(points: Floats, values: Floats) -> Floats:
     """Return the affine map (3, 2) from points (n, 2) to values (n, 2) that holds for most of the points.
 
     Legs that swing must not turn the hat. So points with large errors get less weight (Cauchy; iteratively reweighted

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from alignment.transforms import transform_points
-from grids.fields import Lattice
 from grids.model import GridModel
 
 Floats = NDArray[np.floating]
 
 ATLAS_BORDER_TEXELS = 4  # Texels that an atlas gets beyond an object that has become larger than it.
-EXTENT_SAMPLES = 192  # Pixels along the frame's long edge by which the extent of an object is found.
-EXTENT_QUANTILES = (0.0005, 0.9995)  # Of their places: specks and single pixels that fly away enlarge no atlas.
+# Share of an object's pixels, over all frames, that may lie beyond its extent on each side: so specks enlarge no atlas.
+SPECK_SHARE = 0.0001
+MOST_EXTENT_PIXELS = 200_000  # Most pixels of a clip by which the extent is found; of more, every n-th is taken.
 
 
 def surface_extent(transforms: Floats, inside: NDArray[np.bool_]) -> Floats:
@@ -23,43 +23,32 @@ def surface_extent(transforms: Floats, inside: NDArray[np.bool_]) -> Floats:
 
     transforms (T, 3, 3): from pixels to the surface. Without pixels: two corners of a unit square.
     """
-    rows, columns = sample_pixels(sample_lattice(inside.shape[1:]))
-    points = np.stack(np.meshgrid(columns, rows), axis=-1).astype(float)
-    found = [
-        transform_points(matrix, points[mask[np.ix_(rows, columns)]])
-        for matrix, mask in zip(transforms, inside, strict=True)
-    ]
-    return usual_extent(np.concatenate(found), np.array([[0.0, 0.0], [1.0, 1.0]]))
+    places = [transform_points(matrix, points) for matrix, points in zip(transforms, list_pixels(inside), strict=True)]
+    return quantile_extent(np.concatenate(places), SPECK_SHARE, np.array([[0.0, 0.0], [1.0, 1.0]]))
 
 
 @torch.no_grad()
-def texel_extent(model: GridModel, layer: int, inside: NDArray[np.bool_]) -> Floats:
+def texel_extent(model: GridModel, layer: int, inside: NDArray[np.bool_], speck_share: float = SPECK_SHARE) -> Floats:
     """Return the smallest and the largest texel (x, y), (2, 2), to which a layer's pixels (T, H, W) are mapped.
 
-    Without pixels both are 0.
+    speck_share: share of the pixels that may lie beyond on each side; 0 for none. Without pixels both texels are 0.
     """
-    lattice = sample_lattice(inside.shape[1:])
-    rows, columns = sample_pixels(lattice)
-    found = [
-        model.at_frames(t).texels(layer, lattice)[0].permute(1, 2, 0).cpu().numpy()[mask[np.ix_(rows, columns)]]
-        for t, mask in enumerate(inside)
-    ]
-    return usual_extent(np.concatenate(found), np.zeros((2, 2)))
+    texels, only = [], torch.zeros(1, dtype=torch.long)
+    for t, points in enumerate(list_pixels(inside)):
+        points_px = torch.from_numpy(points.T.copy()).to(model.transforms)[None]
+        texels.append(model.at_frames(t).map_points(layer, only, points_px)[0].T.cpu().numpy())
+    return quantile_extent(np.concatenate(texels), speck_share, np.zeros((2, 2)))
 
 
-def sample_lattice(size: tuple[int, ...]) -> Lattice:
-    """Return the pixels of frames of (height, width) by which the extent of an object is found."""
-    return Lattice.of_stride(max(1, round(max(size) / EXTENT_SAMPLES)), (size[0], size[1]))
+def list_pixels(inside: NDArray[np.bool_]) -> list[Floats]:
+    """Return positions (n, 2), as (x, y), of an object's pixels in each frame of (T, H, W), or of every n-th of them."""
+    step = max(1, int(inside.sum()) // MOST_EXTENT_PIXELS)
+    return [np.argwhere(mask)[::step, ::-1].astype(float) for mask in inside]
 
 
-def sample_pixels(lattice: Lattice) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows and columns of the pixels of a lattice."""
-    return lattice.rows_px.long().numpy(), lattice.columns_px.long().numpy()
-
-
-def usual_extent(places: Floats, if_empty: Floats) -> Floats:
-    """Return the smallest and the largest (x, y), (2, 2), of all but a few of n places (n, 2)."""
-    return np.quantile(places, EXTENT_QUANTILES, axis=0) if len(places) else if_empty
+def quantile_extent(places: Floats, outside: float, if_empty: Floats) -> Floats:
+    """Return the smallest and the largest (x, y), (2, 2), of n places (n, 2). outside: share beyond on each side."""
+    return np.quantile(places, [outside, 1 - outside], axis=0) if len(places) else if_empty
 
 
 def enlarge_atlas(model: GridModel, layer: int, corners: Floats) -> None:

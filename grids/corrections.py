@@ -81,5 +81,5 @@ def enlarge_boxes(model: GridModel, opacity: NDArray[np.uint8]) -> None:
         union = torch.stack((low[:, 0], high[:, 1], low[:, 2], high[:, 3]), dim=1)
         is_empty, is_found = box[:, 1:2] <= box[:, :1], found[:, 1:2] > found[:, :1]
         model.boxes[index] = torch.where(is_found, torch.where(is_empty, found, union), box)
-        enlarge_atlas(model, index, texel_extent(model, index, object_opacity > 255 * LIKELY))
+        enlarge_atlas(model, index, texel_extent(model, index, object_opacity > 255 * LIKELY, speck_share=0))
     model.cpu_boxes = None

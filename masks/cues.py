@@ -88,7 +88,7 @@ def shrink_video(video: Video, long_edge: int = LONG_EDGE_PX) -> SmallClip:
             flow[direction, t] = mean_flow / np.maximum(valid[direction, t], 1e-3)[..., None] / scale
         return shrink(video.frames[t].numpy(), size)
 
-    rgb = np.stack(map_side_by_side(shrink_frame, range(frames)))
+    rgb = np.stack(list(stream_side_by_side(shrink_frame, range(frames))))
     return SmallClip(rgb, flow, valid, resize_matrix(size, (width, height)))
 
 
@@ -258,9 +258,16 @@ def difference_cue(clip: SmallClip, background: Floats, foreground: Floats, is_b
     """
     motions = (motion_difference(clip, transforms) for transforms in (background, foreground))
     differences = (*motions, *background_differences(clip, background, is_background))
-    bin_indices, count = np.zeros(clip.rgb.shape[:3], np.int32), DIFFERENCE_BINS + 2
-    for indices in map_side_by_side(bin_differences, differences):
-        bin_indices = bin_indices * count + indices
+    count = DIFFERENCE_BINS + 2
+
+    def bin_frame(t: int) -> NDArray[np.int32]:
+        """Return the index (h, w) of each pixel's bin in the joint histogram, in frame t."""
+        indices = np.zeros(clip.rgb.shape[1:3], np.int32)
+        for difference in differences:
+            indices = indices * count + bin_differences(difference[t])
+        return indices
+
+    bin_indices = np.stack(map_side_by_side(bin_frame, range(len(clip.rgb))))
     return Cue(bin_indices, (count,) * len(DIFFERENCE_BLUR), DIFFERENCE_BLUR)
 
 

@@ -76,19 +76,18 @@ def vote_along_flow(clip: SmallClip, masks: Floats, is_known: Flags) -> Floats:
     The weight of a mask decreases with its distance in time. is_known: (T,), False for frames whose mask was missed;
     these have weight 0. The fewer masks reach a pixel, the nearer is its mean to one half.
     """
-    known = np.stack((masks, np.ones_like(masks))) * is_known[:, None, None]  # masks and weights
-
-    def carry(direction: int) -> Floats:
-        """Return the sums of masks and of weights that come from one side along the flow, (2, T, h, w)."""
-        carried = np.zeros(known.shape, np.float32)
-        for t in range(1, len(masks)) if direction == BACKWARD else range(len(masks) - 2, -1, -1):
+    frames = len(masks)
+    total, total_weight = masks * is_known[:, None, None], np.ones_like(masks) * is_known[:, None, None]
+    for direction, order in ((BACKWARD, range(1, frames)), (FORWARD, range(frames - 2, -1, -1))):
+        sums = np.zeros((2, *masks.shape[1:]), np.float32)  # of masks and of weights
+        for t in order:
             neighbour = t + STEPS[direction]
-            sums = carried[:, neighbour] + known[:, neighbour]
+            sums[0] += masks[neighbour] * is_known[neighbour]
+            sums[1] += is_known[neighbour]
             weight = PROPAGATION_DECAY * clip.flow_valid[direction, t]
-            carried[:, t] = weight * np.stack([clip.warp_from_neighbour(image, direction, t) for image in sums])
-        return carried
-
-    total, total_weight = known + np.sum(map_side_by_side(carry, (BACKWARD, FORWARD)), axis=0)
+            sums = weight * np.stack([clip.warp_from_neighbour(image, direction, t) for image in sums])
+            total[t] += sums[0]
+            total_weight[t] += sums[1]
     return (total + PRIOR_VOTES / 2) / (total_weight + PRIOR_VOTES)
 
 

@@ -14,7 +14,7 @@ from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
 from command_line import UserError
 from media import Pixels
-from preprocessing.weights import load_weights, read_weights, strip_prefix
+from preprocessing.weights import load_network, read_weights, strip_prefix
 
 Floats = NDArray[np.floating]
 
@@ -55,8 +55,7 @@ def load_torchvision_raft(weights: Path | None, device: torch.device) -> RaftFlo
 
     Raise UserError if the file is not usable, and NoWeights if the download fails.
     """
-    model = raft_large(weights=None)
-    load_weights(model, weights, Raft_Large_Weights.DEFAULT.url, "--flow_weights")
+    model = load_network(lambda: raft_large(weights=None), weights, Raft_Large_Weights.DEFAULT.url, "--flow_weights")
     model = model.to(device).eval()
     return RaftFlow(lambda a, b: model(a / 127.5 - 1, b / 127.5 - 1, num_flow_updates=UPDATES)[-1], device)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskr
 from command_line import UserError
 from media import Pixels
 from preprocessing.mask_tracking import Detection
-from preprocessing.weights import load_weights
+from preprocessing.weights import load_network
 
 MIN_SCORE = 0.5  # Score below which a detection is ignored, as published.
 MAX_DETECTIONS = 6  # Number of detections kept per frame, because each needs the memory of a mask.
@@ -42,8 +43,8 @@ class MaskRcnn:
         """Load the network. Raise UserError for an unknown class or unusable weights, NoWeights without weights."""
         check_class_name(class_name, class_names())
         self.label = None if class_name == ANYTHING else WEIGHTS.meta["categories"].index(class_name)
-        model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
-        load_weights(model, weights, WEIGHTS.url, "--mask_weights")
+        make_network = partial(maskrcnn_resnet50_fpn_v2, weights=None, weights_backbone=None)
+        model = load_network(make_network, weights, WEIGHTS.url, "--mask_weights")
         self.model, self.device = model.to(device).eval(), device
         self.batch_size = BATCH_SIZES.get(device.type, 1)
 

@@ -143,8 +143,8 @@ def find_masks(
         if not may_find_by_motion(request):
             raise
         print(f"falling back to --method motion: {error}", file=sys.stderr, flush=True)
-        write_flow()
-        return "motion", find_moving_object(frames, missing, request)
+    write_flow()
+    return "motion", find_moving_object(frames, missing, request)
 
 
 def may_find_by_motion(request: MaskRequest) -> bool:

@@ -1,6 +1,7 @@
 """Load the weights of pretrained networks from a local file or from the network's download address."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,19 +18,24 @@ CONNECT_TIMEOUT_S = 10  # Seconds after which a download without an answer is gi
 StateDict = dict[str, Any]  # tensors by the names of the parameters and buffers
 
 
-def load_weights(network: nn.Module, path: Path | None, url: str, flag: str) -> None:
-    """Load weights into a network from a local file, or from `url` if there is none.
+def load_network(make_network: Callable[[], nn.Module], path: Path | None, url: str, flag: str) -> nn.Module:
+    """Return a network with its weights from a local file, or from `url` if there is none.
+
+    The network is made after its weights are there, because it takes time and memory.
 
     flag: the flag of `unwrap_video.py` that gives the file. Raise UserError if the file is not usable or belongs to
     another network, and NoWeights if the download fails.
     """
+    state = strip_prefix(read_weights(path, flag) if path else download_weights(url, flag))
+    network = make_network()
     try:
-        network.load_state_dict(strip_prefix(read_weights(path, flag) if path else download_weights(url, flag)))
+        network.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
         raise UserError(
             f"{path or url}: weights of another network ({reason[:120]}); expected those of {url}"
         ) from None
+    return network
 
 
 def read_weights(path: Path, flag: str) -> StateDict:

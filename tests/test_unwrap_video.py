@@ -44,6 +44,8 @@ QUICK = ["--method", "motion", "--flow_method", "dis", "--time_budget", "3"]
         ([], 20, 60),
         ([], 70, 70),
         ([], 400, 400),
+        (["--max_long_edge=1536"], 70, 280),
+        (["--max_long_edge=384"], 70, 70),
         (["--time_budget=30"], 400, 30),
         (["--time_per_100_frames=60"], 400, 240),
         (["--time_per_100_frames=60"], 20, 12),
@@ -51,7 +53,7 @@ QUICK = ["--method", "motion", "--flow_method", "dis", "--time_budget", "3"]
 )
 def test_a_run_gets_a_second_for_each_frame_and_at_least_60_or_what_the_flags_say(flags, frames, seconds):
     options = unwrap_video.make_unwrap_parser().parse_args(["clip.mp4", *flags])
-    assert unwrap_video.choose_time_budget(options, frames) == seconds
+    assert unwrap_video.choose_time_budget(options, frames, (3072, 1728)) == seconds
 
 
 def write_movie(path, scene, frames=range(COUNT), fps=12.0) -> None:

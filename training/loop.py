@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from command_line import Stopped, UserError, warn
+from command_line import Stopped, UserError, give_back_memory, warn
 from config import Config
 from evaluate import Evaluation, evaluate
 from evaluation.plots import plot_training
@@ -121,6 +121,7 @@ class Trainer:
     def initialize(self) -> None:
         """Set the model to its start. If that takes long, a preview is written before it is complete."""
         self.learner.initialize(self.write_start_preview, self.folder)
+        give_back_memory()
 
     def write_start_preview(self, model: Model, atlases: list[Pixels], t: int | None = None) -> None:
         """Write preview.png from a model and the images (h, w, 3) of its atlases, without an evaluation.
@@ -218,6 +219,7 @@ class Trainer:
         """Finish the model after the last step. If the time has ended the run, its budget counts as used up."""
         budget, has_time_ended = self.config.time_budget_s, self.iteration < self.config.iters_num
         self.learner.finish()
+        give_back_memory()
         if budget is not None and has_time_ended:
             self.stopwatch.advance_to(budget)
 
