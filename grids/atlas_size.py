@@ -41,7 +41,7 @@ def texel_extent(model: GridModel, layer: int, inside: NDArray[np.bool_], speck_
 
 
 def list_pixels(inside: NDArray[np.bool_]) -> list[Floats]:
-    """Return positions (n, 2), as (x, y), of an object's pixels in each frame of (T, H, W), or of every n-th of them."""
+    """Return positions (n, 2), as (x, y), of the pixels in each frame of (T, H, W); of many, those of every n-th."""
     step = max(1, int(inside.sum()) // MOST_EXTENT_PIXELS)
     return [np.argwhere(mask)[::step, ::-1].astype(float) for mask in inside]
 
