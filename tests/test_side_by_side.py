@@ -150,3 +150,37 @@ def test_the_threads_of_a_script_share_one_heap(tmp_path):
 
     assert count_heaps("other program") > 1
     assert count_heaps("script") == 1
+
+
+KEEP_FREED_MEMORY = """
+import ctypes, resource
+
+import command_line
+
+glibc = ctypes.CDLL(None)
+glibc.malloc.restype, glibc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+
+def resident_mb():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+blocks = [glibc.malloc(1000) for _ in range(100_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 1000)
+on_top = glibc.malloc(1000)
+for block in blocks:
+    glibc.free(block)
+before_mb = resident_mb()
+command_line.give_back_memory()
+print(before_mb - resident_mb())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
+def test_memory_that_is_free_below_used_memory_is_given_back():
+    done = subprocess.run(
+        [sys.executable, "-c", KEEP_FREED_MEMORY], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) > 50
