@@ -46,7 +46,7 @@ def motion_gain_px(clip: SmallClip, masks: Pixels, motions: tuple[NDArray, NDArr
 
 
 def fit_to_frames(refined: RefinedMasks, frames: list[Path], selection: list[Path]) -> Iterator[Pixels]:
-    """Yield a mask (H, W), 0 or 255, for each selected frame at the frame's own size.
+    """Return an iterator over masks (H, W), 0 or 255, of the selected frames at the frames' own size.
 
     refined: masks of all frames. selection: some of the frames.
     """
