@@ -71,7 +71,8 @@ def fit_affine_robustly(points: Floats, values: Floats) -> Floats:
     least squares).
     """
     step = -(-len(points) // MOST_FIT_PIXELS)
-    homogeneous, values = np.column_stack((points, np.ones(len(points))))[::step], values[::step]
+    points, values = points[::step], values[::step]
+    homogeneous = np.column_stack((points, np.ones(len(points))))
     weights, result = np.ones(len(values)), np.zeros((3, 2))
     for _ in range(FIT_ROUNDS):
         root = np.sqrt(weights)[:, None]

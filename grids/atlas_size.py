@@ -23,7 +23,8 @@ def surface_extent(transforms: Floats, inside: NDArray[np.bool_]) -> Floats:
 
     transforms (T, 3, 3): from pixels to the surface. Without pixels: two corners of a unit square.
     """
-    places = [transform_points(matrix, points) for matrix, points in zip(transforms, list_pixels(inside), strict=True)]
+    pixels = list_pixels(inside, MOST_EXTENT_PIXELS)
+    places = [transform_points(matrix, points) for matrix, points in zip(transforms, pixels, strict=True)]
     return quantile_extent(np.concatenate(places), SPECK_SHARE, np.array([[0.0, 0.0], [1.0, 1.0]]))
 
 
@@ -31,18 +32,22 @@ def surface_extent(transforms: Floats, inside: NDArray[np.bool_]) -> Floats:
 def texel_extent(model: GridModel, layer: int, inside: NDArray[np.bool_], speck_share: float = SPECK_SHARE) -> Floats:
     """Return the smallest and the largest texel (x, y), (2, 2), to which a layer's pixels (T, H, W) are mapped.
 
-    speck_share: share of the pixels that may lie beyond on each side; 0 for none. Without pixels both texels are 0.
+    speck_share: share of the pixels that may lie beyond on each side; with 0 every pixel counts, so that none is left
+    out. Without pixels both texels are 0.
     """
-    texels, only = [], torch.zeros(1, dtype=torch.long)
-    for t, points in enumerate(list_pixels(inside)):
+    texels, first = [], torch.zeros(1, dtype=torch.long, device=model.transforms.device)
+    for t, points in enumerate(list_pixels(inside, MOST_EXTENT_PIXELS if speck_share else inside.size)):
         points_px = torch.from_numpy(points.T.copy()).to(model.transforms)[None]
-        texels.append(model.at_frames(t).map_points(layer, only, points_px)[0].T.cpu().numpy())
+        texels.append(model.at_frames(t).map_points(layer, first, points_px)[0].T.cpu().numpy())
     return quantile_extent(np.concatenate(texels), speck_share, np.zeros((2, 2)))
 
 
-def list_pixels(inside: NDArray[np.bool_]) -> list[Floats]:
-    """Return positions (n, 2), as (x, y), of the pixels in each frame of (T, H, W); of many, those of every n-th."""
-    step = max(1, int(inside.sum()) // MOST_EXTENT_PIXELS)
+def list_pixels(inside: NDArray[np.bool_], most: int) -> list[Floats]:
+    """Return positions (n, 2), as (x, y), of the pixels in each frame of (T, H, W).
+
+    most: about the most pixels of all frames; of more, every n-th of each frame is taken.
+    """
+    step = max(1, int(inside.sum()) // most)
     return [np.argwhere(mask)[::step, ::-1].astype(float) for mask in inside]
 
 

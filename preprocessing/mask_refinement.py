@@ -12,7 +12,7 @@ from alignment.layers import align_background, align_layer
 from command_line import UserError, resolve_folder_name, warn
 from implicit_neural_networks import Layers
 from masks.cues import SmallClip, motion_difference, shrink, shrink_video
-from masks.refinement import RefinedMasks, refine_masks
+from masks.refinement import MIN_CUE_SCORE, RefinedMasks, refine_masks
 from media import Pixels
 from parallel.side_by_side import run_side_by_side, stream_side_by_side
 from preprocessing.mask_files import list_frames, write_mask_files
@@ -21,6 +21,11 @@ from preprocessing.small_video import open_small_clip, read_small_video
 from unwrap_utils import Video
 
 MAX_ERROR_PX = 3.0  # Largest distance between flow and motion, in pixels of the reduced clip, that counts.
+
+
+def refine_small_masks(video: Video, rough: Pixels, min_cue_score: float = MIN_CUE_SCORE) -> RefinedMasks:
+    """Refine rough masks (T, h, w) of the frames of a video. min_cue_score: see `refine_masks`."""
+    return refine_masks(shrink_video(video), rough, *align_both(video, rough > 127), min_cue_score)
 
 
 def align_both(video: Video, inside: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
@@ -75,8 +80,7 @@ def refine_clip_masks(video: Path) -> Path:
         raise UserError(f"{folder}: all masks are empty, nothing to learn from; use --method motion in another folder")
     shutil.rmtree(unfinished, ignore_errors=True)
     media.make_folder(unfinished)
-    small = read_small_video(clip)
-    refined = refine_masks(shrink_video(small), rough, *align_both(small, rough > 127))
+    refined = refine_small_masks(read_small_video(clip), rough)
     write_mask_files(frames, fit_to_frames(refined, frames, frames), unfinished)
     if folder.with_name(f"{folder.name}_1").is_dir():
         warn(f"the masks of single objects ({folder.name}_1, ...) are not changed; the grids refine them at the start")

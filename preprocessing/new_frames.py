@@ -16,9 +16,7 @@ import torch
 import media
 from command_line import UserError, resolve_folder_name, warn
 from grids.unwrap import fill_unknown
-from masks.cues import shrink_video
 from masks.provenance import are_found, read_mask_note, read_mask_request, write_mask_note
-from masks.refinement import refine_masks
 from media import Pixels
 from media.clip import Clip, mask_suffixes
 from media.container import count_frames
@@ -26,7 +24,7 @@ from media.flows import BACKWARD, FORWARD
 from preprocessing.extract import Span, extract_frames
 from preprocessing.mask_files import frames_without_mask, write_mask_files
 from preprocessing.mask_import import read_masks
-from preprocessing.mask_refinement import align_both
+from preprocessing.mask_refinement import refine_small_masks
 from preprocessing.small_video import open_small_clip, read_small_video
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun
@@ -226,8 +224,7 @@ class MaskCarrier:
             end, start = min(frames, begin + CARRIED_FRAMES), max(0, begin - KNOWN_FRAMES)
             for t in range(begin, end):
                 masks[t] = self.move_mask(masks[t - 1], t)
-            video, rough = self.video.part(start, end), masks[start:end]
-            refined = refine_masks(shrink_video(video), rough, *align_both(video, rough > 127), MIN_CUE_SCORE)
+            refined = refine_small_masks(self.video.part(start, end), masks[start:end], MIN_CUE_SCORE)
             for t in range(begin, end):
                 masks[t] = refined.mask(self.video.frames[t].numpy(), t - start)
                 yield refined.mask(media.read_rgb(self.frame_paths[t]), t - start)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from grids import atlas_size
 from grids.atlas_size import surface_extent, texel_extent
 from grids.corrections import enlarge_boxes
 from grids.model import GridModel
@@ -66,7 +67,7 @@ def test_a_thin_object_in_large_frames_is_seen_to_its_ends():
     np.testing.assert_allclose([low, high], [[21, 200], [749, 202]], atol=0.5)
 
 
-def test_strokes_enlarge_an_atlas_for_a_part_that_one_frame_alone_shows():
+def test_strokes_enlarge_an_atlas_for_a_part_that_one_frame_alone_shows(monkeypatch):
     spacing = Spacing(((64, 4), (24, 2), (12, 1)), ((8, 1),), 0)
     model = GridModel(Shape((FRAMES, HEIGHT, WIDTH), ((60, 60), (HEIGHT, WIDTH)), spacing, False))
     shift = torch.eye(3)
@@ -75,6 +76,7 @@ def test_strokes_enlarge_an_atlas_for_a_part_that_one_frame_alone_shows():
     opacity = disks().astype(np.uint8)[None] * 255
     enlarge_boxes(model, opacity)
     assert model.shape.atlas_sizes[0] == (60, 60)
+    monkeypatch.setattr(atlas_size, "MOST_EXTENT_PIXELS", 100)  # as if the object had many more pixels
     opacity[0, 3, 50:52, 140:142] = 255  # found by a stroke
     enlarge_boxes(model, opacity)
     assert texel_extent(model, 0, opacity[0] > 127, speck_share=0)[1][0] < model.shape.atlas_sizes[0][1]
