@@ -40,6 +40,7 @@ SMOOTHNESS_CURVATURE = 10.0  # Usual second derivative of the smoothness by one 
 # parallax.
 LEAST_GROWTH = 2.0
 PAIRS_AT_ONCE = 32  # Pairs of frames whose points `FlowEnergy.start_offsets` maps at once, to save memory.
+ROWS_AT_ONCE = 8  # Rows of points of the same frame that share one copy of its displacements when they are sampled.
 LEAST_MATCHED_PAIRS = 3  # Fewest pairs of frames whose direct matches may say that a layer is rigid.
 LEAST_POINTS = 6  # Fewest points of a pair of frames that count.
 
@@ -143,6 +144,39 @@ def join_rows(rows: list[Row]) -> Connections:
     return joined
 
 
+@dataclass
+class RowsByFrame:
+    """R rows of N points, each row in one frame, in G groups of up to ROWS_AT_ONCE rows of the same frame.
+
+    To sample a group at once needs one copy of the frame's displacements instead of one for each row.
+    """
+
+    frames: Tensor  # (G,) of each group
+    points_px: Tensor  # (G, 2, ROWS_AT_ONCE * N); groups with fewer rows are padded with zeros
+    places: Tensor  # (R,) of each row among those of all groups
+
+    def sample(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+        """Interpolate values at nodes (T, C, ny, nx) of all frames, of (H, W) pixels, at all points, (R, C, N)."""
+        sampled = sample_nodes(values[self.frames], self.points_px, size)
+        return sampled.unflatten(2, (ROWS_AT_ONCE, -1)).transpose(1, 2).flatten(0, 1)[self.places]
+
+
+def group_by_frame(frames: Tensor, points_px: Tensor) -> RowsByFrame:
+    """Group rows of points (R, 2, N) by their frames (R,)."""
+    rows_of_frame = frames.bincount()
+    order = frames.argsort(stable=True)
+    rank = torch.empty_like(frames)  # of each row among those of its frame
+    rank[order] = torch.arange(len(frames)) - (rows_of_frame.cumsum(0) - rows_of_frame)[frames[order]]
+    groups_of_frame = rows_of_frame.add(ROWS_AT_ONCE - 1) // ROWS_AT_ONCE
+    group = (groups_of_frame.cumsum(0) - groups_of_frame)[frames] + rank // ROWS_AT_ONCE
+    places = group * ROWS_AT_ONCE + rank % ROWS_AT_ONCE
+    group_frames = torch.arange(len(rows_of_frame)).repeat_interleave(groups_of_frame)
+    rows = points_px.new_zeros(len(group_frames) * ROWS_AT_ONCE, *points_px.shape[1:])
+    rows[places] = points_px
+    grouped = rows.unflatten(0, (len(group_frames), ROWS_AT_ONCE)).transpose(1, 2).flatten(2)
+    return RowsByFrame(group_frames, grouped, places)
+
+
 class FlowEnergy:
     """The least-squares problem of one layer, as a function of the values at the nodes of its mapping's grids."""
 
@@ -155,6 +189,9 @@ class FlowEnergy:
         self.pair_scale, self.frame_scale = scale[pairs.source][:, None, None], scale[:, None, None, None]
         self.lattice = finest_nodes(self.grids, self.size[1:])
         self.all_frames = torch.arange(self.size[0])
+        self.ends = group_by_frame(
+            torch.cat((pairs.source, pairs.target)), torch.cat((pairs.start_px, pairs.end_px))
+        )  # of all points, first where they start
         self.offset = self.start_offsets(model, layer)
 
     @torch.no_grad()
@@ -180,9 +217,8 @@ class FlowEnergy:
         total (T, 2, ny, nx): see `displacements`. To sample it is faster than to sample every grid. The result
         differs by little, as coarse grids are not linear between the nodes of the finest one.
         """
-        pairs, size = self.pairs, self.size[1:]
-        start = sample_nodes(total[pairs.source], pairs.start_px, size)
-        return start, sample_nodes(total[pairs.target], pairs.end_px, size)
+        start, end = self.ends.sample(total, self.size[1:]).chunk(2)
+        return start, end
 
     def residuals(self, total: Tensor) -> Tensor:
         """Return how displacements (T, 2, ny, nx) of both ends of each point differ, (P, 2, N), in pixels."""
