@@ -69,16 +69,28 @@ def start_model(
     motions = [Surface(motion) for motion in transforms]
     show_preview(build_model(cpu_video, motions, masks, spacing, frames, stride, PREVIEW_FRAMES)[0])
     cpu_video = measure_shutter(cpu_video, transforms)
-    matches, clip = run_side_by_side(lambda: match_layers(cpu_video, transforms), lambda: shrink_video(cpu_video))
-    transforms = refine_long_range(cpu_video, transforms, matches)
+    # A function of its own, so that the reduced clip is freed before the layers bend, which needs most memory.
+    found = find_layers(cpu_video, transforms, mask_quality)
+    return bend_model(cpu_video, *found, spacing, frames, stride)
+
+
+def find_layers(
+    video: Video, transforms: Floats, mask_quality: str
+) -> tuple[list[Surface], list[PointPairs], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the motions of all layers, matches between distant frames, and the objects' probabilities and kept frames.
+
+    They are as `bend_model` takes them. video: on the CPU. transforms (L, T, 3, 3): of all layers, from `align_layers`.
+    """
+    matches, clip = run_side_by_side(lambda: match_layers(video, transforms), lambda: shrink_video(video))
+    transforms = refine_long_range(video, transforms, matches)
+    is_background = ~np.asarray((video.masks.numpy() > 127).any(0))
     (probabilities, kept), (background, surface_matches) = run_side_by_side(
-        lambda: find_objects(cpu_video, clip, transforms, mask_quality),
-        lambda: choose_surface(cpu_video, ~np.asarray((masks > 127).any(0)), transforms[-1]),
+        lambda: find_objects(video, clip, transforms, mask_quality),
+        lambda: choose_surface(video, is_background, transforms[-1]),
     )
     if surface_matches is not None:
         matches[-1] = surface_matches
-    motions = [*(Surface(motion) for motion in transforms[:-1]), background]
-    return bend_model(cpu_video, motions, matches, probabilities, kept, spacing, frames, stride)
+    return [*(Surface(motion) for motion in transforms[:-1]), background], matches, probabilities, kept
 
 
 def bend_model(
