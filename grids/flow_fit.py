@@ -19,6 +19,7 @@ from alignment.layers import MAX_RIGID_RESIDUAL
 from alignment.tracks import PointPairs, nearest_pixels, track_points
 from grids.fields import Grid, finest_nodes, sample_nodes, sum_at_nodes
 from grids.model import GridModel
+from grids.smoothness import Smoothness
 from unwrap_utils import Video
 
 SPACING_PX = 8  # Pixels between the points from which the flow is followed.
@@ -180,14 +181,14 @@ def group_by_frame(frames: Tensor, points_px: Tensor) -> RowsByFrame:
 class FlowEnergy:
     """The least-squares problem of one layer, as a function of the values at the nodes of its mapping's grids."""
 
-    bending = BENDING
-
-    def __init__(self, model: GridModel, layer: int, pairs: Connections):
+    def __init__(self, model: GridModel, layer: int, pairs: Connections, bending: float = BENDING):
+        """bending: weight of squared second differences of displacements."""
         self.pairs, self.size = pairs, model.shape.size
         self.grids: list[Grid] = model.fields_by_name()[f"mappings.{layer}"]
         scale = model.texels_per_pixel(layer)
         self.pair_scale, self.frame_scale = scale[pairs.source][:, None, None], scale[:, None, None, None]
         self.lattice = finest_nodes(self.grids, self.size[1:])
+        self.smooth = Smoothness(self.lattice.shape, bending, STRETCH, ANCHOR)
         self.all_frames = torch.arange(self.size[0])
         self.ends = group_by_frame(
             torch.cat((pairs.source, pairs.target)), torch.cat((pairs.start_px, pairs.end_px))
@@ -243,11 +244,7 @@ class FlowEnergy:
 
     def smoothness(self, total: Tensor) -> Tensor:
         """Return the energy of displacements (T, 2, ny, nx) that bend or stretch the layer, or shift it."""
-        total = total / self.frame_scale
-        down, across = total.diff(dim=2), total.diff(dim=3)
-        bending = sum_bending(down, across)
-        stretch = down.square().sum() + across.square().sum()
-        return self.bending * bending + STRETCH * stretch + ANCHOR * total.square().sum()
+        return self.smooth.energy(total / self.frame_scale)
 
     def inverse_curvature(self, weights: Tensor) -> list[Tensor]:
         """Return for each node about the inverse of the energy's second derivative by its value.
@@ -265,11 +262,6 @@ class FlowEnergy:
         total = self.displacements(nodes)
         residuals = self.residuals(total) + (self.offset if with_offset else 0)
         return 0.5 * ((weights[:, None] * residuals.square()).sum() + self.smoothness(total))
-
-
-def sum_bending(down: Tensor, across: Tensor) -> Tensor:
-    """Return the sum of the squared second differences of a field from its first ones, down and across."""
-    return down.diff(dim=2).square().sum() + across.diff(dim=3).square().sum() + down.diff(dim=3).square().sum()
 
 
 def fit_to_flow(

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grids.fields import finest_nodes, sum_at_nodes
-from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows, sum_bending
+from grids.flow_fit import BENDING, FlowEnergy, conjugate_gradients, follow_lattice, join_rows
 from grids.model import GridModel
+from grids.smoothness import Smoothness
 from implicit_neural_networks import visibility
 from unwrap_utils import Video
 
@@ -34,12 +35,11 @@ def stiffen(model: GridModel, layer: int, bending: float) -> None:
     grids = model.fields_by_name()[f"mappings.{layer}"]
     lattice, frames = finest_nodes(grids, model.shape.size[1:]), torch.arange(model.shape.size[0])
     before = sum_at_nodes(grids, [grid.values.detach() for grid in grids], lattice, frames)
+    smooth = Smoothness(lattice.shape, bending)
 
     def energy(nodes: list[Tensor], with_offset: bool) -> Tensor:
         change = sum_at_nodes(grids, nodes, lattice, frames)
-        field = change + before if with_offset else change
-        down, across = field.diff(dim=2), field.diff(dim=3)
-        return 0.5 * (change.square().sum() + bending * sum_bending(down, across))
+        return 0.5 * (change.square().sum() + smooth.energy(change + before if with_offset else change))
 
     start = [torch.zeros_like(grid.values) for grid in grids]
     changes = conjugate_gradients(energy, start, [torch.ones_like(values) for values in start], STEPS)
@@ -52,8 +52,7 @@ def soften(model: GridModel, video: Video, layer: int, factor: float) -> None:
     rows = follow_lattice(video, find_shown(model, layer))
     if not rows:
         return
-    problem = FlowEnergy(model, layer, join_rows(rows))
-    problem.bending = BENDING * factor
+    problem = FlowEnergy(model, layer, join_rows(rows), BENDING * factor)
     start = [torch.zeros_like(grid.values) for grid in problem.grids]
     weights = problem.weights(start, OUTLIER_PX)
 
