@@ -158,8 +158,8 @@ class RowsByFrame:
 
     def sample(self, values: Tensor, size: tuple[int, int]) -> Tensor:
         """Interpolate values at nodes (T, C, ny, nx) of all frames, of (H, W) pixels, at all points, (R, C, N)."""
-        sampled = sample_nodes(values[self.frames], self.points_px, size)
-        return sampled.unflatten(2, (ROWS_AT_ONCE, -1)).transpose(1, 2).flatten(0, 1)[self.places]
+        sampled = sample_nodes(values.index_select(0, self.frames), self.points_px, size)
+        return sampled.unflatten(2, (ROWS_AT_ONCE, -1)).transpose(1, 2).flatten(0, 1).index_select(0, self.places)
 
 
 def group_by_frame(frames: Tensor, points_px: Tensor) -> RowsByFrame:

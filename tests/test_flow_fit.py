@@ -11,14 +11,23 @@ from alignment.layers import align_layers
 from alignment.tracks import pad_pairs
 from config import Config
 from grids.atlas_size import enlarge_atlas, texel_extent
-from grids.fields import Lattice, count_nodes
-from grids.flow_fit import DISTANCES, FlowEnergy, conjugate_gradients, fit_to_flow, follow_lattice, join_rows
+from grids.fields import Lattice, count_nodes, sample_nodes
+from grids.flow_fit import (
+    DISTANCES,
+    FlowEnergy,
+    conjugate_gradients,
+    fit_to_flow,
+    follow_lattice,
+    group_by_frame,
+    join_rows,
+)
 from grids.frames import GridFrames
 from grids.learner import GridLearner
 from grids.long_flow import follow_layers
 from grids.loss import PartFrames
 from grids.model import GridModel
 from grids.shape import Spacing
+from grids.smoothness import Smoothness
 from grids.start import bend_layers, build_model
 from media.flows import FORWARD
 from scenes.catalogue import SCENES
@@ -126,6 +135,27 @@ def test_the_fit_adds_up_all_grids_at_the_nodes_of_the_finest_one(bending, mappi
     expected = model.at_frames(*range(FRAMES)).evaluate_field("mappings.0", lattice)
     total = problem.displacements([grid.values for grid in problem.grids])
     torch.testing.assert_close(total, expected, atol=1e-4, rtol=0)
+
+
+def test_rows_of_points_that_share_a_frame_are_sampled_as_each_row_alone():
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.tensor([3] * 11 + [0] * 8 + [5] + [3] * 7)  # more rows of frame 3 than fit into two groups
+    points = torch.rand(len(frames), 2, 5, generator=generator) * torch.tensor([[WIDTH - 1], [HEIGHT - 1]])
+    values = torch.rand(7, 2, 10, 17, generator=generator)
+    sampled = group_by_frame(frames, points).sample(values, (HEIGHT, WIDTH))
+    torch.testing.assert_close(sampled, sample_nodes(values[frames], points, (HEIGHT, WIDTH)))
+
+
+@pytest.mark.parametrize("nodes", [(2, 3), (9, 14)])
+def test_smoothness_is_the_sum_of_squared_differences_of_neighbouring_nodes(nodes):
+    field = torch.rand(4, 2, *nodes, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    down, across = field.diff(dim=2), field.diff(dim=3)
+    bending = sum(each.square().sum() for each in (down.diff(dim=2), across.diff(dim=3), down.diff(dim=3)))
+    expected = 0.5 * bending + 0.3 * (down.square().sum() + across.square().sum()) + 0.1 * field.square().sum()
+    energy = Smoothness(nodes, bending=0.5, stretch=0.3, anchor=0.1).energy(field)
+    torch.testing.assert_close(energy, expected)
+    gradients = [torch.autograd.grad(3 * each, field)[0] for each in (energy, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_points_are_connected_over_several_distances_and_only_where_the_layer_is_visible(bending):
