@@ -20,6 +20,7 @@ from grids.flow_fit import (
     follow_lattice,
     group_by_frame,
     join_rows,
+    list_visible_matches,
 )
 from grids.frames import GridFrames
 from grids.learner import GridLearner
@@ -167,6 +168,25 @@ def test_points_are_connected_over_several_distances_and_only_where_the_layer_is
         for frames, points in ((pairs.source, pairs.start_px), (pairs.target, pairs.end_px)):
             x, y = points[index][:, chosen].round().long().numpy()
             assert inside[frames[index], y, x].all()
+
+
+def test_direct_matches_count_only_where_both_of_their_ends_show_the_layer():
+    is_visible = np.zeros((3, HEIGHT, WIDTH), bool)  # Frame 1 does not show the layer.
+    is_visible[0, :, :50] = is_visible[2, :, 100:] = True
+    start = np.stack((np.arange(2, 92, 6), np.full(15, 20)), axis=1).astype(float)  # eight of them in columns 0 to 49
+    end = start + (100.0, 5.0)
+    end[3, 0], end[5, 0] = 60.0, WIDTH + 5.0  # One ends where the layer is hidden, and one outside of the frame.
+    matches = pad_pairs([(0, 2, start, end), (0, 1, start, end)])
+    ((source, target, starts, ends, weight),) = list_visible_matches(matches, is_visible, 0.5)
+    assert (source, target, weight) == (0, 2, 0.5)
+    np.testing.assert_array_equal(starts, start[[0, 1, 2, 4, 6, 7]])
+    np.testing.assert_array_equal(ends, end[[0, 1, 2, 4, 6, 7]])
+
+
+def test_few_direct_matches_do_not_count():
+    is_visible = np.ones((2, HEIGHT, WIDTH), bool)
+    points = np.full((5, 2), 20.0)
+    assert list_visible_matches(pad_pairs([(0, 1, points, points)]), is_visible, 1.0) == []
 
 
 def test_without_flow_nothing_changes(bending):
