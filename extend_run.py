@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = make_extend_parser().parse_args(arguments)
     check_flags(options)
 
+    from editing.atlas_file import note_extension
     from media import list_images
     from preprocessing.flow import FlowRequest, write_clip_flow
     from preprocessing.new_frames import join_new_frames, remove_joined_frames, write_new_masks
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     megapixels = run.clip.width * run.clip.height / 1e6
     budget = options.time_budget or LEAST_SECONDS + SECONDS_PER_MEGAPIXEL * new * megapixels
     trainer = start_extension(run, clip, sources, budget, options.device)
+    note_extension(trainer.checkpoint_path, run.checkpoint)
     trainer.run(with_evaluation=False)
     write_last_frame(trainer)
     print(f"finished; {trainer.folder / 'preview.png'} shows the last frame. To see all frames, and to edit them:")

@@ -19,6 +19,7 @@ from implicit_neural_networks import Model, atlas_to_uv, uv_to_atlas
 from rendering.atlas_view import AtlasView
 
 ATLAS_FILE_NAME = "atlas.json"
+EXTENSION_FILE_NAME = "extends.json"  # in the folder of an extended run
 HASH_CHUNK_BYTES = 1 << 22  # Bytes of a checkpoint that are read at once.
 FADE_FRAMES = 4  # Most frames in which the paint of one look gives way to that of the next.
 
@@ -144,10 +145,28 @@ def write_atlas_file(folder: Path, atlas: AtlasFile) -> None:
     media.write_text(folder / ATLAS_FILE_NAME, json.dumps(asdict(atlas), indent=2) + "\n")
 
 
+def note_extension(extended: Path, original: Path) -> None:
+    """Note beside the checkpoint of an extended run which checkpoints it extends: pictures of their atlases fit it."""
+    extends = [checkpoint_fingerprint(original), *list_extended(original)]
+    media.write_text(extended.with_name(EXTENSION_FILE_NAME), json.dumps({"extends": extends}, indent=2) + "\n")
+
+
+def list_extended(checkpoint: Path) -> list[str]:
+    """Return the fingerprints of the checkpoints that the run of a checkpoint extends."""
+    path = checkpoint.with_name(EXTENSION_FILE_NAME)
+    try:
+        return [str(each) for each in json.loads(path.read_text(encoding="utf-8"))["extends"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged; delete it, and export the atlas of this run to paint on it") from None
+
+
 def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
     """Read atlas.json; `path` is the file or its folder.
 
-    Raises UserError if the file is missing or damaged, or if it was not exported from this checkpoint.
+    Raises UserError if the file is missing or damaged, or if it was exported neither from this checkpoint nor from one
+    that its run extends, whose atlases it keeps.
     """
     path = path / ATLAS_FILE_NAME if path.is_dir() else path
     try:
@@ -160,7 +179,7 @@ def read_atlas_file(path: Path, checkpoint: Path) -> AtlasFile:
         raise UserError(f"{path}: no such file; export_atlas.py writes it beside the pictures to paint on") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: damaged, or written by another program; run export_atlas.py again") from None
-    if atlas.checkpoint != checkpoint_fingerprint(checkpoint):
+    if atlas.checkpoint not in (checkpoint_fingerprint(checkpoint), *list_extended(checkpoint)):
         if atlas.run == checkpoint.resolve().parent.name:
             raise UserError(
                 f"{path} was exported from an earlier checkpoint of {checkpoint.parent}; run export_atlas.py again"

@@ -8,14 +8,17 @@ import pytest
 import torch
 from conftest import tiny_config, write_exact_flow
 
+import export_atlas
 import extend_run
 import media
 import only_edit
 from benchmarks.measure import placement_errors
 from command_line import UserError
+from editing.atlas_file import EXTENSION_FILE_NAME, list_extended
 from grids.mosaic import Mosaic
 from grids.windowed_learner import keep_units
 from grids.windows import LayerAtlas, Placement, WindowedModel, WindowLayer
+from masks.overlap import iou
 from preprocessing.new_frames import continue_names
 from rendering.frame_store import temporary_frame_store
 from rendering.frames import render_frame, render_frames
@@ -110,6 +113,32 @@ def test_an_edit_of_the_old_run_appears_in_the_new_frames(extended, tmp_path):
     pictures = media.list_images(next((tmp_path / "out").glob("**/*00000*")).parent)
     assert len(pictures) == ALL
     assert (media.read_rgb(pictures[-1]).astype(int) @ [1, -2, 1] > 300).mean() > 0.005
+
+
+@pytest.mark.slow
+def test_paint_on_the_atlas_of_the_old_run_has_its_place_in_the_extended_one(extended, tmp_path):
+    export_atlas.main(["--trained_model_folder", str(extended[0]), "--output_folder", str(tmp_path / "atlas")])
+    height, width = media.read_rgb(tmp_path / "atlas" / "foreground.png").shape[:2]
+    paint = np.full((height, width, 4), [255, 0, 255, 255], np.uint8)
+    media.write_png(tmp_path / "atlas" / "paint.png", paint)
+    painted = []
+    for run in extended:
+        flags = ["--trained_model_folder", str(run), "--output_folder", str(tmp_path / run.name), "--format", "png"]
+        only_edit.main([*flags, "--edit_foreground_path", str(tmp_path / "atlas" / "paint.png")])
+        pictures = media.list_images(next((tmp_path / run.name).glob("**/*00000*")).parent)
+        painted.append([media.read_rgb(picture).astype(int) @ [1, -2, 1] > 300 for picture in pictures])
+    before, after = painted
+    assert (len(before), len(after)) == (TRAINED, ALL)
+    assert iou(before[0], after[0]) > 0.98
+    assert before[0].mean() > 0.01
+    assert all(frame.mean() > 0.5 * before[0].mean() for frame in after)
+
+
+@pytest.mark.parametrize("note", ["not JSON", "{}", "[]"])
+def test_a_damaged_note_about_the_extended_run_is_named(tmp_path, note):
+    (tmp_path / EXTENSION_FILE_NAME).write_text(note)
+    with pytest.raises(UserError, match=r"extends\.json: damaged; delete it"):
+        list_extended(tmp_path / "checkpoint")
 
 
 def test_masks_that_were_there_are_not_touched_and_missing_ones_are_carried_on(extended):
