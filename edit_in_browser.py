@@ -102,7 +102,10 @@ def serve(editor: "Editor", options: argparse.Namespace) -> None:
     config = uvicorn.Config(make_app(editor, hosts, token), log_level="warning", lifespan="on", ws_max_size=1 << 20)
     with suppress(KeyboardInterrupt):  # Ctrl-C is how the program is ended.
         uvicorn.Server(config).run(sockets=[listener])
-    print(f"ended; the project is in {editor.project.path}")
+    if editor.project.path.is_file():
+        print(f"ended; the project is in {editor.project.path}")
+    else:
+        print("ended; nothing was changed, so no project was written")
 
 
 def open_listener(host: str, port: int | None) -> socket.socket:

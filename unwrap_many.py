@@ -62,7 +62,8 @@ def make_many_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's flags."""
     flags = make_parser(
         "Unwrap many clips. What is done is not done again, so the same command goes on after any interruption.\n"
-        "A clip that fails says why and stops nobody. Each clip gets a folder; index.html shows all of them.",
+        "A clip that fails says why and stops nobody; an input that does not exist is named before anything begins.\n"
+        "Each clip gets a folder; index.html shows all of them.",
         "python unwrap_many.py clips.csv --output_folder unwrapped --workers 4",
     )
     flags.add_argument(

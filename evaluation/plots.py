@@ -48,13 +48,15 @@ def plot_training(path: Path, rows: list[dict[str, float]]) -> None:
     for name in dict.fromkeys(key for row in rows for key in row if key not in OTHER_KEYS):
         points = [(row["iteration"], row[name]) for row in rows if row.get(name, 0) > 0]
         if points:
-            losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1)
+            # Without a marker, nothing would be seen of a run that wrote one row.
+            marker = "." if len(points) == 1 else None
+            losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "total" else 1, marker=marker)
     losses.set_ylabel("weighted loss")
     if losses.lines:
         losses.set_yscale("log")
         losses.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     for name, label, style in (
-        ("psnr_of_batch", "of the pixels\nof a step", {"linewidth": 1, "color": "grey"}),
+        ("psnr_of_batch", "of the pixels\nof a step", {"linewidth": 1, "color": "grey", "marker": "."}),
         ("psnr", "of an evaluation", {"marker": "o", "color": "tab:blue"}),
     ):
         scores = [(row["iteration"], row[name]) for row in rows if name in row]
