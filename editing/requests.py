@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import media
-from command_line import UserError
+from command_line import UserError, warn
 from editing.atlas_file import ATLAS_FILE_NAME, AtlasFile, LayerImage, read_atlas_file
 from editing.attachment import shows_object
 from editing.layered_files import LAYERED_SUFFIXES, PaintPart, read_paint
@@ -14,6 +16,9 @@ from media.sound import Audio
 from rendering.frames import Floats, render_frame
 from rendering.trained_run import TrainedRun
 
+SHOWN = 0.5  # Opacity above which a pixel of a picture counts.
+SAME_COLOR = 3 / 255  # Difference below which a colour counts as that of the exported image.
+MOST_EXPORTED = 0.3  # Share of a picture above which colours of the exported image are no chance.
 BACKGROUND, ALL_OBJECTS = -1, -2  # Layers in a request, which does not know the number of layers of the run.
 ASPECT_TOLERANCE_PX = 1.5  # Pixels by which the height of a scaled edit may differ from the atlas image's aspect.
 
@@ -155,7 +160,8 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
     clip = run.clip
     for resolved in resolve_atlas_edits(request, run):
         atlas_edit, image = resolved.edit, resolved.image
-        height, width = read_paint(atlas_edit.path)[0].rgba.shape[:2]
+        paint = read_paint(atlas_edit.path)[0].rgba
+        height, width = paint.shape[:2]
         if image is None and atlas_edit.corner is not None:
             raise UserError(
                 f"{atlas_edit.path}: the corner of a part is given in pixels of an exported atlas; add --atlas"
@@ -164,6 +170,10 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
             check_square(atlas_edit.path, (width, height))
         elif atlas_edit.corner is None:
             check_aspect(atlas_edit.path, (width, height), image)
+            folder = request.atlas_path or atlas_edit.path.parent
+            warn_about_exported_colors(
+                atlas_edit.path, paint, (folder if folder.is_dir() else folder.parent) / image.image
+            )
     if request.project is not None:
         check_project(request.project, run)
     frame_edit_layers(request, run)
@@ -176,6 +186,20 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
         read_frame_edit(frame_edit, clip, (clip.width, clip.height))
         read_shape(frame_edit, clip, (clip.width, clip.height))
         check_attachment(request, run, frame_edit)
+
+
+def warn_about_exported_colors(path: Path, paint: Floats, exported: Path) -> None:
+    """Warn if most of the paint (h, w, 4) is the exported image: what nobody painted would cover the layer, too."""
+    if not exported.is_file() or media.image_size(exported) != (paint.shape[1], paint.shape[0]):
+        return
+    image = media.read_edit(exported)
+    is_opaque = (image[..., 3] > SHOWN) & (paint[..., 3] > SHOWN)
+    share = float((np.abs(image - paint).max(-1) < SAME_COLOR)[is_opaque].mean()) if is_opaque.any() else 0.0
+    if share > MOST_EXPORTED:
+        warn(
+            f"{path}: {100 * share:.0f} % of it is {exported.name} as it was exported, which covers the layer in all "
+            "frames like paint; leave those parts transparent: paint on a layer of its own, and save that layer alone"
+        )
 
 
 def check_attachment(request: EditRequest, run: TrainedRun, edit: FrameEdit) -> None:

@@ -131,7 +131,10 @@ def print_plate_notes(notes: Sequence[FrameNotes], remove_shadow: bool) -> None:
     if percentage:
         print(f"{percentage:.1f} % of the background's pixels are seen in no frame and inpainted: background_unseen")
     else:
-        print("what is behind the objects is seen in other frames everywhere; nothing had to be inpainted")
+        print(
+            "what is behind the objects is seen in other frames everywhere; nothing had to be inpainted. "
+            "Parts of an object that its masks miss stay in the plate"
+        )
     with_shadow = sum(note.has_shadow for note in notes)
     if with_shadow >= SHADOW_FRAMES * len(notes):
         remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"

@@ -369,6 +369,16 @@ def test_a_part_of_an_exported_atlas_is_placed_where_it_was_cut_out(atlas, folde
         run_edit(folder, tmp_path / "c", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'part.png'}")
 
 
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_paint_on_the_exported_image_itself_is_told_from_paint_alone(folder, atlas, tmp_path, capsys, is_copy):
+    exported = np.asarray(Image.open(atlas / "background.png").convert("RGBA"))
+    paint = exported.copy() if is_copy else np.zeros_like(exported)
+    paint[20:30, 40:60] = (0, 255, 0, 255)
+    media.write_png(tmp_path / "mine.png", paint)
+    run_edit(folder, tmp_path / "out", f"--atlas={atlas}", f"--edit_background_path={tmp_path / 'mine.png'}")
+    assert ("of it is background.png as it was exported" in capsys.readouterr().err) == is_copy
+
+
 def test_an_atlas_of_another_run_is_named(atlas, finished_run, tmp_path):
     media.write_png(tmp_path / "paint.png", np.zeros((10, 10, 4), np.uint8))
     with pytest.raises(UserError, match=r"atlas\.json belongs to the run pan_"):
