@@ -112,6 +112,12 @@ def find_atlas_file(request: EditRequest, edit: AtlasEdit, run: TrainedRun) -> A
     return None if path is None else read_atlas_file(path, run.checkpoint)
 
 
+def atlas_folder(request: EditRequest, edit: AtlasEdit) -> Path:
+    """Return the folder of the exported images over which an atlas edit is painted."""
+    path = request.atlas_path or edit.path.parent
+    return path if path.is_dir() else path.parent
+
+
 @dataclass(frozen=True)
 class ResolvedEdit:
     """An atlas edit with what a run and an atlas.json tell about it."""
@@ -170,10 +176,7 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
             check_square(atlas_edit.path, (width, height))
         elif atlas_edit.corner is None:
             check_aspect(atlas_edit.path, (width, height), image)
-            folder = request.atlas_path or atlas_edit.path.parent
-            warn_about_exported_colors(
-                atlas_edit.path, paint, (folder if folder.is_dir() else folder.parent) / image.image
-            )
+            warn_about_exported_colors(atlas_edit.path, paint, atlas_folder(request, atlas_edit) / image.image)
     if request.project is not None:
         check_project(request.project, run)
     frame_edit_layers(request, run)
@@ -189,10 +192,16 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
 
 
 def warn_about_exported_colors(path: Path, paint: Floats, exported: Path) -> None:
-    """Warn if most of the paint (h, w, 4) is the exported image: what nobody painted would cover the layer, too."""
-    if not exported.is_file() or media.image_size(exported) != (paint.shape[1], paint.shape[0]):
+    """Warn if much of the paint (h, w, 4) is the exported image: what nobody painted would cover the layer, too.
+
+    The exported image is not needed for the edit, so nothing is said if it is missing, or no longer as it was exported.
+    """
+    try:
+        image = media.read_edit(exported)
+    except UserError:
         return
-    image = media.read_edit(exported)
+    if image.shape != paint.shape:
+        return
     is_opaque = (image[..., 3] > SHOWN) & (paint[..., 3] > SHOWN)
     share = float((np.abs(image - paint).max(-1) < SAME_COLOR)[is_opaque].mean()) if is_opaque.any() else 0.0
     if share > MOST_EXPORTED:

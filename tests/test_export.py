@@ -379,6 +379,18 @@ def test_paint_on_the_exported_image_itself_is_told_from_paint_alone(folder, atl
     assert ("of it is background.png as it was exported" in capsys.readouterr().err) == is_copy
 
 
+@pytest.mark.parametrize("content", [None, b"", b"no picture"])
+def test_paint_needs_atlas_json_alone_of_what_was_exported(folder, atlas, tmp_path, content):
+    shutil.copy(atlas / "atlas.json", tmp_path / "atlas.json")
+    if content is not None:
+        (tmp_path / "background.png").write_bytes(content)
+    paint = np.zeros_like(np.asarray(Image.open(atlas / "background.png").convert("RGBA")))
+    paint[20:30, 40:60] = (0, 255, 0, 255)
+    media.write_png(tmp_path / "mine.png", paint)
+    edited = run_edit(folder, tmp_path / "out", f"--edit_background_path={tmp_path / 'mine.png'}")
+    assert (edited.astype(int) @ [-1, 2, -1] > 300).any()  # The green paint is seen.
+
+
 def test_an_atlas_of_another_run_is_named(atlas, finished_run, tmp_path):
     media.write_png(tmp_path / "paint.png", np.zeros((10, 10, 4), np.uint8))
     with pytest.raises(UserError, match=r"atlas\.json belongs to the run pan_"):
