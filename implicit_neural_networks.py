@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from command_line import UserError
 from config import Config
 from media import write_atomically
 from unwrap_utils import frame_points, normalize, uv_scale_px
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # what torch.load raises for a damaged file
 LOAD_ERRORS = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
@@ -443,9 +446,24 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
     After an error, such as OSError for a full disk, the previous checkpoint is unchanged.
     """
-    data = io.BytesIO()  # if torch.save writes into a file, it reports a full disk as an unspecific error
-    torch.save(checkpoint | {"format": CHECKPOINT_FORMAT}, data)
-    with write_atomically(path) as temporary, temporary.open("wb") as file:
-        file.write(data.getbuffer())
+    with write_atomically(path) as temporary, CheckpointFile(io.FileIO(temporary, "wb")) as file:
+        try:
+            torch.save(checkpoint | {"format": CHECKPOINT_FORMAT}, file)
+        except RuntimeError as error:
+            raise file.error or error from None
         file.flush()
         os.fsync(file.fileno())
+
+
+class CheckpointFile(io.BufferedWriter):
+    """A file that keeps an error of writing, because torch.save replaces it by one that says nothing of the disk."""
+
+    error: OSError | None = None
+
+    def write(self, data: "ReadableBuffer") -> int:
+        """Write data. Return the number of bytes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise

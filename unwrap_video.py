@@ -323,7 +323,7 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
     from media.images import fit_size
     from preprocessing.estimate import Task, print_estimate
     from preprocessing.extract import too_many_frames_message
-    from preprocessing.mask_rcnn import WEIGHTS
+    from preprocessing.mask_rcnn import WEIGHTS_URL
     from preprocessing.masks import check_request_fits_clip, may_find_by_motion
     from preprocessing.weights import is_downloaded
 
@@ -346,7 +346,7 @@ def check_clip(options: argparse.Namespace, count: int, native_size: tuple[int, 
         time_budget_s=choose_time_budget(options, count, native_size),
         evaluation="full evaluation" if options.full_evaluation else "evaluation",
         objects=options.objects,
-        may_find_by_motion=may_find_by_motion(request) and not is_downloaded(WEIGHTS.url),
+        may_find_by_motion=may_find_by_motion(request) and not is_downloaded(WEIGHTS_URL),
     )
     is_folder = options.input.is_dir()
     print_estimate(task, resolve_folder_name(options.input).parent if is_folder else options.data_folder)

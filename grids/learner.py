@@ -56,7 +56,7 @@ class GridLearner:
         self.rng = generator if generator.device.type == "cpu" else torch.Generator().manual_seed(config.seed)
         self.pending_pairs: list[int] = []  # first frames of the pairs that are still to come in this round
         self.round = 0
-        self.frames_used: float = 0
+        self.frame_count, self.frames_used = video.size[0], 0.0
         self.parts_done, self.is_whole = 0, True
         self.estimated_seconds: float | None = None  # see `seconds_to_finish`
         self.graphs = StepGraphs(video.device, config.cuda_graphs)
@@ -140,6 +140,11 @@ class GridLearner:
         self.model.mattes = solve_mattes(self.model, self.video)
         fit_looks(self.model, self.video, self.config.look_frames)
 
+    def release(self) -> None:
+        """Forget the video, the optimizer and what is computed from them; only the model stays."""
+        self.graphs.forget()
+        del self.video, self.optimizer, self.loss, self.stage, self.long_flow, self.probability
+
     def apply_strokes(self) -> None:
         """Correct the opacity by the strokes of the video, and average the atlases with the new opacity."""
         probability = correct_by_strokes(self.model, self.probability, self.video)
@@ -195,11 +200,6 @@ class GridLearner:
         return torch.tensor([t for first in chosen for t in (first, first + 1)])
 
     # one step
-
-    @property
-    def frame_count(self) -> int:
-        """Number of frames that this run trains."""
-        return self.video.size[0]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return all tensors that training changes."""

@@ -265,6 +265,10 @@ class WindowedLearner:
         """Number of frames that this run trains."""
         return self.spans[-1].end - self.spans[self.fixed].first
 
+    def release(self) -> None:
+        """Give back the memory of the frames, which are on disk. Windows that are finished hold nothing else."""
+        self.video.release_memory()
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return all tensors that training changes and that are in memory: those of one window."""
         return iter(()) if self.number is None else self.learner.model.parameters()

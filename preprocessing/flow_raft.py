@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
 from command_line import UserError
 from media import Pixels
-from preprocessing.weights import load_network, read_weights, strip_prefix
+from preprocessing.weights import load_network, make_torchvision_network, read_weights, strip_prefix
 
 Floats = NDArray[np.floating]
 
 THIRDPARTY = Path(__file__).resolve().parents[1] / "thirdparty" / "RAFT"
 SIDE_MULTIPLE_PX = 8  # RAFT halves its input three times, so each side must be a multiple of 8 pixels.
 MIN_SIDE_PX = 128  # RAFT halves its correlations three times more, so each side must have at least 128 pixels.
+WEIGHTS_URL = "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth"  # those of torchvision
 UPDATES = 20  # Number of refinement steps per pair, as published.
 
 
@@ -55,7 +56,7 @@ def load_torchvision_raft(weights: Path | None, device: torch.device) -> RaftFlo
 
     Raise UserError if the file is not usable, and NoWeights if the download fails.
     """
-    model = load_network(lambda: raft_large(weights=None), weights, Raft_Large_Weights.DEFAULT.url, "--flow_weights")
+    model = load_network(partial(make_torchvision_network, "raft_large"), weights, WEIGHTS_URL, "--flow_weights")
     model = model.to(device).eval()
     return RaftFlow(lambda a, b: model(a / 127.5 - 1, b / 127.5 - 1, num_flow_updates=UPDATES)[-1], device)
 

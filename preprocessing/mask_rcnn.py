@@ -6,23 +6,34 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, maskrcnn_resnet50_fpn_v2
 
 from command_line import UserError
 from media import Pixels
 from preprocessing.mask_tracking import Detection
-from preprocessing.weights import load_network
+from preprocessing.weights import load_network, make_torchvision_network
 
 MIN_SCORE = 0.5  # Score below which a detection is ignored, as published.
 MAX_DETECTIONS = 6  # Number of detections kept per frame, because each needs the memory of a mask.
 ANYTHING = "anything"  # The class name that accepts all classes.
-WEIGHTS = MaskRCNN_ResNet50_FPN_V2_Weights.DEFAULT
 BATCH_SIZES = {"cuda": 4, "cpu": 1}  # Number of frames per call, by the type of the device.
+# The address and the classes are written down here, although torchvision knows them, because torchvision takes a second
+# and 160 MB, and is needed by none of those who have no weights.
+WEIGHTS_URL = "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
+UNUSED = "-"  # A label that COCO does not use.
+COCO_LABELS = (  # The names of the labels of COCO, from label 0, the background.
+    "-,person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,-,stop sign,"
+    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,-,backpack,umbrella,-,-,handbag,tie,"
+    "suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,"
+    "bottle,-,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,"
+    "cake,chair,couch,potted plant,bed,-,dining table,-,-,toilet,-,tv,laptop,mouse,remote,keyboard,cell phone,"
+    "microwave,oven,toaster,sink,refrigerator,-,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
+)
+CLASSES = COCO_LABELS.split(",")
 
 
 def class_names() -> list[str]:
     """Return the names of the classes that can be requested, in alphabetic order."""
-    return sorted(name for name in WEIGHTS.meta["categories"] if name not in ("__background__", "N/A"))
+    return sorted(name for name in CLASSES if name != UNUSED)
 
 
 def check_class_name(name: str, known: Sequence[str]) -> None:
@@ -42,9 +53,9 @@ class MaskRcnn:
     def __init__(self, class_name: str, weights: Path | None, device: torch.device):
         """Load the network. Raise UserError for an unknown class or unusable weights, NoWeights without weights."""
         check_class_name(class_name, class_names())
-        self.label = None if class_name == ANYTHING else WEIGHTS.meta["categories"].index(class_name)
-        make_network = partial(maskrcnn_resnet50_fpn_v2, weights=None, weights_backbone=None)
-        model = load_network(make_network, weights, WEIGHTS.url, "--mask_weights")
+        self.label = None if class_name == ANYTHING else CLASSES.index(class_name)
+        make_network = partial(make_torchvision_network, "maskrcnn_resnet50_fpn_v2", weights_backbone=None)
+        model = load_network(make_network, weights, WEIGHTS_URL, "--mask_weights")
         self.model, self.device = model.to(device).eval(), device
         self.batch_size = BATCH_SIZES.get(device.type, 1)
 
@@ -57,7 +68,7 @@ class MaskRcnn:
     @staticmethod
     def label_name(label: int) -> str:
         """Return the name of a class."""
-        return WEIGHTS.meta["categories"][label]
+        return CLASSES[label]
 
 
 def to_detections(output: dict[str, torch.Tensor], label: int | None) -> list[Detection]:

@@ -160,7 +160,6 @@ def check_request_fits_clip(request: MaskRequest, frame_count: int, size: tuple[
     """
     asks_detector = request.method == "maskrcnn" or (request.method == "auto" and not request.prompts)
     if asks_detector and request.class_name != MaskRequest().class_name:
-        # Imported only here, because torchvision takes a second.
         from preprocessing.mask_rcnn import check_class_name, class_names
 
         check_class_name(request.class_name, class_names())

@@ -38,6 +38,20 @@ def load_network(make_network: Callable[[], nn.Module], path: Path | None, url: 
     return network
 
 
+def make_torchvision_network(name: str, **options: object) -> nn.Module:
+    """Return a network of torchvision, by its name there, with random weights.
+
+    Raise NoWeights if torchvision is not installed, or belongs to another release of torch.
+    """
+    try:
+        from torchvision.models import get_model
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torch does not know an operator of torchvision
+        raise NoWeights(
+            f"torchvision cannot be imported ({error}); install the release that belongs to torch {torch.__version__}"
+        ) from None
+    return get_model(name, weights=None, **options)
+
+
 def read_weights(path: Path, flag: str) -> StateDict:
     """Return the state dict of a local file, without executing anything in it.
 

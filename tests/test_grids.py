@@ -32,6 +32,7 @@ from rendering.trained_run import load_model, open_run
 from training.loop import Trainer
 from training.networks import fit_alignment_targets, transform_target
 from training.runs import resume_run, start_run
+from unwrap_utils import load_video
 
 SIZE = (5, 40, 56)
 SPACING = Spacing(mapping=((96, 8), (32, 2), (16, 1)), alpha=((8, 1), (2, 1)), light_px=24)
@@ -496,7 +497,7 @@ def test_the_schedule_follows_the_config(run):
         alpha_bootstrapping_factor=2000.0,
         prior_coeff=300.0,
     )
-    learner = GridLearner(config, run.learner.video, torch.Generator())
+    learner = GridLearner(config, load_video(run.clip, torch.device("cpu"), ()), torch.Generator())
     assert [learner.pairs_at(learner.stride_at(progress)) for progress in (0.0, 0.1, 0.2)] == [3, 2, 1]
     assert [learner.rate_factor(progress) for progress in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1, 1, 0.1, 0.01])
     assert [learner.prior_weight(progress) for progress in (0.0, 0.05, 1.0)] == pytest.approx(

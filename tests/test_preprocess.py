@@ -1,6 +1,7 @@
 """The scripts that write flow and masks: what they write, what they keep, what they refuse."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -8,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import last_line, run_script
+from conftest import ROOT, last_line, run_script
 from PIL import Image
 
 import preprocess_mask_rcnn
@@ -16,7 +17,8 @@ import preprocess_optical_flow
 from alignment.dis_flow import DisFlow
 from command_line import UserError
 from masks.provenance import are_found, mask_source
-from preprocessing import flow, flow_raft, mask_detection, masks, weights
+from preprocessing import flow, flow_raft, mask_detection, mask_rcnn, masks, weights
+from preprocessing.errors import NoWeights
 from preprocessing.mask_rcnn import check_class_name, class_names, to_detections
 from preprocessing.mask_tracking import Detection
 from scenes.catalogue import demo
@@ -94,7 +96,7 @@ def test_raft_without_weights_says_where_to_get_them(offline):
 @pytest.mark.slow
 def test_raft_loads_a_local_file_and_gives_flow_of_the_frames_size(tmp_path):
     torch.manual_seed(0)
-    torch.save(flow_raft.raft_large(weights=None).state_dict(), tmp_path / "raft.pth")
+    torch.save(weights.make_torchvision_network("raft_large").state_dict(), tmp_path / "raft.pth")
     method = flow_raft.load_torchvision_raft(tmp_path / "raft.pth", CPU)
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
     following = np.roll(image, 3, axis=1)
@@ -179,6 +181,46 @@ def test_an_unknown_class_lists_the_known_ones(frames):
         preprocess_mask_rcnn.main(["--vid-path", str(frames), "--class_name", "dragon"])
     assert not frames.with_name("cat_maskrcnn").exists()
     assert len(class_names()) == 80
+
+
+def test_addresses_and_classes_are_those_of_torchvision():
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
+    from torchvision.models.optical_flow import Raft_Large_Weights
+
+    published = MaskRCNN_ResNet50_FPN_V2_Weights.DEFAULT
+    assert published.url == mask_rcnn.WEIGHTS_URL
+    assert Raft_Large_Weights.DEFAULT.url == flow_raft.WEIGHTS_URL
+    unused = ("__background__", "N/A")
+    assert [mask_rcnn.UNUSED if name in unused else name for name in published.meta["categories"]] == mask_rcnn.CLASSES
+
+
+def test_without_weights_torchvision_is_not_imported():
+    """It takes a second and 160 MB."""
+    code = """
+import sys
+from urllib.error import URLError
+import torch
+from preprocessing.errors import NoWeights
+from preprocessing.mask_detection import make_detector
+from preprocessing.mask_request import MaskRequest
+
+def refuse(url, **_):
+    raise URLError("no route to host")
+
+torch.hub.load_state_dict_from_url = refuse
+try:
+    make_detector(MaskRequest(class_name="bird"))
+except NoWeights:
+    print("torchvision" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_torchvision_that_cannot_be_imported_is_told_with_a_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)  # an import of it raises ImportError
+    with pytest.raises(NoWeights, match=r"torchvision cannot be imported \(.*\); install the release that belongs to"):
+        weights.make_torchvision_network("raft_large")
 
 
 def test_a_misspelt_class_gets_a_guess_before_the_list():
@@ -272,7 +314,9 @@ def test_masks_are_written_for_every_frame_and_own_ones_are_kept(frames, monkeyp
 
 @pytest.mark.slow
 def test_mask_rcnn_loads_a_local_file_and_runs(tmp_path, frames):
-    from preprocessing.mask_rcnn import MaskRcnn, maskrcnn_resnet50_fpn_v2
+    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+    from preprocessing.mask_rcnn import MaskRcnn
 
     torch.manual_seed(0)
     torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict(), tmp_path / "rcnn.pth")

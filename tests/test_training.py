@@ -12,9 +12,10 @@ import pytest
 import torch
 from conftest import ROOT, curve, last_line, read_log, run_script, tiny_config, write_config
 
+import implicit_neural_networks
 from command_line import Stopped, UserError
 from config import load_config
-from implicit_neural_networks import read_checkpoint
+from implicit_neural_networks import read_checkpoint, write_checkpoint
 from training.earlier_runs import find_newest_run
 from training.log import Log
 from training.loop import Trainer
@@ -144,8 +145,6 @@ def test_a_deferred_signal_is_stored_and_any_other_signal_interrupts():
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monkeypatch):
-    import implicit_neural_networks
-
     trainer = start_run(tiny_config(shared_clip, tmp_path))
     before = trainer.checkpoint_path.read_bytes()
 
@@ -158,6 +157,22 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monk
         trainer.save()
     assert trainer.checkpoint_path.read_bytes() == before
     assert not list(trainer.folder.glob(".*.part*"))
+
+
+def test_an_error_in_the_middle_of_a_checkpoint_is_the_one_of_the_disk(tmp_path):
+    """By itself torch.save says "unexpected pos" then, which tells nobody what to do."""
+    resource = pytest.importorskip("resource", reason="the largest size of files can't be set on this system")
+    path, tensors = tmp_path / "checkpoint", {"weights": torch.zeros(300_000)}
+    write_checkpoint(path, tensors)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_checkpoint(path, tensors | {"more": torch.zeros(300_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
 
 
 @pytest.mark.slow

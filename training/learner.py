@@ -79,6 +79,10 @@ class Learner(Protocol):
         """Bring the model to full resolution at the end of a run, however early the run ends."""
         ...
 
+    def release(self) -> None:
+        """Give back the memory of what only further steps need. After it, nothing but the model can be used."""
+        ...
+
     def checkpoint(self) -> dict[str, Any]:
         """Return the model and everything else of the learner that decides the next step."""
         ...

@@ -335,6 +335,9 @@ class Trainer:
         """Write the published outputs to a folder named after the iteration, and report them, if they are wanted."""
         if events is None or not (self.with_evaluation and self.learner.is_whole):
             return
+        if self.is_finished:
+            self.learner.release()
+            give_back_memory()
         run = TrainedRun(self.model, self.clip, self.config.alpha_range == "full", self.checkpoint_path)
         with self.stopwatch.pause():
             evaluation = evaluate(run, self.evaluation_folder, is_full=self.config.full_evaluation)

@@ -190,6 +190,7 @@ class NetworkLearner:
         self.optimizer = torch.optim.Adam(self.model.parameter_groups(), lr=config.learning_rate, fused=True)
         self.parts_done, self.is_whole, self.seconds_to_finish = 0, True, 0.0
         self.loss: nn.Module | None = None  # made with the first batch, when the networks have their start
+        self.frame_count = video.size[0]
         self.frames_used: float = 0  # frames in all batches so far, by the number of their pixels
 
     def initialize(self, show_start: ShowStart, _folder: Path) -> None:
@@ -213,11 +214,6 @@ class NetworkLearner:
                     target = partial(identity_target, self.video, self.model.uv_mapping_scale)
                 mapping = self.model.mappings[layer.index]
                 pretrain_mapping(mapping, layer.name, target, self.video, self.config, self.rng)
-
-    @property
-    def frame_count(self) -> int:
-        """Number of frames that this run trains."""
-        return self.video.size[0]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return all tensors that training changes."""
@@ -274,6 +270,10 @@ class NetworkLearner:
 
     def finish(self) -> None:
         """Do nothing: networks have one resolution only."""
+
+    def release(self) -> None:
+        """Forget the video and the optimizer; only the model stays."""
+        del self.video, self.optimizer, self.loss
 
     def checkpoint(self) -> dict[str, Any]:
         """Return the state of the networks and of the optimizer under the published keys."""
