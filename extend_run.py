@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             "--masks is for runs with one object; put masks of the new frames beside them, as NAME_maskrcnn_1"
         )
-    folder = join_new_frames(run.clip, options.frames, options.max_frames)
+    folder = join_new_frames(run.clip, options.frames, options.max_frames, options.start, options.end)
     trained = len(run.clip)
     new = len(list_images(folder)) - trained
     print(f"{trained} frames are trained, {new} are new", flush=True)
@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
 def check_flags(options: argparse.Namespace) -> None:
     """Raise UserError for values out of range and for files that do not exist."""
     check_seconds(options, "time_budget")
+    if options.start is not None and not 0 <= options.start < float("inf"):
+        raise UserError(f"--start is {options.start:g}, expected at least 0")
     if options.max_frames < 1:
         raise UserError(f"--max_frames is {options.max_frames}, expected at least 1")
     if options.masks is not None and not options.masks.exists():
@@ -78,8 +80,16 @@ def make_extend_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FOLDER_OR_VIDEO",
-        help="the frames that follow; the run's own folder of frames adds those that were left out of the run",
+        help="the frames that follow; of the video that the run was made from, those after its last frame are taken; "
+        "the run's own folder of frames adds those that were left out of the run",
     )
+    flags.add_argument(
+        "--start",
+        type=float,
+        metavar="SECONDS",
+        help="where the new frames begin in a video (default: after the run's last frame in its own video, else 0)",
+    )
+    flags.add_argument("--end", type=float, metavar="SECONDS", help="where they end (default: the end of the video)")
     flags.add_argument(
         "--masks",
         type=Path,

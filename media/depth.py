@@ -13,8 +13,9 @@ SRGB_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # below, the curve of sRGB is a lin
 
 def to_8_bit(values: NDArray) -> Pixels:
     """Convert values in [0, 1], or booleans, to rounded uint8 in [0, 255]. Values outside are clipped."""
-    rounded = np.rint(values * 255)
-    return np.clip(rounded, 0, 255, out=rounded).astype(np.uint8)
+    scaled = np.asarray(values * 255.0)
+    np.rint(scaled, out=scaled)  # In place: memory for another picture costs more time than the rounding.
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def to_display(picture: NDArray) -> NDArray[np.float32]:

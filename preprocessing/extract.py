@@ -68,10 +68,22 @@ class ClipNote:
 
     def matches(self, source: Path, span: Span) -> bool:
         """Return whether the frames come from this span of this video file, and the file has not changed since."""
+        return Span(self.start_s, self.end_s, self.every, self.deinterlace) == span and self.is_of(source)
+
+    def is_of(self, source: Path) -> bool:
+        """Return whether the frames come from this video file, and the file has not changed since."""
         status = source.stat()
-        noted_span = Span(self.start_s, self.end_s, self.every, self.deinterlace)
         noted_file = (self.source, self.source_bytes, self.source_changed)
-        return noted_span == span and noted_file == (str(source.resolve()), status.st_size, status.st_mtime)
+        return noted_file == (str(source.resolve()), status.st_size, status.st_mtime)
+
+    def span_after(self, frames: int) -> Span | None:
+        """Return the part of the video that follows the first `frames` frames of the clip; None if it is not known."""
+        start_s = self.end_s
+        if len(self.times_s) > frames:
+            last, following = self.times_s[frames - 1 : frames + 1]
+            # Half a frame of the video earlier than the next one, because files round times.
+            start_s = following - (following - last) / (2 * self.every)
+        return None if start_s is None else Span(start_s, None, self.every, self.deinterlace)
 
 
 class FrameTimes:

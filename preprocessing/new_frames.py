@@ -19,12 +19,12 @@ from grids.unwrap import fill_unknown
 from masks.provenance import are_found, read_mask_note, read_mask_request, write_mask_note
 from media import Pixels
 from media.clip import Clip, mask_suffixes
-from media.container import count_frames
 from media.flows import BACKWARD, FORWARD
-from preprocessing.extract import Span, extract_frames
+from preprocessing.extract import Span, extract_frames, read_clip_note
 from preprocessing.mask_files import frames_without_mask, write_mask_files
 from preprocessing.mask_import import read_masks
 from preprocessing.mask_refinement import refine_small_masks
+from preprocessing.scene_cuts import LONG_EDGE_PX, SceneCutDetector, resize_longer_side
 from preprocessing.small_video import open_small_clip, read_small_video
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun
@@ -36,16 +36,24 @@ MOST_GROWTH = 1.3  # Change of an object's area from which on the user is told t
 MIN_CUE_SCORE = -6.0  # Masks that are moved from frame to frame are no independent witnesses, so cues may overrule all.
 # Pixels as far as this from the outline are the core of an object, whose flow is its own; as a share of the long edge.
 CORE_DISTANCE = 1 / 120
+# The first new frame repeats the clip's first one if they differ by less than so many grey levels in the mean, and the
+# clip's last frame by so many times as much. In a shot that stands still no frame repeats another by this rule.
+SAME_PICTURE, MOVED_ON = 2.0, 3.0
 LEAST_CORE_PX = 30  # Fewest pixels of a core from which the flow is continued.
 
 
-def join_new_frames(clip: Clip, source: Path, max_frames: int) -> Path:
+def join_new_frames(
+    clip: Clip, source: Path, max_frames: int, start_s: float | None = None, end_s: float | None = None
+) -> Path:
     """Return the folder of a clip with new frames after its own.
 
     source: a video, or a folder of frames. If it is the clip's own folder, the new frames are those that the clip left
     out, and nothing is copied. Otherwise the clip's frames, masks and flow, and the new frames, go to a new folder
-    beside the clip, as links where possible. Raises UserError if there are no new frames, or if they have another size.
+    beside the clip, as links where possible. start_s, end_s: the part of a video, see `choose_span`. Raises UserError
+    if there are no new frames, or if they have another size.
     """
+    if not source.is_file() and (start_s, end_s) != (None, None):
+        raise UserError(f"{source}: --start and --end are for videos; give a folder that holds the new frames alone")
     if source.is_dir() and resolve_folder_name(source).samefile(clip.folder):
         count = len(media.list_images(clip.folder)) - len(clip)
         if count <= 0:
@@ -56,11 +64,48 @@ def join_new_frames(clip: Clip, source: Path, max_frames: int) -> Path:
         return join_folder(clip, resolve_folder_name(source), max_frames)
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder; give the frames that follow, as a folder or a video")
-    check_count(source, count_frames(source, 0, None, max_frames + 1), max_frames)
+    span = choose_span(clip, source, start_s, end_s)
+    check_count(source, span.count_frames(source, max_frames + 1), max_frames)
     with tempfile.TemporaryDirectory(dir=clip.folder.parent, prefix=".new_frames_") as scratch:
         frames = Path(scratch) / "frames"
-        extract_frames(source, frames, Span(), allow_cuts=False, max_frames=max_frames)
+        extract_frames(source, frames, span, allow_cuts=False, max_frames=max_frames)
         return join_folder(clip, frames, max_frames)
+
+
+def choose_span(clip: Clip, source: Path, start_s: float | None, end_s: float | None) -> Span:
+    """Return the part of a video whose frames are added to a clip.
+
+    start_s, end_s: seconds of the video; None is its beginning and its end. But if the clip is a part of this video,
+    its next frames are taken, and as it took them: every second frame, for instance. Raises UserError if it has none.
+    """
+    note = read_clip_note(clip.folder)
+    if note is None or not note.is_of(source):
+        return Span(start_s or 0.0, end_s)
+    if start_s is not None:
+        return Span(start_s, end_s, note.every, note.deinterlace)
+    following = note.span_after(len(clip))
+    if following is None or following.count_frames(source, 1) == 0:
+        raise UserError(f"{source}: the run has all of its frames already; give the frames that follow")
+    print(f"the run was made from this video; the new frames are those after {following.start_s:.2f} s")
+    return replace(following, end_s=end_s)
+
+
+def warn_about_first_frame(clip: Clip, first: Path) -> None:
+    """Warn if the first new frame repeats the first frame of a clip, or shows another scene than its last frame."""
+    new, begin, end = media.read_rgb(first), clip.frame(0), clip.frame(len(clip) - 1)
+    small = [resize_longer_side(frame, LONG_EDGE_PX).astype(np.float32) for frame in (new, begin, end)]
+    from_begin, from_end = (float(np.abs(small[0] - other).mean()) for other in small[1:])
+    if from_begin < SAME_PICTURE and from_end > MOVED_ON * from_begin:
+        warn(
+            f"{first} looks like the first frame of the run, not like what follows its last one; if the run has these "
+            "frames already, stop with Ctrl-C and give those that follow, of a video with --start SECONDS"
+        )
+        return
+    detector = SceneCutDetector()
+    for frame in (end, new):
+        detector.add_frame(frame)
+    if detector.cuts:
+        warn(f"{first} seems to show another scene than the last frame of the run; then its layers cannot be followed")
 
 
 def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
@@ -75,6 +120,7 @@ def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
                 f"{path} is {size[0]} x {size[1]}, the frames of the run are {clip.native_size[0]} x "
                 f"{clip.native_size[1]}; new frames must have the same size"
             )
+    warn_about_first_frame(clip, new[0])
     folder = choose_folder(clip)
     names = continue_names([path.stem for path in clip.frame_paths], len(new))
     for path in clip.frame_paths:

@@ -19,7 +19,10 @@ from grids.mosaic import Mosaic
 from grids.windowed_learner import keep_units
 from grids.windows import LayerAtlas, Placement, WindowedModel, WindowLayer
 from masks.overlap import iou
-from preprocessing.new_frames import continue_names
+from media.decoding import read_frames
+from preprocessing.extract import Span, extract_frames
+from preprocessing.new_frames import choose_span, continue_names, warn_about_first_frame
+from preprocessing.small_video import open_small_clip
 from rendering.frame_store import temporary_frame_store
 from rendering.frames import render_frame, render_frames
 from rendering.trained_run import open_run
@@ -209,6 +212,60 @@ def test_new_frames_that_cannot_be_used_are_refused(run_folder, tmp_path, frames
     with pytest.raises(UserError, match=message):
         extend_run.main(["--trained_model_folder", str(run_folder), "--frames", str(tmp_path / frames)])
     assert sorted(run_folder.parent.iterdir()) == before
+
+
+@pytest.fixture
+def video(scene, tmp_path):
+    """A video of 12 frames of the scene, 10 per second."""
+    with media.VideoWriter(tmp_path / "shot.mp4", 10) as writer:
+        for t in range(12):
+            writer.write(scene.frame(t).rgb)
+    return tmp_path / "shot.mp4"
+
+
+def times_of_new_frames(clip, video, *part):
+    span = choose_span(clip, video, *part)
+    times = [frame.time_s for frame in read_frames(video, span.start_s, span.end_s)]
+    return [round(float(time), 3) for time in times[:: span.every]]
+
+
+@pytest.mark.parametrize(
+    ("span", "following"), [(Span(0.2, 0.7), [0.7, 0.8, 0.9, 1.0, 1.1]), (Span(0.2, 0.7, every=2), [0.8, 1.0])]
+)
+def test_of_the_video_of_a_run_the_frames_after_its_last_one_are_added(tmp_path, video, span, following):
+    extract_frames(video, tmp_path / "clip", span, allow_cuts=False, max_frames=100)
+    clip = open_small_clip(tmp_path / "clip")
+    assert times_of_new_frames(clip, video, None, None) == following
+    assert times_of_new_frames(clip, video, None, 0.95) == [time for time in following if time < 0.95]
+    assert times_of_new_frames(clip, video, 1.0, None)[0] == 1.0
+    other = shutil.copy(video, tmp_path / "other.mp4")  # nothing is known of it
+    assert times_of_new_frames(clip, other, None, 0.3) == [0.0, 0.1, 0.2]
+
+
+def test_a_run_of_a_whole_video_cannot_be_extended_by_it(tmp_path, video):
+    extract_frames(video, tmp_path / "clip", Span(), allow_cuts=False, max_frames=100)
+    with pytest.raises(UserError, match=r"shot\.mp4: the run has all of its frames already"):
+        choose_span(open_small_clip(tmp_path / "clip"), video, None, None)
+
+
+@pytest.mark.parametrize(
+    ("first", "warning"), [(0, "looks like the first frame of the run"), (6, ""), (None, "another scene")]
+)
+def test_new_frames_that_do_not_follow_are_warned_about(tmp_path, video, capsys, first, warning):
+    extract_frames(video, tmp_path / "clip", Span(0, 0.6), allow_cuts=False, max_frames=100)
+    frames = [frame.pixels for frame in read_frames(video)]
+    noise = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8).repeat(12, axis=0).repeat(12, axis=1)
+    media.write_png(tmp_path / "new.png", noise if first is None else frames[first])
+    capsys.readouterr()
+    warn_about_first_frame(open_small_clip(tmp_path / "clip"), tmp_path / "new.png")
+    printed = capsys.readouterr().err
+    assert warning in printed if warning else not printed
+
+
+def test_a_part_is_for_videos_only(run_folder, clip):
+    flags = ["--trained_model_folder", str(run_folder), "--frames", str(clip), "--start", "1"]
+    with pytest.raises(UserError, match="--start and --end are for videos"):
+        extend_run.main(flags)
 
 
 def test_masks_that_do_not_fit_leave_nothing_behind(run_folder, clip, tmp_path):
