@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -128,7 +129,14 @@ class Parser(argparse.ArgumentParser):
         plain = re.sub(
             r"invalid (int|float) value: (.+)", lambda found: f"{found[2]} is not {TYPE_NAMES[found[1]]}", message
         )
-        exit_with(f"error: {plain}; {self.prog} --help shows all flags", 2)
+        exit_with(f"error: {plain}; {self.suggest_flags(plain)}{self.prog} --help shows all flags", 2)
+
+    def suggest_flags(self, message: str) -> str:
+        """Return a question whether known flags were meant, if the message names flags that are not known."""
+        known = [flag for action in self._actions for flag in action.option_strings]
+        unknown = re.findall(r"(?<!\S)--[^\s=]+", message) if message.startswith("unrecognized arguments") else []
+        similar = [similar for flag in unknown for similar in get_close_matches(flag, known, n=1)]
+        return f"did you mean {' and '.join(similar)}? " if similar else ""
 
 
 def make_parser(description: str, example: str) -> argparse.ArgumentParser:

@@ -254,7 +254,7 @@ def test_a_run_of_a_whole_video_cannot_be_extended_by_it(tmp_path, video):
 def test_new_frames_that_do_not_follow_are_warned_about(tmp_path, video, capsys, first, warning):
     extract_frames(video, tmp_path / "clip", Span(0, 0.6), allow_cuts=False, max_frames=100)
     frames = [frame.pixels for frame in read_frames(video)]
-    noise = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8).repeat(12, axis=0).repeat(12, axis=1)
+    noise = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8).repeat(9, axis=0).repeat(12, axis=1)
     media.write_png(tmp_path / "new.png", noise if first is None else frames[first])
     capsys.readouterr()
     warn_about_first_frame(open_small_clip(tmp_path / "clip"), tmp_path / "new.png")

@@ -1,5 +1,7 @@
 """The scripts from the command line: their help, a whole pass, and messages about wrong input."""
 
+import re
+
 import pytest
 from conftest import ROOT, draw, last_line, run_script, tiny_config, write_config
 
@@ -27,6 +29,22 @@ def test_a_wrong_flag_is_one_line_with_exit_code_2():
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: argument --method: invalid choice: 'diss'")
     assert line.endswith("preprocess_optical_flow.py --help shows all flags")
+
+
+@pytest.mark.parametrize(
+    ("flags", "guess"),
+    [
+        (["--set", "a=1", "--time_buget", "30"], "; did you mean --time_budget? "),
+        (["--sett=a=1", "--resum", "run"], "; did you mean --set and --resume? "),
+        (["--zzz"], "; "),
+    ],
+)
+def test_a_misspelt_flag_gets_a_guess(flags, guess):
+    done = run_script("train.py", "config/fast.json", *flags)
+    assert done.returncode == 2
+    assert re.fullmatch(
+        rf"error: unrecognized arguments: [^;]+{re.escape(guess)}train.py --help shows all flags\n", done.stderr
+    )
 
 
 @pytest.mark.parametrize(
