@@ -28,6 +28,10 @@ MAX_BAND = 1 / 40  # Largest half width of the band, as a share of the long edge
 # equation says nothing.
 PRIOR_WEIGHT = 0.03
 SMOOTHING_PX = 0.7  # Standard deviation over which the solution is averaged, weighted by how much the equation says.
+# From the first factor on it is likely, from the second one on it is sure, that a pixel shows something else than one
+# layer alone: its squared difference from the layer against this percentile of those of pixels that show it alone.
+NOISE_PERCENTILE, NOISE_RANGE = 75, (1.0, 3.0)
+LEAST_NOISE = 3 / 255**2  # Squared difference of one grey level in each channel: frames are rounded.
 SOFT_RANGE = (16, 239)  # Values of a mask, 0 to 255, between which it is soft.
 MATTE_WIDTH = 1.0  # Soft pixels per pixel of the outline, on both of its sides, from which on a mask is a matte.
 SURE = 0.5  # Opacity on whose side a pixel outside the band stays.
@@ -118,20 +122,39 @@ def solve_matte(
     difference = color - behind
     certainty = np.square(difference).sum(-1) + PRIOR_WEIGHT
     solved = (((source - behind) * difference).sum(-1) + PRIOR_WEIGHT * learned) / certainty
-    weighted, weight = (
-        cv2.GaussianBlur(values.astype(np.float32), (0, 0), SMOOTHING_PX)
-        for values in (solved.clip(0, 1) * certainty, certainty)
+    averaged = smooth(solved.clip(0, 1) * certainty) / smooth(certainty)
+    depth = np.abs(signed_distance(inside)) / half_width
+    # A faint trace of the other layer that is no stronger than noise would be seen as a halo over a new background.
+    beside = (depth > 1) & (depth < 2)
+    averaged = np.where(
+        inside,
+        1 - (1 - averaged) * exceed_noise(source, color, beside & inside),
+        averaged * exceed_noise(source, behind, beside & ~inside),
     )
     # A pixel stays on its side of one half, and the deeper it lies on that side, the less it may change: beside the
     # outline colours may agree by chance.
-    depth = np.abs(signed_distance(inside)) / half_width
     limit = SURE * depth.clip(max=1)
-    softened = np.where(
-        inside,
-        (weighted / weight).clip(min=SURE + limit + 1 / 255),
-        (weighted / weight).clip(max=SURE - limit - 1 / 255),
-    )
+    softened = np.where(inside, averaged.clip(min=SURE + limit + 1 / 255), averaged.clip(max=SURE - limit - 1 / 255))
     return np.where(depth < 1, softened.clip(0, 1), learned)
+
+
+def exceed_noise(source: Floats, color: Floats, alone: NDArray[np.bool_]) -> Floats:
+    """Return how sure it is, 0 to 1, that a pixel (h, w) shows something else than one layer alone.
+
+    source, color (h, w, 3): of the frame and of the layer. alone (h, w): pixels nearby that show the layer alone; how
+    much they differ from it is the noise. Everything is sure if there are none.
+    """
+    if not alone.any():
+        return np.ones(alone.shape, np.float32)
+    error = smooth(np.square(source - color).sum(-1))
+    noise = max(float(np.percentile(error[alone], NOISE_PERCENTILE)), LEAST_NOISE)
+    lowest, highest = NOISE_RANGE
+    return ((error / noise - lowest) / (highest - lowest)).clip(0, 1)
+
+
+def smooth(values: Floats) -> Floats:
+    """Average values (h, w) over the pixels around each one."""
+    return np.asarray(cv2.GaussianBlur(values.astype(np.float32), (0, 0), SMOOTHING_PX))
 
 
 def continue_colors(source: Floats, weight: Floats, scale_px: float) -> Floats:

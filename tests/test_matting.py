@@ -32,6 +32,16 @@ def test_the_matte_of_a_blurred_edge_is_the_true_one():
     assert np.abs(matte - alpha).mean() < 0.3 * np.abs(binary - alpha).mean()
 
 
+def test_noise_leaves_no_halo_around_an_object_and_no_holes_in_it():
+    frame, background, alpha, color = blurred_disk()
+    binary = (alpha > 0.5).astype(np.float32)
+    noisy = frame + np.random.default_rng(0).normal(0, 0.08, frame.shape).astype(np.float32)
+    matte = solve_matte(noisy, np.broadcast_to(color, frame.shape), background, binary, 12.0, WIDTH)
+    around, inside = (cv2.dilate(mask.astype(np.uint8), np.ones((5, 5))) == 0 for mask in (alpha > 0, alpha < 1))
+    assert matte[around].mean() < 1e-5 and (1 - matte[inside]).mean() < 5e-5
+    assert np.abs(matte - alpha).mean() < 0.5 * np.abs(binary - alpha).mean()  # The edge is still soft.
+
+
 def test_where_both_layers_have_one_colour_the_learned_opacity_stays():
     frame = np.full((HEIGHT, WIDTH, 3), 0.5, np.float32)
     learned = np.zeros((HEIGHT, WIDTH), np.float32)
