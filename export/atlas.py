@@ -35,11 +35,12 @@ MARGIN_PX = 4  # Pixels of the atlas image around the part that is visible in fr
 LEAST_AGREEMENT = 0.77
 SUGGESTED_LOOK_FRAMES = 12  # Frames between the looks of such an object, as they are suggested.
 LEAST_NAMED_SHARE = 0.002  # Share of a background's atlas that objects hide in all frames, from which on it is named.
-OUTLINED_FRAMES = 3  # Frames whose outlines the guide shows.
 LEAST_OUTLINE_PX = 8  # Fewest pixels of an outline in the guide.
 GRID_PX = 100  # Largest distance of the lines of the guide, in pixels.
 GRID_CELLS = 4  # Fewest cells of the guide along the shorter side, so that a small atlas has lines, too.
-GUIDE_COLOR, GRID_COLOR = (255, 40, 160, 160), (120, 120, 120, 60)  # RGBA, 0 to 255
+GUIDE_COLORS = (255, 40, 160, 160), (0, 150, 255, 160), (255, 150, 0, 160)  # RGBA, 0 to 255, one per outlined frame
+GRID_COLOR = (120, 120, 120, 60)
+CAPTION_STEP_PX = 18  # Distance of the lines of text.
 SHEET_PX = 480  # Height of a picture in atlases.png, in pixels.
 
 
@@ -235,7 +236,8 @@ def sharpness(picture: Floats, visibility: Floats) -> float:
 def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: AtlasView) -> Pixels:
     """Draw a faint grid and outlines of some frames, (h, w, 4), transparent elsewhere.
 
-    In the background's guide they are the outlines of the frames, in an object's guide those of the object.
+    In the background's guide they are the outlines of the frames, in an object's guide those of the object. Each frame
+    has its colour, in which its number is written.
     """
     guide = np.zeros((image.height, image.width, 4), np.uint8)
     step = max(1, min(GRID_PX, min(image.width, image.height) // GRID_CELLS))
@@ -244,18 +246,19 @@ def draw_guide(run: TrainedRun, store: FrameStore, image: LayerImage, view: Atla
         guide[position : position + 1] = GRID_COLOR
     is_background = run.model.layers[image.layer].is_background
     numbers = [t for t in range(store.count) if is_background or (store.read(t, "alpha")[image.layer] > VISIBLE).any()]
-    for index in evenly_spaced_indices(len(numbers), OUTLINED_FRAMES):
-        t, frame = numbers[index], store.frame(numbers[index])
+    chosen = [numbers[index] for index in evenly_spaced_indices(len(numbers), len(GUIDE_COLORS))]
+    for line, (t, color) in enumerate(zip(chosen, GUIDE_COLORS, strict=False), 1):
+        frame = store.frame(t)
         shown = np.ones_like(frame.alpha[0]) if is_background else frame.visibility[image.layer]
         atlas_uv = compute_atlas_uv(run.model, frame)[image.layer]
         texels = view.to_pixels(atlas_uv, (image.width, image.height)).numpy()
         # OpenCV draws within 16 bits.
         outlines = [texels[y, x].round().clip(-30000, 30000).astype(np.int32) for x, y in find_outlines(shown)]
         for outline in outlines:
-            cv2.polylines(guide, [outline[:, None]], True, GUIDE_COLOR, 1)
-        if is_background:  # Outlines of an object lie on each other, and so would their captions.
-            text_corner = tuple(int(value) for value in outlines[0][0] + [6, 18])
-            cv2.putText(guide, f"frame {t}", text_corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, GUIDE_COLOR, 1)
+            cv2.polylines(guide, [outline[:, None]], True, color, 1)
+        # Outlines of an object lie on each other, and so would their captions; these stand in the corner.
+        corner = outlines[0][0] + [6, CAPTION_STEP_PX] if is_background else (4, line * CAPTION_STEP_PX)
+        cv2.putText(guide, f"frame {t}", [int(value) for value in corner], cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1)
     return guide
 
 

@@ -20,7 +20,7 @@ from editing.layered_files import read_psd
 from evaluation.image_metrics import psnr
 from export import atlas_sampling
 from export.atlas import (
-    GUIDE_COLOR,
+    GUIDE_COLORS,
     LayerAtlas,
     describe_atlas,
     find_outlines,
@@ -86,7 +86,7 @@ def share_of_rim_with_an_outline(atlas, name):
     visible, guide = (np.asarray(media.open_image(atlas / f"{name}{kind}.png")) for kind in ("", "_guide"))
     is_visible = np.pad((visible[..., 3] > 127).astype(np.uint8), 1)
     rim = cv2.morphologyEx(is_visible, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
-    is_outline = (guide[..., :3] == GUIDE_COLOR[:3]).all(-1) & (guide[..., 3] > 0)
+    is_outline = np.any([(guide == color).all(-1) for color in GUIDE_COLORS], axis=0)
     return cv2.dilate(is_outline.astype(np.uint8), np.ones((9, 9), np.uint8))[rim].mean()
 
 
@@ -110,6 +110,8 @@ def test_an_atlas_covers_what_is_visible_as_finely_as_the_video(atlas, run):
         assert lines.all(axis=0).sum() >= 3
         assert lines.all(axis=1).sum() >= 3
     assert share_of_rim_with_an_outline(atlas, "foreground") > 0.8
+    guide = np.asarray(media.open_image(atlas / "foreground_guide.png"))
+    assert all((guide == color).all(-1).any() for color in GUIDE_COLORS)  # each outlined frame has its own
     assert (atlas / "atlases.png").is_file()
 
 
