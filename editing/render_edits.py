@@ -39,6 +39,7 @@ from rendering.frames import Floats, Frame, render_frame, render_frames
 from rendering.resampling import WHOLE_FRAME, Box, bounding_box, resize_frame, split_rows
 from rendering.trained_run import TrainedRun
 
+LEAST_NAMED_SHARE = 0.05  # Share of the paint on a frame from which on its layer is named.
 LEAST_LIGHT = 1e-5  # Linear light that counts as none.
 STRIP_PIXELS = 500_000  # Pixels of a large frame that are edited at once; it bounds the memory.
 PREVIEW_PX = 640  # Width of a frame in edited.png, in pixels.
@@ -103,6 +104,7 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
         parts = read_frame_edit(edit, run.clip, size)
         if attached is None:
             resized = resize_frame(frame, *size)
+            print_shares(run, edit.index, layers, paint_shares(resized, [part.rgba for part in parts]))
             for part in parts:
                 edits += give_blend(splat_frame(run.model, resized, part.rgba, layers), part.blend)
             continue
@@ -116,6 +118,27 @@ def make_frame_edits(run: TrainedRun, request: EditRequest) -> list[LayerEdit]:
             else:
                 edits.append(free_part)
     return edits
+
+
+def paint_shares(frame: Frame, paints: list[Floats]) -> Floats:
+    """Return which part of the paint on a frame each layer shows, (L,). paints: (H, W, 4), of the frame's size."""
+    opacity = np.maximum.reduce([paint[..., 3] for paint in paints])
+    amounts = (paint_visibility(frame) * opacity).sum((1, 2))
+    return amounts / max(float(opacity.sum()), 1e-9)
+
+
+def print_shares(run: TrainedRun, t: int, layers: list[int], shares: Floats) -> None:
+    """Print how the paint on frame t is divided if an object and the background both take a part of it."""
+    names = run.model.layers.names
+    parts = [(names[layer], shares[layer]) for layer in layers if shares[layer] >= LEAST_NAMED_SHARE]
+    background = run.model.layers.background.index
+    if len(parts) < 2 or background not in layers or shares[background] < LEAST_NAMED_SHARE:
+        return
+    listed = ", ".join(f"{share:.0%} on the {name}" for name, share in parts)
+    print(
+        f"frame {t}: of the paint, {listed}; each part follows its layer. With --edit_frame_attach N all of it follows "
+        "object N"
+    )
 
 
 def give_blend(edits: Iterable[LayerEdit | None], blend: str | None) -> list[LayerEdit]:

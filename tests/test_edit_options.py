@@ -1,6 +1,7 @@
 """Options of editing: blend modes, native size, several painted frames, output formats, sound."""
 
 import json
+import re
 import subprocess
 
 import cv2
@@ -132,6 +133,27 @@ def test_a_video_that_is_smaller_than_the_frames_is_said_to_be(run, tmp_path, ca
     path = write_paint(tmp_path / "a.png", (96, 64), (30, 20, 60, 44))
     run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", "--edit_space", space)
     assert ("--edit_space native keeps the 96 x 64 of the frames" in capsys.readouterr().out) == is_said
+
+
+@pytest.mark.parametrize(
+    ("box", "flags", "is_divided"),
+    [
+        ((0, 0, 48, 32), [], True),  # everything
+        ((0, 0, 48, 32), ["--edit_frame_attach", "1"], False),  # all of it follows the object
+        ((0, 0, 4, 3), [], False),  # a corner that shows the background alone
+    ],
+)
+def test_paint_that_an_object_and_the_background_share_is_said_to_be_divided(
+    run, tmp_path, capsys, box, flags, is_divided
+):
+    path = write_paint(tmp_path / "a.png", SIZE, box)
+    run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", *flags)
+    found = re.search(
+        r"frame 1: of the paint, (\d+)% on the foreground, (\d+)% on the background", capsys.readouterr().out
+    )
+    assert (found is not None) == is_divided
+    if found is not None:
+        assert 98 <= int(found[1]) + int(found[2]) <= 102
 
 
 def test_later_frame_edits_cover_earlier_ones(run, tmp_path):
