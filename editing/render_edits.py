@@ -134,9 +134,9 @@ def print_shares(run: TrainedRun, t: int, layers: list[int], shares: Floats) -> 
     background = run.model.layers.background.index
     if len(parts) < 2 or background not in layers or shares[background] < LEAST_NAMED_SHARE:
         return
-    listed = ", ".join(f"{share:.0%} on the {name}" for name, share in parts)
+    listed = " and ".join(f"{share:.0%} on the {name}" for name, share in parts)
     print(
-        f"frame {t}: of the paint, {listed}; each part follows its layer. With --edit_frame_attach N all of it follows "
+        f"frame {t}: the paint is {listed}; each part follows its layer. With --edit_frame_attach N all of it follows "
         "object N"
     )
 

@@ -149,7 +149,7 @@ def test_paint_that_an_object_and_the_background_share_is_said_to_be_divided(
     path = write_paint(tmp_path / "a.png", SIZE, box)
     run_edit(run, tmp_path / "out", "--edit_frame", f"1:{path}", *flags)
     found = re.search(
-        r"frame 1: of the paint, (\d+)% on the foreground, (\d+)% on the background", capsys.readouterr().out
+        r"frame 1: the paint is (\d+)% on the foreground and (\d+)% on the background", capsys.readouterr().out
     )
     assert (found is not None) == is_divided
     if found is not None:
