@@ -183,6 +183,15 @@ class Clip:
         return self.flow(t, FORWARD), self.flow(t + 1, BACKWARD)
 
 
+# Files by which the folders are known that scripts write, whose pictures somebody may take for frames.
+WRITTEN_FILES = {
+    "checkpoint": "a run",
+    "metrics.json": "an evaluation",
+    "atlas.json": "an exported atlas",
+    "edited.png": "an edit",
+}
+
+
 def mask_suffixes(objects: int) -> list[str]:
     """Return the suffixes of a clip's mask folders, the front object first: `_maskrcnn`, or `_maskrcnn_1`, ..."""
     return ["_maskrcnn"] if objects == 1 else [f"_maskrcnn_{number}" for number in range(1, objects + 1)]
@@ -204,6 +213,10 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
         raise UserError(f"{folder}: holds one frame, {paths[0].name}; at least 2 are needed to follow a motion")
     sizes = [media.image_size(path) for path in paths]
     if odd := next((index for index, size in enumerate(sizes) if size != sizes[0]), None):
+        if written := next((name for name in WRITTEN_FILES if (folder / name).is_file()), None):
+            raise UserError(
+                f"{folder}: holds {written}, so it is the folder of {WRITTEN_FILES[written]}; give the folder of the frames"
+            )
         raise UserError(
             f"{paths[odd]} is {sizes[odd][0]} x {sizes[odd][1]}, {paths[0].name} is {sizes[0][0]} x {sizes[0][1]}; "
             "all frames must have one size"

@@ -81,6 +81,15 @@ def test_a_frame_of_another_size_is_named(clip_folder):
         open_with_defaults(clip_folder)
 
 
+def test_the_folder_of_a_run_is_no_clip(clip_folder):
+    Image.new("RGB", (50, 32)).save(clip_folder / "preview.png")
+    (clip_folder / "checkpoint").touch()
+    with pytest.raises(
+        UserError, match="holds checkpoint, so it is the folder of a run; give the folder of the frames"
+    ):
+        open_with_defaults(clip_folder)
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"not an image", lambda data: data[: len(data) // 2]])
 def test_an_unreadable_or_truncated_frame_is_named(clip_folder, damage):
     path = clip_folder / "00001.png"
