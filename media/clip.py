@@ -215,7 +215,8 @@ def open_clip(folder: Path, config: Config, fps: float | None = None) -> Clip:
     if odd := next((index for index, size in enumerate(sizes) if size != sizes[0]), None):
         if written := next((name for name in WRITTEN_FILES if (folder / name).is_file()), None):
             raise UserError(
-                f"{folder}: holds {written}, so it is the folder of {WRITTEN_FILES[written]}; give the folder of the frames"
+                f"{folder}: holds {written}, so it is the folder of {WRITTEN_FILES[written]}; give the folder of the "
+                "frames"
             )
         raise UserError(
             f"{paths[odd]} is {sizes[odd][0]} x {sizes[odd][1]}, {paths[0].name} is {sizes[0][0]} x {sizes[0][1]}; "

@@ -82,7 +82,7 @@ def test_a_frame_of_another_size_is_named(clip_folder):
 
 
 def test_the_folder_of_a_run_is_no_clip(clip_folder):
-    Image.new("RGB", (50, 32)).save(clip_folder / "preview.png")
+    Image.new("RGB", (50, 32)).save(clip_folder / "00002.png")
     (clip_folder / "checkpoint").touch()
     with pytest.raises(
         UserError, match="holds checkpoint, so it is the folder of a run; give the folder of the frames"
