@@ -31,7 +31,7 @@ LEAST_OVERLAP = 0.7
 # so would an object that comes into the frame.
 LEAST_MASK_PX = 150
 SHEET_COLUMNS = 3  # Number of frames in one row of the picture.
-CANDIDATE_FRAMES, CANDIDATE_HEIGHT_PX = 4, 180  # Frames of each candidate on their picture, and their height.
+CANDIDATE_FRAMES, CANDIDATE_HEIGHT_PX = 4, 240  # Frames of each candidate on their picture, and their height.
 OUTLINE_RGB = (255, 40, 160)  # Colour of the masks' outlines, 0 to 255.
 
 
