@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from conftest import ROOT, curve, last_line, read_log, run_script, tiny_config, write_config
 
 import implicit_neural_networks
+import training.loop
 from command_line import Stopped, UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint, write_checkpoint
@@ -142,6 +144,24 @@ def test_a_deferred_signal_is_stored_and_any_other_signal_interrupts():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
     assert stop.exit_code == 143
+
+
+@pytest.mark.parametrize("representation", ["mlp", "grid"])
+def test_the_last_evaluation_needs_no_memory_for_the_video_and_the_optimizer(
+    shared_clip, tmp_path, monkeypatch, representation
+):
+    config = tiny_config(shared_clip, tmp_path, representation=representation, iters_num=2, evaluate_every=1)
+    trainer = start_run(config)
+    kept = [weakref.ref(trainer.learner.video), weakref.ref(trainer.learner.optimizer)]
+    evaluate, alive = training.loop.evaluate, []
+
+    def note_and_evaluate(*arguments, **options):
+        alive.append([reference() is not None for reference in kept])
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(training.loop, "evaluate", note_and_evaluate)
+    trainer.run()
+    assert alive == [[True, True], [False, False]]
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monkeypatch):
