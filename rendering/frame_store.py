@@ -33,7 +33,8 @@ class FrameStore:
         for name, values in (("uv", frame.uv), ("alpha", frame.alpha), ("light", frame.light), ("error", error)):
             if values is not None:
                 self.formats[name] = values.dtype, values.shape
-                np.ascontiguousarray(values).tofile(self.path(frame.t, name))
+                # Not by `tofile`, whose error on a full disk does not say that the disk is full.
+                self.path(frame.t, name).write_bytes(np.ascontiguousarray(values).data)
         self.stored.add(frame.t)
 
     @property

@@ -1,5 +1,6 @@
 """Runs can be repeated and resumed, and lose nothing when they are stopped or killed."""
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, curve, last_line, read_log, run_script, tiny_config, write_config
@@ -18,6 +20,8 @@ import training.loop
 from command_line import Stopped, UserError
 from config import load_config
 from implicit_neural_networks import read_checkpoint, write_checkpoint
+from rendering.frame_store import FrameStore
+from rendering.frames import Frame
 from training.earlier_runs import find_newest_run
 from training.log import Log
 from training.loop import Trainer
@@ -179,20 +183,33 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monk
     assert not list(trainer.folder.glob(".*.part*"))
 
 
-def test_an_error_in_the_middle_of_a_checkpoint_is_the_one_of_the_disk(tmp_path):
-    """By itself torch.save says "unexpected pos" then, which tells nobody what to do."""
+@pytest.fixture
+def small_files():
+    """No file may grow beyond 2 MB, as on a disk that is almost full."""
     resource = pytest.importorskip("resource", reason="the largest size of files can't be set on this system")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_an_error_in_the_middle_of_a_checkpoint_is_the_one_of_the_disk(tmp_path, small_files):
+    """By itself torch.save says "unexpected pos" then, which tells nobody what to do."""
     path, tensors = tmp_path / "checkpoint", {"weights": torch.zeros(300_000)}
     write_checkpoint(path, tensors)
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            write_checkpoint(path, tensors | {"more": torch.zeros(300_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="File too large"):
+        write_checkpoint(path, tensors | {"more": torch.zeros(300_000)})
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_rendered_frame_for_which_there_is_no_room_is_an_error_of_the_disk(tmp_path, small_files):
+    """An OSError without a number would not be known as such, and end in a traceback."""
+    uv, alpha = np.zeros((2, 500, 600, 2), np.float32), np.zeros((1, 500, 600), np.float32)
+    with pytest.raises(OSError, match="File too large") as caught:
+        FrameStore(tmp_path).add(Frame(0, uv, alpha, np.zeros((0, 0, 3), np.float32)))
+    assert caught.value.errno == errno.EFBIG
 
 
 @pytest.mark.slow
