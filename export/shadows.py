@@ -16,9 +16,12 @@ AMBIENT_SMOOTHING = 1 / 10  # The same for the light around a shadow, which chan
 TOUCHING = 1 / 40  # Largest distance from the object of the nearest pixel of its shadow.
 FEATHER = 1 / 150  # Width by which a shadow is enlarged, because its border is soft.
 DARK_RATIO = 0.93  # Brightness relative to the light around it below which a pixel may be in a shadow.
+DEEP_RATIO = 0.6  # The same below which a pixel is in a deep shadow, for instance under a car.
+DEEP_THINNER = 4  # How many times thinner a deep shadow may be than another one.
 LEAST_BRIGHTNESS = 0.02  # Brightness that is added to both sides of a ratio, so that dark pixels do not count much.
 MAX_COLOR_CHANGE = 0.08  # Mean difference of colours in [0, 1] after the brightness is matched; a shadow changes less.
-LEAST_AREA = 1e-3  # Share of the frame below which a dark part is no shadow.
+LEAST_AREA = 1e-3  # Share of the frame below which a dark part is no shadow, unless
+LEAST_DEEP_AREA = 0.004  # its deep part has this share of the object's area: far objects have small shadows.
 
 
 def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[Flags, Floats]:
@@ -40,14 +43,23 @@ def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[F
         is_dark = is_visible & (ratio < DARK_RATIO * ambient)
     matched = blur(background * ratio[..., None], SMOOTHING * long_edge)
     change = np.abs(matched - blur(source, SMOOTHING * long_edge)).mean(-1)
-    candidate = (is_dark & (change < MAX_COLOR_CHANGE)).astype(np.uint8)
-    # Thin parts are where the averages mix two things.
+    candidate = is_dark & (change < MAX_COLOR_CHANGE)
+    # Thin parts are where the averages mix two things, unless they are as dark as the ground under a car.
     side = 2 * int(np.ceil(2 * SMOOTHING * long_edge)) + 1
-    opened = cv2.morphologyEx(candidate, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)) > 0
-    touching = parts_near(opened, is_object, TOUCHING * long_edge)
-    if touching.mean() < LEAST_AREA:
+    wide = remove_thin_parts(candidate, side)
+    deep = remove_thin_parts(candidate & (ratio < DEEP_RATIO * ambient), side // DEEP_THINNER)
+    touching, deep = (parts_near(part, is_object, TOUCHING * long_edge) for part in (wide | deep, deep))
+    if touching.mean() < LEAST_AREA and deep.sum() < LEAST_DEEP_AREA * is_object.sum():
         return np.zeros_like(is_object), ambient
-    return distance_to(touching) <= FEATHER * long_edge, ambient
+    distance = distance_to(touching)
+    # Remains at its border, where the averages mix it with what is lit.
+    remains = is_dark & (distance <= TOUCHING * long_edge)
+    return distance_to(touching | remains) <= FEATHER * long_edge, ambient
+
+
+def remove_thin_parts(inside: Flags, width_px: int) -> Flags:
+    """Remove the parts of a mask (H, W) that are thinner than a width in pixels."""
+    return cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, np.ones((width_px, width_px), np.uint8)) > 0
 
 
 def smooth_ratio(numerator: Floats, denominator: Floats, is_known: Flags, sigma_px: float) -> Floats:

@@ -108,6 +108,21 @@ def test_a_shadow_beside_the_object_is_found_and_a_dark_patch_of_another_colour_
     assert find_shadow(source, background, is_object)[0].mean() < 0.01
 
 
+def test_a_thin_deep_shadow_under_a_small_object_is_found_whole():
+    background = np.repeat(0.4 + 0.3 * np.random.default_rng(0).random((320, 480, 1)), 3, axis=2).astype(np.float32)
+    is_object = np.zeros((320, 480), bool)
+    is_object[160:200, 160:220] = True
+    source = background.copy()
+    source[is_object] = (0.9, 0.2, 0.1)
+    assert not find_shadow(source, background, is_object)[0].any()
+    source[200:206, 165:215] *= 0.1
+    source[20:26, 400:450] *= 0.1  # as dark, but far from the object
+    is_shadow, ambient = find_shadow(source, background, is_object)
+    assert is_shadow[200:206, 165:215].all()
+    assert not is_shadow[:60].any() and is_shadow.sum() < 2500
+    assert ambient[203, 190] == pytest.approx(1, abs=0.07)
+
+
 def test_the_scene_shadow_has_a_shadow_that_the_background_alone_lacks():
     scene = SCENES["shadow"](96, 54, 5)
     frame, clean = scene.frame(2), scene.background_frame(2)
