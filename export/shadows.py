@@ -20,8 +20,9 @@ DEEP_RATIO = 0.6  # The same below which a pixel is in a deep shadow, for instan
 DEEP_THINNER = 4  # How many times thinner a deep shadow may be than another one.
 LEAST_BRIGHTNESS = 0.02  # Brightness that is added to both sides of a ratio, so that dark pixels do not count much.
 MAX_COLOR_CHANGE = 0.08  # Mean difference of colours in [0, 1] after the brightness is matched; a shadow changes less.
-LEAST_AREA = 1e-3  # Share of the frame below which a dark part is no shadow, unless
-LEAST_DEEP_AREA = 0.004  # its deep part has this share of the object's area: far objects have small shadows.
+# A shadow covers at least the first share of the frame, or its deep part the second share of the object's area, because
+# far objects have small shadows.
+LEAST_AREA, LEAST_DEEP_AREA = 1e-3, 0.004
 
 
 def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[Flags, Floats]:

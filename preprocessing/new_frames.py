@@ -97,15 +97,19 @@ def warn_about_first_frame(clip: Clip, first: Path) -> None:
     from_begin, from_end = (float(np.abs(small[0] - other).mean()) for other in small[1:])
     if from_begin < SAME_PICTURE and from_end > MOVED_ON * from_begin:
         warn(
-            f"{first} looks like the first frame of the run, not like what follows its last one; if the run has these "
-            "frames already, stop with Ctrl-C and give those that follow, of a video with --start SECONDS"
+            f"--frames: the first picture, {first.name}, looks like the first frame of the run, not like what follows its "
+            "last one; if the run has these frames already, stop with Ctrl-C and give those that follow, of a video with "
+            "--start SECONDS"
         )
         return
     detector = SceneCutDetector()
     for frame in (end, new):
         detector.add_frame(frame)
     if detector.cuts:
-        warn(f"{first} seems to show another scene than the last frame of the run; then its layers cannot be followed")
+        warn(
+            f"--frames: the first picture, {first.name}, seems to show another scene than the last frame of the run; then "
+            "the layers cannot be followed"
+        )
 
 
 def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
