@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             "--masks is for runs with one object; put masks of the new frames beside them, as NAME_maskrcnn_1"
         )
-    folder = join_new_frames(run.clip, options.frames, options.max_frames, options.start, options.end)
+    part = options.start, options.end
+    folder = join_new_frames(run.clip, options.frames, options.max_frames, *part, allow_cuts=options.allow_cuts)
     trained = len(run.clip)
     new = len(list_images(folder)) - trained
     print(f"{trained} frames are trained, {new} are new", flush=True)
@@ -111,6 +112,7 @@ def make_extend_parser() -> argparse.ArgumentParser:
         "megapixel)",
     )
     flags.add_argument("--max_frames", type=int, default=500, help="refuse more new frames (default: 500)")
+    flags.add_argument("--allow_cuts", action="store_true", help="accept new frames that show another scene")
     add_device_flag(flags)
     return flags
 

@@ -17,8 +17,8 @@ from rendering.frames import Floats, render_frame
 from rendering.trained_run import TrainedRun
 
 SHOWN = 0.5  # Opacity above which a pixel of a picture counts.
-SAME_COLOR = 3 / 255  # Difference below which a colour counts as that of the exported image.
-MOST_EXPORTED = 0.3  # Share of a picture above which colours of the exported image are no chance.
+SAME_COLOR = 3 / 255  # Difference below which a colour counts as that of another image.
+MOST_COPIED = 0.3  # Share of a picture above which colours of another image are no chance.
 BACKGROUND, ALL_OBJECTS = -1, -2  # Layers in a request, which does not know the number of layers of the run.
 ASPECT_TOLERANCE_PX = 1.5  # Pixels by which the height of a scaled edit may differ from the atlas image's aspect.
 
@@ -186,7 +186,8 @@ def check_request(request: EditRequest, run: TrainedRun) -> None:
     for frame_edit in request.frame_edits:
         if not 0 <= frame_edit.index < len(clip):
             raise UserError(f"edit of frame {frame_edit.index}: the clip has frames 0 to {len(clip) - 1}")
-        read_frame_edit(frame_edit, clip, (clip.width, clip.height))
+        parts = read_frame_edit(frame_edit, clip, (clip.width, clip.height))
+        warn_about_copied_frame(frame_edit, parts, clip)
         read_shape(frame_edit, clip, (clip.width, clip.height))
         check_attachment(request, run, frame_edit)
 
@@ -200,15 +201,31 @@ def warn_about_exported_colors(path: Path, paint: Floats, exported: Path) -> Non
         image = media.read_edit(exported)
     except UserError:
         return
-    if image.shape != paint.shape:
-        return
-    is_opaque = (image[..., 3] > SHOWN) & (paint[..., 3] > SHOWN)
-    share = float((np.abs(image - paint).max(-1) < SAME_COLOR)[is_opaque].mean()) if is_opaque.any() else 0.0
-    if share > MOST_EXPORTED:
+    share = share_of_copy(paint, image)
+    if share > MOST_COPIED:
         warn(
             f"{path}: {100 * share:.0f} % of it is {exported.name} as it was exported, which covers the layer in all "
             "frames like paint; leave those parts transparent: paint on a layer of its own, and save that layer alone"
         )
+
+
+def warn_about_copied_frame(edit: FrameEdit, parts: list[PaintPart], clip: Clip) -> None:
+    """Warn if much of the paint on a frame is the frame: what nobody painted would stick to all layers, too."""
+    frame = clip.frame(edit.index).astype(np.float32) / 255
+    share = max(share_of_copy(part.rgba, np.dstack((frame, np.ones_like(frame[..., :1])))) for part in parts)
+    if share > MOST_COPIED:
+        warn(
+            f"{edit.path}: {100 * share:.0f} % of it is frame {edit.index} itself, which covers other frames like "
+            "paint; leave those parts transparent: paint on a layer of its own, and save that layer alone"
+        )
+
+
+def share_of_copy(paint: Floats, image: Floats) -> float:
+    """Return which part of the opaque pixels of paint (h, w, 4) has the colours of an image; 0 if the sizes differ."""
+    if image.shape != paint.shape:
+        return 0.0
+    is_opaque = (image[..., 3] > SHOWN) & (paint[..., 3] > SHOWN)
+    return float((np.abs(image - paint).max(-1) < SAME_COLOR)[is_opaque].mean()) if is_opaque.any() else 0.0
 
 
 def check_attachment(request: EditRequest, run: TrainedRun, edit: FrameEdit) -> None:

@@ -32,6 +32,8 @@ SHADOW_FRAMES = 0.2  # Share of the frames with a shadow from which on the user 
 # of the matting equation; distance in pixels over which colours are continued first.
 CONTINUED_OPACITY, SOLVED_OPACITY, COLOR_SCALE_PX = 0.2, 0.8, 4.0
 LEAST_OPACITY = 0.05  # Least opacity by which the colour of the foreground is divided.
+# Width, as a share of the long edge, of the border of what no frame shows: there the atlas has colours of the object.
+UNSEEN_BORDER = 1 / 100
 INPAINT_RADIUS_PX = 5  # Radius of the neighbourhood from which the plate is inpainted, in pixels.
 LAYERS_CONVENTION = (
     "linear light; the foreground is premultiplied: foreground + (1 - foreground.A) * background is close to the "
@@ -137,7 +139,8 @@ def print_plate_notes(notes: Sequence[FrameNotes], remove_shadow: bool) -> None:
         )
     with_shadow = sum(note.has_shadow for note in notes)
     if with_shadow >= SHADOW_FRAMES * len(notes):
-        remedy = "it is taken out of the plates" if remove_shadow else "--remove_shadow takes it out of the plates"
+        takes = "was taken" if remove_shadow else "--remove_shadow takes it"
+        remedy = f"{takes} out of the plates where it has the background's colours"
         print(f"a shadow or a dark reflection moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
 
 
@@ -236,6 +239,7 @@ def make_clean_plate(
     is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer), max(source.shape[:2]))
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
     atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
+    is_known &= ~find_unseen_border(is_covered & ~is_known, round(UNSEEN_BORDER * max(source.shape[:2])))
     lit_color = atlas_color
     if frame.light is not None:
         lit_color = (atlas_color * continue_light(frame.light, is_covered, max(source.shape[:2]))).clip(0, 1)
@@ -247,6 +251,13 @@ def make_clean_plate(
     else:
         picture = background
     return CleanPlate(picture, background, is_covered & ~is_known, bool(is_shadow.any()))
+
+
+def find_unseen_border(is_unseen: Flags, width_px: int) -> Flags:
+    """Return the pixels (H, W) within a width of the parts that no frame shows. Thinner parts have no border."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width_px + 1,) * 2)
+    wide = cv2.morphologyEx(is_unseen.astype(np.uint8), cv2.MORPH_OPEN, np.ones((width_px, width_px), np.uint8))
+    return np.asarray(cv2.dilate(wide, kernel) > 0)
 
 
 def replace_pixels(source: Floats, color: Floats, is_replaced: Flags, is_known: Flags) -> Floats:

@@ -27,6 +27,7 @@ Labels = NDArray[np.int8]
 BACKGROUND_COLOR = (0, 0, 0)
 OBJECT_COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
 """Colour of the strokes of each object, red, green and blue from 0 to 255; black strokes say background."""
+COLOR_NAMES = ("red", "green", "blue", "yellow", "magenta", "cyan")
 
 LEAST_OPACITY = 128  # Opacity of a stroke's pixel, 0 to 255, from which on it counts; brushes have soft borders.
 COLOR_TOLERANCE = 64  # Largest difference per channel, 0 to 255, from the colour that is meant.

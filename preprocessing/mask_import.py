@@ -17,6 +17,8 @@ from media.container import count_frames, has_hidden_alpha
 from media.decoding import ALPHA_REMEDY, read_video, read_video_metadata
 from preprocessing.extract import Span, read_clip_note
 
+MOST_COUNTED = 10_000  # Frames of a video that are counted for a message.
+
 
 def read_masks(
     source: Path,
@@ -106,12 +108,14 @@ def find_frame_numbers(frames: Path, pictures: int) -> list[int] | None:
     if note is None or pictures <= note.frames or (note.start_s, note.end_s, note.every) == (0, None, 1):
         return None
     source = Path(note.source)
-    if source.is_file() and count_frames(source, 0, None, pictures) == pictures:
+    whole = count_frames(source, 0, None, max(pictures, MOST_COUNTED)) if source.is_file() else None
+    if whole == pictures:
         first = count_frames(source, 0, note.start_s, pictures) if note.start_s > 0 else 0
         return list(range(first, first + note.every * note.frames, note.every))
+    which = f", which has {whole}" if whole is not None and whole <= MOST_COUNTED else ""
     raise UserError(
         f"{pictures} masks for {note.frames} frames, which are a part of {source.name}; give a mask for each of these "
-        "frames, or for each frame of the whole video"
+        f"frames, or for each frame of the whole video{which}"
     )
 
 

@@ -1,6 +1,7 @@
 """Report the masks of a clip: a picture to look at, a warning where masks jump, and a note with request and quality."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from alignment.dis_flow import DisFlow
 from command_line import warn
 from evaluation.mask_metrics import iou
 from masks.provenance import mask_note_path, write_mask_note
+from masks.strokes import COLOR_NAMES, OBJECT_COLORS
 from media import Pixels
 from media.clip import evenly_spaced_indices
 from media.contact_sheet import contact_rows, contact_sheet, stack_rows
@@ -45,8 +47,9 @@ def report_masks(
     If the clip has true masks (NAME_gt), the note also holds the IoU of each frame.
     """
     masks = {path.stem: path for path in media.list_images(folder)}
-    sheet, jumps = folder.with_name(f"{folder.name}.png"), find_jumps(frames, list_single_objects(folder))
-    media.write_png(sheet, draw_outlines(frames, masks, jumps))
+    folders = list_single_objects(folder)
+    sheet, jumps = folder.with_name(f"{folder.name}.png"), find_jumps(frames, folders)
+    media.write_png(sheet, draw_outlines(frames, folders, jumps))
     if jumps:
         least, t = min((least, t) for t, least in jumps.items())
         warn(
@@ -58,6 +61,9 @@ def report_masks(
         f"look at {sheet}: the outlines should follow the object; if not, give --masks or --point X,Y,FRAME, or "
         "correct the finished run with --strokes"
     )
+    if len(folders) > 1:
+        colors = ", ".join(f"{name} {number}" for number, name in enumerate(COLOR_NAMES[: len(folders)], 1))
+        print(f"its outlines have the colours of the objects: {colors}; object 1 should be the one in front")
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
     ious = measure_masks(frames, masks, truth) if truth.is_dir() else {}
     quality: dict[str, Any] = {"used": method}
@@ -116,16 +122,21 @@ def move_mask(mask: NDArray[np.bool_], flow: Floats) -> NDArray[np.bool_]:
     return np.asarray(warp_by_flow(mask.astype(np.float32), flow) > 0.5)
 
 
-def draw_outlines(frames: list[Path], masks: dict[str, Path], jumps: dict[int, float]) -> Pixels:
+def draw_outlines(frames: list[Path], folders: list[Path], jumps: dict[int, float]) -> Pixels:
     """Return a picture (H, W, 3) of some frames with the outlines of their masks, and of those where masks jump most.
 
-    masks: by the stems of the frames. jumps: see `find_jumps`.
+    folders: of the masks of each object, which have the colours of its strokes if there are several. jumps: see
+    `find_jumps`.
     """
+    colors = OBJECT_COLORS if len(folders) > 1 else (OUTLINE_RGB,)
+    masks = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
 
     def draw(t: int) -> Pixels:
         image = media.read_rgb(frames[t])
         height, width = image.shape[:2]
-        return draw_outline(image, media.resize(media.read_mask(masks[frames[t].stem]), width, height))
+        for paths, color in zip(masks, colors, strict=False):
+            draw_outline(image, media.resize(media.read_mask(paths[frames[t].stem]), width, height), color)
+        return image
 
     pictures = {frames[t].name: draw(t) for t in evenly_spaced_indices(len(frames), SHEET_FRAMES)}
     sheet = contact_rows(pictures, SHEET_COLUMNS)
@@ -138,10 +149,10 @@ def draw_outlines(frames: list[Path], masks: dict[str, Path], jumps: dict[int, f
     return stack_rows([sheet, contact_rows(pairs, 2)])
 
 
-def draw_outline(image: Pixels, mask: Pixels) -> Pixels:
+def draw_outline(image: Pixels, mask: Pixels, color: Sequence[int] = OUTLINE_RGB) -> Pixels:
     """Draw the outline of a mask (H, W) into an image (H, W, 3), and return the image."""
     outlines, _ = cv2.findContours((mask > 127).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, outlines, -1, OUTLINE_RGB, thickness=max(1, round(max(image.shape) / 320)))
+    cv2.drawContours(image, outlines, -1, color, thickness=max(1, round(max(image.shape) / 320)))
     return image
 
 

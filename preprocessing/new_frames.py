@@ -43,14 +43,19 @@ LEAST_CORE_PX = 30  # Fewest pixels of a core from which the flow is continued.
 
 
 def join_new_frames(
-    clip: Clip, source: Path, max_frames: int, start_s: float | None = None, end_s: float | None = None
+    clip: Clip,
+    source: Path,
+    max_frames: int,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    allow_cuts: bool = False,
 ) -> Path:
     """Return the folder of a clip with new frames after its own.
 
     source: a video, or a folder of frames. If it is the clip's own folder, the new frames are those that the clip left
     out, and nothing is copied. Otherwise the clip's frames, masks and flow, and the new frames, go to a new folder
     beside the clip, as links where possible. start_s, end_s: the part of a video, see `choose_span`. Raises UserError
-    if there are no new frames, or if they have another size.
+    if there are no new frames, if they have another size, or if they show another scene and allow_cuts is False.
     """
     if not source.is_file() and (start_s, end_s) != (None, None):
         raise UserError(f"{source}: --start and --end are for videos; give a folder that holds the new frames alone")
@@ -61,15 +66,15 @@ def join_new_frames(
         check_count(source, count, max_frames)
         return clip.folder
     if source.is_dir():
-        return join_folder(clip, resolve_folder_name(source), max_frames)
+        return join_folder(clip, resolve_folder_name(source), max_frames, allow_cuts)
     if not source.is_file():
         raise UserError(f"{source}: no such file or folder; give the frames that follow, as a folder or a video")
     span = choose_span(clip, source, start_s, end_s)
     check_count(source, span.count_frames(source, max_frames + 1), max_frames)
     with tempfile.TemporaryDirectory(dir=clip.folder.parent, prefix=".new_frames_") as scratch:
         frames = Path(scratch) / "frames"
-        extract_frames(source, frames, span, allow_cuts=False, max_frames=max_frames)
-        return join_folder(clip, frames, max_frames)
+        extract_frames(source, frames, span, allow_cuts, max_frames)
+        return join_folder(clip, frames, max_frames, allow_cuts)
 
 
 def choose_span(clip: Clip, source: Path, start_s: float | None, end_s: float | None) -> Span:
@@ -90,29 +95,32 @@ def choose_span(clip: Clip, source: Path, start_s: float | None, end_s: float | 
     return replace(following, end_s=end_s)
 
 
-def warn_about_first_frame(clip: Clip, first: Path) -> None:
-    """Warn if the first new frame repeats the first frame of a clip, or shows another scene than its last frame."""
+def check_first_frame(clip: Clip, first: Path, allow_cuts: bool) -> None:
+    """Raise UserError if the first new frame shows another scene than the last frame of a clip, unless that is allowed.
+
+    Also warn if it repeats the first frame of the clip.
+    """
     new, begin, end = media.read_rgb(first), clip.frame(0), clip.frame(len(clip) - 1)
     small = [resize_longer_side(frame, LONG_EDGE_PX).astype(np.float32) for frame in (new, begin, end)]
     from_begin, from_end = (float(np.abs(small[0] - other).mean()) for other in small[1:])
     if from_begin < SAME_PICTURE and from_end > MOVED_ON * from_begin:
         warn(
-            f"--frames: the first picture, {first.name}, looks like the first frame of the run, not like what follows its "
-            "last one; if the run has these frames already, stop with Ctrl-C and give those that follow, of a video with "
-            "--start SECONDS"
+            f"--frames: the first picture, {first.name}, looks like the first frame of the run, not like what follows "
+            "its last one; if the run has these frames already, stop with Ctrl-C and give those that follow, of a "
+            "video with --start SECONDS"
         )
         return
     detector = SceneCutDetector()
     for frame in (end, new):
         detector.add_frame(frame)
-    if detector.cuts:
-        warn(
-            f"--frames: the first picture, {first.name}, seems to show another scene than the last frame of the run; then "
-            "the layers cannot be followed"
+    if detector.cuts and not allow_cuts:
+        raise UserError(
+            f"--frames: the first picture, {first.name}, shows another scene than the last frame of the run, whose "
+            "layers cannot be followed there; unwrap it as a clip of its own, or extend the run by it with --allow_cuts"
         )
 
 
-def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
+def join_folder(clip: Clip, new_folder: Path, max_frames: int, allow_cuts: bool) -> Path:
     """Write the folder of a clip with the frames of another folder after its own; see `join_new_frames`."""
     new = media.list_images(new_folder)
     if not new:
@@ -124,7 +132,7 @@ def join_folder(clip: Clip, new_folder: Path, max_frames: int) -> Path:
                 f"{path} is {size[0]} x {size[1]}, the frames of the run are {clip.native_size[0]} x "
                 f"{clip.native_size[1]}; new frames must have the same size"
             )
-    warn_about_first_frame(clip, new[0])
+    check_first_frame(clip, new[0], allow_cuts)
     folder = choose_folder(clip)
     names = continue_names([path.stem for path in clip.frame_paths], len(new))
     for path in clip.frame_paths:

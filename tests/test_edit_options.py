@@ -156,6 +156,18 @@ def test_paint_that_an_object_and_the_background_share_is_said_to_be_divided(
         assert 98 <= int(found[1]) + int(found[2]) <= 102
 
 
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_paint_on_a_copy_of_the_frame_is_told_from_paint_alone(run, tmp_path, capsys, is_copy):
+    frame = media.read_rgb(media.list_images(run[1])[1])
+    paint = (
+        np.dstack((frame, np.full_like(frame[..., :1], 255))) if is_copy else np.zeros((*frame.shape[:2], 4), np.uint8)
+    )
+    paint[20:40, 30:60] = (255, 0, 200, 255)
+    media.write_png(tmp_path / "paint.png", paint)
+    run_edit(run, tmp_path / "out", "--edit_frame", f"1:{tmp_path / 'paint.png'}")
+    assert ("of it is frame 1 itself, which covers other frames like paint" in capsys.readouterr().err) == is_copy
+
+
 def test_later_frame_edits_cover_earlier_ones(run, tmp_path):
     red = write_paint(tmp_path / "red.png", SIZE, (14, 10, 34, 22), (255, 0, 0, 255))
     blue = write_paint(tmp_path / "blue.png", SIZE, (14, 10, 24, 22), (0, 0, 255, 255))

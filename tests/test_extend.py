@@ -21,7 +21,7 @@ from grids.windows import LayerAtlas, Placement, WindowedModel, WindowLayer
 from masks.overlap import iou
 from media.decoding import read_frames
 from preprocessing.extract import Span, extract_frames
-from preprocessing.new_frames import choose_span, continue_names, warn_about_first_frame
+from preprocessing.new_frames import check_first_frame, choose_span, continue_names
 from preprocessing.small_video import open_small_clip
 from rendering.frame_store import temporary_frame_store
 from rendering.frames import render_frame, render_frames
@@ -248,18 +248,28 @@ def test_a_run_of_a_whole_video_cannot_be_extended_by_it(tmp_path, video):
         choose_span(open_small_clip(tmp_path / "clip"), video, None, None)
 
 
-@pytest.mark.parametrize(
-    ("first", "warning"), [(0, "looks like the first frame of the run"), (6, ""), (None, "another scene")]
-)
-def test_new_frames_that_do_not_follow_are_warned_about(tmp_path, video, capsys, first, warning):
+def first_new_frame(tmp_path, video, picture):
+    """Return a clip of the first six frames of a video, and the file of a picture."""
     extract_frames(video, tmp_path / "clip", Span(0, 0.6), allow_cuts=False, max_frames=100)
+    media.write_png(tmp_path / "new.png", picture)
+    return open_small_clip(tmp_path / "clip"), tmp_path / "new.png"
+
+
+@pytest.mark.parametrize(("number", "is_repeated"), [(0, True), (6, False)])
+def test_new_frames_that_repeat_the_run_are_warned_about(tmp_path, video, capsys, number, is_repeated):
     frames = [frame.pixels for frame in read_frames(video)]
-    noise = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8).repeat(9, axis=0).repeat(12, axis=1)
-    media.write_png(tmp_path / "new.png", noise if first is None else frames[first])
+    clip, path = first_new_frame(tmp_path, video, frames[number])
     capsys.readouterr()
-    warn_about_first_frame(open_small_clip(tmp_path / "clip"), tmp_path / "new.png")
-    printed = capsys.readouterr().err
-    assert warning in printed if warning else not printed
+    check_first_frame(clip, path, allow_cuts=False)
+    assert ("looks like the first frame of the run" in capsys.readouterr().err) == is_repeated
+
+
+def test_new_frames_of_another_scene_are_refused_unless_they_are_allowed(tmp_path, video):
+    noise = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8).repeat(9, axis=0).repeat(12, axis=1)
+    clip, path = first_new_frame(tmp_path, video, noise)
+    with pytest.raises(UserError, match=r"new\.png, shows another scene than the last frame of the run.*--allow_cuts"):
+        check_first_frame(clip, path, allow_cuts=False)
+    check_first_frame(clip, path, allow_cuts=True)
 
 
 def test_a_part_is_for_videos_only(run_folder, clip):

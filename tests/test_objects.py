@@ -13,6 +13,7 @@ import preprocess_mask_rcnn
 from command_line import UserError
 from config import ConfigError, load_config
 from evaluation.mask_metrics import iou
+from implicit_neural_networks import read_checkpoint
 from masks.refinement import remove_specks
 from media.clip import open_clip
 from rendering.frames import render_frames
@@ -122,7 +123,7 @@ def test_networks_learn_several_objects_too(clip, tmp_path):
     trainer = start_run(tiny_config(clip, tmp_path, objects=2))
     trainer.run()
     assert (trainer.evaluation_folder / "texture_orig3.png").is_file()
-    assert "model_F_mapping3_state_dict" in trainer.learner.checkpoint()
+    assert "model_F_mapping3_state_dict" in read_checkpoint(trainer.checkpoint_path)
 
 
 def test_label_pictures_are_imported_as_objects(clip, tmp_path):
