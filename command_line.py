@@ -166,6 +166,16 @@ def check_seconds(options: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name} is {value}, expected seconds above 0")
 
 
+def check_writable(folder: Path) -> None:
+    """Raise UserError if a folder that is written later cannot be made, or if nothing may be written into it."""
+    folder = folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing}: is a file, and {folder} has to be a folder; give another one")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{existing}: nothing may be written there; check its permissions, or give another folder")
+
+
 def add_trained_run_flags(flags: argparse.ArgumentParser) -> None:
     """Add the flags of all scripts that read a finished run and write into a folder."""
     add_clip_flags(flags)

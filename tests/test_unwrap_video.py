@@ -336,6 +336,15 @@ def test_the_estimate_tells_both_times_where_a_download_decides_how_masks_are_fo
     assert undecided == "about 5 min on two CPU cores, or 90 s if the weights of a detector cannot be downloaded"
 
 
+@pytest.mark.parametrize("flag", ["--results_folder", "--data_folder"])
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path, unwrapped, flag):
+    (tmp_path / "file").touch()
+    arguments = make_arguments(unwrapped[0] / "a pan.mp4", tmp_path)
+    with pytest.raises(UserError, match=r"file: is a file, and .*results has to be a folder"):
+        unwrap_video.main([*arguments, flag, str(tmp_path / "file" / "results")])
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_folder_that_cannot_be_written_to_is_one_line_and_leaves_nothing(
     tmp_path, unwrapped, monkeypatch, capsys, number
