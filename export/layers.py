@@ -239,7 +239,7 @@ def make_clean_plate(
     is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer), max(source.shape[:2]))
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
     atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
-    is_known &= ~find_unseen_border(is_covered & ~is_known, round(UNSEEN_BORDER * max(source.shape[:2])))
+    is_known &= ~find_unseen_border(is_covered & ~is_known, max(1, round(UNSEEN_BORDER * max(source.shape[:2]))))
     lit_color = atlas_color
     if frame.light is not None:
         lit_color = (atlas_color * continue_light(frame.light, is_covered, max(source.shape[:2]))).clip(0, 1)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from evaluation.matting_metrics import connectivity, matting_errors
-from export.layers import foreground_color
+from export.layers import find_unseen_border, foreground_color
 from export.shadows import find_shadow
 from grids.matting import has_soft_outline, solve_matte
 from media import blur, to_8_bit
@@ -121,6 +121,15 @@ def test_a_thin_deep_shadow_under_a_small_object_is_found_whole():
     assert is_shadow[200:206, 165:215].all()
     assert not is_shadow[:60].any() and is_shadow.sum() < 2500
     assert ambient[203, 190] == pytest.approx(1, abs=0.07)
+
+
+def test_the_rim_of_a_wide_part_that_no_frame_shows_is_inpainted_too():
+    is_unseen = np.zeros((60, 80), bool)
+    is_unseen[10:30, 10:40] = True
+    is_unseen[45, 5:70] = True  # thinner than the rim
+    border = find_unseen_border(is_unseen, 4)
+    assert border[6:34, 20].all() and not border[5, 20] and not border[34, 20]
+    assert not border[40:].any()
 
 
 def test_the_scene_shadow_has_a_shadow_that_the_background_alone_lacks():
