@@ -239,7 +239,7 @@ def make_clean_plate(
     is_covered = in_halo(coverage_in_front(frame.alpha, plate.layer), max(source.shape[:2]))
     rgba = plate.sample(compute_atlas_uv(run.model, frame)[plate.layer])
     atlas_color, is_known = rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3), rgba[..., 3] >= VISIBLE
-    is_known &= ~find_unseen_border(is_covered & ~is_known, max(1, round(UNSEEN_BORDER * max(source.shape[:2]))))
+    is_known &= ~find_unseen_border(is_covered & ~is_known, round(UNSEEN_BORDER * max(source.shape[:2])))
     lit_color = atlas_color
     if frame.light is not None:
         lit_color = (atlas_color * continue_light(frame.light, is_covered, max(source.shape[:2]))).clip(0, 1)
@@ -256,7 +256,7 @@ def make_clean_plate(
 def find_unseen_border(is_unseen: Flags, width_px: int) -> Flags:
     """Return the pixels (H, W) within a width of the parts that no frame shows. Thinner parts have no border."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width_px + 1,) * 2)
-    wide = cv2.morphologyEx(is_unseen.astype(np.uint8), cv2.MORPH_OPEN, np.ones((width_px, width_px), np.uint8))
+    wide = remove_thin_parts(is_unseen, width_px).astype(np.uint8)
     return np.asarray(cv2.dilate(wide, kernel) > 0)
 
 

@@ -48,7 +48,7 @@ def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[F
     # Thin parts are where the averages mix two things, unless they are as dark as the ground under a car.
     side = 2 * int(np.ceil(2 * SMOOTHING * long_edge)) + 1
     wide = remove_thin_parts(candidate, side)
-    deep = remove_thin_parts(candidate & (ratio < DEEP_RATIO * ambient), max(1, side // DEEP_THINNER))
+    deep = remove_thin_parts(candidate & (ratio < DEEP_RATIO * ambient), side // DEEP_THINNER)
     touching, deep = (parts_near(part, is_object, TOUCHING * long_edge) for part in (wide | deep, deep))
     if touching.mean() < LEAST_AREA and deep.sum() < LEAST_DEEP_AREA * is_object.sum():
         return np.zeros_like(is_object), ambient
@@ -60,7 +60,8 @@ def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[F
 
 def remove_thin_parts(inside: Flags, width_px: int) -> Flags:
     """Remove the parts of a mask (H, W) that are thinner than a width in pixels."""
-    return cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, np.ones((width_px, width_px), np.uint8)) > 0
+    side = max(1, width_px) | 1  # An even side would move the mask by a pixel.
+    return cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, np.ones((side, side), np.uint8)) > 0
 
 
 def smooth_ratio(numerator: Floats, denominator: Floats, is_known: Flags, sigma_px: float) -> Floats:
