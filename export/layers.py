@@ -14,7 +14,7 @@ from tqdm import tqdm
 import media
 from editing.atlas_file import AtlasFile, LayerImage
 from editing.layer_edit import LayerEdit
-from export.shadows import Flags, find_shadow
+from export.shadows import Flags, find_shadow, remove_thin_parts
 from export.st_maps import map_positions, st_layers, write_inverse_maps, write_st_map
 from grids.matting import continue_colors
 from media import Pixels, to_8_bit
