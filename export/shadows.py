@@ -17,7 +17,7 @@ TOUCHING = 1 / 40  # Largest distance from the object of the nearest pixel of it
 FEATHER = 1 / 150  # Width by which a shadow is enlarged, because its border is soft.
 DARK_RATIO = 0.93  # Brightness relative to the light around it below which a pixel may be in a shadow.
 DEEP_RATIO = 0.6  # The same below which a pixel is in a deep shadow, for instance under a car.
-DEEP_THINNER = 4  # How many times thinner a deep shadow may be than another one.
+DEEP_THINNER = 6  # How many times thinner a deep shadow may be than another one.
 LEAST_BRIGHTNESS = 0.02  # Brightness that is added to both sides of a ratio, so that dark pixels do not count much.
 MAX_COLOR_CHANGE = 0.08  # Mean difference of colours in [0, 1] after the brightness is matched; a shadow changes less.
 # A shadow covers at least the first share of the frame, or its deep part the second share of the object's area, because
