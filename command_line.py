@@ -169,7 +169,9 @@ def check_seconds(options: argparse.Namespace, *names: str) -> None:
 def check_writable(folder: Path) -> None:
     """Raise UserError if a folder that is written later cannot be made, or if nothing may be written into it."""
     folder = folder.absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    if existing is None:
+        raise UserError(f"{folder}: there is no such drive; give another folder")
     if not existing.is_dir():
         raise UserError(f"{existing}: is a file, and {folder} has to be a folder; give another one")
     if not os.access(existing, os.W_OK | os.X_OK):

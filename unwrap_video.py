@@ -163,8 +163,9 @@ def check_flags(options: argparse.Namespace) -> None:
             raise UserError(f"{path}: no such file or folder; check the path")
     if options.input.suffix.lower() in PICTURE_SUFFIXES:
         raise UserError(f"{options.input} is a picture; give a video, or the folder that holds the frames")
-    for folder in (options.results_folder, options.data_folder if options.input.is_file() else options.input.parent):
-        check_writable(folder)
+    check_writable(options.results_folder)
+    if options.input.is_file():
+        check_writable(options.data_folder)
     minimum: dict[str, float] = {"start": 0, "every": 1, "max_long_edge": 16, "max_frames": 2}
     check_seconds(options, "time_budget", "time_per_100_frames")
     for name, least in minimum.items():

@@ -18,7 +18,8 @@ from rendering.trained_run import TrainedRun
 
 SHOWN = 0.5  # Opacity above which a pixel of a picture counts.
 SAME_COLOR = 3 / 255  # Difference below which a colour counts as that of another image.
-MOST_COPIED = 0.3  # Share of a picture above which colours of another image are no chance.
+MOST_COPIED = 0.3  # Share of a picture above which colours of another image cannot be a coincidence.
+PAINT_ALONE = "leave those parts transparent: paint on a layer of its own, and save that layer alone"
 BACKGROUND, ALL_OBJECTS = -1, -2  # Layers in a request, which does not know the number of layers of the run.
 ASPECT_TOLERANCE_PX = 1.5  # Pixels by which the height of a scaled edit may differ from the atlas image's aspect.
 
@@ -205,7 +206,7 @@ def warn_about_exported_colors(path: Path, paint: Floats, exported: Path) -> Non
     if share > MOST_COPIED:
         warn(
             f"{path}: {100 * share:.0f} % of it is {exported.name} as it was exported, which covers the layer in all "
-            "frames like paint; leave those parts transparent: paint on a layer of its own, and save that layer alone"
+            f"frames like paint; {PAINT_ALONE}"
         )
 
 
@@ -216,7 +217,7 @@ def warn_about_copied_frame(edit: FrameEdit, parts: list[PaintPart], clip: Clip)
     if share > MOST_COPIED:
         warn(
             f"{edit.path}: {100 * share:.0f} % of it is frame {edit.index} itself, which covers other frames like "
-            "paint; leave those parts transparent: paint on a layer of its own, and save that layer alone"
+            f"paint; {PAINT_ALONE}"
         )
 
 

@@ -50,7 +50,7 @@ class CleanPlate:
 
     picture: Floats  # (H, W, 3) in [0, 1]
     background: Floats  # (H, W, 3) in [0, 1]: what is behind the objects, in their shadow if they cast one
-    never_visible: NDArray[np.bool_]  # (H, W) inpainted, because no frame shows the background there
+    never_visible: NDArray[np.bool_]  # (H, W) inpainted: what no frame shows, and a border around it
     has_shadow: bool  # whether a shadow moves with the objects
 
 
@@ -131,7 +131,10 @@ def print_plate_notes(notes: Sequence[FrameNotes], remove_shadow: bool) -> None:
     """Print how much of the plates was inpainted, and whether a shadow moves with the object."""
     percentage = 100 * np.mean([note.hidden_share for note in notes])
     if percentage:
-        print(f"{percentage:.1f} % of the background's pixels are seen in no frame and inpainted: background_unseen")
+        print(
+            f"{percentage:.1f} % of the background's pixels are inpainted, because no frame shows them or what is "
+            "beside them: background_unseen"
+        )
     else:
         print(
             "what is behind the objects is seen in other frames everywhere; nothing had to be inpainted. "
@@ -139,7 +142,7 @@ def print_plate_notes(notes: Sequence[FrameNotes], remove_shadow: bool) -> None:
         )
     with_shadow = sum(note.has_shadow for note in notes)
     if with_shadow >= SHADOW_FRAMES * len(notes):
-        takes = "was taken" if remove_shadow else "--remove_shadow takes it"
+        takes = "it was taken" if remove_shadow else "--remove_shadow takes it"
         remedy = f"{takes} out of the plates where it has the background's colours"
         print(f"a shadow or a dark reflection moves with the object in {with_shadow} of {len(notes)} frames; {remedy}")
 
@@ -231,8 +234,9 @@ def make_clean_plate(
     """Return the frame without its objects.
 
     source (H, W, 3): the frame. Where objects hide the background, its atlas is rendered with the light around them.
-    Pixels whose background is visible in no frame are inpainted (Telea 2004). Without a plate, the frame is
-    returned unchanged. remove_shadow: the atlas with the light around the shadow replaces the shadow, too.
+    Pixels whose background is visible in no frame, and a border around them, are inpainted (Telea 2004). Without a
+    plate, the frame is returned unchanged. remove_shadow: the atlas with the light around the shadow replaces the
+    shadow, too.
     """
     if plate is None:
         return CleanPlate(source, source, np.zeros(source.shape[:2], bool), False)

@@ -23,6 +23,7 @@ MAX_COLOR_CHANGE = 0.08  # Mean difference of colours in [0, 1] after the bright
 # A shadow covers at least the first share of the frame, or its deep part the second share of the object's area, because
 # far objects have small shadows.
 LEAST_AREA, LEAST_DEEP_AREA = 1e-3, 0.004
+LEAST_DEEP_PX = 40  # A deep part has at least so many pixels, because a few may be dark by chance.
 
 
 def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[Flags, Floats]:
@@ -50,7 +51,7 @@ def find_shadow(source: Floats, background: Floats, is_object: Flags) -> tuple[F
     wide = remove_thin_parts(candidate, side)
     deep = remove_thin_parts(candidate & (ratio < DEEP_RATIO * ambient), side // DEEP_THINNER)
     touching, deep = (parts_near(part, is_object, TOUCHING * long_edge) for part in (wide | deep, deep))
-    if touching.mean() < LEAST_AREA and deep.sum() < LEAST_DEEP_AREA * is_object.sum():
+    if touching.mean() < LEAST_AREA and deep.sum() < max(LEAST_DEEP_PX, LEAST_DEEP_AREA * is_object.sum()):
         return np.zeros_like(is_object), ambient
     distance = distance_to(touching)
     # Remains at its border, where the averages mix it with what is lit.

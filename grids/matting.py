@@ -28,8 +28,9 @@ MAX_BAND = 1 / 40  # Largest half width of the band, as a share of the long edge
 # equation says nothing.
 PRIOR_WEIGHT = 0.03
 SMOOTHING_PX = 0.7  # Standard deviation over which the solution is averaged, weighted by how much the equation says.
-# From the first factor on it is likely, from the second one on it is sure, that a pixel shows something else than one
-# layer alone: its squared difference from the layer against this percentile of those of pixels that show it alone.
+# The squared difference of a pixel from a layer is divided by this percentile of the differences of pixels that show
+# the layer alone. Up to the first value of the range the pixel shows this layer alone, from the second one on it does
+# not.
 NOISE_PERCENTILE, NOISE_RANGE = 75, (1.0, 3.0)
 LEAST_NOISE = 3 / 255**2  # Squared difference of one grey level in each channel: frames are rounded.
 SOFT_RANGE = (16, 239)  # Values of a mask, 0 to 255, between which it is soft.
@@ -61,11 +62,11 @@ def solve_mattes(model: GridModel, video: Video, chosen_frames: Iterable[int] | 
             crop = grid_frames.box_slices(index, lattice)
             color = render_layer(grid_frames, index, lattice.crop(*crop))
             learned = opacity[index][crop]
-            matte = solve_matte(
-                source[crop], color, behind[crop], learned, blur_px(model, index, t), max(height, width)
-            )
+            is_free = hidden[crop] < SURE
+            blur_width_px = blur_px(model, index, t)
+            matte = solve_matte(source[crop], color, behind[crop], learned, blur_width_px, max(height, width), is_free)
             is_given = bool(model.is_kept[index, t]) and has_soft_outline(video.masks[index, t].cpu().numpy())
-            matte = np.where((hidden[crop] < SURE) & (not is_given), matte, learned)
+            matte = np.where(is_free & (not is_given), matte, learned)
             mattes[index, t][crop] = torch.from_numpy(to_8_bit(matte))
             behind[crop] += matte[..., None] * (color - behind[crop])
 
@@ -108,12 +109,19 @@ def blur_px(model: GridModel, index: int, t: int) -> float:
 
 
 def solve_matte(
-    source: Floats, color: Floats, behind: Floats, learned: Floats, blur_width_px: float, long_edge: int
+    source: Floats,
+    color: Floats,
+    behind: Floats,
+    learned: Floats,
+    blur_width_px: float,
+    long_edge: int,
+    is_free: NDArray[np.bool_] | None = None,
 ) -> Floats:
     """Solve the matting equation around the outline of an object; return the opacity (h, w), learned outside the band.
 
     source, color, behind (h, w, 3): a part of the frame, of the object's layer and of what is behind it. learned
     (h, w): the learned opacity. blur_width_px: width of the motion blur. long_edge: of the whole frame, in pixels.
+    is_free (h, w): where no object in front hides this one; None: everywhere.
     """
     inside = learned > SURE
     if not inside.any() or inside.all():
@@ -125,11 +133,11 @@ def solve_matte(
     averaged = smooth(solved.clip(0, 1) * certainty) / smooth(certainty)
     depth = np.abs(signed_distance(inside)) / half_width
     # A faint trace of the other layer that is no stronger than noise would be seen as a halo over a new background.
-    beside = (depth > 1) & (depth < 2)
+    beside = (depth > 1) & (depth < 2) & (True if is_free is None else is_free)
     averaged = np.where(
         inside,
-        1 - (1 - averaged) * exceed_noise(source, color, beside & inside),
-        averaged * exceed_noise(source, behind, beside & ~inside),
+        1 - (1 - averaged) * probability_of_mixture(source, color, beside & inside),
+        averaged * probability_of_mixture(source, behind, beside & ~inside),
     )
     # A pixel stays on its side of one half, and the deeper it lies on that side, the less it may change: beside the
     # outline colours may agree by chance.
@@ -138,11 +146,11 @@ def solve_matte(
     return np.where(depth < 1, softened.clip(0, 1), learned)
 
 
-def exceed_noise(source: Floats, color: Floats, alone: NDArray[np.bool_]) -> Floats:
-    """Return how sure it is, 0 to 1, that a pixel (h, w) shows something else than one layer alone.
+def probability_of_mixture(source: Floats, color: Floats, alone: NDArray[np.bool_]) -> Floats:
+    """Return the probability, 0 to 1, that a pixel (h, w) does not show one layer alone.
 
     source, color (h, w, 3): of the frame and of the layer. alone (h, w): pixels nearby that show the layer alone; how
-    much they differ from it is the noise. Everything is sure if there are none.
+    much they differ from it is the noise. The probability is 1 everywhere if there are no such pixels.
     """
     if not alone.any():
         return np.ones(alone.shape, np.float32)

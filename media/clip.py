@@ -24,6 +24,13 @@ LARGEST_FPS = 100_000  # frames per second; cameras for science reach that
 UNEVEN_S, UNEVEN_SHARE = 0.0015, 0.25
 
 Floats = NDArray[np.floating]
+# Files by which the folders are known that scripts write, whose pictures somebody may take for frames.
+WRITTEN_FILES = {
+    "checkpoint": "a run",
+    "metrics.json": "an evaluation",
+    "atlas.json": "an exported atlas",
+    "edited.png": "an edit",
+}
 
 
 @dataclass(frozen=True)
@@ -181,15 +188,6 @@ class Clip:
     def flow_pair(self, t: int) -> tuple[Floats, Floats]:
         """Read the flow from frame t to t + 1 and the flow from t + 1 to t."""
         return self.flow(t, FORWARD), self.flow(t + 1, BACKWARD)
-
-
-# Files by which the folders are known that scripts write, whose pictures somebody may take for frames.
-WRITTEN_FILES = {
-    "checkpoint": "a run",
-    "metrics.json": "an evaluation",
-    "atlas.json": "an exported atlas",
-    "edited.png": "an edit",
-}
 
 
 def mask_suffixes(objects: int) -> list[str]:

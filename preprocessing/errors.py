@@ -4,7 +4,7 @@ from command_line import UserError
 
 
 class NoWeights(UserError):
-    """The weights of a network are not on this computer and cannot be downloaded."""
+    """A network or its weights cannot be had on this computer."""
 
 
 class NothingFound(UserError):

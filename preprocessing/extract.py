@@ -78,12 +78,11 @@ class ClipNote:
 
     def span_after(self, frames: int) -> Span | None:
         """Return the part of the video that follows the first `frames` frames of the clip; None if it is not known."""
-        start_s = self.end_s
-        if len(self.times_s) > frames:
-            last, following = self.times_s[frames - 1 : frames + 1]
-            # Half a frame of the video earlier than the next one, because files round times.
-            start_s = following - (following - last) / (2 * self.every)
-        return None if start_s is None else Span(start_s, None, self.every, self.deinterlace)
+        if len(self.times_s) <= frames:
+            return None
+        last, following = self.times_s[frames - 1 : frames + 1]
+        # Half a frame of the video earlier than the next one, because files round times.
+        return Span(following - (following - last) / (2 * self.every), None, self.every, self.deinterlace)
 
 
 class FrameTimes:

@@ -62,8 +62,8 @@ def report_masks(
         "correct the finished run with --strokes"
     )
     if len(folders) > 1:
-        colors = ", ".join(f"{name} {number}" for number, name in enumerate(COLOR_NAMES[: len(folders)], 1))
-        print(f"its outlines have the colours of the objects: {colors}; object 1 should be the one in front")
+        colors = ", ".join(f"object {number} is {name}" for number, name in enumerate(COLOR_NAMES[: len(folders)], 1))
+        print(f"in its outlines, {colors}; object 1 should be the one in front")
     truth = frames[0].parent.with_name(f"{frames[0].parent.name}_gt")
     ious = measure_masks(frames, masks, truth) if truth.is_dir() else {}
     quality: dict[str, Any] = {"used": method}
@@ -128,13 +128,13 @@ def draw_outlines(frames: list[Path], folders: list[Path], jumps: dict[int, floa
     folders: of the masks of each object, which have the colours of its strokes if there are several. jumps: see
     `find_jumps`.
     """
-    colors = OBJECT_COLORS if len(folders) > 1 else (OUTLINE_RGB,)
+    colors = OBJECT_COLORS[: len(folders)] if len(folders) > 1 else (OUTLINE_RGB,)
     masks = [{path.stem: path for path in media.list_images(folder)} for folder in folders]
 
     def draw(t: int) -> Pixels:
         image = media.read_rgb(frames[t])
         height, width = image.shape[:2]
-        for paths, color in zip(masks, colors, strict=False):
+        for paths, color in zip(masks, colors, strict=True):
             draw_outline(image, media.resize(media.read_mask(paths[frames[t].stem]), width, height), color)
         return image
 

@@ -20,7 +20,7 @@ from masks.provenance import are_found, read_mask_note, read_mask_request, write
 from media import Pixels
 from media.clip import Clip, mask_suffixes
 from media.flows import BACKWARD, FORWARD
-from preprocessing.extract import Span, extract_frames, read_clip_note
+from preprocessing.extract import ClipNote, Span, extract_frames, read_clip_note
 from preprocessing.mask_files import frames_without_mask, write_mask_files
 from preprocessing.mask_import import read_masks
 from preprocessing.mask_refinement import refine_small_masks
@@ -57,7 +57,7 @@ def join_new_frames(
     beside the clip, as links where possible. start_s, end_s: the part of a video, see `choose_span`. Raises UserError
     if there are no new frames, if they have another size, or if they show another scene and allow_cuts is False.
     """
-    if not source.is_file() and (start_s, end_s) != (None, None):
+    if source.is_dir() and (start_s, end_s) != (None, None):
         raise UserError(f"{source}: --start and --end are for videos; give a folder that holds the new frames alone")
     if source.is_dir() and resolve_folder_name(source).samefile(clip.folder):
         count = len(media.list_images(clip.folder)) - len(clip)
@@ -73,8 +73,8 @@ def join_new_frames(
     check_count(source, span.count_frames(source, max_frames + 1), max_frames)
     with tempfile.TemporaryDirectory(dir=clip.folder.parent, prefix=".new_frames_") as scratch:
         frames = Path(scratch) / "frames"
-        extract_frames(source, frames, span, allow_cuts, max_frames)
-        return join_folder(clip, frames, max_frames, allow_cuts)
+        note = extract_frames(source, frames, span, allow_cuts, max_frames)
+        return join_folder(clip, frames, max_frames, allow_cuts, note)
 
 
 def choose_span(clip: Clip, source: Path, start_s: float | None, end_s: float | None) -> Span:
@@ -89,8 +89,12 @@ def choose_span(clip: Clip, source: Path, start_s: float | None, end_s: float | 
     if start_s is not None:
         return Span(start_s, end_s, note.every, note.deinterlace)
     following = note.span_after(len(clip))
-    if following is None or following.count_frames(source, 1) == 0:
+    if following is None:
+        raise UserError(f"{source}: it is not noted where the run's last frame lies in it; give --start SECONDS")
+    if following.count_frames(source, 1) == 0:
         raise UserError(f"{source}: the run has all of its frames already; give the frames that follow")
+    if end_s is not None and end_s <= following.start_s:
+        raise UserError(f"--end {end_s:g}: the run's last frame lies at {following.start_s:.2f} s; give a later --end")
     print(f"the run was made from this video; the new frames are those after {following.start_s:.2f} s")
     return replace(following, end_s=end_s)
 
@@ -100,7 +104,8 @@ def check_first_frame(clip: Clip, first: Path, allow_cuts: bool) -> None:
 
     Also warn if it repeats the first frame of the clip.
     """
-    new, begin, end = media.read_rgb(first), clip.frame(0), clip.frame(len(clip) - 1)
+    new = media.resize(media.read_rgb(first), clip.width, clip.height)
+    begin, end = clip.frame(0), clip.frame(len(clip) - 1)
     small = [resize_longer_side(frame, LONG_EDGE_PX).astype(np.float32) for frame in (new, begin, end)]
     from_begin, from_end = (float(np.abs(small[0] - other).mean()) for other in small[1:])
     if from_begin < SAME_PICTURE and from_end > MOVED_ON * from_begin:
@@ -113,15 +118,21 @@ def check_first_frame(clip: Clip, first: Path, allow_cuts: bool) -> None:
     detector = SceneCutDetector()
     for frame in (end, new):
         detector.add_frame(frame)
-    if detector.cuts and not allow_cuts:
-        raise UserError(
-            f"--frames: the first picture, {first.name}, shows another scene than the last frame of the run, whose "
-            "layers cannot be followed there; unwrap it as a clip of its own, or extend the run by it with --allow_cuts"
-        )
+    if not detector.cuts:
+        return
+    cut = f"--frames: the first picture, {first.name}, shows another scene than the last frame of the run"
+    if not allow_cuts:
+        raise UserError(f"{cut}; unwrap it as a clip of its own, or extend the run by it with --allow_cuts")
+    warn(f"{cut}; it is accepted because of --allow_cuts")
 
 
-def join_folder(clip: Clip, new_folder: Path, max_frames: int, allow_cuts: bool) -> Path:
-    """Write the folder of a clip with the frames of another folder after its own; see `join_new_frames`."""
+def join_folder(
+    clip: Clip, new_folder: Path, max_frames: int, allow_cuts: bool, new_note: ClipNote | None = None
+) -> Path:
+    """Write the folder of a clip with the frames of another folder after its own; see `join_new_frames`.
+
+    new_note: of the new frames, if they come from a video.
+    """
     new = media.list_images(new_folder)
     if not new:
         raise UserError(media.explain_empty_folder(new_folder))
@@ -152,7 +163,7 @@ def join_folder(clip: Clip, new_folder: Path, max_frames: int, allow_cuts: bool)
         for path, name in zip(new, names, strict=True) if given.is_dir() else ():
             if (mask := given / f"{path.stem}.png").is_file():
                 shutil.copyfile(mask, target / f"{name}.png")
-    write_clip_note(clip, folder, len(clip) + len(new))
+    write_clip_note(clip, folder, len(clip) + len(new), new_note)
     print(f"wrote a clip of {len(clip)} + {len(new)} frames: {folder}")
     return folder
 
@@ -188,15 +199,24 @@ def choose_folder(clip: Clip) -> Path:
     return folder
 
 
-def write_clip_note(clip: Clip, folder: Path, frames: int) -> None:
+def write_clip_note(clip: Clip, folder: Path, frames: int, new_note: ClipNote | None) -> None:
     """Write the note beside the frames of an extended clip: what is known of the clip, for all of its frames.
 
-    If the frames of the clip are spaced unevenly, the new ones follow at its mean distance.
+    new_note: of the new frames, if they come from a video. If it is the clip's own video, the times of the new frames
+    are kept, so that the clip can be extended by it once more. Otherwise, if the frames of the clip are spaced
+    unevenly, the new ones follow at its mean distance.
     """
     note_path = clip.folder.with_name(f"{clip.name}.json")
     note = json.loads(note_path.read_text(encoding="utf-8")) if note_path.is_file() else {}
-    times = list(clip.times_s)
-    times += [times[-1] + number / clip.fps for number in range(1, frames - len(clip) + 1)] if times else []
+    old_note = read_clip_note(clip.folder)
+    if old_note is not None and new_note is not None and old_note.is_of(Path(new_note.source)):
+        times = [*old_note.times_s[: len(clip)], *new_note.times_s] if len(old_note.times_s) > len(clip) else []
+        note["end_s"] = new_note.end_s
+    else:
+        times = list(clip.times_s)
+        times += [times[-1] + number / clip.fps for number in range(1, frames - len(clip) + 1)] if times else []
+        if "source_bytes" in note:
+            note["source_bytes"] = 0  # The last frames are not of this file, so it is not known what follows them.
     note |= {"fps": clip.fps, "frames": frames, "times_s": times}
     media.write_text(folder.with_name(f"{folder.name}.json"), json.dumps(note) + "\n")
 

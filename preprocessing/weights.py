@@ -45,9 +45,10 @@ def make_torchvision_network(name: str, **options: object) -> nn.Module:
     """
     try:
         from torchvision.models import get_model
-    except (ImportError, RuntimeError) as error:  # RuntimeError: torch does not know an operator of torchvision
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:  # It may not fit torch in several ways.
+        reason = str(error).partition("\n")[0]
         raise NoWeights(
-            f"torchvision cannot be imported ({error}); install the release that belongs to torch {torch.__version__}"
+            f"torchvision cannot be imported ({reason}); install the release that belongs to torch {torch.__version__}"
         ) from None
     return get_model(name, weights=None, **options)
 

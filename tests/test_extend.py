@@ -20,8 +20,8 @@ from grids.windowed_learner import keep_units
 from grids.windows import LayerAtlas, Placement, WindowedModel, WindowLayer
 from masks.overlap import iou
 from media.decoding import read_frames
-from preprocessing.extract import Span, extract_frames
-from preprocessing.new_frames import check_first_frame, choose_span, continue_names
+from preprocessing.extract import Span, extract_frames, read_clip_note
+from preprocessing.new_frames import check_first_frame, choose_span, continue_names, write_clip_note
 from preprocessing.small_video import open_small_clip
 from rendering.frame_store import temporary_frame_store
 from rendering.frames import render_frame, render_frames
@@ -240,6 +240,17 @@ def test_of_the_video_of_a_run_the_frames_after_its_last_one_are_added(tmp_path,
     assert times_of_new_frames(clip, video, 1.0, None)[0] == 1.0
     other = shutil.copy(video, tmp_path / "other.mp4")  # nothing is known of it
     assert times_of_new_frames(clip, other, None, 0.3) == [0.0, 0.1, 0.2]
+
+
+def test_a_clip_can_be_extended_by_its_video_once_more(tmp_path, video):
+    extract_frames(video, tmp_path / "clip", Span(0, 0.4), allow_cuts=False, max_frames=100)
+    clip = open_small_clip(tmp_path / "clip")
+    more = extract_frames(video, tmp_path / "more", choose_span(clip, video, None, 0.75), False, 100)
+    write_clip_note(clip, tmp_path / "clip_extended", 8, more)
+    assert read_clip_note(tmp_path / "clip_extended").span_after(8).start_s == pytest.approx(0.75)
+    other = extract_frames(shutil.copy(video, tmp_path / "other.mp4"), tmp_path / "others", Span(0, 0.4), False, 100)
+    write_clip_note(clip, tmp_path / "clip_extended", 8, other)
+    assert not read_clip_note(tmp_path / "clip_extended").is_of(video)  # It is not known what follows.
 
 
 def test_a_run_of_a_whole_video_cannot_be_extended_by_it(tmp_path, video):

@@ -42,6 +42,20 @@ def test_noise_leaves_no_halo_around_an_object_and_no_holes_in_it():
     assert np.abs(matte - alpha).mean() < 0.5 * np.abs(binary - alpha).mean()  # The edge is still soft.
 
 
+def test_another_object_in_front_is_no_noise_of_the_background():
+    frame, background, alpha, color = blurred_disk()
+    binary = (alpha > 0.5).astype(np.float32)
+    is_free = np.ones(alpha.shape, bool)
+    is_free[:, :180] = False
+    frame[:, :180] = (0.1, 0.9, 0.9)  # the other object, to the left
+    is_soft = (alpha > 0.05) & (alpha < 0.95) & is_free
+    errors = {
+        name: np.abs(solve_matte(frame, color * np.ones_like(frame), background, binary, 12.0, WIDTH, free) - alpha)
+        for name, free in (("told", is_free), ("not told", None))
+    }
+    assert errors["told"][is_soft].mean() < 0.06 < errors["not told"][is_soft].mean()
+
+
 def test_where_both_layers_have_one_colour_the_learned_opacity_stays():
     frame = np.full((HEIGHT, WIDTH, 3), 0.5, np.float32)
     learned = np.zeros((HEIGHT, WIDTH), np.float32)
@@ -121,6 +135,15 @@ def test_a_thin_deep_shadow_under_a_small_object_is_found_whole():
     assert is_shadow[200:206, 165:215].all()
     assert not is_shadow[:60].any() and is_shadow.sum() < 2500
     assert ambient[203, 190] == pytest.approx(1, abs=0.07)
+
+
+def test_one_dark_spot_beside_a_small_object_is_no_shadow():
+    background = np.repeat(0.4 + 0.3 * np.random.default_rng(0).random((120, 160, 1)), 3, axis=2).astype(np.float32)
+    is_object = np.zeros((120, 160), bool)
+    is_object[50:60, 60:72] = True
+    source = background.copy()
+    source[60:62, 64:66] *= 0.1
+    assert not find_shadow(source, background, is_object)[0].any()
 
 
 def test_the_rim_of_a_wide_part_that_no_frame_shows_is_inpainted_too():

@@ -168,6 +168,23 @@ def test_the_last_evaluation_needs_no_memory_for_the_video_and_the_optimizer(
     assert alive == [[True, True], [False, False]]
 
 
+def test_time_that_runs_out_while_a_checkpoint_is_saved_leaves_one_more_step(shared_clip, tmp_path, monkeypatch):
+    config = tiny_config(
+        shared_clip, tmp_path, representation="grid", iters_num=10**6, evaluate_every=1, time_budget_s=3600.0
+    )
+    trainer = start_run(config)
+    save = trainer.save
+
+    def save_slowly():
+        save()
+        trainer.stopwatch.advance_to(3600.0)
+
+    monkeypatch.setattr(trainer, "save", save_slowly)
+    trainer.run()
+    assert trainer.iteration == 2
+    assert (trainer.evaluation_folder / "metrics.json").is_file()
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monkeypatch):
     trainer = start_run(tiny_config(shared_clip, tmp_path))
     before = trainer.checkpoint_path.read_bytes()

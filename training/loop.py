@@ -181,17 +181,17 @@ class Trainer:
     def train_and_evaluate(self, events: "SummaryWriter | None") -> None:
         """Do all iterations. Raises KeyboardInterrupt after a signal: during training only between two steps."""
         config = self.config
-        is_evaluation_due = self.is_finished or (self.iteration and self.iteration % config.evaluate_every == 0)
+        is_last = self.is_finished
+        is_evaluation_due = is_last or (self.iteration and self.iteration % config.evaluate_every == 0)
         # A stop may have interrupted this evaluation before the run was resumed; and corrections that leave no time
         # for another step have changed what was evaluated. Otherwise a finished run stays as it is.
-        is_outdated = self.is_finished and self.is_corrected
+        is_outdated = is_last and self.is_corrected
         if is_evaluation_due and (is_outdated or not (self.evaluation_folder / "metrics.json").exists()):
-            if self.is_finished:
+            if is_last:
                 self.learner.finish()
                 self.save()
-            self.write_evaluation(events)
+            self.write_evaluation(events, is_last)
         with self.make_progress_bar() as bar:
-            is_last = self.is_finished
             while not is_last:
                 with self.stop_signal.defer():
                     parts_done = self.learner.parts_done
@@ -212,7 +212,7 @@ class Trainer:
                 if self.stop_signal.received:
                     raise KeyboardInterrupt
                 if is_evaluation_due:
-                    self.write_evaluation(events)
+                    self.write_evaluation(events, is_last)
         self.warn_about_short_budget()
 
     def finish(self) -> None:
@@ -331,11 +331,14 @@ class Trainer:
         self.log.add(row)
         return row
 
-    def write_evaluation(self, events: "SummaryWriter | None") -> None:
-        """Write the published outputs to a folder named after the iteration, and report them, if they are wanted."""
+    def write_evaluation(self, events: "SummaryWriter | None", is_last: bool) -> None:
+        """Write the published outputs to a folder named after the iteration, and report them, if they are wanted.
+
+        is_last: no step follows, so the memory for steps is given back before.
+        """
         if events is None or not (self.with_evaluation and self.learner.is_whole):
             return
-        if self.is_finished:
+        if is_last:
             self.learner.release()
             give_back_memory()
         run = TrainedRun(self.model, self.clip, self.config.alpha_range == "full", self.checkpoint_path)
