@@ -4,29 +4,19 @@ All networks are built here, with sizes from the config. Layers are ordered fron
 first, the background last.
 """
 
-import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from command_line import UserError
 from config import Config
-from media import write_atomically
 from unwrap_utils import frame_points, normalize, uv_scale_px
 
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
-
-# what torch.load raises for a damaged file
-LOAD_ERRORS = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError, UnpicklingError)
 ATLAS_SKIPS = (4, 7)  # layers of the atlas network that get the encoded input again, counted from 0
-CHECKPOINT_FORMAT = 1  # increase it when older code cannot read new checkpoints; published ones state no format
 ALPHA_SCALE, ALPHA_FLOOR = 0.99, 0.001  # published range of alpha, which keeps its cross-entropy finite
 CHUNK = {"cpu": 8_192, "cuda": 200_000}  # points evaluated at once; 8,192 fit the cache of a CPU, which halves the time
 
@@ -421,49 +411,3 @@ def check_object_count(path: Path, objects: int, config: Config) -> None:
             f"{path}: holds {objects} object(s), the config asks for {config.objects}; "
             "use the config.json that lies beside the checkpoint"
         )
-
-
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the dict in a checkpoint file, without executing any code in it. Raises UserError if the file is damaged."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; give the folder that train.py wrote (it holds config.json too)")
-    try:
-        checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except LOAD_ERRORS:
-        raise UserError(f"{path}: not a checkpoint, or cut short; restore it or train again") from None
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path}: holds {type(checkpoint).__name__}, expected the dict that train.py writes")
-    if (file_format := checkpoint.get("format", 1)) > CHECKPOINT_FORMAT:
-        raise UserError(
-            f"{path}: has checkpoint format {file_format}, this version reads formats up to {CHECKPOINT_FORMAT}; "
-            "use the version of this project that wrote it, or a newer one"
-        )
-    return checkpoint
-
-
-def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint with its format number.
-
-    After an error, such as OSError for a full disk, the previous checkpoint is unchanged.
-    """
-    with write_atomically(path) as temporary, CheckpointFile(io.FileIO(temporary, "wb")) as file:
-        try:
-            torch.save(checkpoint | {"format": CHECKPOINT_FORMAT}, file)
-        except RuntimeError as error:
-            raise file.error or error from None
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class CheckpointFile(io.BufferedWriter):
-    """A file that keeps an error of writing, because torch.save replaces it by one that says nothing of the disk."""
-
-    error: OSError | None = None
-
-    def write(self, data: "ReadableBuffer") -> int:
-        """Write data. Return the number of bytes."""
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.error = error
-            raise

@@ -30,8 +30,9 @@ from grids.windows import (
     WindowLayer,
     plan_windows,
 )
-from implicit_neural_networks import Model, read_checkpoint, visibility, write_checkpoint
+from implicit_neural_networks import Model, visibility
 from media import Pixels
+from media.checkpoints import read_checkpoint, write_checkpoint
 from media.clip import evenly_spaced_indices
 from unwrap_utils import Video
 

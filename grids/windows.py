@@ -23,8 +23,9 @@ from config import Config
 from grids.atlases import Size, sample_atlas, sample_shared_square, texels_per_uv
 from grids.fields import device_constant
 from grids.model import GridModel
-from implicit_neural_networks import Layers, Sample, read_checkpoint
+from implicit_neural_networks import Layers, Sample
 from media import Pixels, to_8_bit
+from media.checkpoints import read_checkpoint
 
 OVERLAP = 8  # Frames that two neighbouring windows have in common.
 LONGEST_WHOLE = 1.5  # A clip of up to so many times `window_frames` is trained as a whole.

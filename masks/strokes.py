@@ -25,9 +25,16 @@ Flags = NDArray[np.bool_]
 Labels = NDArray[np.int8]
 
 BACKGROUND_COLOR = (0, 0, 0)
-OBJECT_COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255))
-"""Colour of the strokes of each object, red, green and blue from 0 to 255; black strokes say background."""
-COLOR_NAMES = ("red", "green", "blue", "yellow", "magenta", "cyan")
+# Colour of the strokes of each object by its name: red, green and blue from 0 to 255. Black strokes say background.
+NAMED_COLORS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "magenta": (255, 0, 255),
+    "cyan": (0, 255, 255),
+}
+COLOR_NAMES, OBJECT_COLORS = tuple(NAMED_COLORS), tuple(NAMED_COLORS.values())
 
 LEAST_OPACITY = 128  # Opacity of a stroke's pixel, 0 to 255, from which on it counts; brushes have soft borders.
 COLOR_TOLERANCE = 64  # Largest difference per channel, 0 to 255, from the colour that is meant.

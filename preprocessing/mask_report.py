@@ -78,8 +78,12 @@ def report_masks(
 
 
 def list_single_objects(folder: Path) -> list[Path]:
-    """Return the folders of the masks of single objects (`NAME_maskrcnn_1`, ...); without them, that of all masks."""
-    return sorted(folder.parent.glob(f"{folder.name}_[0-9]")) or [folder]
+    """Return the folders of the masks of single objects (`NAME_maskrcnn_1`, ...) if there are several.
+
+    Otherwise return the folder of all masks.
+    """
+    folders = sorted(folder.parent.glob(f"{folder.name}_[0-9]"))
+    return folders if len(folders) > 1 else [folder]
 
 
 def find_jumps(frames: list[Path], folders: list[Path]) -> dict[int, float]:

@@ -9,7 +9,8 @@ from command_line import UserError
 from config import Config, load_config
 from grids.model import GridModel
 from grids.windows import WindowedModel
-from implicit_neural_networks import AtlasModel, Model, check_object_count, read_checkpoint
+from implicit_neural_networks import AtlasModel, Model, check_object_count
+from media.checkpoints import read_checkpoint
 from media.clip import Clip, open_clip
 from unwrap_utils import pick_device
 

@@ -23,9 +23,9 @@ from grids.optimizer import BETAS, EPS, PIECE, RowSparseAdam, StepRule
 from grids.shape import Shape, Spacing
 from grids.start import LARGEST_MASK_LOGIT, OUTLINE_LOGIT, mask_logits
 from grids.unwrap import atlas_lattice, average_atlas, fill_unknown, invert_mapping
-from implicit_neural_networks import read_checkpoint
 from masks.provenance import write_mask_note
 from media import read_mask, write_png
+from media.checkpoints import read_checkpoint
 from parallel.side_by_side import Cores
 from rendering.frames import render_frames
 from rendering.trained_run import load_model, open_run

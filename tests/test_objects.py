@@ -13,8 +13,8 @@ import preprocess_mask_rcnn
 from command_line import UserError
 from config import ConfigError, load_config
 from evaluation.mask_metrics import iou
-from implicit_neural_networks import read_checkpoint
 from masks.refinement import remove_specks
+from media.checkpoints import read_checkpoint
 from media.clip import open_clip
 from rendering.frames import render_frames
 from rendering.trained_run import open_run

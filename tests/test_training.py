@@ -15,11 +15,11 @@ import pytest
 import torch
 from conftest import ROOT, curve, last_line, read_log, run_script, tiny_config, write_config
 
-import implicit_neural_networks
+import media.checkpoints
 import training.loop
 from command_line import Stopped, UserError
 from config import load_config
-from implicit_neural_networks import read_checkpoint, write_checkpoint
+from media.checkpoints import read_checkpoint, write_checkpoint
 from rendering.frame_store import FrameStore
 from rendering.frames import Frame
 from training.earlier_runs import find_newest_run
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(shared_clip, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     trainer.step()
-    monkeypatch.setattr(implicit_neural_networks.os, "fsync", fail)
+    monkeypatch.setattr(media.checkpoints.os, "fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         trainer.save()
     assert trainer.checkpoint_path.read_bytes() == before

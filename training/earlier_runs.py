@@ -7,8 +7,8 @@ import torch
 
 from command_line import UserError, warn
 from config import Config, ConfigError, load_config
-from implicit_neural_networks import read_checkpoint
 from masks.provenance import mask_note_path
+from media.checkpoints import read_checkpoint
 from media.clip import mask_suffixes
 from media.images import list_images
 

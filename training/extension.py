@@ -15,8 +15,8 @@ from grids.model import GridModel
 from grids.window_start import Extension
 from grids.windowed_learner import WindowedLearner, measure_window_coverage
 from grids.windows import OVERLAP, LayerAtlas, Placement, Span, WindowedModel, WindowLayer
-from implicit_neural_networks import read_checkpoint
 from media import fresh_folder, to_8_bit, write_text
+from media.checkpoints import read_checkpoint
 from media.clip import Clip, open_clip
 from rendering.frames import render_frame
 from rendering.trained_run import TrainedRun

@@ -20,10 +20,11 @@ from evaluation.preview import write_preview
 from grids.learner import GridLearner
 from grids.windowed_learner import WindowedLearner
 from grids.windows import is_long
-from implicit_neural_networks import Model, read_checkpoint, write_checkpoint
+from implicit_neural_networks import Model
 from masks.provenance import read_mask_sources
 from masks.strokes import read_strokes
 from media import Pixels, to_8_bit
+from media.checkpoints import read_checkpoint, write_checkpoint
 from media.clip import Clip, open_clip
 from parallel import processes
 from rendering.frames import render_frame

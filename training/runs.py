@@ -10,9 +10,9 @@ from typing import Any
 from alignment.pins import Pin, read_pins
 from command_line import UserError, resolve_folder_name, warn
 from config import Config, config_text, load_config
-from implicit_neural_networks import read_checkpoint
 from masks.provenance import folder_fingerprint
 from media import fresh_folder, list_images, write_text
+from media.checkpoints import read_checkpoint
 from parallel import processes
 from training.log import Log
 from training.loop import Trainer
