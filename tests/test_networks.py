@@ -13,10 +13,9 @@ from implicit_neural_networks import (
     Layers,
     Sample,
     positional_encoding,
-    read_checkpoint,
     visibility,
-    write_checkpoint,
 )
+from media.checkpoints import read_checkpoint, write_checkpoint
 
 
 @pytest.fixture
